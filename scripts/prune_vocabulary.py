@@ -5,9 +5,10 @@
 
 Takes about 40 seconds for 80 MB of text. Single characters that occur at least --min-char-count
 times keep both their plain and their ## piece, so WordPiece still spells every word made of them;
-words with a rarer character become [UNK], as words with one that the source lacks always were. The
-other places go to the most frequent pieces. Dropping a piece makes its words spell with smaller ones, whose
-counts rise: so the cut is made in rounds, and the words are spelled and counted anew in each.
+words with a rarer character become [UNK], as words with a character that the source lacks always
+did. The other places go to the most frequent pieces. Dropping a piece makes its words spell with
+smaller ones, whose counts rise: so the cut is made in rounds, and the words are spelled and
+counted anew in each.
 
 The pooler is not written: masked-LM training does not use it.
 """
@@ -123,9 +124,8 @@ def prune_model(folder: Path, old: Tokenizer, new: Tokenizer) -> BertModel:
     vocabulary = sorted(new.get_vocab(), key=new.get_vocab().__getitem__)
     rows = torch.tensor([old_ids[piece] for piece in vocabulary])
     embedding = model.embeddings.word_embeddings.weight.detach()[rows].clone()
-    model.set_input_embeddings(
-        torch.nn.Embedding.from_pretrained(embedding, freeze=False, padding_idx=0)
-    )
+    table = torch.nn.Embedding.from_pretrained(embedding, freeze=False, padding_idx=0)
+    model.set_input_embeddings(table)
     model.config.vocab_size = len(vocabulary)
     model.config.pad_token_id = 0
     model.config.architectures = ["BertModel"]
