@@ -1,0 +1,644 @@
+"""Teachers and students: which layers to copy, and building, loading and saving the models.
+
+A copied student is a DistilBERT made of a BERT's own layers: no token-type embeddings, no pooler,
+half the depth (Sanh et al. 2019, sec. 3). `encoder`, `head_features` and `decoder` hide from the
+rest of the package whether a model is a BERT or a DistilBERT.
+
+    distilcli init-student --teacher MODEL --output DIR --num-layers 6 --strategy alternate
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from distilcli.config import (
+    CheckpointStudent,
+    CopiedStudent,
+    LayerStrategy,
+    RandomStudent,
+    resolve_path,
+)
+from distilcli.errors import ConfigError, ModelError
+
+MaskedLM = BertForMaskedLM | DistilBertForMaskedLM
+
+_ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[MaskedLM]]] = {
+    "bert": (BertConfig, BertForMaskedLM),
+    "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
+}
+
+# DistilBERT's LayerNorm epsilon is fixed in its code at 1e-12. Up to this much the difference is
+# lost in rounding; above it (1e-5, say) small-variance inputs would be normalised differently.
+MAX_LAYER_NORM_EPS = 1e-6
+
+# Modules of one layer: the DistilBERT name and the BERT name of the same thing.
+_LAYER_MODULES = {
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
+_HEAD_MODULES = {
+    "distilbert.embeddings.LayerNorm": "bert.embeddings.LayerNorm",
+    "vocab_transform": "cls.predictions.transform.dense",
+    "vocab_layer_norm": "cls.predictions.transform.LayerNorm",
+    "vocab_projector": "cls.predictions.decoder",
+}
+
+
+# Which layers to copy
+
+
+def layer_map(
+    num_source_layers: int, num_layers: int | None, layers: LayerStrategy | list[int]
+) -> list[int]:
+    """The source layer that each student layer is copied from, first student layer first.
+
+    Args:
+        num_source_layers: depth of the source, L.
+        num_layers: depth of the student, n; None: the length of an explicit list, else L // 2.
+        layers: `alternate`: floor(i L / n), so 0, 2, 4, ... at half depth (Sanh et al. 2019,
+            sec. 3); `spread`: evenly, first and last kept (the released DistilBERT's); a single
+            layer is the first; `top` and `bottom`: the last and the first n; or an explicit
+            list, in any order and with repeats.
+
+    Raises:
+        ConfigError: the source has no such layers, or the list and `num_layers` disagree.
+    """
+    if isinstance(layers, list):
+        return _explicit_layers(num_source_layers, num_layers, layers)
+    count = max(1, num_source_layers // 2) if num_layers is None else num_layers
+    if not 1 <= count <= num_source_layers:
+        raise ConfigError(
+            f"student.num_layers {count}: the source has {num_source_layers} layers to copy",
+            f"Set student.num_layers to 1 ... {num_source_layers}.",
+        )
+    if layers == "alternate":
+        return [i * num_source_layers // count for i in range(count)]
+    if layers == "spread":
+        # i (L-1) / (n-1), rounded half up in integers, so that no float decides a layer.
+        gaps = max(1, count - 1)
+        return [(2 * i * (num_source_layers - 1) + gaps) // (2 * gaps) for i in range(count)]
+    first = num_source_layers - count if layers == "top" else 0
+    return list(range(first, first + count))
+
+
+def _explicit_layers(
+    num_source_layers: int, num_layers: int | None, layers: list[int]
+) -> list[int]:
+    if not layers:
+        raise ConfigError("student.layers is an empty list", "Name at least one layer to copy.")
+    outside = [index for index in layers if not 0 <= index < num_source_layers]
+    if outside:
+        raise ConfigError(
+            f"student.layers: {outside[0]} is not a layer of the source, "
+            f"which has {num_source_layers}",
+            f"Use indices 0 ... {num_source_layers - 1}.",
+        )
+    if num_layers is not None and num_layers != len(layers):
+        raise ConfigError(
+            f"student.layers lists {len(layers)} layers, but student.num_layers is {num_layers}",
+            "Leave student.num_layers out, or make the two agree.",
+        )
+    return list(layers)
+
+
+def layer_table(layer_indices: list[int]) -> list[tuple[str, str]]:
+    """Rows (part of the student, part of the source it is copied from), for people to read."""
+    layers = [(f"layer {i}", f"layer {source}") for i, source in enumerate(layer_indices)]
+    embeddings = ("embeddings", "embeddings (token type 0 added to positions)")
+    return [embeddings, *layers, ("masked-LM head", "masked-LM head")]
+
+
+# Building a student
+
+
+def build_student(
+    student: CopiedStudent | CheckpointStudent | RandomStudent,
+    teacher: MaskedLM | None,
+    seed: int,
+) -> MaskedLM:
+    """The untrained student that the experiment describes, in fp32 on the CPU.
+
+    The global random state is left as it was: new weights come from `seed` alone.
+
+    Args:
+        student: the experiment's student section.
+        teacher: the teacher in fp32, for the students that take something from it.
+        seed: of new weights.
+
+    Raises:
+        ConfigError: layers that the source does not have.
+        ModelError: a model that the section names cannot be used.
+    """
+    if isinstance(student, CopiedStudent):
+        model: MaskedLM = _build_copied(student, teacher)
+    elif isinstance(student, CheckpointStudent):
+        model = _build_from_checkpoint(student, seed)
+    else:
+        model = _build_random(student, teacher, seed)
+    _set_dropout(model, student.dropout, student.attention_dropout)
+    return model
+
+
+def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> DistilBertForMaskedLM:
+    source = teacher if student.source is None else load_masked_lm(student.source, role="source")
+    assert source is not None, "config.Experiment asks for a source where there is no teacher"
+    if not isinstance(source, BertForMaskedLM):
+        raise ModelError(
+            "student.kind copied: layers can be copied from a BERT only, the source is a DistilBERT",
+            "Name a BERT in student.source, or start from the model itself: student.kind=checkpoint.",
+        )
+    indices = layer_map(source.config.num_hidden_layers, student.num_layers, student.layers)
+    return copy_layers(source, indices)
+
+
+def _build_from_checkpoint(student: CheckpointStudent, seed: int) -> MaskedLM:
+    if not student.new_head:
+        return load_masked_lm(student.model, role="student")
+    with _seeded(seed):
+        return _load(student.model, None, torch.float32, "student", new_head=True)
+
+
+def _build_random(
+    student: RandomStudent, teacher: MaskedLM | None, seed: int
+) -> DistilBertForMaskedLM:
+    if student.like is not None:
+        like: Any = _read_config(student.like, None, "student.like")[0]
+    else:
+        assert teacher is not None, "config.Experiment asks for `like` where there is no teacher"
+        like = teacher.config
+    num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
+    with _seeded(seed):
+        return DistilBertForMaskedLM(_student_config(like, num_layers, tied=True))
+
+
+def copy_layers(teacher: BertForMaskedLM, layer_indices: list[int]) -> DistilBertForMaskedLM:
+    """A DistilBERT that starts as the chosen layers of a BERT, with its embeddings and head.
+
+    The student has no token-type embeddings, so the teacher's type 0 is added to the positions:
+    with every layer copied, the two give the same logits on single-segment input. A decoder that
+    is not the teacher's word embeddings stays a matrix of its own.
+
+    Args:
+        teacher: in fp32 or fp64; rounded weights would make a rounded student.
+        layer_indices: source layer of each student layer, from `layer_map`.
+
+    Raises:
+        ModelError: the teacher computes something that a DistilBERT cannot.
+    Source: Sanh et al. 2019, sec. 3.
+    """
+    assert teacher.dtype in (torch.float32, torch.float64), "copy before lowering the precision"
+    _check_copyable(teacher.config)
+    tied = torch.equal(decoder(teacher).weight, teacher.bert.embeddings.word_embeddings.weight)
+    with _seeded(0):  # every weight is overwritten; this keeps the global random state
+        student = DistilBertForMaskedLM(_student_config(teacher.config, len(layer_indices), tied))
+    student.to(dtype=teacher.dtype)
+    # strict: a weight that no line below copies would stay random without a word.
+    student.load_state_dict(_copied_state(teacher.state_dict(), layer_indices), strict=True)
+    return student
+
+
+def _copied_state(source: dict[str, Tensor], layer_indices: list[int]) -> dict[str, Tensor]:
+    modules = dict(_HEAD_MODULES)
+    for i, index in enumerate(layer_indices):
+        for name, source_name in _LAYER_MODULES.items():
+            modules[f"distilbert.transformer.layer.{i}.{name}"] = (
+                f"bert.encoder.layer.{index}.{source_name}"
+            )
+    state = {
+        f"{name}.{part}": source[f"{source_name}.{part}"]
+        for name, source_name in modules.items()
+        for part in ("weight", "bias")
+    }
+    embeddings = "bert.embeddings."
+    state["distilbert.embeddings.word_embeddings.weight"] = source[
+        embeddings + "word_embeddings.weight"
+    ]
+    state["distilbert.embeddings.position_embeddings.weight"] = (
+        source[embeddings + "position_embeddings.weight"]
+        + source[embeddings + "token_type_embeddings.weight"][0]
+    )
+    return state
+
+
+def _check_copyable(config: BertConfig) -> None:
+    eps = config.layer_norm_eps
+    if eps > MAX_LAYER_NORM_EPS:
+        raise ModelError(
+            f"the source's layer_norm_eps is {eps:g}; a DistilBERT always uses 1e-12, "
+            "so its copied layers would compute something else",
+            "Where the source's loss is the same with layer_norm_eps 1e-12, say so in its "
+            "config.json; otherwise use a BERT student (student.kind=checkpoint).",
+        )
+    _check_positions(config.to_dict(), "the source")
+
+
+def _student_config(like: Any, num_layers: int, tied: bool) -> DistilBertConfig:
+    """A DistilBERT configuration with the widths of a BERT's or DistilBERT's."""
+    is_bert = isinstance(like, BertConfig)
+    return DistilBertConfig(
+        vocab_size=like.vocab_size,
+        max_position_embeddings=like.max_position_embeddings,
+        n_layers=num_layers,
+        n_heads=like.num_attention_heads,
+        dim=like.hidden_size,
+        hidden_dim=like.intermediate_size if is_bert else like.hidden_dim,
+        dropout=like.hidden_dropout_prob if is_bert else like.dropout,
+        attention_dropout=like.attention_probs_dropout_prob if is_bert else like.attention_dropout,
+        activation=like.hidden_act if is_bert else like.activation,
+        initializer_range=like.initializer_range,
+        pad_token_id=like.pad_token_id,
+        bos_token_id=like.bos_token_id,
+        eos_token_id=like.eos_token_id,
+        tie_word_embeddings=tied,
+    )
+
+
+def _set_dropout(model: MaskedLM, dropout: float | None, attention_dropout: float | None) -> None:
+    """Set both dropouts in the configuration, which is saved, and the modules, which compute."""
+    is_bert = isinstance(model, BertForMaskedLM)
+    on_attention = [
+        m.dropout for m in model.modules() if hasattr(m, "is_causal") and hasattr(m, "dropout")
+    ]
+    others = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Dropout) and all(module is not other for other in on_attention)
+    ]
+    for value, modules, name in (
+        (dropout, others, "hidden_dropout_prob" if is_bert else "dropout"),
+        (
+            attention_dropout,
+            on_attention,
+            "attention_probs_dropout_prob" if is_bert else "attention_dropout",
+        ),
+    ):
+        if value is None:
+            continue
+        setattr(model.config, name, value)
+        for module in modules:
+            module.p = value
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the CPU generator inside the block and put its state back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+# Loading
+
+
+def load_masked_lm(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    role: str = "teacher",
+) -> MaskedLM:
+    """A BERT or DistilBERT with its masked-LM head, every weight found, in eval mode.
+
+    Args:
+        name: folder, hub name or builtin:NAME.
+        revision: hub revision.
+        dtype: of the loaded weights.
+        role: what the model is for; it opens every error message.
+
+    Raises:
+        ModelError: missing, unreachable, damaged, pickled, of another architecture, a decoder,
+            or without all the weights of a masked-LM model.
+    """
+    return _load(name, revision, dtype, role, new_head=False)
+
+
+def _load(
+    name: str, revision: str | None, dtype: torch.dtype, role: str, new_head: bool
+) -> MaskedLM:
+    config, model_class = _read_config(name, revision, role)
+    where = f"{role} {name}"
+    if new_head:
+        config.tie_word_embeddings = True
+    _check_weight_files(Path(resolve_path(name)), where)
+    try:
+        with _quiet():
+            model, info = model_class.from_pretrained(
+                resolve_path(name),
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **({} if revision is None else {"revision": revision}),
+            )
+    except SafetensorError as error:
+        raise ModelError(
+            f"{where}: model.safetensors is damaged ({error})", "Copy or download it again."
+        ) from error
+    except OSError as error:
+        raise _unreachable(where, error) from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{where}: the weights do not fit its config.json ({_first_line(error)})",
+            "Use the config.json that was saved with these weights.",
+        ) from error
+    _check_all_found(model, set(info["missing_keys"]), where, new_head)
+    # A checkpoint may hold a decoder of its own although its configuration says tied; said right,
+    # the model is saved and loaded again without a warning.
+    if decoder(model).weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
+    model.eval()
+    return model
+
+
+def _read_config(
+    name: str, revision: str | None, role: str
+) -> tuple[Any, type[BertForMaskedLM] | type[DistilBertForMaskedLM]]:
+    """The configuration and class of a model that this package can use; ModelError for others."""
+    path, where = resolve_path(name), f"{role} {name}"
+    looks_local = path != name or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise ModelError(
+            f"{where}: no such folder", "Check the path, or give the name of a hub model."
+        )
+    try:
+        with _quiet():
+            tree, _ = PreTrainedConfig.get_config_dict(
+                path, **({} if revision is None else {"revision": revision})
+            )
+            model_type = str(tree.get("model_type"))
+            if model_type not in _ARCHITECTURES:
+                raise ModelError(
+                    f"{where}: its model_type is {model_type}, not bert or distilbert",
+                    "Use a BERT (teacher or student) or a DistilBERT.",
+                )
+            config_class, model_class = _ARCHITECTURES[model_type]
+            config = config_class.from_dict(tree)
+    except OSError as error:
+        raise _unreachable(where, error) from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ModelError(f"{where}: its config.json is not valid ({_first_line(error)})") from error
+    if tree.get("is_decoder") or tree.get("add_cross_attention"):
+        raise ModelError(
+            f"{where}: it is a decoder (is_decoder), which sees only the tokens before the mask",
+            "Use a model that was trained as a masked-LM.",
+        )
+    _check_positions(tree, where)
+    return config, model_class
+
+
+def _check_positions(tree: dict[str, Any], where: str) -> None:
+    # transformers 5 ignores this key: such a model would load, and compute something else.
+    kind = tree.get("position_embedding_type") or "absolute"
+    if kind != "absolute":
+        raise ModelError(
+            f"{where}: position_embedding_type is {kind}; only absolute positions can be used",
+            "Use a BERT with absolute position embeddings.",
+        )
+
+
+def _check_weight_files(folder: Path, where: str) -> None:
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise ModelError(
+            f"{where}: its weights are pickled (.bin), and loading a pickle can run any code",
+            "Convert them to model.safetensors where you trust them: load with transformers and "
+            "save_pretrained.",
+        )
+    raise ModelError(f"{where}: the folder has no model.safetensors", "Copy or download it again.")
+
+
+def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: bool) -> None:
+    """Refuse weights that the checkpoint lacks: transformers would have made them up."""
+    body = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
+    tied = "decoder.weight", "vocab_projector.weight"
+    head = {
+        key
+        for key in model.state_dict()
+        if not key.startswith(f"{model.base_model_prefix}.") and not key.endswith(tied)
+    }
+    if body:
+        raise ModelError(
+            f"{where}: {len(body)} weights of its body are missing, {min(body)} first",
+            "Copy or download it again.",
+        )
+    if not missing or (new_head and head <= missing):
+        return
+    if head <= missing:
+        raise ModelError(
+            f"{where}: it has no masked-LM head",
+            "Use a checkpoint of a BertForMaskedLM or BertForPreTraining; a student can get a new "
+            "head: student.kind=checkpoint student.new_head=true.",
+        )
+    raise ModelError(
+        f"{where}: part of its masked-LM head is missing ({', '.join(sorted(missing))})",
+        "Copy or download it again.",
+    )
+
+
+def _unreachable(where: str, error: OSError) -> ModelError:
+    if "safetensors" in str(error):
+        return ModelError(
+            f"{where}: it has no weights as safetensors",
+            "Use a revision that has model.safetensors, or convert it first.",
+        )
+    return ModelError(
+        f"{where}: cannot be read here or on the hub ({_first_line(error)})",
+        "Check the name and the network; on a machine without one, give a folder.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' load reports and progress bars; what matters is raised instead."""
+    verbosity, had_bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+
+
+# Saving
+
+
+def save_model(model: MaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a plain transformers folder: model.safetensors, config.json and the tokenizer.
+
+    All or nothing: everything is written beside `folder` and renamed into place, so that whatever
+    goes wrong, `folder` holds the old model or the new one.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    fresh, aside = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
+    try:
+        fresh.mkdir()
+        with _quiet():
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+        _flush(fresh)
+        _replace(folder, fresh, aside)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(folder: Path, fresh: Path, aside: Path) -> None:
+    had_old = folder.exists()
+    if had_old:
+        folder.rename(aside)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        if had_old:
+            aside.rename(folder)
+        raise
+
+
+def _flush(folder: Path) -> None:
+    """Force the files to disk, so that the rename cannot overtake their content."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def verify_saved(model: MaskedLM, folder: Path) -> None:
+    """Load `folder` again, compare every weight with `model` and run it once.
+
+    Raises:
+        ModelError: it does not load, a weight differs, or its logits are not finite.
+    """
+    saved = load_masked_lm(str(Path(folder).resolve()), dtype=model.dtype, role="saved model")
+    expected, found = model.state_dict(), saved.state_dict()
+    differing = sorted(
+        key
+        for key in expected.keys() | found.keys()
+        if key not in expected
+        or key not in found
+        or not torch.equal(expected[key].cpu(), found[key].cpu())
+    )
+    if differing:
+        raise ModelError(
+            f"{folder}: the saved weights differ from the model's ({differing[0]} first)"
+        )
+    with torch.inference_mode():
+        logits = saved(input_ids=torch.arange(min(4, saved.config.vocab_size))[None]).logits
+    if not bool(logits.isfinite().all()):
+        raise ModelError(f"{folder}: the saved model's logits are not finite")
+
+
+# What the rest of the package asks of a model
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of parameters; a tied one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def size_mib(model: nn.Module) -> float:
+    """MiB of the parameters in their own precision; a tied one counts once."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
+
+
+def encoder(model: MaskedLM) -> nn.Module:
+    """The body: token ids to last hidden states."""
+    return model.bert if isinstance(model, BertForMaskedLM) else model.distilbert
+
+
+def head_features(
+    model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, "tokens hidden"]:
+    """What the decoder reads: linear transform, activation and LayerNorm of last hidden states."""
+    if isinstance(model, BertForMaskedLM):
+        features: Tensor = model.cls.predictions.transform(hidden)
+    else:
+        features = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    return features
+
+
+def decoder(model: MaskedLM) -> nn.Linear:
+    """The projection to the vocabulary: weight [vocab, hidden] and bias [vocab]."""
+    if isinstance(model, BertForMaskedLM):
+        projection: nn.Linear = model.cls.predictions.decoder
+    else:
+        projection = model.vocab_projector
+    return projection
+
+
+def check_pair(student: MaskedLM, teacher: MaskedLM, *, cosine: bool) -> None:
+    """Refuse a pair whose outputs cannot be compared.
+
+    Args:
+        cosine: last hidden states are compared too, so their widths must agree.
+
+    Raises:
+        ModelError: other vocabulary sizes, or other hidden sizes where `cosine`.
+    """
+    sizes = student.config.vocab_size, teacher.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ModelError(
+            f"the student's vocabulary has {sizes[0]} tokens, the teacher's {sizes[1]}",
+            "Distillation compares logits token by token: both need the same tokenizer.",
+        )
+    widths = student.config.hidden_size, teacher.config.hidden_size
+    if cosine and widths[0] != widths[1]:
+        raise ModelError(
+            f"loss.alpha_cos: the student's hidden size is {widths[0]}, the teacher's {widths[1]}",
+            "Set loss.alpha_cos=0, or use a student of the teacher's width.",
+        )
+
+
+def check_length(model: MaskedLM, max_length: int) -> None:
+    """Refuse sequences longer than the model has positions.
+
+    Raises:
+        ModelError: data.max_length is over the model's max_position_embeddings.
+    """
+    positions = model.config.max_position_embeddings
+    if max_length > positions:
+        raise ModelError(
+            f"data.max_length {max_length} is over the {positions} positions of "
+            f"{model.config.name_or_path or 'the model'}",
+            f"Set data.max_length to {positions} or less.",
+        )
