@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Sourced by the other scripts, from the project's root: makes .venv with the pinned packages and
+# activates it. PYTHON=... names the interpreter to build it with.
+# Some minutes the first time (torch is large); under a second when nothing has changed.
+set -euo pipefail
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: no Python 3.11 or newer found; install one or set PYTHON=/path/to/python" >&2
+    return 1
+}
+
+make_environment() {
+    local python stamp=.venv/installed wanted
+    # The stamp names what was installed, so a changed pin or dependency is installed once.
+    wanted=$(cat pyproject.toml constraints.txt | cksum)
+    if [[ -x .venv/bin/python && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]]; then
+        return
+    fi
+    python=$(find_python)
+    echo "making .venv with $("$python" --version); this takes some minutes" >&2
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        "$python" -m venv --clear .venv || {
+            echo "error: $python cannot make a virtual environment (on Debian and Ubuntu:" \
+                "install python3-venv)" >&2
+            return 1
+        }
+    fi
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint constraints.txt --editable '.[dev,track]'
+    echo "$wanted" >"$stamp"
+}
+
+make_environment
+# shellcheck disable=SC1091
+source .venv/bin/activate
