@@ -7,7 +7,9 @@ rest of the package whether a model is a BERT or a DistilBERT.
     distilcli init-student --teacher MODEL --output DIR --num-layers 6 --strategy alternate
 """
 
+import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.models.bert.modeling_bert import BertSelfAttention
+from transformers.models.distilbert.modeling_distilbert import DistilBertSelfAttention
 from transformers.utils import logging as transformers_logging
 
 from distilcli.config import (
@@ -141,7 +145,7 @@ def build_student(
     teacher: MaskedLM | None,
     seed: int,
 ) -> MaskedLM:
-    """The untrained student that the experiment describes, in fp32 on the CPU.
+    """The untrained student that the experiment describes: fp32, on the CPU, in eval mode.
 
     The global random state is left as it was: new weights come from `seed` alone.
 
@@ -161,6 +165,7 @@ def build_student(
     else:
         model = _build_random(student, teacher, seed)
     _set_dropout(model, student.dropout, student.attention_dropout)
+    model.train(False)
     return model
 
 
@@ -169,8 +174,8 @@ def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> DistilBer
     assert source is not None, "config.Experiment asks for a source where there is no teacher"
     if not isinstance(source, BertForMaskedLM):
         raise ModelError(
-            "student.kind copied: layers can be copied from a BERT only, the source is a DistilBERT",
-            "Name a BERT in student.source, or start from the model itself: student.kind=checkpoint.",
+            "student.kind copied: layers are copied from a BERT only, the source is a DistilBERT",
+            "Name a BERT in student.source, or start from the model: student.kind=checkpoint.",
         )
     indices = layer_map(source.config.num_hidden_layers, student.num_layers, student.layers)
     return copy_layers(source, indices)
@@ -197,7 +202,7 @@ def _build_random(
 
 
 def copy_layers(teacher: BertForMaskedLM, layer_indices: list[int]) -> DistilBertForMaskedLM:
-    """A DistilBERT that starts as the chosen layers of a BERT, with its embeddings and head.
+    """A DistilBERT, in eval mode, of the chosen layers of a BERT and its embeddings and head.
 
     The student has no token-type embeddings, so the teacher's type 0 is added to the positions:
     with every layer copied, the two give the same logits on single-segment input. A decoder that
@@ -216,9 +221,10 @@ def copy_layers(teacher: BertForMaskedLM, layer_indices: list[int]) -> DistilBer
     tied = torch.equal(decoder(teacher).weight, teacher.bert.embeddings.word_embeddings.weight)
     with _seeded(0):  # every weight is overwritten; this keeps the global random state
         student = DistilBertForMaskedLM(_student_config(teacher.config, len(layer_indices), tied))
-    student.to(dtype=teacher.dtype)
+    nn.Module.to(student, dtype=teacher.dtype)
     # strict: a weight that no line below copies would stay random without a word.
     student.load_state_dict(_copied_state(teacher.state_dict(), layer_indices), strict=True)
+    student.train(False)
     return student
 
 
@@ -281,27 +287,17 @@ def _student_config(like: Any, num_layers: int, tied: bool) -> DistilBertConfig:
 def _set_dropout(model: MaskedLM, dropout: float | None, attention_dropout: float | None) -> None:
     """Set both dropouts in the configuration, which is saved, and the modules, which compute."""
     is_bert = isinstance(model, BertForMaskedLM)
-    on_attention = [
-        m.dropout for m in model.modules() if hasattr(m, "is_causal") and hasattr(m, "dropout")
-    ]
-    others = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Dropout) and all(module is not other for other in on_attention)
-    ]
-    for value, modules, name in (
-        (dropout, others, "hidden_dropout_prob" if is_bert else "dropout"),
-        (
-            attention_dropout,
-            on_attention,
-            "attention_probs_dropout_prob" if is_bert else "attention_dropout",
-        ),
-    ):
-        if value is None:
-            continue
-        setattr(model.config, name, value)
-        for module in modules:
-            module.p = value
+    if dropout is not None:
+        setattr(model.config, "hidden_dropout_prob" if is_bert else "dropout", dropout)
+    if attention_dropout is not None:
+        name = "attention_probs_dropout_prob" if is_bert else "attention_dropout"
+        setattr(model.config, name, attention_dropout)
+    for parent in model.modules():
+        on_attention = isinstance(parent, (BertSelfAttention, DistilBertSelfAttention))
+        value = attention_dropout if on_attention else dropout
+        for module in parent.children():
+            if isinstance(module, nn.Dropout) and value is not None:
+                module.p = value
 
 
 @contextmanager
@@ -345,15 +341,18 @@ def _load(
     if new_head:
         config.tie_word_embeddings = True
     _check_weight_files(Path(resolve_path(name)), where)
+    loader: Any = model_class  # with output_loading_info it returns a pair, which its type hides
+    model: MaskedLM
     try:
         with _quiet():
-            model, info = model_class.from_pretrained(
+            model, info = loader.from_pretrained(
                 resolve_path(name),
                 config=config,
+                revision=revision or "main",
                 dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
-                **({} if revision is None else {"revision": revision}),
+                ignore_mismatched_sizes=True,  # told apart below, by name and shape
             )
     except SafetensorError as error:
         raise ModelError(
@@ -363,15 +362,12 @@ def _load(
         raise _unreachable(where, error) from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(
-            f"{where}: the weights do not fit its config.json ({_first_line(error)})",
+            f"{where}: the weights cannot be loaded ({_first_line(error)})",
             "Use the config.json that was saved with these weights.",
         ) from error
+    _check_shapes(info["mismatched_keys"], info["unexpected_keys"], where)
     _check_all_found(model, set(info["missing_keys"]), where, new_head)
-    # A checkpoint may hold a decoder of its own although its configuration says tied; said right,
-    # the model is saved and loaded again without a warning.
-    if decoder(model).weight is not model.get_input_embeddings().weight:
-        model.config.tie_word_embeddings = False
-    model.eval()
+    _settle_ties(model)
     return model
 
 
@@ -387,9 +383,9 @@ def _read_config(
         )
     try:
         with _quiet():
-            tree, _ = PreTrainedConfig.get_config_dict(
-                path, **({} if revision is None else {"revision": revision})
-            )
+            tree, _ = PreTrainedConfig.get_config_dict(path, revision=revision or "main")
+            if not tree:
+                raise ModelError(f"{where}: it has no config.json", "Copy or download it again.")
             model_type = str(tree.get("model_type"))
             if model_type not in _ARCHITECTURES:
                 raise ModelError(
@@ -431,6 +427,35 @@ def _check_weight_files(folder: Path, where: str) -> None:
             "save_pretrained.",
         )
     raise ModelError(f"{where}: the folder has no model.safetensors", "Copy or download it again.")
+
+
+def _check_shapes(mismatched: set[tuple[str, Any, Any]], unexpected: set[str], where: str) -> None:
+    """Refuse weights of other shapes than config.json says, and layers it does not know of."""
+    hint = "Use the config.json that was saved with these weights."
+    if mismatched:
+        key, found, expected = min(mismatched, key=lambda entry: entry[0])
+        raise ModelError(
+            f"{where}: {key} is {list(found)}, but config.json makes it {list(expected)}", hint
+        )
+    # A pooler or a next-sentence head is rightly left out; part of a layer is not.
+    layers = [key for key in unexpected if re.search(r"(^|\.)layer\.\d+\.", key)]
+    if layers:
+        raise ModelError(f"{where}: config.json does not account for {min(layers)}", hint)
+
+
+def _settle_ties(model: MaskedLM) -> None:
+    """Make configuration and gradients say what is tied.
+
+    A checkpoint may hold a decoder of its own although its configuration says tied. BERT's second
+    name for the decoder bias is then a parameter that nothing reads: it is frozen, since
+    distributed training asks a gradient of every parameter that wants one.
+    """
+    if decoder(model).weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
+    if isinstance(model, BertForMaskedLM):
+        head = model.cls.predictions
+        if head.bias is not head.decoder.bias:
+            head.bias.requires_grad_(False)
 
 
 def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: bool) -> None:
@@ -480,11 +505,9 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence transformers' load reports and progress bars; what matters is raised instead."""
-    verbosity, had_bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
@@ -610,6 +633,8 @@ def check_pair(student: MaskedLM, teacher: MaskedLM, *, cosine: bool) -> None:
     """Refuse a pair whose outputs cannot be compared.
 
     Args:
+        student: its logits and hidden states are compared with
+        teacher: the teacher's.
         cosine: last hidden states are compared too, so their widths must agree.
 
     Raises:

@@ -1,0 +1,581 @@
+"""Students: layer maps, copies that compute what the teacher computes, and safe loading."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertLMHeadModel,
+    BertModel,
+    DistilBertForMaskedLM,
+    DistilBertModel,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+from distilcli import students
+from distilcli.config import CheckpointStudent, CopiedStudent, RandomStudent
+from distilcli.errors import ConfigError, ModelError
+
+VOCAB, HIDDEN, LAYERS = 97, 32, 4
+STRATEGIES = ["alternate", "spread", "top", "bottom"]
+
+
+def make_bert(model_class: type = BertForMaskedLM, **changes: object):
+    """A tiny BERT whose every weight, biases and token types included, is well away from zero."""
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 40,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = model_class(BertConfig(**(shape | changes)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def teacher() -> BertForMaskedLM:
+    return make_bert()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate(words + [f"w{i}" for i in range(VOCAB - 5)])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(0, VOCAB, (3, 17), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def saved(tmp_path: Path, teacher: BertForMaskedLM) -> Path:
+    teacher.save_pretrained(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# Layer maps
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("alternate", [0, 2, 4, 6, 8, 10]),
+        ("spread", [0, 2, 4, 7, 9, 11]),
+        ("top", [6, 7, 8, 9, 10, 11]),
+        ("bottom", [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_layer_map_halves_a_bert_base(strategy, expected):
+    assert students.layer_map(12, 6, strategy) == expected
+    assert students.layer_map(12, None, strategy) == expected
+
+
+@given(st.sampled_from(STRATEGIES), st.integers(1, 48), st.data())
+def test_layer_map_is_strictly_increasing_and_in_range(strategy, num_source, data):
+    count = data.draw(st.integers(1, num_source))
+    layers = students.layer_map(num_source, count, strategy)
+    assert len(layers) == count
+    assert layers == sorted(set(layers))
+    assert set(layers) <= set(range(num_source))
+    if count == num_source:
+        assert layers == list(range(num_source))
+    if strategy == "spread" and count >= 2:
+        assert (layers[0], layers[-1]) == (0, num_source - 1)
+
+
+def test_layer_map_of_one_layer_source():
+    assert students.layer_map(1, None, "alternate") == [0]
+
+
+def test_layer_map_keeps_an_explicit_list_as_it_is():
+    assert students.layer_map(4, None, [3, 0, 0]) == [3, 0, 0]
+    assert students.layer_map(4, 2, [1, 3]) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "layers", "message"),
+    [
+        (5, "alternate", "student.num_layers 5: the source has 4 layers"),
+        (0, "top", "student.num_layers 0"),
+        (None, [], "student.layers is an empty list"),
+        (None, [0, 4], "student.layers: 4 is not a layer of the source, which has 4"),
+        (None, [-1], "student.layers: -1"),
+        (3, [0, 1], "student.layers lists 2 layers, but student.num_layers is 3"),
+    ],
+)
+def test_layer_map_refuses_the_impossible(num_layers, layers, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        students.layer_map(4, num_layers, layers)
+    assert caught.value.hint
+
+
+def test_layer_table_says_where_every_part_is_from():
+    rows = students.layer_table([0, 2])
+    assert rows[1:3] == [("layer 0", "layer 0"), ("layer 1", "layer 2")]
+    assert "token type 0" in rows[0][1]
+
+
+# Copying
+
+
+def test_copied_weights_are_the_teachers(teacher):
+    student = students.copy_layers(teacher, [1, 3])
+    bert, body = teacher.bert, student.distilbert
+    pairs = [
+        (body.embeddings.word_embeddings, bert.embeddings.word_embeddings),
+        (body.embeddings.LayerNorm, bert.embeddings.LayerNorm),
+        (student.vocab_transform, teacher.cls.predictions.transform.dense),
+        (student.vocab_layer_norm, teacher.cls.predictions.transform.LayerNorm),
+        (student.vocab_projector, teacher.cls.predictions.decoder),
+    ]
+    for layer, source in zip(
+        body.transformer.layer, [bert.encoder.layer[1], bert.encoder.layer[3]], strict=True
+    ):
+        pairs += [
+            (layer.attention.q_lin, source.attention.self.query),
+            (layer.attention.k_lin, source.attention.self.key),
+            (layer.attention.v_lin, source.attention.self.value),
+            (layer.attention.out_lin, source.attention.output.dense),
+            (layer.sa_layer_norm, source.attention.output.LayerNorm),
+            (layer.ffn.lin1, source.intermediate.dense),
+            (layer.ffn.lin2, source.output.dense),
+            (layer.output_layer_norm, source.output.LayerNorm),
+        ]
+    for copy, original in pairs:
+        for name, weight in original.named_parameters():
+            assert torch.equal(copy.get_parameter(name), weight)
+    types = bert.embeddings.token_type_embeddings.weight
+    assert types[0].abs().min() > 0
+    expected = bert.embeddings.position_embeddings.weight + types[0]
+    assert torch.equal(body.embeddings.position_embeddings.weight, expected)
+    covered = {id(p) for copy, _ in pairs for p in copy.parameters()}
+    left = [name for name, p in student.named_parameters() if id(p) not in covered]
+    assert left == ["distilbert.embeddings.position_embeddings.weight"]
+    assert student.vocab_projector.weight is body.embeddings.word_embeddings.weight
+
+
+def test_a_copy_shares_no_memory_with_the_teacher(teacher):
+    student = students.copy_layers(teacher, [0])
+    theirs = {p.data_ptr() for p in teacher.parameters()}
+    assert not any(p.data_ptr() in theirs for p in student.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"type_vocab_size": 1},
+        {"hidden_act": "relu"},
+        {"tie_word_embeddings": False},
+        {"layer_norm_eps": 1e-7, "pad_token_id": 5},
+    ],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-6)])
+def test_a_copy_of_every_layer_is_the_teacher(changes, dtype, tolerance, ids):
+    teacher = make_bert(**changes).to(dtype)
+    student = students.copy_layers(teacher, list(range(LAYERS)))
+    mask = torch.ones_like(ids)
+    mask[0, 9:] = 0
+    with torch.inference_mode():
+        expected = teacher(ids, attention_mask=mask).logits
+        found = student(ids, attention_mask=mask).logits
+    assert found.dtype is dtype
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_copy_survives_save_and_plain_reload(teacher, tokenizer, ids, tmp_path):
+    student = students.copy_layers(teacher, list(range(LAYERS)))
+    students.save_model(student, tokenizer, tmp_path / "student")
+    students.verify_saved(student, tmp_path / "student")
+    reloaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
+    assert isinstance(reloaded, DistilBertForMaskedLM)
+    with torch.inference_mode():
+        torch.testing.assert_close(reloaded(ids).logits, teacher(ids).logits, rtol=2e-5, atol=2e-5)
+
+
+def test_an_untied_decoder_survives_save_and_reload(tokenizer, ids, tmp_path):
+    teacher = make_bert(tie_word_embeddings=False)
+    student = students.copy_layers(teacher, list(range(LAYERS)))
+    assert student.config.tie_word_embeddings is False
+    students.save_model(student, tokenizer, tmp_path / "student")
+    students.verify_saved(student, tmp_path / "student")
+
+
+def test_copying_refuses_what_distilbert_cannot_compute():
+    with pytest.raises(ModelError, match="layer_norm_eps is 1e-05") as caught:
+        students.copy_layers(make_bert(layer_norm_eps=1e-5), [0])
+    assert "1e-12" in caught.value.hint
+    teacher = make_bert()
+    teacher.config.position_embedding_type = "relative_key"
+    with pytest.raises(ModelError, match="position_embedding_type is relative_key"):
+        students.copy_layers(teacher, [0])
+
+
+# Building
+
+
+def test_copied_student_is_built_as_configured(teacher):
+    student = students.build_student(CopiedStudent(layers="top"), teacher, seed=0)
+    assert isinstance(student, DistilBertForMaskedLM)
+    assert student.config.n_layers == 2
+    assert not student.training
+    assert torch.equal(
+        student.distilbert.transformer.layer[1].ffn.lin1.weight,
+        teacher.bert.encoder.layer[3].intermediate.dense.weight,
+    )
+
+
+def test_copied_student_from_a_source_of_its_own(saved):
+    student = students.build_student(CopiedStudent(source=str(saved), layers=[0]), None, seed=0)
+    assert student.config.n_layers == 1
+
+
+def test_layers_cannot_be_copied_from_a_distilbert(teacher):
+    distilbert = students.copy_layers(teacher, [0, 1])
+    with pytest.raises(ModelError, match="from a BERT only") as caught:
+        students.build_student(CopiedStudent(), distilbert, seed=0)
+    assert "student.kind=checkpoint" in caught.value.hint
+
+
+def test_random_student_depends_on_its_seed_alone(teacher):
+    before = torch.random.get_rng_state()
+    build = lambda seed: students.build_student(RandomStudent(), teacher, seed)  # noqa: E731
+    first, other = build(3), build(4)
+    torch.rand(5)
+    again = build(3)
+    torch.random.set_rng_state(before)
+    build(3)
+    students.copy_layers(teacher, [0])
+    assert torch.equal(before, torch.random.get_rng_state())
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    assert not torch.equal(first.vocab_transform.weight, other.vocab_transform.weight)
+    assert (first.config.n_layers, first.config.dim) == (LAYERS // 2, HIDDEN)
+
+
+def test_random_student_needs_only_the_configuration_of_its_model(saved):
+    (saved / "model.safetensors").unlink()
+    student = students.build_student(RandomStudent(like=str(saved), num_layers=6), None, seed=0)
+    assert (student.config.n_layers, student.config.vocab_size) == (6, VOCAB)
+
+
+def test_random_student_like_a_distilbert(teacher):
+    like = students.copy_layers(teacher, [0, 1, 2, 3])
+    student = students.build_student(RandomStudent(), like, seed=0)
+    assert (student.config.n_layers, student.config.hidden_dim) == (2, 48)
+
+
+def test_checkpoint_student_is_the_checkpoint(saved, teacher):
+    student = students.build_student(CheckpointStudent(model=str(saved)), None, seed=0)
+    assert isinstance(student, BertForMaskedLM)
+    for name, weight in teacher.state_dict().items():
+        assert torch.equal(student.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("model_class", [BertModel, DistilBertModel])
+def test_new_head_around_a_bare_body(model_class, teacher, tmp_path):
+    distilbert = students.copy_layers(teacher, [0, 1]).distilbert
+    body = make_bert(BertModel) if model_class is BertModel else distilbert
+    body.save_pretrained(tmp_path / "body")
+    with pytest.raises(ModelError, match="no masked-LM head") as caught:
+        students.build_student(CheckpointStudent(model=str(tmp_path / "body")), None, seed=0)
+    assert "new_head=true" in caught.value.hint
+    section = CheckpointStudent(model=str(tmp_path / "body"), new_head=True)
+    before = torch.random.get_rng_state()
+    student, again = (students.build_student(section, None, seed=5) for _ in range(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    found = students.encoder(student).state_dict()
+    for name, weight in body.state_dict().items():
+        assert name.startswith("pooler.") or torch.equal(found[name], weight)
+    decoder = students.decoder(student)
+    assert decoder.weight is student.get_input_embeddings().weight
+    assert not decoder.bias.any()
+    hidden = torch.randn(6, HIDDEN)
+    features = students.head_features(student, hidden)
+    assert torch.equal(features, students.head_features(again, hidden))
+    assert features.isfinite().all()
+    assert features.std() > 0.1
+
+
+def test_new_head_leaves_a_head_that_is_there(saved, teacher):
+    section = CheckpointStudent(model=str(saved), new_head=True)
+    student = students.build_student(section, None, seed=0)
+    dense = "cls.predictions.transform.dense.weight"
+    assert torch.equal(student.get_parameter(dense), teacher.get_parameter(dense))
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_dropout_overrides_reach_config_and_modules(kind, teacher, tmp_path):
+    if kind == "bert":
+        teacher.save_pretrained(tmp_path)
+        section = CheckpointStudent(model=str(tmp_path), dropout=0.3, attention_dropout=0.2)
+        student = students.build_student(section, None, seed=0)
+        names = "hidden_dropout_prob", "attention_probs_dropout_prob"
+        per_layer = 2
+    else:
+        section = CopiedStudent(num_layers=4, dropout=0.3, attention_dropout=0.2)
+        student = students.build_student(section, teacher, seed=0)
+        names = "dropout", "attention_dropout"
+        per_layer = 1
+    assert [getattr(student.config, name) for name in names] == [0.3, 0.2]
+    values = [m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)]
+    assert values.count(0.2) == LAYERS
+    assert values.count(0.3) == 1 + per_layer * LAYERS == len(values) - LAYERS
+
+
+def test_dropout_is_the_teachers_unless_said(teacher):
+    student = students.build_student(CopiedStudent(dropout=0.0), teacher, seed=0)
+    assert (student.config.dropout, student.config.attention_dropout) == (0.0, 0.1)
+    assert teacher.config.hidden_dropout_prob == 0.1
+
+
+# Loading
+
+
+def test_load_gives_the_asked_dtype_and_eval_mode(saved):
+    model = students.load_masked_lm(str(saved), dtype=torch.bfloat16)
+    assert model.dtype is torch.bfloat16
+    assert not model.training
+
+
+def test_load_reads_a_pretraining_checkpoint_and_says_nothing(tmp_path, capfd):
+    whole = make_bert(BertForPreTraining)
+    whole.save_pretrained(tmp_path)
+    capfd.readouterr()
+    model = students.load_masked_lm(str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+    name = "cls.predictions.transform.dense.weight"
+    assert torch.equal(model.get_parameter(name), whole.get_parameter(name))
+
+
+def test_load_unties_what_the_checkpoint_does_not_tie(tmp_path, capfd):
+    make_bert(tie_word_embeddings=False).save_pretrained(tmp_path)
+    edit_config(tmp_path, tie_word_embeddings=True)
+    capfd.readouterr()
+    model = students.load_masked_lm(str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+    assert model.config.tie_word_embeddings is False
+    assert model.cls.predictions.decoder.bias.requires_grad
+
+
+def test_load_reads_a_checkpoint_in_shards(teacher, tmp_path, ids):
+    teacher.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    model = students.load_masked_lm(str(tmp_path))
+    assert torch.equal(model(ids).logits, teacher(ids).logits)
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def _truncated(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def _without_layer(folder: Path) -> None:
+    edit_weights(folder, lambda w: w.pop("bert.encoder.layer.2.output.dense.weight"))
+
+
+def _without_head(folder: Path) -> None:
+    make_bert(BertModel).save_pretrained(folder)
+
+
+def _with_half_a_head(folder: Path) -> None:
+    edit_weights(folder, lambda w: w.pop("cls.predictions.transform.dense.weight"))
+
+
+def _decoder_model(folder: Path) -> None:
+    make_bert(BertLMHeadModel, is_decoder=True).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_no_config, "it has no config.json"),
+        (lambda f: edit_config(f, model_type="roberta"), "model_type is roberta, not bert or"),
+        (lambda f: edit_config(f, hidden_size="wide"), "config.json is not valid"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be read|not valid"),
+        (lambda f: edit_config(f, position_embedding_type="relative_key"), "absolute positions"),
+        (lambda f: edit_config(f, vocab_size=98), r"is \[97, 32\], but config.json makes it \[98"),
+        (
+            lambda f: edit_config(f, num_hidden_layers=3),
+            "does not account for bert.encoder.layer.3",
+        ),
+        (lambda f: edit_config(f, num_hidden_layers=5), "16 weights of its body are missing"),
+        (_without_layer, "1 weights of its body are missing, bert.encoder.layer.2.output.dense"),
+        (_without_head, "it has no masked-LM head"),
+        (_with_half_a_head, "part of its masked-LM head is missing"),
+        (_decoder_model, "is a decoder"),
+        (_pickled, "its weights are pickled"),
+        (_truncated, "model.safetensors is damaged"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "is damaged"),
+        (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
+    ],
+)
+def test_load_refuses_in_one_line(saved, damage, message, capfd):
+    damage(saved)
+    capfd.readouterr()
+    with pytest.raises(ModelError, match=message) as caught:
+        students.load_masked_lm(str(saved), role="teacher")
+    assert caught.value.message.startswith(f"teacher {saved}: ")
+    assert "\n" not in caught.value.message
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "builtin:nothing", "a/b/c"])
+def test_load_refuses_a_missing_folder(name):
+    with pytest.raises(ModelError, match=f"student {name}: no such folder"):
+        students.load_masked_lm(name, role="student")
+
+
+def test_load_says_when_the_hub_cannot_be_reached(monkeypatch):
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("We couldn't connect to the hub\nand more")
+
+    monkeypatch.setattr(students.PreTrainedConfig, "get_config_dict", offline)
+    with pytest.raises(ModelError, match="hub") as caught:
+        students.load_masked_lm("someone/some-bert")
+    assert "\n" not in caught.value.message
+    assert "network" in caught.value.hint
+
+
+# Saving
+
+
+def test_fill_mask_pipeline_runs_on_a_saved_student(teacher, tokenizer, tmp_path):
+    student = students.copy_layers(teacher, [0, 2])
+    students.save_model(student, tokenizer, tmp_path / "student")
+    fill = pipeline("fill-mask", model=str(tmp_path / "student"), device="cpu")
+    assert len(fill("w1 [MASK] w3", top_k=3)) == 3
+
+
+def test_save_replaces_the_old_model_and_leaves_nothing_else(teacher, tokenizer, tmp_path):
+    folder = tmp_path / "runs" / "student"
+    for layers in ([0], [0, 1]):
+        student = students.copy_layers(teacher, layers)
+        students.save_model(student, tokenizer, folder)
+        students.verify_saved(student, folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize("failing", ["tokenizer", "rename"])
+def test_a_failed_save_leaves_the_old_model(failing, teacher, tokenizer, tmp_path, monkeypatch):
+    folder = tmp_path / "student"
+    old = students.copy_layers(teacher, [0])
+    students.save_model(old, tokenizer, folder)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError("disk full")
+
+    rename = Path.rename
+    if failing == "tokenizer":
+        monkeypatch.setattr(type(tokenizer), "save_pretrained", fail)
+    else:
+        monkeypatch.setattr(
+            Path, "rename", lambda path, to: fail() if ".new-" in path.name else rename(path, to)
+        )
+    with pytest.raises(OSError, match="disk full"):
+        students.save_model(students.copy_layers(teacher, [1]), tokenizer, folder)
+    monkeypatch.undo()
+    students.verify_saved(old, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_verify_saved_finds_a_changed_weight(teacher, tokenizer, tmp_path):
+    student = students.copy_layers(teacher, [0])
+    students.save_model(student, tokenizer, tmp_path / "student")
+    with torch.no_grad():
+        student.vocab_projector.bias[3] += 1e-3
+    with pytest.raises(ModelError, match=r"differ.*vocab_projector.bias"):
+        students.verify_saved(student, tmp_path / "student")
+
+
+# Accessors and checks
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_accessors_compose_to_the_model(kind, teacher, ids):
+    model = teacher if kind == "bert" else students.copy_layers(teacher, [0, 3])
+    with torch.inference_mode():
+        hidden = students.encoder(model)(input_ids=ids).last_hidden_state
+        features = students.head_features(model, hidden.flatten(0, 1))
+        logits = students.decoder(model)(features).view(*ids.shape, -1)
+        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_sizes_count_tied_weights_once(teacher):
+    student = students.copy_layers(teacher, [0, 1])
+    by_hand = sum(
+        weight.numel()
+        for name, weight in student.state_dict().items()
+        if name != "vocab_projector.weight"
+    )
+    assert students.num_parameters(student) == by_hand
+    assert students.size_mib(student) == by_hand * 4 / 2**20
+
+
+def test_check_pair(teacher):
+    student = students.copy_layers(teacher, [0])
+    students.check_pair(student, teacher, cosine=True)
+    narrow = make_bert(hidden_size=16)
+    students.check_pair(narrow, teacher, cosine=False)
+    with pytest.raises(ModelError, match=r"loss.alpha_cos.* is 16, the teacher's 32"):
+        students.check_pair(narrow, teacher, cosine=True)
+    with pytest.raises(ModelError, match="has 98 tokens, the teacher's 97"):
+        students.check_pair(make_bert(vocab_size=98), teacher, cosine=False)
+
+
+def test_check_length(teacher):
+    students.check_length(teacher, 40)
+    with pytest.raises(ModelError, match=r"data.max_length 41 is over the 40 positions"):
+        students.check_length(teacher, 41)
