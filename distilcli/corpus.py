@@ -1,0 +1,439 @@
+"""The token store: text becomes `[CLS] ... [SEP]` sequences in memory-mapped Arrow files.
+
+The reader cuts the text into shards; each shard is tokenised, split and written by itself, so a
+killed run goes on where it stopped and the result does not depend on the number of processes.
+
+    STORE/settings.json              what the store is made with; written first
+    STORE/train/shard-00000.arrow    input_ids, one row a sequence; held_out/ likewise
+    STORE/shards/shard-00000.json    what became of the shard; written after its Arrow files
+    STORE/manifest.json              the whole store, token counts included; written last
+
+    distilcli prepare --config configs/quickstart.yaml --num-proc 8
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distilcli.config import DataConfig
+from distilcli.errors import DataError
+from distilcli.shards import (
+    SPLITS,
+    Dropped,
+    Shard,
+    ShardRecord,
+    ShardWriter,
+    SplitCounts,
+    SplitName,
+    make_recipe,
+    read_record,
+    start_worker,
+    write_in_worker,
+    write_text_atomically,
+)
+from distilcli.sources import InputFile, Reader, resolve
+from distilcli.store import (
+    Manifest,
+    Split,
+    TokenStore,
+    backend_tree,
+    is_whole,
+    load_tokenizer,
+    read_manifest,
+    tokenizer_fingerprint,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = [
+    "Manifest",
+    "Progress",
+    "Split",
+    "TokenStore",
+    "is_prepared",
+    "load_tokenizer",
+    "prepare",
+    "tokenizer_fingerprint",
+]
+
+FORMAT = 1  # of the store; part of its settings, so a store of another format is refused
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far `prepare` is; counts are over finished shards.
+
+    Attributes:
+        bytes_read: of the input files as they lie on disk.
+        total_bytes: of all input files; None when a hub data set is among the sources.
+        skipped_shards: finished shards that an earlier run had made already.
+    """
+
+    documents: int
+    sequences: int
+    tokens: int
+    shards: int
+    skipped_shards: int
+    bytes_read: int
+    total_bytes: int | None
+
+
+def is_prepared(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether `data.store` is finished and whole, made with these settings and this tokenizer.
+
+    Input files need not be there any more; if they are, they must be as they were.
+    """
+    folder = Path(data.store)
+    try:
+        manifest = read_manifest(folder)
+    except DataError:
+        return False
+    same = manifest.settings == _settings(data, tokenizer)
+    return same and _changed_file(data, manifest) is None and is_whole(folder, manifest)
+
+
+def _settings(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """All that the content of a store depends on, as JSON gives it back."""
+    return {
+        "format": FORMAT,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        **data.model_dump(mode="json", exclude={"store"}),
+    }
+
+
+def _input_files(data: DataConfig) -> list[tuple[str, int]]:
+    inputs = resolve(data.sources, "data.sources")
+    inputs += resolve(data.held_out_sources or [], "data.held_out_sources")
+    return [(part.name, part.num_bytes) for part in inputs if isinstance(part, InputFile)]
+
+
+def _changed_file(data: DataConfig, manifest: Manifest) -> str | None:
+    """The first input file that is not as it was when the store was made."""
+    try:
+        files = _input_files(data)
+    except DataError:
+        return None  # not there: the store may have been copied to where only training happens
+    changed = set(files) ^ set(manifest.files)
+    return min(changed)[0] if changed else None
+
+
+def prepare(
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerFast",
+    num_proc: int,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TokenStore:
+    """Make the token store that `data` describes, or finish what an earlier call began.
+
+    Args:
+        data: sources, lengths, and the folder of the store.
+        tokenizer: of the teacher.
+        num_proc: worker processes; 1: no other process. The result is the same for any number.
+        on_progress: called whenever a shard is done.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        ConfigError: a source does not say what its documents are.
+        DataError: a source cannot be read, there is no sequence in any, the folder holds a store
+            made otherwise or something else, or a worker died.
+    """
+    if is_prepared(data, tokenizer):
+        return TokenStore.open(Path(data.store))
+    preparation = _Preparation(data, tokenizer, on_progress)
+    with _disk_errors(preparation.folder), _locked(preparation.folder):
+        preparation.claim()
+        preparation.run(num_proc)
+        preparation.finish()
+    return TokenStore.open(preparation.folder)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{folder}: the token store cannot be written ({error})") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process prepares this store."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: not a folder", "Name another data.store.")
+    _refuse_foreign(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise when `folder` has content but is not a store."""
+    own = {".lock", "settings.json.tmp"}
+    if not folder.is_dir() or (folder / "settings.json").is_file():
+        return
+    if any(path.name not in own for path in folder.iterdir()):
+        raise DataError(
+            f"{folder}: not empty, and not a token store", "Name another folder as data.store."
+        )
+
+
+class _Preparation:
+    """One call of `prepare`: what is to be made, and how far it is."""
+
+    def __init__(
+        self,
+        data: DataConfig,
+        tokenizer: "PreTrainedTokenizerFast",
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.data = data
+        self.folder = Path(data.store)
+        self.settings = _settings(data, tokenizer)
+        self.model = str(tokenizer.name_or_path)
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        self.recipe = make_recipe(
+            self.folder,
+            json.dumps(backend_tree(tokenizer)),
+            (tokenizer.cls_token_id, tokenizer.sep_token_id),
+            (data.max_length, data.min_length),
+            data.held_out_fraction,
+        )
+        self.on_progress = on_progress
+        self.progress = Progress(0, 0, 0, 0, 0, 0, None)
+        self.num_shards = 0
+
+    def claim(self) -> None:
+        """Write down the settings, or compare them with those that the folder was begun with.
+
+        Raises:
+            DataError: the folder was begun with others, or finished with other input files.
+        """
+        path = self.folder / "settings.json"
+        if path.is_file():
+            self._compare(path)
+            return
+        begun = {"tokenizer_model": self.model, "settings": self.settings}
+        write_text_atomically(path, json.dumps(begun, indent=2) + "\n")
+
+    def _compare(self, path: Path) -> None:
+        try:
+            begun = json.loads(path.read_bytes())
+            differences = self._differences(begun["settings"], begun["tokenizer_model"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: damaged", "Name another folder as data.store.") from error
+        differences = differences or self._changed_input()
+        if differences:
+            raise DataError(
+                f"{self.folder}: a token store made otherwise: {'; '.join(differences)}",
+                "Name another folder as data.store, or delete this one.",
+            )
+
+    def _differences(self, there: dict[str, Any], model: str) -> list[str]:
+        here = self.settings
+        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        return [
+            f"with another tokenizer, that of {model}, not that of {self.model}"
+            if key == "tokenizer"
+            else f"{key} was {json.dumps(there.get(key))}, is {json.dumps(here.get(key))}"
+            for key in keys
+        ]
+
+    def _changed_input(self) -> list[str]:
+        try:
+            manifest = read_manifest(self.folder)
+        except DataError:
+            return []  # unfinished: a shard whose text changed is made anew
+        changed = _changed_file(self.data, manifest)
+        return [] if changed is None else [f"{changed} has changed since"]
+
+    def run(self, num_proc: int) -> None:
+        """Make every shard that is not there yet."""
+        if num_proc == 1:
+            writer = ShardWriter(self.recipe)
+            for shard in self._missing_shards():
+                self._report(shard, writer.write(shard))
+            return
+        # Spawned, not forked: tokenizers' and Arrow's threads do not survive a fork.
+        pool = ProcessPoolExecutor(num_proc, get_context("spawn"), start_worker, (self.recipe,))
+        try:
+            self._run_in_pool(pool, num_proc)
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process of prepare died, perhaps for want of memory",
+                "Run the command again with a smaller --num-proc; finished shards are kept.",
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _run_in_pool(self, pool: ProcessPoolExecutor, num_proc: int) -> None:
+        """Keep `num_proc` shards in work while the next is being filled."""
+        pending: dict[Future[ShardRecord], Shard] = {}
+        for shard in self._missing_shards():
+            # Without its text: that is on its way to the worker and need not stay here.
+            pending[pool.submit(write_in_worker, shard)] = dataclasses.replace(shard, texts=())
+            del shard
+            while len(pending) >= num_proc:
+                self._collect(pending)
+        while pending:
+            self._collect(pending)
+
+    def _collect(self, pending: dict[Future[ShardRecord], Shard]) -> None:
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            self._report(pending.pop(future), future.result())
+
+    def _missing_shards(self) -> Iterator[Shard]:
+        for shard in self._shards():
+            record = read_record(self.folder, shard.index)
+            if record is not None and record.digest == shard.digest:
+                self._report(shard, record, skipped=1)
+            else:
+                yield shard
+
+    def _shards(self) -> Iterator[Shard]:
+        """Cut all text into shards, in order; only the one being filled is in memory."""
+        data = self.data
+        train = resolve(data.sources, "data.sources")
+        held_out = resolve(data.held_out_sources or [], "data.held_out_sources")
+        reader = Reader([*train, *held_out])
+        self.progress = dataclasses.replace(self.progress, total_bytes=reader.total_bytes)
+        train_split: SplitName | None = None if data.held_out_sources is None else "train"
+        parts: list[tuple[SplitName | None, Iterable[str]]] = [
+            (train_split, reader.documents(train)),
+            ("held_out", reader.documents(held_out)),
+        ]
+        for split, documents in parts:
+            for texts, digest in _cut(documents, data.shard_mib * MIB, self._seed(split)):
+                yield Shard(self.num_shards, texts, split, digest, reader.bytes_read)
+                self.num_shards += 1
+
+    def _seed(self, split: SplitName | None) -> bytes:
+        """What a shard depends on besides its texts; not the sources they came from."""
+        keys = ("format", "tokenizer", "max_length", "min_length", "held_out_fraction")
+        return json.dumps([split, *(self.settings[key] for key in keys)]).encode()
+
+    def _report(self, shard: Shard, record: ShardRecord, skipped: int = 0) -> None:
+        before = self.progress
+        splits = (record.train, record.held_out)
+        self.progress = Progress(
+            documents=before.documents + sum(split.documents for split in splits),
+            sequences=before.sequences + sum(split.sequences for split in splits),
+            tokens=before.tokens + sum(split.tokens for split in splits),
+            shards=before.shards + 1,
+            skipped_shards=before.skipped_shards + skipped,
+            bytes_read=max(before.bytes_read, shard.bytes_read),
+            total_bytes=before.total_bytes,
+        )
+        if self.on_progress is not None:
+            self.on_progress(self.progress)
+
+    def finish(self) -> None:
+        """Add up the shards' records and write the manifest.
+
+        Raises:
+            DataError: there is no sequence to train on.
+        """
+        totals = _Totals(self.vocab_size)
+        for index in range(self.num_shards):
+            record = read_record(self.folder, index)
+            if record is None:
+                raise DataError(f"{self.folder}: shard {index} is gone", "Run the command again.")
+            totals.add(record)
+        if not totals.counts["train"]["sequences"]:
+            raise DataError(
+                f"{self.folder}: the sources hold no sequence to train on (of "
+                f"{totals.dropped['empty_document', 'count']} empty documents and "
+                f"{totals.dropped['short_remainder', 'count']} shorter than data.min_length)",
+                "Look at data.sources, data.min_length and data.held_out_fraction.",
+            )
+        manifest = totals.manifest(self)
+        write_text_atomically(self.folder / "manifest.json", manifest.to_json())
+
+
+class _Totals:
+    """Sums over the records of shards, added in order."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.counts: dict[SplitName, Counter[str]] = {name: Counter() for name in SPLITS}
+        self.histogram: dict[SplitName, Counter[int]] = {name: Counter() for name in SPLITS}
+        self.shards: dict[SplitName, list[tuple[int, int, int]]] = {name: [] for name in SPLITS}
+        self.dropped: Counter[tuple[str, str]] = Counter()
+        self.token_counts = [0] * vocab_size
+
+    def add(self, record: ShardRecord) -> None:
+        """Count in one shard."""
+        for name in SPLITS:
+            split = record.split(name)
+            self.counts[name].update(split.model_dump())
+            self.histogram[name].update(record.length_histogram[name])
+            self.shards[name].append((split.sequences, split.tokens, split.bytes))
+        for reason, dropped in record.dropped.items():
+            self.dropped.update({(reason, key): n for key, n in dropped.model_dump().items()})
+        for token, count in zip(record.token_ids, record.token_counts, strict=True):
+            self.token_counts[token] += count
+
+    def manifest(self, preparation: _Preparation) -> Manifest:
+        """The manifest of the store whose shards were added."""
+        reasons = dict.fromkeys(reason for reason, _ in self.dropped)
+        return Manifest(
+            settings=preparation.settings,
+            tokenizer_fingerprint=preparation.settings["tokenizer"],
+            tokenizer_model=preparation.model,
+            vocab_size=preparation.vocab_size,
+            max_length=preparation.data.max_length,
+            files=_input_files(preparation.data),
+            train=SplitCounts(**self.counts["train"]),
+            held_out=SplitCounts(**self.counts["held_out"]),
+            dropped={
+                reason: Dropped(
+                    count=self.dropped[reason, "count"], tokens=self.dropped[reason, "tokens"]
+                )
+                for reason in reasons
+            },
+            length_histogram={name: dict(sorted(self.histogram[name].items())) for name in SPLITS},
+            shards=self.shards,
+            token_counts=self.token_counts,
+        )
+
+
+def _cut(
+    documents: Iterable[str], shard_bytes: int, seed: bytes
+) -> Iterator[tuple[list[str], str]]:
+    """Texts of each shard and their digest; a shard ends with the document that fills it."""
+    texts: list[str] = []
+    size, digest = 0, blake2b(seed, digest_size=16)
+    for document in documents:
+        text, encoded = _encodable(document)
+        # With its length before each text, no two lists of texts are alike.
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        texts.append(text)
+        size += len(encoded)
+        if size >= shard_bytes:
+            yield texts, digest.hexdigest()
+            texts, size, digest = [], 0, blake2b(seed, digest_size=16)
+    if texts:
+        yield texts, digest.hexdigest()
+
+
+def _encodable(text: str) -> tuple[str, bytes]:
+    """The text and its UTF-8; half a surrogate pair, which JSON lets pass, becomes `?`."""
+    try:
+        return text, text.encode("utf-8")
+    except UnicodeEncodeError:
+        encoded = text.encode("utf-8", errors="replace")
+        return encoded.decode("utf-8"), encoded

@@ -1,0 +1,254 @@
+"""A finished token store, and the tokenizer that belongs to it.
+
+The files are memory-mapped: opening is fast, processes share the pages, and a sequence is a view.
+
+    store = TokenStore.open(Path("data/wiki"))
+    store.train.tokens(0)
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ValidationError
+
+from distilcli.config import resolve_path
+from distilcli.errors import DataError, ModelError
+from distilcli.shards import SPLITS, Dropped, Record, SplitCounts, SplitName, shard_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ("cls_token", "sep_token", "mask_token", "pad_token")
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """Hash of what a fast tokenizer does to text, and of its special ids; hexadecimal.
+
+    Truncation and padding, which calls switch on and off, do not matter.
+    """
+    backend = backend_tree(tokenizer)
+    special_ids = [getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS]
+    return _digest(json.dumps([backend, special_ids], sort_keys=True))
+
+
+def backend_tree(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """The JSON tree of a fast tokenizer, without the truncation and padding of earlier calls."""
+    tree: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return tree | {"truncation": None, "padding": None}
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokenizerFast":
+    """The fast tokenizer of a model.
+
+    Args:
+        name: folder, hub name or `builtin:NAME`.
+        revision: of the hub: commit, tag or branch.
+
+    Raises:
+        ModelError: there is none, it is not a fast one, or it lacks [CLS], [SEP], [MASK] or [PAD].
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_path(name), revision=revision or "main", trust_remote_code=False
+        )
+    except Exception as error:  # hub, file and JSON errors share no base class
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"{name}: its tokenizer cannot be loaded ({reason})",
+            "Name a folder with tokenizer.json, or a model on the hub.",
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"{name}: its tokenizer is not a fast one", "A tokenizer.json is needed.")
+    missing = [token for token in SPECIAL_TOKENS if getattr(tokenizer, token) is None]
+    if missing:
+        raise ModelError(
+            f"{name}: its tokenizer has no {', '.join(missing)}", "Use that of a BERT."
+        )
+    tokenizer.name_or_path = name  # not where it lies on this machine: the manifest keeps the name
+    return tokenizer
+
+
+class Manifest(Record):
+    """What a finished store holds and how it was made.
+
+    Attributes:
+        settings: every setting that the store depends on.
+        tokenizer_fingerprint: see the function of this name.
+        tokenizer_model: the model whose tokenizer it was.
+        vocab_size: one more than the largest token id.
+        files: path and size in bytes of every input file, in reading order.
+        dropped: by reason: empty_document, short_remainder.
+        length_histogram: of each split: number of sequences by their length in tokens.
+        shards: Arrow files: of each split, (sequences, tokens, bytes) by shard.
+        token_counts: occurrences in the train split by token id.
+    """
+
+    settings: dict[str, Any]
+    tokenizer_fingerprint: str
+    tokenizer_model: str
+    vocab_size: int
+    max_length: int
+    files: list[tuple[str, int]]
+    train: SplitCounts
+    held_out: SplitCounts
+    dropped: dict[str, Dropped]
+    length_histogram: dict[SplitName, dict[int, int]]
+    shards: dict[SplitName, list[tuple[int, int, int]]]
+    token_counts: list[int]
+
+    def to_json(self) -> str:
+        """JSON with one line a key: readable, although the token counts are long."""
+        tree = self.model_dump(mode="json")
+        lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in tree.items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+class Split:
+    """One split of a store, memory-mapped, with random access.
+
+    Attributes:
+        lengths: int32 [num_sequences], tokens of each sequence, [CLS] and [SEP] included.
+    """
+
+    def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Join `parts`: the token values of each, and its offsets (one more than sequences)."""
+        self._values = [values for values, _ in parts]
+        self._offsets = [offsets for _, offsets in parts]
+        sizes = [len(offsets) - 1 for _, offsets in parts]
+        # A list and bisect: for one index this is several times faster than numpy's searchsorted.
+        self._starts: list[int] = np.cumsum([0, *sizes]).tolist()
+        lengths = [np.diff(offsets).astype(np.int32, copy=False) for _, offsets in parts]
+        self.lengths: np.ndarray = np.concatenate(lengths or [np.zeros(0, np.int32)])
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def tokens(self, index: int) -> np.ndarray:
+        """Sequence `index`, int32 [length], from [CLS] to [SEP]: a read-only view of the file.
+
+        Raises:
+            IndexError: there is no such sequence.
+        """
+        if not 0 <= index < self._starts[-1]:
+            raise IndexError(f"sequence {index} of {self._starts[-1]}")
+        part = bisect_right(self._starts, index) - 1
+        offsets = self._offsets[part]
+        row = index - self._starts[part]
+        return self._values[part][offsets[row] : offsets[row + 1]]
+
+
+class TokenStore:
+    """A finished token store.
+
+    Attributes:
+        manifest: what it holds and how it was made.
+        train: sequences to train on.
+        held_out: sequences kept out of training.
+        token_counts: int64 [vocab_size], occurrences in the train split.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.train = _open_split(folder, "train", manifest)
+        self.held_out = _open_split(folder, "held_out", manifest)
+        self.token_counts: np.ndarray = np.array(manifest.token_counts, dtype=np.int64)
+
+    @classmethod
+    def open(cls, folder: Path) -> "TokenStore":
+        """Map the finished store in `folder`.
+
+        Raises:
+            DataError: there is none, it is unfinished, or one of its files is damaged.
+        """
+        return cls(folder, read_manifest(folder))
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        """Make sure that the store was made with `tokenizer`.
+
+        Raises:
+            DataError: it was made with another one.
+        """
+        if tokenizer_fingerprint(tokenizer) != self.manifest.tokenizer_fingerprint:
+            raise DataError(
+                f"{self.folder}: made with another tokenizer, that of "
+                f"{self.manifest.tokenizer_model}, not that of {tokenizer.name_or_path}",
+                "Name another folder as data.store and prepare it with this tokenizer.",
+            )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished store.
+
+    Raises:
+        DataError: there is no store, it is unfinished, or its manifest is damaged.
+    """
+    prepare_it = "Run distilcli prepare with the experiment's --config."
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no token store here", prepare_it)
+    if not (folder / "manifest.json").is_file():
+        if (folder / "settings.json").is_file():
+            raise DataError(f"{folder}: an unfinished token store", prepare_it + " It will go on.")
+        raise DataError(f"{folder}: not a token store (no manifest.json)", prepare_it)
+    try:
+        return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise _damaged(folder / "manifest.json", "not readable") from error
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}: damaged ({what})", "Run distilcli prepare again: it makes anew what is not whole."
+    )
+
+
+def _open_split(folder: Path, name: SplitName, manifest: Manifest) -> Split:
+    parts = []
+    for index, (sequences, tokens, num_bytes) in enumerate(manifest.shards[name]):
+        if sequences:
+            path = shard_path(folder, name, index)
+            parts.extend(_map_arrow(path, num_bytes, (sequences, tokens)))
+    return Split(parts)
+
+
+def is_whole(folder: Path, manifest: Manifest) -> bool:
+    """Whether every Arrow file is there in its full size."""
+    for name in SPLITS:
+        for index, (sequences, _, num_bytes) in enumerate(manifest.shards[name]):
+            path = shard_path(folder, name, index)
+            if sequences and not (path.is_file() and path.stat().st_size == num_bytes):
+                return False
+    return True
+
+
+def _map_arrow(
+    path: Path, num_bytes: int, expected: tuple[int, int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The (values, offsets) of each record batch; `expected`: sequences and tokens of the file."""
+    try:
+        size = path.stat().st_size
+        if size != num_bytes:
+            raise _damaged(path, f"{size} bytes instead of {num_bytes}")
+        # Closing the file frees its descriptor, of which a big store would need too many;
+        # the arrays keep the mapping itself alive.
+        with pa.memory_map(str(path)) as file:
+            column = pa.ipc.open_stream(file).read_all().column("input_ids")
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise _damaged(path, str(error).partition("\n")[0]) from error
+    parts = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in column.chunks]
+    found = (len(column), sum(len(values) for values, _ in parts))
+    if found != expected:
+        raise _damaged(path, f"{found} sequences and tokens instead of {expected}")
+    return parts
