@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,23 +26,19 @@ from typing import TYPE_CHECKING, Any
 
 from distilcli.config import DataConfig
 from distilcli.errors import DataError
+from distilcli.formats import InputFile
+from distilcli.records import Manifest, ShardRecord, SplitName, Totals
+from distilcli.sequences import make_recipe
 from distilcli.shards import (
-    SPLITS,
-    Dropped,
     Shard,
-    ShardRecord,
     ShardWriter,
-    SplitCounts,
-    SplitName,
-    make_recipe,
     read_record,
     start_worker,
     write_in_worker,
     write_text_atomically,
 )
-from distilcli.sources import InputFile, Reader, resolve
+from distilcli.sources import Reader, resolve
 from distilcli.store import (
-    Manifest,
     Split,
     TokenStore,
     backend_tree,
@@ -156,8 +151,9 @@ def prepare(
     preparation = _Preparation(data, tokenizer, on_progress)
     with _disk_errors(preparation.folder), _locked(preparation.folder):
         preparation.claim()
-        preparation.run(num_proc)
-        preparation.finish()
+        if not is_prepared(data, tokenizer):  # another process may have finished it meanwhile
+            preparation.run(num_proc)
+            preparation.finish()
     return TokenStore.open(preparation.folder)
 
 
@@ -204,11 +200,11 @@ class _Preparation:
     ) -> None:
         self.data = data
         self.folder = Path(data.store)
+        self.files = _input_files(data)  # first, so that a wrong path leaves no folder behind
         self.settings = _settings(data, tokenizer)
         self.model = str(tokenizer.name_or_path)
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.recipe = make_recipe(
-            self.folder,
             json.dumps(backend_tree(tokenizer)),
             (tokenizer.cls_token_id, tokenizer.sep_token_id),
             (data.max_length, data.min_length),
@@ -264,13 +260,15 @@ class _Preparation:
 
     def run(self, num_proc: int) -> None:
         """Make every shard that is not there yet."""
-        if num_proc == 1:
-            writer = ShardWriter(self.recipe)
+        if num_proc <= 1:
+            writer = ShardWriter(self.folder, self.recipe)
             for shard in self._missing_shards():
                 self._report(shard, writer.write(shard))
             return
         # Spawned, not forked: tokenizers' and Arrow's threads do not survive a fork.
-        pool = ProcessPoolExecutor(num_proc, get_context("spawn"), start_worker, (self.recipe,))
+        context = get_context("spawn")
+        setup = (self.folder, self.recipe)
+        pool = ProcessPoolExecutor(num_proc, context, start_worker, setup)
         try:
             self._run_in_pool(pool, num_proc)
         except BrokenProcessPool as error:
@@ -285,9 +283,8 @@ class _Preparation:
         """Keep `num_proc` shards in work while the next is being filled."""
         pending: dict[Future[ShardRecord], Shard] = {}
         for shard in self._missing_shards():
-            # Without its text: that is on its way to the worker and need not stay here.
+            # Kept without its text: that goes to the worker and need not stay here.
             pending[pool.submit(write_in_worker, shard)] = dataclasses.replace(shard, texts=())
-            del shard
             while len(pending) >= num_proc:
                 self._collect(pending)
         while pending:
@@ -348,67 +345,21 @@ class _Preparation:
         Raises:
             DataError: there is no sequence to train on.
         """
-        totals = _Totals(self.vocab_size)
+        totals = Totals(self.vocab_size)
         for index in range(self.num_shards):
             record = read_record(self.folder, index)
             if record is None:
                 raise DataError(f"{self.folder}: shard {index} is gone", "Run the command again.")
             totals.add(record)
-        if not totals.counts["train"]["sequences"]:
+        if not totals.has_train_sequences:
             raise DataError(
-                f"{self.folder}: the sources hold no sequence to train on (of "
-                f"{totals.dropped['empty_document', 'count']} empty documents and "
-                f"{totals.dropped['short_remainder', 'count']} shorter than data.min_length)",
+                f"{self.folder}: the sources hold no sequence to train on ("
+                f"{totals.num_dropped('empty_document')} documents are empty, "
+                f"{totals.num_dropped('short_remainder')} shorter than data.min_length)",
                 "Look at data.sources, data.min_length and data.held_out_fraction.",
             )
-        manifest = totals.manifest(self)
+        manifest = totals.manifest(self.settings, self.model, self.files)
         write_text_atomically(self.folder / "manifest.json", manifest.to_json())
-
-
-class _Totals:
-    """Sums over the records of shards, added in order."""
-
-    def __init__(self, vocab_size: int) -> None:
-        self.counts: dict[SplitName, Counter[str]] = {name: Counter() for name in SPLITS}
-        self.histogram: dict[SplitName, Counter[int]] = {name: Counter() for name in SPLITS}
-        self.shards: dict[SplitName, list[tuple[int, int, int]]] = {name: [] for name in SPLITS}
-        self.dropped: Counter[tuple[str, str]] = Counter()
-        self.token_counts = [0] * vocab_size
-
-    def add(self, record: ShardRecord) -> None:
-        """Count in one shard."""
-        for name in SPLITS:
-            split = record.split(name)
-            self.counts[name].update(split.model_dump())
-            self.histogram[name].update(record.length_histogram[name])
-            self.shards[name].append((split.sequences, split.tokens, split.bytes))
-        for reason, dropped in record.dropped.items():
-            self.dropped.update({(reason, key): n for key, n in dropped.model_dump().items()})
-        for token, count in zip(record.token_ids, record.token_counts, strict=True):
-            self.token_counts[token] += count
-
-    def manifest(self, preparation: _Preparation) -> Manifest:
-        """The manifest of the store whose shards were added."""
-        reasons = dict.fromkeys(reason for reason, _ in self.dropped)
-        return Manifest(
-            settings=preparation.settings,
-            tokenizer_fingerprint=preparation.settings["tokenizer"],
-            tokenizer_model=preparation.model,
-            vocab_size=preparation.vocab_size,
-            max_length=preparation.data.max_length,
-            files=_input_files(preparation.data),
-            train=SplitCounts(**self.counts["train"]),
-            held_out=SplitCounts(**self.counts["held_out"]),
-            dropped={
-                reason: Dropped(
-                    count=self.dropped[reason, "count"], tokens=self.dropped[reason, "tokens"]
-                )
-                for reason in reasons
-            },
-            length_histogram={name: dict(sorted(self.histogram[name].items())) for name in SPLITS},
-            shards=self.shards,
-            token_counts=self.token_counts,
-        )
 
 
 def _cut(

@@ -7,22 +7,14 @@ read. Every error says which file and which line or row it is about.
     for text in Reader(inputs).documents(inputs): ...
 """
 
-import csv
 import glob
-import gzip
-import json
-import shutil
-import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
-from distilcli.config import BUILTIN_FOLDER, BUILTIN_PREFIX, FilesSource, HubSource, resolve_path
+from distilcli.config import FilesSource, HubSource, resolve_path
 from distilcli.errors import ConfigError, DataError
-
-FileFormat = Literal["text", "jsonl", "csv", "tsv", "parquet"]
+from distilcli.formats import FileFormat, InputFile, checked_text, missing_column, read_documents
 
 ENDINGS: dict[str, FileFormat] = {
     ".txt": "text",
@@ -34,29 +26,6 @@ ENDINGS: dict[str, FileFormat] = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-GZIP_MAGIC = b"\x1f\x8b"
-UTF8_BOM = b"\xef\xbb\xbf"
-PARQUET_ROWS = 256  # rows decoded at once; documents are long, so few are enough for speed
-MAX_CSV_FIELD = 2**31 - 1  # the csv module's own limit, 128 KiB, is less than a novel
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One file of a `FilesSource`, with everything that reading it needs."""
-
-    path: Path
-    format: FileFormat
-    documents: str | None
-    text_column: str
-    num_bytes: int
-
-    @property
-    def name(self) -> str:
-        """The path as a user would write it: what ships inside the package is `builtin:`."""
-        if self.path.is_relative_to(BUILTIN_FOLDER):
-            return BUILTIN_PREFIX + self.path.relative_to(BUILTIN_FOLDER).as_posix()
-        return self.path.as_posix()
-
 
 Input = InputFile | HubSource
 
@@ -164,149 +133,9 @@ class Reader:
         try:
             with file.path.open("rb") as raw:
                 self._position = raw.tell
-                yield from _documents(file, raw)
+                yield from read_documents(file, raw)
         except OSError as error:
             raise DataError(f"{file.path}: cannot be read ({error})") from error
-
-
-def _documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:
-    if file.format == "parquet":
-        return _parquet_documents(file, raw)
-    lines = _lines(file.path, _unzipped(file.path, raw))
-    if file.format == "jsonl":
-        return _jsonl_documents(file, lines)
-    if file.format in ("csv", "tsv"):
-        return _csv_documents(file, lines)
-    return _text_documents(file, lines)
-
-
-def _is_gzip(path: Path, raw: IO[bytes]) -> bool:
-    magic = raw.read(len(GZIP_MAGIC))
-    raw.seek(0)
-    return magic == GZIP_MAGIC or path.suffix.lower() == ".gz"
-
-
-def _unzipped(path: Path, raw: IO[bytes]) -> IO[bytes]:
-    if not _is_gzip(path, raw):
-        return raw
-    stream: Any = gzip.GzipFile(fileobj=raw, mode="rb")
-    return stream  # type: ignore[no-any-return]  # GzipFile is an IO[bytes] in all but name
-
-
-def _corrupt_gzip(path: Path, error: Exception, where: str = "") -> DataError:
-    return DataError(f"{path}{where}: corrupt gzip ({error})", "Fetch or compress the file again.")
-
-
-def _lines(path: Path, stream: IO[bytes]) -> Iterator[str]:
-    """Decoded lines with their ends; a byte order mark is taken off the first."""
-    number = 0
-    try:
-        for number, line in enumerate(stream, start=1):
-            if number == 1:
-                line = line.removeprefix(UTF8_BOM)
-            yield line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} line {number}: not UTF-8 (byte {error.object[error.start]:#04x} "
-            f"at position {error.start + 1} of the line)",
-            "Convert the file to UTF-8.",
-        ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _corrupt_gzip(path, error, f" after line {number}") from error
-
-
-def _text_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
-    if file.documents == "line":
-        yield from lines
-        return
-    if file.documents == "file":
-        yield "".join(lines)
-        return
-    paragraph: list[str] = []
-    for line in lines:
-        if line.strip():
-            paragraph.append(line)
-        elif paragraph:
-            yield "".join(paragraph)
-            paragraph = []
-    if paragraph:
-        yield "".join(paragraph)
-
-
-def _jsonl_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{file.path} line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not valid JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: not a JSON object", "JSONL has one object on each line.")
-        if file.text_column not in row:
-            raise _missing_column(where, file.text_column, row)
-        yield _checked_text(row[file.text_column], where, file.text_column)
-
-
-def _csv_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
-    """Rows under a header. CSV has quotes (RFC 4180); TSV has none, as IANA registered it."""
-    csv.field_size_limit(MAX_CSV_FIELD)
-    rows = (
-        csv.reader(lines, strict=True)
-        if file.format == "csv"
-        else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    )
-    try:
-        header = next(rows, None)
-        if header is None:
-            return
-        if file.text_column not in header:
-            raise _missing_column(f"{file.path} line 1", file.text_column, header)
-        column = header.index(file.text_column)
-        for row in rows:
-            if row and len(row) != len(header):
-                raise DataError(
-                    f"{file.path} line {rows.line_num}: {len(row)} fields, "
-                    f"but the header has {len(header)}"
-                )
-            if row:
-                yield row[column]
-    except csv.Error as error:
-        raise DataError(f"{file.path} line {rows.line_num}: {error}") from error
-
-
-def _parquet_documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:
-    if not _is_gzip(file.path, raw):
-        yield from _parquet_rows(file, raw)
-        return
-    # Parquet is read from its end, which gzip can only reach by decompressing everything before.
-    with tempfile.TemporaryFile() as plain:
-        try:
-            shutil.copyfileobj(_unzipped(file.path, raw), plain, 1 << 20)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise _corrupt_gzip(file.path, error) from error
-        plain.seek(0)
-        yield from _parquet_rows(file, plain)
-
-
-def _parquet_rows(file: InputFile, stream: IO[bytes]) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        parquet = pq.ParquetFile(stream)
-        if file.text_column not in parquet.schema_arrow.names:
-            raise _missing_column(str(file.path), file.text_column, parquet.schema_arrow.names)
-        for batch in parquet.iter_batches(PARQUET_ROWS, columns=[file.text_column]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                yield _checked_text(value, f"{file.path} row {number}", file.text_column)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file.path} after row {number}: not readable Parquet ({error})"
-        ) from error
 
 
 def _hub_documents(source: HubSource) -> Iterator[str]:
@@ -316,9 +145,9 @@ def _hub_documents(source: HubSource) -> Iterator[str]:
         for number, row in enumerate(_hub_rows(source), start=1):
             where = f"{name} row {number}"
             if source.text_column not in row:
-                raise _missing_column(where, source.text_column, row)
-            yield _checked_text(row[source.text_column], where, source.text_column)
-    except (DataError, GeneratorExit):
+                raise missing_column(where, source.text_column, row)
+            yield checked_text(row[source.text_column], where, source.text_column)
+    except DataError:
         raise
     except Exception as error:  # network, hub and Arrow errors share no base class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -341,18 +170,3 @@ def _hub_rows(source: HubSource) -> Iterator[dict[str, Any]]:
     if rows.column_names and source.text_column in rows.column_names:
         rows = rows.select_columns([source.text_column])
     return iter(rows)
-
-
-def _checked_text(value: Any, where: str, column: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {column} is {type(value).__name__}, not text")
-    return value
-
-
-def _missing_column(where: str, column: str, present: Any) -> DataError:
-    return DataError(
-        f"{where}: no column {column!r}; there are: {', '.join(map(str, present))}",
-        "Name the column that holds the text with text_column.",
-    )

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from distilcli.config import resolve_path
 from distilcli.errors import DataError, ModelError
-from distilcli.shards import SPLITS, Dropped, Record, SplitCounts, SplitName, shard_path
+from distilcli.records import SPLITS, Manifest, SplitName
+from distilcli.shards import shard_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -78,41 +79,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
         )
     tokenizer.name_or_path = name  # not where it lies on this machine: the manifest keeps the name
     return tokenizer
-
-
-class Manifest(Record):
-    """What a finished store holds and how it was made.
-
-    Attributes:
-        settings: every setting that the store depends on.
-        tokenizer_fingerprint: see the function of this name.
-        tokenizer_model: the model whose tokenizer it was.
-        vocab_size: one more than the largest token id.
-        files: path and size in bytes of every input file, in reading order.
-        dropped: by reason: empty_document, short_remainder.
-        length_histogram: of each split: number of sequences by their length in tokens.
-        shards: Arrow files: of each split, (sequences, tokens, bytes) by shard.
-        token_counts: occurrences in the train split by token id.
-    """
-
-    settings: dict[str, Any]
-    tokenizer_fingerprint: str
-    tokenizer_model: str
-    vocab_size: int
-    max_length: int
-    files: list[tuple[str, int]]
-    train: SplitCounts
-    held_out: SplitCounts
-    dropped: dict[str, Dropped]
-    length_histogram: dict[SplitName, dict[int, int]]
-    shards: dict[SplitName, list[tuple[int, int, int]]]
-    token_counts: list[int]
-
-    def to_json(self) -> str:
-        """JSON with one line a key: readable, although the token counts are long."""
-        tree = self.model_dump(mode="json")
-        lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in tree.items())
-        return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 class Split:

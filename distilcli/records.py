@@ -1,0 +1,140 @@
+"""What a token store says about itself in JSON: a record of each shard, and the manifest."""
+
+import json
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SplitName = Literal["train", "held_out"]
+SPLITS: tuple[SplitName, ...] = ("train", "held_out")
+
+
+class Record(BaseModel):
+    """Base of what a store keeps in JSON: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitCounts(Record):
+    """What one split holds; `tokens` includes [CLS] and [SEP], `bytes` is the Arrow file's size."""
+
+    documents: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    bytes: int = 0
+
+
+class Dropped(Record):
+    """Text that is in no sequence: how many documents or remainders, and their tokens."""
+
+    count: int = 0
+    tokens: int = 0
+
+
+class ShardRecord(Record):
+    """What became of one shard; `token_ids` and `token_counts` are of its train split."""
+
+    digest: str
+    train: SplitCounts
+    held_out: SplitCounts
+    dropped: dict[str, Dropped]
+    length_histogram: dict[SplitName, dict[int, int]]
+    token_ids: list[int]
+    token_counts: list[int]
+
+    def split(self, name: SplitName) -> SplitCounts:
+        """The counts of the split called `name`."""
+        return self.train if name == "train" else self.held_out
+
+
+class Manifest(Record):
+    """What a finished store holds and how it was made.
+
+    Attributes:
+        settings: every setting that the store depends on.
+        tokenizer_fingerprint: see the function of this name.
+        tokenizer_model: the model whose tokenizer it was.
+        vocab_size: one more than the largest token id.
+        files: path and size in bytes of every input file, in reading order.
+        dropped: by reason: empty_document, short_remainder.
+        length_histogram: of each split: number of sequences by their length in tokens.
+        shards: Arrow files: of each split, (sequences, tokens, bytes) by shard.
+        token_counts: occurrences in the train split by token id.
+    """
+
+    settings: dict[str, Any]
+    tokenizer_fingerprint: str
+    tokenizer_model: str
+    vocab_size: int
+    max_length: int
+    files: list[tuple[str, int]]
+    train: SplitCounts
+    held_out: SplitCounts
+    dropped: dict[str, Dropped]
+    length_histogram: dict[SplitName, dict[int, int]]
+    shards: dict[SplitName, list[tuple[int, int, int]]]
+    token_counts: list[int]
+
+    def to_json(self) -> str:
+        """JSON with one line a key: readable, although the token counts are long."""
+        tree = self.model_dump(mode="json")
+        lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in tree.items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+class Totals:
+    """Sums over the records of shards, added in order."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._counts: dict[SplitName, Counter[str]] = {name: Counter() for name in SPLITS}
+        self._histogram: dict[SplitName, Counter[int]] = {name: Counter() for name in SPLITS}
+        self._shards: dict[SplitName, list[tuple[int, int, int]]] = {name: [] for name in SPLITS}
+        self._dropped: Counter[tuple[str, str]] = Counter()
+        self._token_counts = [0] * vocab_size
+
+    def add(self, record: ShardRecord) -> None:
+        """Count in one shard."""
+        for name in SPLITS:
+            split = record.split(name)
+            self._counts[name].update(split.model_dump())
+            self._histogram[name].update(record.length_histogram[name])
+            self._shards[name].append((split.sequences, split.tokens, split.bytes))
+        for reason, dropped in record.dropped.items():
+            self._dropped.update({(reason, key): n for key, n in dropped.model_dump().items()})
+        for token, count in zip(record.token_ids, record.token_counts, strict=True):
+            self._token_counts[token] += count
+
+    @property
+    def has_train_sequences(self) -> bool:
+        """Whether there is anything to train on."""
+        return self._counts["train"]["sequences"] > 0
+
+    def num_dropped(self, reason: str) -> int:
+        """Documents or remainders dropped for `reason`."""
+        return self._dropped[reason, "count"]
+
+    def manifest(
+        self, settings: dict[str, Any], tokenizer_model: str, files: list[tuple[str, int]]
+    ) -> Manifest:
+        """The manifest of the store whose shards were added."""
+        reasons = dict.fromkeys(reason for reason, _ in self._dropped)
+        return Manifest(
+            settings=settings,
+            tokenizer_fingerprint=settings["tokenizer"],
+            tokenizer_model=tokenizer_model,
+            vocab_size=len(self._token_counts),
+            max_length=settings["max_length"],
+            files=files,
+            train=SplitCounts(**self._counts["train"]),
+            held_out=SplitCounts(**self._counts["held_out"]),
+            dropped={
+                reason: Dropped(
+                    count=self._dropped[reason, "count"], tokens=self._dropped[reason, "tokens"]
+                )
+                for reason in reasons
+            },
+            length_histogram={name: dict(sorted(self._histogram[name].items())) for name in SPLITS},
+            shards=self._shards,
+            token_counts=self._token_counts,
+        )

@@ -1,0 +1,162 @@
+"""Every format, gzipped and not, and every way in which a source may be bad."""
+
+import csv
+import gzip
+import io
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distilcli.config import FilesSource, HubSource
+from distilcli.errors import ConfigError, DataError
+from distilcli.sources import Reader, resolve
+
+TEXTS = ["first of all", 'quoted "words", a comma', "ümlaut and 漢字"]
+
+
+def read(**source):
+    inputs = resolve([FilesSource(**source)], "data.sources")
+    return list(Reader(inputs).documents(inputs))
+
+
+def as_csv(delimiter, **options):
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter=delimiter, **options)
+    writer.writerows([["id", "text"], *([index, text] for index, text in enumerate(TEXTS))])
+    return stream.getvalue().encode()
+
+
+def as_parquet(column="text"):
+    stream = io.BytesIO()
+    table = pa.table({"id": range(len(TEXTS)), column: TEXTS})
+    pq.write_table(table, stream, row_group_size=2)
+    return stream.getvalue()
+
+
+CONTENTS = {
+    "txt": "\n".join(TEXTS).encode(),
+    "jsonl": "\n".join(json.dumps({"id": 1, "text": text}) for text in TEXTS).encode(),
+    "csv": as_csv(","),
+    "tsv": as_csv("\t", quoting=csv.QUOTE_NONE, quotechar=None),
+    "parquet": as_parquet(),
+}
+
+
+@pytest.mark.parametrize("ending", CONTENTS)
+@pytest.mark.parametrize("compressed", [False, True, "without .gz in its name"])
+def test_every_format_gives_its_documents(tmp_path, ending, compressed):
+    path = tmp_path / (f"corpus.{ending}" + (".gz" if compressed is True else ""))
+    path.write_bytes(gzip.compress(CONTENTS[ending]) if compressed else CONTENTS[ending])
+    assert [text.rstrip("\n") for text in read(files=str(path), documents="line")] == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        ("file", ["a\nb\n\n \nc\n"]),
+        ("line", ["a\n", "b\n", "\n", " \n", "c\n"]),
+        ("blank-line", ["a\nb\n", "c\n"]),
+    ],
+)
+def test_documents_of_text_files(tmp_path, documents, expected):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\nb\n\n \nc\n")
+    assert read(files=str(path), documents=documents) == expected
+
+
+def test_globs_are_sorted_and_a_file_is_read_once(tmp_path):
+    for name in ("b.txt", "a.txt", "c[1].txt"):
+        (tmp_path / name).write_text(name)
+    files = [str(tmp_path / "c[1].txt"), str(tmp_path / "*.txt")]
+    assert read(files=files, documents="file") == ["c[1].txt", "a.txt", "b.txt"]
+
+
+def test_null_is_an_empty_document_and_blank_lines_are_none(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": null}\n\n{"text": "b"}\n')
+    assert read(files=str(path)) == ["", "b"]
+
+
+def test_csv_fields_span_lines_and_may_be_long(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text\n"one\ntwo"\n' + "x" * 200_000 + "\n")
+    assert read(files=str(path)) == ["one\ntwo", "x" * 200_000]
+
+
+BAD = {
+    "not-utf8.txt": (b"fine\nbad \xff\n", r"line 2: not UTF-8 \(byte 0xff at position 5"),
+    "json.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
+    "list.jsonl": (b"[1]\n", "line 1: not a JSON object"),
+    "column.jsonl": (b'{"body": "a", "id": 1}\n', "line 1: no column 'text'; there are: body, id"),
+    "number.jsonl": (b'\n{"text": 3}\n', "line 2: text is int, not text"),
+    "column.csv": (b"id,body\n1,a\n", "line 1: no column 'text'; there are: id, body"),
+    "fields.csv": (b"id,text\n1,a\n1,a,b\n", "line 3: 3 fields, but the header has 2"),
+    "quote.csv": (b'id,text\n1,"a\nb\n', "line 3: unexpected end of data"),
+    "column.tsv": (b"id\tbody\n", "no column 'text'"),
+    "column.parquet": (as_parquet("body"), "no column 'text'; there are: id, body"),
+    "broken.parquet": (as_parquet()[:-20], "not readable Parquet"),
+    "cut.txt.gz": (gzip.compress(os.urandom(5000).hex().encode())[:-900], "corrupt gzip"),
+    "cut.parquet.gz": (gzip.compress(as_parquet())[:-20], "corrupt gzip"),
+    "plain.txt.gz": (b"not compressed", "corrupt gzip"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_content_is_refused_with_its_place(tmp_path, name):
+    content, message = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read(files=str(path), documents="line")
+    assert str(path) in caught.value.message
+
+
+def test_a_path_or_glob_without_a_file_is_refused(tmp_path):
+    for files, message in [
+        (str(tmp_path / "*.txt"), r"\*.txt matches no file"),
+        (str(tmp_path / "missing.txt"), "missing.txt matches no file"),
+        (str(tmp_path), "is a folder"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            read(files=files, documents="file")
+
+
+def test_the_key_to_set_is_named(tmp_path):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "a.bin").touch()
+    with pytest.raises(ConfigError, match=r"data.sources.0.documents: must be said for text"):
+        read(files=str(tmp_path / "a.txt"))
+    with pytest.raises(ConfigError, match=r"data.sources.0.format: .* no ending"):
+        read(files=str(tmp_path / "a.bin"))
+
+
+def test_bytes_read_end_at_the_total(tmp_path):
+    for name in ("a.jsonl", "b.parquet"):
+        (tmp_path / name).write_bytes(CONTENTS[name.partition(".")[2]])
+    inputs = resolve([FilesSource(files=[str(tmp_path / "*")])], "data.sources")
+    reader = Reader(inputs)
+    seen = [reader.bytes_read for _ in reader.documents(inputs)]
+    assert seen == sorted(seen)
+    assert reader.bytes_read == reader.total_bytes == sum(part.num_bytes for part in inputs)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_local_folder_is_read_as_a_hub_data_set(tmp_path, ending):
+    (tmp_path / f"train.{ending}").write_bytes(CONTENTS[ending])
+    inputs = resolve([HubSource(hub=str(tmp_path))], "data.sources")
+    reader = Reader(inputs)
+    assert list(reader.documents(inputs)) == TEXTS
+    assert reader.total_bytes is None
+
+
+def test_a_hub_data_set_that_cannot_be_read_is_a_data_error(tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(CONTENTS["jsonl"])
+    for source, message in [
+        (HubSource(hub=str(tmp_path), text_column="body"), "row 1: no column 'body'; there are: "),
+        (HubSource(hub=str(tmp_path), split="test"), "data set .* after row 0: "),
+    ]:
+        with pytest.raises(DataError, match=message):
+            list(Reader([source]).documents([source]))
