@@ -381,6 +381,7 @@ def test_dead_worker_is_an_error_not_a_hang(tmp_path, tokenizer, text_file, monk
 
 
 def test_workers_start_without_the_heavy_libraries():
-    code = "import sys, distilcli.corpus; print({'torch', 'transformers', 'datasets'} & {*sys.modules})"
+    heavy = {"torch", "transformers", "datasets"}
+    code = f"import sys, distilcli.corpus; print({heavy} & {{*sys.modules}})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
