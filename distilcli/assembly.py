@@ -1,0 +1,152 @@
+"""The parts of an experiment: tokenizer, token store, teacher and initial student.
+
+What is missing is made, by one process while the others wait.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from distilcli.config import CheckpointStudent, CopiedStudent, Experiment, RandomStudent
+from distilcli.corpus import Progress, is_prepared, prepare
+from distilcli.errors import DataError, ModelError
+from distilcli.store import TokenStore, load_tokenizer
+from distilcli.students import (
+    MaskedLM,
+    build_student,
+    check_length,
+    check_pair,
+    load_masked_lm,
+    save_model,
+    verify_saved,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training needs, loaded on the CPU.
+
+    Attributes:
+        tokenizer: of the token store and both models.
+        store: the token store.
+        teacher: None when the experiment has none.
+        student: in fp32, as it starts.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    store: TokenStore
+    teacher: MaskedLM | None
+    student: MaskedLM
+
+
+def experiment_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
+    """The tokenizer that the experiment's token store is made with."""
+    revision = experiment.teacher.revision if experiment.teacher else None
+    return load_tokenizer(experiment.tokenizer_source, revision)
+
+
+def open_store(experiment: Experiment, tokenizer: PreTrainedTokenizerBase) -> TokenStore:
+    """The experiment's finished token store.
+
+    Raises:
+        DataError: it is not there, not finished, or made with another tokenizer or settings.
+    """
+    store = TokenStore.open(Path(experiment.data.store))
+    store.check_tokenizer(tokenizer)
+    if not is_prepared(experiment.data, tokenizer):
+        raise DataError(
+            f"{experiment.data.store}: made with other data settings than this experiment's",
+            "Name another data.store, or make the data section as it was.",
+        )
+    return store
+
+
+def ensure_store(
+    experiment: Experiment,
+    tokenizer: PreTrainedTokenizerBase,
+    num_proc: int,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TokenStore:
+    """The experiment's token store, prepared first if it is missing or unfinished."""
+    if is_prepared(experiment.data, tokenizer):
+        return open_store(experiment, tokenizer)
+    return prepare(experiment.data, tokenizer, num_proc, on_progress)
+
+
+def load_teacher(experiment: Experiment, dtype: torch.dtype = torch.float32) -> MaskedLM | None:
+    """The experiment's teacher, checked against its sequences; None without one."""
+    if experiment.teacher is None:
+        return None
+    teacher = load_masked_lm(
+        experiment.teacher.model, revision=experiment.teacher.revision, dtype=dtype
+    )
+    check_length(teacher, experiment.data.max_length)
+    return teacher
+
+
+def make_student(experiment: Experiment, teacher: MaskedLM | None) -> MaskedLM:
+    """The student as the experiment says it starts, checked against teacher and sequences."""
+    student = build_student(experiment.student, teacher, experiment.seed)
+    check_student(experiment, student, teacher)
+    return student
+
+
+def check_student(
+    experiment: Experiment, student: MaskedLM, teacher: MaskedLM | None
+) -> None:
+    """Refuse a student that cannot be trained in this experiment.
+
+    Raises:
+        ModelError: vocabulary, width or positions do not fit.
+    """
+    check_length(student, experiment.data.max_length)
+    if teacher is not None:
+        check_pair(student, teacher, cosine=experiment.loss.alpha_cos > 0)
+
+
+def check_vocabulary(model: MaskedLM, store: TokenStore, name: str) -> None:
+    """Refuse a model that has no embedding for some token of the store.
+
+    Raises:
+        ModelError: its vocabulary is smaller than the store's.
+    """
+    if model.config.vocab_size < store.manifest.vocab_size:
+        raise ModelError(
+            f"{name}: its vocabulary of {model.config.vocab_size} is smaller than the token "
+            f"store's of {store.manifest.vocab_size}",
+            "Use the model that the store's tokenizer belongs to, or prepare another data.store.",
+        )
+
+
+def save_initial_student(
+    student: MaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Save a new student, load it again and run it once, before anyone relies on it."""
+    save_model(student, tokenizer, folder)
+    verify_saved(student, folder)
+
+
+def load_initial_student(experiment: Experiment, folder: Path) -> MaskedLM:
+    """A student that `save_initial_student` wrote, with the experiment's dropout."""
+    return build_student(
+        CheckpointStudent(
+            model=str(folder),
+            dropout=experiment.student.dropout,
+            attention_dropout=experiment.student.attention_dropout,
+        ),
+        None,
+        experiment.seed,
+    )
+
+
+def student_description(experiment: Experiment) -> str:
+    """How the student starts, in a few words."""
+    student = experiment.student
+    if isinstance(student, CopiedStudent):
+        return "copied layers"
+    if isinstance(student, RandomStudent):
+        return "random weights"
+    return f"checkpoint {student.model}"

@@ -1,0 +1,105 @@
+"""Attention over packed sequences: block-diagonal, without building a mask.
+
+Registered with transformers' attention interface under `PACKED`; a model whose config asks for it
+must be called with `packing=Packing(...)`. Shapes: B=1 H=heads T=tokens of all sequences D=head.
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+PACKED = "distilcli_packed"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a row of tokens divides into sequences.
+
+    Attributes:
+        runs: (number of sequences, their length) for each run of neighbours of equal length.
+        boundaries: first token of each sequence, then the number of tokens; int32.
+        max_length: tokens of the longest sequence.
+    """
+
+    runs: tuple[tuple[int, int], ...]
+    boundaries: Int[Tensor, " sequences_plus_1"]
+    max_length: int
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> "Packing":
+        """The packing of sequences of these lengths, end to end."""
+        runs = tuple((len(list(group)), length) for length, group in groupby(lengths))
+        ends = torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return cls(runs, ends.to(device, non_blocking=True), max(lengths))
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Switch a model to packed attention; it then needs `packing` at every call."""
+    AttentionInterface.register(PACKED, packed_attention)
+    model.set_attn_implementation(PACKED)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H T D"],
+    value: Float[Tensor, "1 H T D"],
+    attention_mask: None,
+    *,
+    packing: Packing,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 T H D"], None]:
+    """Softmax attention of each token over the tokens of its own sequence."""
+    if query.is_cuda and dropout == 0.0 and query.dtype != torch.float32:
+        return _variable_length_attention(query, key, value, packing, scaling), None
+    num_heads, head_size = query.shape[1], query.shape[3]
+    # split, not slicing: its backward is one concatenation instead of a sum of padded copies.
+    sizes = [count * length for count, length in packing.runs]
+    outputs = []
+    for (count, length), q, k, v in zip(
+        packing.runs,
+        query[0].split(sizes, dim=1),
+        key[0].split(sizes, dim=1),
+        value[0].split(sizes, dim=1),
+        strict=True,
+    ):
+        shape = (num_heads, count, length, head_size)
+        output = scaled_dot_product_attention(
+            q.view(shape).transpose(0, 1),
+            k.view(shape).transpose(0, 1),
+            v.view(shape).transpose(0, 1),
+            dropout_p=dropout,
+            scale=scaling,
+        )
+        outputs.append(output.transpose(1, 2).reshape(count * length, num_heads, head_size))
+    return torch.cat(outputs)[None], None
+
+
+def _variable_length_attention(
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H T D"],
+    value: Float[Tensor, "1 H T D"],
+    packing: Packing,
+    scaling: float | None,
+) -> Float[Tensor, "1 T H D"]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    output = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        packing.boundaries,
+        packing.boundaries,
+        packing.max_length,
+        packing.max_length,
+        scale=scaling,
+    )
+    return output[None]

@@ -1,0 +1,210 @@
+"""Step plan and packing: which sequences make an optimiser step, and how hardware cuts them.
+
+The batch belongs to the experiment: step s is a fixed set of `global_batch_size` sequences, drawn
+from a permutation keyed on (seed, epoch). The partition belongs to the hardware: the set is cut
+into world_size x n packed micro-batches, balanced, the same n on every rank. The position in the
+data is the step number, so that is all a resume needs.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+from distilcli.errors import ConfigError
+from distilcli.masking import Masker
+from distilcli.store import Split
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One micro-batch: sequences end to end in one row, without padding.
+
+    Attributes:
+        input_ids: masked input, all sequences end to end.
+        position_ids: position of each token in its own sequence.
+        labels: the original id at chosen positions, IGNORE_INDEX elsewhere.
+        masked_positions: where labels are, in ascending order.
+        lengths: tokens of each sequence, in row order.
+        sample_ids: index of each sequence in its split, in row order.
+    """
+
+    input_ids: Int[Tensor, "1 tokens"]
+    position_ids: Int[Tensor, "1 tokens"]
+    labels: Int[Tensor, " tokens"]
+    masked_positions: Int[Tensor, " masked"]
+    lengths: tuple[int, ...]
+    sample_ids: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the row."""
+        return self.labels.shape[0]
+
+    @property
+    def num_masked(self) -> int:
+        """Positions with a label."""
+        return self.masked_positions.shape[0]
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same batch on another device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            masked_positions=self.masked_positions.to(device, non_blocking=True),
+        )
+
+
+class StepPlan:
+    """Which sequences each optimiser step, rank and micro-batch holds.
+
+    Sequences left over at the end of an epoch (fewer than a global batch) are not drawn in that
+    epoch; the permutation changes, so they differ from epoch to epoch.
+
+    Args:
+        lengths: tokens of every sequence of the training split.
+        global_batch_size: sequences in a step.
+        tokens_per_micro_batch: bound on the tokens of one micro-batch.
+        seed: of the permutations.
+
+    Raises:
+        ConfigError: the split is smaller than one global batch.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        global_batch_size: int,
+        tokens_per_micro_batch: int,
+        seed: int,
+    ) -> None:
+        self.lengths = lengths
+        self.global_batch_size = global_batch_size
+        self.tokens_per_micro_batch = tokens_per_micro_batch
+        self.seed = seed
+        self.steps_per_epoch = len(lengths) // global_batch_size
+        if self.steps_per_epoch == 0:
+            raise ConfigError(
+                f"train.global_batch_size {global_batch_size} is more than the "
+                f"{len(lengths)} sequences of the training split",
+                "Lower train.global_batch_size or add text.",
+            )
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, that `step`, from 0, belongs to."""
+        return step // self.steps_per_epoch
+
+    def samples(self, step: int) -> Int64[np.ndarray, " batch"]:
+        """Indices of the sequences of one step, the same on every rank."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            self._permutation = generator.permutation(len(self.lengths))
+            self._epoch = epoch
+        first = index * self.global_batch_size
+        return self._permutation[first : first + self.global_batch_size]
+
+    def micro_batches(self, step: int, rank: int, world_size: int) -> list[list[int]]:
+        """The micro-batches of `rank` in one step, as lists of sequence indices.
+
+        Raises:
+            ConfigError: there are fewer sequences than micro-batches to fill.
+        """
+        samples = self.samples(step)
+        bins = balanced_bins(
+            samples, self.lengths[samples], self.tokens_per_micro_batch, world_size
+        )
+        return bins[rank::world_size]
+
+
+def balanced_bins(
+    samples: np.ndarray, lengths: np.ndarray, tokens_per_bin: int, multiple: int
+) -> list[list[int]]:
+    """Deal sequences into the fewest bins, a multiple of `multiple`, of at most `tokens_per_bin`.
+
+    Longest first, each into the emptiest bin; within a bin sequences stay sorted by length, so
+    that equal lengths are neighbours.
+
+    Raises:
+        ConfigError: a bin would stay empty.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    longest_first = [(int(samples[i]), int(lengths[i])) for i in order]
+    rounds = max(1, math.ceil(int(lengths.sum()) / (tokens_per_bin * multiple)))
+    while True:
+        num_bins = rounds * multiple
+        if num_bins > len(longest_first):
+            raise ConfigError(
+                f"train.global_batch_size {len(longest_first)} gives fewer sequences than the "
+                f"{num_bins} micro-batches of a step",
+                "Raise train.global_batch_size or train.tokens_per_micro_batch, "
+                "or use fewer processes.",
+            )
+        heap = [(0, index) for index in range(num_bins)]
+        bins: list[list[int]] = [[] for _ in range(num_bins)]
+        for sample, length in longest_first:
+            tokens, index = heap[0]
+            bins[index].append(sample)
+            heapq.heapreplace(heap, (tokens + length, index))
+        if max(heap)[0] <= tokens_per_bin:
+            return bins
+        rounds += 1
+
+
+def pack(split: Split, samples: Sequence[int], masker: Masker, epoch: int) -> PackedBatch:
+    """Read, mask and lay end to end the given sequences of a split."""
+    rows = [split.tokens(sample) for sample in samples]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    original = np.concatenate(rows).astype(np.int32)
+    sample_ids = np.asarray(samples, dtype=np.int64)
+    masked, chosen = masker.mask(original, lengths, sample_ids, epoch)
+    starts = np.cumsum(lengths) - lengths
+    position_ids = np.arange(len(original), dtype=np.int64) - np.repeat(starts, lengths)
+    labels = np.where(chosen, original, IGNORE_INDEX).astype(np.int64)
+    return PackedBatch(
+        input_ids=torch.from_numpy(masked.astype(np.int64))[None],
+        position_ids=torch.from_numpy(position_ids)[None],
+        labels=torch.from_numpy(labels),
+        masked_positions=torch.from_numpy(np.flatnonzero(chosen)),
+        lengths=tuple(lengths.tolist()),
+        sample_ids=tuple(int(sample) for sample in samples),
+    )
+
+
+def held_out_batches(
+    split: Split,
+    masker: Masker,
+    num_sequences: int,
+    tokens_per_micro_batch: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[PackedBatch]:
+    """Packed micro-batches of this rank's share of an evenly spaced choice of a split.
+
+    The mask is that of epoch 0, so every pass sees the same one.
+    """
+    step = max(1, len(split) // num_sequences)
+    samples = np.arange(0, len(split), step)[:num_sequences][rank::world_size]
+    by_length = samples[np.argsort(split.lengths[samples], kind="stable")]
+    batch: list[int] = []
+    tokens = 0
+    for sample in by_length.tolist():
+        length = int(split.lengths[sample])
+        if batch and tokens + length > tokens_per_micro_batch:
+            yield pack(split, batch, masker, epoch=0)
+            batch, tokens = [], 0
+        batch.append(sample)
+        tokens += length
+    if batch:
+        yield pack(split, batch, masker, epoch=0)

@@ -1,0 +1,202 @@
+"""The commands. Each is thin: it reads the experiment, calls one function, prints the result.
+
+Only the standard library and Typer are imported here; the rest inside the commands, so that
+`--help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distilcli import __version__
+
+if TYPE_CHECKING:
+    from distilcli.config import Experiment
+    from distilcli.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Experiment file (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings to override.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+NumProcOption = Annotated[
+    int | None, typer.Option("--num-proc", min=1, help="Processes that tokenise; all cores.")
+]
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit code."""
+    app(prog_name="distilcli")
+
+
+@contextmanager
+def _console(as_json: bool) -> Iterator["Console"]:
+    """A console for one command, and the one place where errors become exit codes."""
+    from distilcli.console import Console
+    from distilcli.errors import DistilError
+
+    console = Console(as_json)
+    try:
+        yield console
+    except DistilError as error:
+        if os.environ.get("DISTILCLI_DEBUG") == "1":
+            raise
+        console.error(error)
+        # Under torchrun the other ranks may be waiting for this one: leave without ceremony.
+        sys.stderr.flush()
+        raise typer.Exit(error.exit_code) from None
+
+
+def _load(config: Path, overrides: list[str] | None) -> "Experiment":
+    from distilcli.config import load
+
+    return load(config, overrides)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Compress BERT into DistilBERT-style students."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def prepare(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    num_proc: NumProcOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Turn the experiment's text into its token store; shards that are done are skipped."""
+    with _console(json_output) as console:
+        experiment = _load(config, overrides)
+        from distilcli.commands import prepare_and_show
+
+        prepare_and_show(experiment, num_proc or os.cpu_count() or 1, console)
+
+
+@app.command("init-student")
+def init_student(
+    overrides: Overrides = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Experiment file (YAML).")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher to copy from, instead of --config.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the student, with --teacher.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Teacher layers to copy, such as 0,2,4.")
+    ] = None,
+    num_layers: Annotated[
+        int | None, typer.Option(min=1, help="Depth of the student; half the teacher's.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="alternate, spread, top or bottom; alternate.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a student that is there.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Build the student from the teacher and show what was copied."""
+    with _console(json_output) as console:
+        from distilcli.commands import init_from_experiment, init_from_teacher
+        from distilcli.errors import ConfigError
+
+        alone = {"--output": output, "--layers": layers, "--num-layers": num_layers}
+        alone |= {"--strategy": strategy}
+        if config is not None and teacher is None:
+            given = [name for name, value in alone.items() if value is not None]
+            if given:
+                raise ConfigError(f"{given[0]} goes with --teacher, not with --config")
+            init_from_experiment(_load(config, overrides), force, console)
+        elif teacher is not None and config is None and output is not None:
+            if overrides:
+                raise ConfigError(f"{overrides[0]!r}: overrides go with --config")
+            init_from_teacher(teacher, output, layers, num_layers, strategy, force, console)
+        else:
+            raise ConfigError("give either --config FILE, or --teacher MODEL and --output DIR")
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint, or start.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove what ran in the run folder and start again.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, run two steps, write nothing.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Distil a student: prepare and initialise what is missing, then train."""
+    with _console(json_output) as console:
+        from distilcli.errors import ConfigError, Interrupted
+
+        experiment = _load(config, overrides)
+        if resume and force:
+            raise ConfigError("--resume and --force exclude each other")
+        from distilcli.commands import dry_run_and_show, train_and_show
+
+        if dry_run:
+            dry_run_and_show(experiment, console)
+            return
+        try:
+            train_and_show(experiment, resume=resume, force=force, console=console)
+        except Interrupted as interrupted:
+            import shlex
+
+            command = ["distilcli", "train", "--config", str(config), *(overrides or [])]
+            interrupted.hint = f"{shlex.join(command)} --resume"
+            raise
+
+
+@app.command("eval")
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL|RUN]... [KEY.SUB=VALUE]...",
+            help="Folders or hub names to evaluate (the experiment's run without), and overrides.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Experiment file; a run folder brings its own."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write results.json; the run folder.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure students beside their teacher on held-out text: quality, size, speed."""
+    with _console(json_output) as console:
+        from distilcli.commands import evaluate_and_show
+
+        given = models or []
+        overrides = [word for word in given if "=" in word]
+        names = [word for word in given if "=" not in word]
+        evaluate_and_show(names, config, overrides, output, console)

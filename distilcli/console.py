@@ -1,0 +1,176 @@
+"""The only printer: results on stdout, everything else on stderr.
+
+With `--json` stdout gets one object; without, a table for people. Under `torchrun` only the first
+process prints.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from distilcli.errors import DistilError
+
+_SHOWN_METRICS = {
+    "loss/total": "loss",
+    "loss/kl": "kl",
+    "loss/mlm": "mlm",
+    "loss/cos": "cos",
+    "loss/mse": "mse",
+    "held_out/loss": "held-out",
+    "held_out/accuracy": "accuracy",
+    "held_out/agreement": "agreement",
+}
+
+
+class Console:
+    """Prints for one command.
+
+    Args:
+        as_json: the result goes to stdout as one JSON object.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        quiet = os.environ.get("RANK", "0") != "0"
+        self._out = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+        self._err = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=self._err,
+            disable=quiet or not self._err.is_terminal,
+        )
+
+    def note(self, text: str) -> None:
+        """Say what is going on."""
+        self._err.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Say what looks wrong."""
+        self._err.print(f"warning: {text}", style="yellow", markup=False)
+
+    def error(self, error: DistilError) -> None:
+        """Say what failed and what to do next."""
+        self._err.print(f"error: {error.message}", style="bold red", markup=False)
+        if error.hint:
+            self._err.print(error.hint, markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table on stdout; nothing with `--json`."""
+        if self.as_json:
+            return
+        table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        self._out.print(table, markup=False)
+
+    def say(self, text: str) -> None:
+        """A line of the result for people, on stdout; nothing with `--json`."""
+        if not self.as_json:
+            self._out.print(text, markup=False)
+
+    def result(self, record: dict[str, Any]) -> None:
+        """The result for programs: one object on stdout with `--json`, else nothing."""
+        if self.as_json and not self._out.quiet:
+            sys.stdout.write(json.dumps(record) + "\n")
+            sys.stdout.flush()
+
+    @contextmanager
+    def bar(self, description: str, unit: str) -> Iterator["Bar"]:
+        """A progress bar on a terminal; a line every half minute elsewhere."""
+        with self._progress:
+            task = self._progress.add_task(description, total=None)
+            yield Bar(self, self._progress, task, description, unit)
+
+
+class Bar:
+    """Progress of one activity."""
+
+    _SECONDS_BETWEEN_LINES = 30.0
+
+    def __init__(
+        self, console: Console, progress: Progress, task: TaskID, description: str, unit: str
+    ) -> None:
+        self._console = console
+        self._progress = progress
+        self._task = task
+        self._description = description
+        self._unit = unit
+        self._start = self._last_line = time.monotonic()
+
+    def update(self, done: float, total: float | None, text: str) -> None:
+        """Show that `done` of `total` is done."""
+        self._progress.update(
+            self._task,
+            completed=done,
+            total=total,
+            description=f"{self._description}  {text}",
+        )
+        now = time.monotonic()
+        if self._progress.disable and now - self._last_line > self._SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            share = f"{100 * done / total:.0f} %, " if total else ""
+            self._console.note(f"{self._description}: {share}{text}")
+
+
+class TrainingLog:
+    """Lines and a bar for the training loop, with the time to finish."""
+
+    def __init__(self, console: Console, bar: Bar) -> None:
+        self._console = console
+        self._bar = bar
+        self._first: tuple[float, int] | None = None
+
+    def metrics(self, record: dict[str, Any], total_steps: int) -> None:
+        """Show the record of the latest step."""
+        step = record["step"]
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, step)
+        parts = [f"step {step}/{total_steps}"]
+        for key, name in _SHOWN_METRICS.items():
+            if key in record:
+                parts.append(f"{name} {record[key]:.4f}")
+        parts.append(f"lr {record['optim/lr']:.2e}")
+        parts.append(f"{record['speed/tokens_per_second']:,.0f} tokens/s")
+        start, first_step = self._first
+        if step > first_step:
+            left = (now - start) / (step - first_step) * (total_steps - step)
+            parts.append(f"{duration(left)} to go")
+        self._console.note("  ".join(parts))
+        self._bar.update(step, total_steps, "")
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: 42 s, 7 min, 3 h 05 min, 2 d 4 h."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    if hours < 48:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage, or a dash when it is not known."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with fixed digits, or a dash when it is not known."""
+    return "-" if value is None else f"{value:.{digits}f}"

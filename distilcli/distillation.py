@@ -1,0 +1,165 @@
+"""Teacher, student and losses as one module: what accelerate wraps, so that DDP sees every use.
+
+Its `forward` takes one packed micro-batch and returns the weighted total, which carries the
+gradient, and the plain sum of each term. Nothing is averaged here.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from distilcli.attention import Packing, use_packed_attention
+from distilcli.batches import PackedBatch
+from distilcli.config import LossConfig
+from distilcli.losses import (
+    Coefficients,
+    Projection,
+    fused_vocabulary_losses,
+    hidden_cosine_distance,
+)
+from distilcli.students import MaskedLM, decoder, encoder, head_features
+
+TERMS = ("ce", "mlm", "cos", "mse")
+
+
+class LossSums(NamedTuple):
+    """One micro-batch: the weighted total and the sums of `TERMS`, detached, in that order."""
+
+    total: Float[Tensor, ""]
+    terms: Float[Tensor, " 4"]
+
+
+class Distillation(nn.Module):
+    """Runs student and teacher over the same masked input and compares them.
+
+    Args:
+        student: the model that is trained.
+        teacher: frozen here and kept in eval mode; None: hard targets alone.
+        loss: weights, temperature, positions.
+    """
+
+    def __init__(self, student: MaskedLM, teacher: MaskedLM | None, loss: LossConfig) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.loss = loss
+        use_packed_attention(student)
+        if teacher is not None:
+            use_packed_attention(teacher)
+            teacher.requires_grad_(False).eval()
+        self._uses_head = bool(self._alpha("ce") or loss.alpha_mlm or self._alpha("mse"))
+        if not self._uses_head:
+            _freeze_head(student)
+
+    def train(self, mode: bool = True) -> "Distillation":
+        """Set the student's mode; the teacher stays in eval mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: PackedBatch, coefficients: Coefficients) -> LossSums:
+        """Loss sums of one micro-batch.
+
+        Args:
+            batch: packed sequences on this module's device.
+            coefficients: alpha / global count of each term.
+        """
+        packing = Packing.of(batch.lengths, batch.labels.device)
+        student_hidden = run_encoder(self.student, batch, packing)
+        teacher_hidden = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher_hidden = run_encoder(self.teacher, batch, packing)
+
+        zero = coefficients.ce.new_zeros(())
+        total, ce, mlm, cos, mse = zero, zero, zero, zero, zero
+        if self._uses_head:
+            vocabulary = self._vocabulary_losses(
+                batch, student_hidden, teacher_hidden, coefficients
+            )
+            total, ce, mlm, mse = vocabulary
+        if self._alpha("cos"):
+            assert teacher_hidden is not None
+            distance = hidden_cosine_distance(student_hidden.float(), teacher_hidden.float())
+            total = total + coefficients.cos * distance
+            cos = distance.detach()
+        return LossSums(total, torch.stack([ce, mlm, cos, mse]).detach())
+
+    def counts(self, batch: PackedBatch) -> list[int]:
+        """How many tokens each of `TERMS` is summed over."""
+        soft = batch.num_tokens if self.loss.positions == "all" else batch.num_masked
+        return [
+            soft if self._alpha("ce") else 0,
+            batch.num_masked if self.loss.alpha_mlm else 0,
+            batch.num_tokens if self._alpha("cos") else 0,
+            soft if self._alpha("mse") else 0,
+        ]
+
+    def alphas(self) -> list[float]:
+        """Weight of each of `TERMS`; 0 for those that need a teacher when there is none."""
+        return [self._alpha(term) for term in TERMS]
+
+    def _alpha(self, term: str) -> float:
+        alpha: float = getattr(self.loss, f"alpha_{term}")
+        return alpha if term == "mlm" or self.teacher is not None else 0.0
+
+    def _vocabulary_losses(
+        self,
+        batch: PackedBatch,
+        student_hidden: Float[Tensor, "tokens hidden"],
+        teacher_hidden: Float[Tensor, "tokens hidden"] | None,
+        coefficients: Coefficients,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        needs_soft_targets = bool(self._alpha("ce") or self._alpha("mse"))
+        positions = batch.masked_positions
+        if needs_soft_targets and self.loss.positions == "all":
+            positions = _masked_first(batch)
+        teacher = None
+        if needs_soft_targets:
+            assert self.teacher is not None and teacher_hidden is not None
+            with torch.no_grad():
+                teacher = vocabulary_projection(self.teacher, teacher_hidden[positions])
+        return fused_vocabulary_losses(
+            vocabulary_projection(self.student, student_hidden[positions]),
+            teacher,
+            batch.labels[batch.masked_positions],
+            coefficients,
+            self.loss.temperature,
+        )
+
+
+def run_encoder(
+    model: MaskedLM, batch: PackedBatch, packing: Packing
+) -> Float[Tensor, "tokens hidden"]:
+    """Last hidden states of a model with packed attention."""
+    output = encoder(model)(
+        input_ids=batch.input_ids, position_ids=batch.position_ids, packing=packing
+    )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def vocabulary_projection(
+    model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
+) -> Projection:
+    """The masked-LM head of a model, up to but without the product that makes logits."""
+    projection = decoder(model)
+    return Projection(head_features(model, hidden), projection.weight, projection.bias)
+
+
+def _masked_first(batch: PackedBatch) -> Int[Tensor, " tokens"]:
+    """All positions, the masked ones first: then labels are a prefix, known without a sync."""
+    is_masked = torch.zeros_like(batch.labels, dtype=torch.bool)
+    is_masked[batch.masked_positions] = True
+    return torch.argsort((~is_masked).to(torch.int8), stable=True)
+
+
+def _freeze_head(student: MaskedLM) -> None:
+    """Without a loss on logits the head gets no gradient, and DDP would wait for one."""
+    trained = {id(parameter) for parameter in encoder(student).parameters()}
+    for parameter in student.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)

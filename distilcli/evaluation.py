@@ -1,0 +1,170 @@
+"""Students beside their teacher: quality on held-out text, size, and speed on this machine.
+
+Quality is measured under one fixed mask (`validation.py`); speed with the plain transformers
+forward pass that users will run, on the CPU, the models taking turns.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from distilcli.attention import use_packed_attention
+from distilcli.batches import held_out_batches
+from distilcli.config import Experiment
+from distilcli.errors import DataError
+from distilcli.store import Split, TokenStore
+from distilcli.students import MaskedLM, num_parameters, size_mib
+from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
+
+_WARMUP_RUNS = 2
+_LATENCY_RUNS = 15
+_THROUGHPUT_RUNS = 5
+_THROUGHPUT_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Forward passes of the encoder and head on the CPU, medians.
+
+    Attributes:
+        latency_ms: one sequence of `length` tokens, milliseconds.
+        sequences_per_second: in batches of `batch_size` sequences of `length` tokens.
+        length: tokens of a sequence: the median of the held-out text.
+        batch_size: sequences in a batch.
+        threads: CPU threads used.
+    """
+
+    latency_ms: float
+    sequences_per_second: float
+    length: int
+    batch_size: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's row.
+
+    Attributes:
+        name: folder or hub name.
+        parameters: tied ones counted once.
+        size_mib: of the weights as they are stored.
+        scores: held-out quality.
+        retained: accuracy over the teacher's; None without a teacher.
+        speed: None when it was not measured.
+    """
+
+    name: str
+    parameters: int
+    size_mib: float
+    scores: HeldOutScores
+    retained: float | None
+    speed: Speed | None
+
+    def record(self) -> dict[str, Any]:
+        """For results.json."""
+        return {**asdict(self), "perplexity": self.scores.perplexity}
+
+
+def evaluate(
+    models: dict[str, MaskedLM],
+    teacher_name: str | None,
+    experiment: Experiment,
+    store: TokenStore,
+    tokenizer: PreTrainedTokenizerBase,
+    on_note: Callable[[str], None],
+) -> list[Evaluation]:
+    """Measure models on all held-out text of a store.
+
+    Args:
+        models: by name, all with the store's vocabulary.
+        teacher_name: which of them the others are compared with.
+        on_note: told what is being measured.
+
+    Raises:
+        DataError: the store has no held-out text.
+    """
+    if not len(store.held_out):
+        raise DataError(
+            f"{experiment.data.store}: no held-out text to evaluate on",
+            "Set data.held_out_fraction or data.held_out_sources and prepare another store.",
+        )
+    on_note("measuring speed on the CPU")
+    speeds = measure_speed(models, store.held_out)
+    accelerator = Accelerator()
+    masker = held_out_masker(store, tokenizer, experiment.masking.mlm_probability)
+    teacher = models[teacher_name] if teacher_name else None
+    scores = {}
+    for name, model in models.items():
+        on_note(f"measuring quality of {name}")
+        use_packed_attention(model.to(accelerator.device))
+        if teacher is not None:
+            use_packed_attention(teacher.to(accelerator.device))
+        batches = held_out_batches(
+            store.held_out,
+            masker,
+            len(store.held_out),
+            experiment.train.tokens_per_micro_batch,
+        )
+        scores[name] = held_out_scores(model, teacher, batches, accelerator)
+    reference = scores[teacher_name].accuracy if teacher_name else None
+    return [
+        Evaluation(
+            name=name,
+            parameters=num_parameters(model),
+            size_mib=size_mib(model),
+            scores=scores[name],
+            retained=scores[name].accuracy / reference if reference else None,
+            speed=speeds[name],
+        )
+        for name, model in models.items()
+    ]
+
+
+def measure_speed(models: dict[str, MaskedLM], split: Split) -> dict[str, Speed]:
+    """Latency and throughput of each model on the CPU; they take turns, so noise hits all."""
+    length = int(statistics.median(split.lengths.tolist()))
+    tokens = _sequences(split, length)
+    for model in models.values():
+        model.to("cpu").eval().set_attn_implementation("sdpa")
+    single = _medians(models, tokens[:1], _LATENCY_RUNS)
+    batched = _medians(models, tokens, _THROUGHPUT_RUNS)
+    return {
+        name: Speed(
+            latency_ms=1000 * single[name],
+            sequences_per_second=len(tokens) / batched[name],
+            length=length,
+            batch_size=len(tokens),
+            threads=torch.get_num_threads(),
+        )
+        for name in models
+    }
+
+
+def _sequences(split: Split, length: int) -> Tensor:
+    """Real held-out tokens, cut or repeated to a batch of equal length."""
+    rows = []
+    for index in range(_THROUGHPUT_BATCH):
+        row = torch.from_numpy(split.tokens(index % len(split)).astype("int64"))
+        rows.append(row.repeat(length // len(row) + 1)[:length])
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def _medians(models: dict[str, MaskedLM], input_ids: Tensor, runs: int) -> dict[str, float]:
+    """Median seconds of one forward pass of each model."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for run in range(_WARMUP_RUNS + runs):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model(input_ids=input_ids)
+            if run >= _WARMUP_RUNS:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}

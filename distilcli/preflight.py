@@ -1,0 +1,137 @@
+"""`train --dry-run`: find what cannot work, and what it will cost, before the hours are spent."""
+
+import resource
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from distilcli.assembly import Parts
+from distilcli.batches import IGNORE_INDEX, PackedBatch, held_out_batches
+from distilcli.config import Experiment
+from distilcli.errors import ModelError
+from distilcli.signals import StopSignals
+from distilcli.store import TokenStore
+from distilcli.students import num_parameters
+from distilcli.training import Trainer
+from distilcli.validation import held_out_masker, held_out_scores
+
+_NUM_STEPS = 2
+_NUM_SEQUENCES = 200
+_MIB = 2**20
+_FLOATS_PER_PARAMETER = 3  # the weight and AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What two steps on this machine say about the whole run.
+
+    Attributes:
+        losses: weighted total of each step tried.
+        teacher_loss: held-out masked-LM loss of the teacher, nats a token; None without either.
+        unigram_loss: the same of a model that knows only token frequencies.
+        tokens_per_second: of the last step, all processes together.
+        peak_memory_gib: of one process: of its GPU, or resident on the CPU.
+        checkpoint_mib: size of one checkpoint.
+    """
+
+    num_processes: int
+    micro_batches: int
+    total_steps: int
+    steps_per_epoch: int
+    losses: list[float]
+    teacher_loss: float | None
+    unigram_loss: float | None
+    tokens_per_second: float
+    seconds_to_finish: float
+    peak_memory_gib: float
+    checkpoint_mib: float
+
+
+def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) -> Preflight:
+    """Try the teacher and two optimiser steps; nothing is written.
+
+    Raises:
+        ModelError: the teacher predicts held-out text no better than token frequencies do.
+        NonFiniteLossError: a step's loss is not finite.
+    """
+    trainer = Trainer(experiment, parts, accelerator)
+    teacher_loss, unigram = _teacher_sanity(experiment, parts, accelerator)
+    trainer.distillation.train()
+    stop = StopSignals()
+    losses, seconds, tokens = [], 0.0, 0
+    for _ in range(min(_NUM_STEPS, trainer.total_steps)):
+        before = trainer.state.tokens
+        start = time.perf_counter()
+        trainer.step(stop)
+        seconds = time.perf_counter() - start
+        tokens = trainer.state.tokens - before
+        losses.append(trainer.latest_loss())
+    parameters = num_parameters(parts.student)
+    first = trainer.plan.micro_batches(0, 0, accelerator.num_processes)
+    return Preflight(
+        num_processes=accelerator.num_processes,
+        micro_batches=len(first),
+        total_steps=trainer.total_steps,
+        steps_per_epoch=trainer.plan.steps_per_epoch,
+        losses=losses,
+        teacher_loss=teacher_loss,
+        unigram_loss=unigram,
+        tokens_per_second=tokens / seconds,
+        seconds_to_finish=seconds * trainer.total_steps,
+        peak_memory_gib=_peak_memory_gib(accelerator.device),
+        checkpoint_mib=_FLOATS_PER_PARAMETER * 4 * parameters / _MIB,
+    )
+
+
+def _teacher_sanity(
+    experiment: Experiment, parts: Parts, accelerator: Accelerator
+) -> tuple[float | None, float | None]:
+    """Held-out loss of the teacher and of token frequencies, in nats a masked token."""
+    if not len(parts.store.held_out):
+        return None, None
+    masker = held_out_masker(parts.store, parts.tokenizer, experiment.masking.mlm_probability)
+    batches = list(
+        held_out_batches(
+            parts.store.held_out,
+            masker,
+            _NUM_SEQUENCES,
+            experiment.train.tokens_per_micro_batch,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+    )
+    unigram = unigram_loss(parts.store, batches, accelerator)
+    if parts.teacher is None:
+        return None, unigram
+    teacher_loss = held_out_scores(parts.teacher, None, batches, accelerator).loss
+    if not teacher_loss < unigram:
+        raise ModelError(
+            f"teacher.model {experiment.teacher.model if experiment.teacher else ''}: its "
+            f"held-out masked-LM loss, {teacher_loss:.3f}, is no better than the "
+            f"{unigram:.3f} of token frequencies alone",
+            "Check that the teacher and its tokenizer belong together and know this text.",
+        )
+    return teacher_loss, unigram
+
+
+def unigram_loss(
+    store: TokenStore, batches: list[PackedBatch], accelerator: Accelerator
+) -> float:
+    """Cross-entropy of the masked tokens under the training split's token frequencies."""
+    counts = store.token_counts.astype(np.float64) + 1.0
+    log_probs = torch.from_numpy(np.log(counts / counts.sum()))
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:
+        labels = batch.labels[batch.labels != IGNORE_INDEX].cpu()
+        sums += torch.stack([-log_probs[labels].sum(), torch.tensor(float(len(labels)))])
+    total, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+    return float(total / max(count, 1.0))
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

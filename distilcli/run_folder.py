@@ -1,0 +1,179 @@
+"""The folder of one run: what may be written where, and what a resume may change.
+
+    runs/NAME/  experiment.yaml  environment.json  metrics.jsonl  checkpoints/
+                initial-student/  student/  results.json
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distilcli import __version__
+from distilcli.config import Experiment, dump
+from distilcli.errors import RunFolderError
+
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
+# Keys that may differ at a resume: they change the partition or the cadence, not the training.
+_FREE_KEYS = frozenset(
+    {
+        "train.tokens_per_micro_batch",
+        "train.log_every",
+        "train.save_every",
+        "train.keep_checkpoints",
+        "train.trackers",
+        "output_dir",
+    }
+)
+
+
+class RunFolder:
+    """Paths and records of one run.
+
+    Args:
+        root: the run folder; it need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+        self.metrics = root / "metrics.jsonl"
+        self.initial_student = root / "initial-student"
+        self.student = root / "student"
+        self.experiment = root / "experiment.yaml"
+
+    @property
+    def has_run(self) -> bool:
+        """Whether training has begun here."""
+        return self.metrics.exists() or self.checkpoints.exists() or self.student.exists()
+
+    def check(self, experiment: Experiment, *, resume: bool, force: bool) -> None:
+        """Refuse a folder that another run, or another experiment, already uses.
+
+        Raises:
+            RunFolderError: training has begun here and neither `resume` nor `force` is given, or
+                `resume` is and the experiment differs where it must not.
+        """
+        if not self.has_run or force:
+            return
+        if not resume:
+            raise RunFolderError(
+                f"{self.root}: this run folder exists",
+                "Go on with --resume, start again with --force, or choose another name=...",
+            )
+        changed = self._changed_keys(experiment)
+        if changed:
+            raise RunFolderError(
+                f"{self.root}: its checkpoints are of another experiment; "
+                f"these keys differ: {', '.join(changed)}",
+                "Resume with the same experiment, or choose another name=...",
+            )
+
+    def begin(self, experiment: Experiment, *, force: bool) -> None:
+        """Write the resolved experiment and the environment; with `force`, remove what ran here."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if force:
+                for folder in (self.checkpoints, self.student, self.initial_student):
+                    shutil.rmtree(folder, ignore_errors=True)
+                self.metrics.unlink(missing_ok=True)
+            write_atomically(self.experiment, dump(experiment))
+            environment = json.dumps(describe_environment(), indent=1) + "\n"
+            write_atomically(self.root / "environment.json", environment)
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.root}: cannot be written ({error})", "Choose another output_dir=..."
+            ) from error
+
+    def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add one line a record to `metrics.jsonl`."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the records of steps after `step`, which a resume will do again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break  # a line that a kill cut short: nothing after it counts
+            if record["step"] > step:
+                break
+            kept.append(line)
+        write_atomically(self.metrics, "".join(kept))
+
+    def _changed_keys(self, experiment: Experiment) -> list[str]:
+        try:
+            before = yaml.safe_load(self.experiment.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise RunFolderError(f"{self.experiment}: cannot be read ({error})") from error
+        old = dict(_leaves(before, ""))
+        new = dict(_leaves(experiment.model_dump(mode="json"), ""))
+        differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+        return sorted(differing - _FREE_KEYS)
+
+
+def _leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's contents in one step: a kill leaves the old or the new, never a mixture."""
+    aside = path.with_name(f".{path.name}.writing")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware, command and commit, as far as they can be known."""
+    import torch
+
+    packages = {}
+    for package in _PACKAGES:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "distilcli": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "command": sys.argv,
+        "commit": _commit(),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda_devices": [
+            torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+        ],
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of the working directory, if it is in a repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
