@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # The main job on the built-in English teacher and text: prepare, initialise, train, evaluate, with
 # a student from random weights beside it. Under 6 minutes on 2 cores once .venv is there.
-# Can be run again: it starts the two trainings afresh.
+# Can be run again: it removes runs/quickstart and runs/quickstart-random and starts afresh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
 config=(--config configs/quickstart.yaml)
 
-distilcli prepare "${config[@]}"
-distilcli init-student "${config[@]}" --force
-distilcli train "${config[@]}" --force
-# The same steps from random weights: what the copied layers are worth.
-distilcli train "${config[@]}" --force name=quickstart-random student.kind=random
+rm -rf runs/quickstart runs/quickstart-random
 
-distilcli eval builtin:teacher runs/quickstart/initial-student runs/quickstart/student \
+distilcli prepare "${config[@]}"
+distilcli init-student "${config[@]}"
+distilcli train "${config[@]}"
+# The same steps from random weights: what the copied layers are worth.
+distilcli train "${config[@]}" name=quickstart-random student.kind=random
+
+# The teacher is shown by itself, as the first row.
+distilcli eval runs/quickstart/initial-student runs/quickstart/student \
     runs/quickstart-random/student "${config[@]}"
 
 echo
