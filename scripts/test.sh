@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Style, types and tests in the pinned environment; arguments go to pytest.
-# About 10 minutes on 2 cores: bash scripts/test.sh; one file: bash scripts/test.sh tests/test_losses.py
+# About 10 minutes on 2 cores. One file: bash scripts/test.sh tests/test_losses.py
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
