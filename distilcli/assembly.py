@@ -94,9 +94,7 @@ def make_student(experiment: Experiment, teacher: MaskedLM | None) -> MaskedLM:
     return student
 
 
-def check_student(
-    experiment: Experiment, student: MaskedLM, teacher: MaskedLM | None
-) -> None:
+def check_student(experiment: Experiment, student: MaskedLM, teacher: MaskedLM | None) -> None:
     """Refuse a student that cannot be trained in this experiment.
 
     Raises:

@@ -125,9 +125,7 @@ def init_from_teacher(
     try:
         settings = CopiedStudent(num_layers=num_layers, layers=chosen)
     except ValueError:
-        raise ConfigError(
-            f"--strategy {strategy}: not alternate, spread, top or bottom"
-        ) from None
+        raise ConfigError(f"--strategy {strategy}: not alternate, spread, top or bottom") from None
     tokenizer = load_tokenizer(teacher_name)
     teacher = load_masked_lm(teacher_name)
     student = build_student(settings, teacher, seed=0)
@@ -224,9 +222,7 @@ def _show_student(
     )
 
 
-def train_and_show(
-    experiment: Experiment, *, resume: bool, force: bool, console: Console
-) -> None:
+def train_and_show(experiment: Experiment, *, resume: bool, force: bool, console: Console) -> None:
     """`distilcli train`."""
     accelerator = make_accelerator(experiment)
     folder = RunFolder(experiment.run_folder)
@@ -348,9 +344,7 @@ def evaluate_and_show(
     console.result(record)
 
 
-def _experiment_of(
-    names: list[str], config: Path | None, overrides: list[str]
-) -> Experiment:
+def _experiment_of(names: list[str], config: Path | None, overrides: list[str]) -> Experiment:
     if config is not None:
         return load(config, overrides)
     for name in names:

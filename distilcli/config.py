@@ -56,7 +56,8 @@ class TeacherConfig(Section):
     model: str = Field(description="Folder, hub name or builtin:NAME of a BertForMaskedLM.")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
     precision: Precision = Field(
-        "auto", description="Of the teacher's weights; auto: bf16 where the hardware computes in it."
+        "auto",
+        description="Of the teacher's weights; auto: bf16 where the hardware computes in it.",
     )
 
 
@@ -75,7 +76,8 @@ class CopiedStudent(_StudentShape):
     kind: Literal["copied"] = "copied"
     num_layers: PositiveInt | None = Field(None, description="Depth; null: half the source's.")
     layers: LayerStrategy | list[Count] = Field(
-        "alternate", description="Which source layers to copy: a strategy or a list of indices from 0."
+        "alternate",
+        description="Which source layers to copy: a strategy or a list of indices from 0.",
     )
     source: str | None = Field(None, description="BERT to copy from; null: the teacher.")
 
@@ -86,7 +88,8 @@ class CheckpointStudent(_StudentShape):
     kind: Literal["checkpoint"] = "checkpoint"
     model: str = Field(description="Folder, hub name or builtin:NAME of the model to start from.")
     new_head: StrictBool = Field(
-        False, description="Give a model without a masked-LM head a new one, tied to its embeddings."
+        False,
+        description="Give a model without a masked-LM head a new one, tied to its embeddings.",
     )
 
 
@@ -137,7 +140,9 @@ class HubSource(Section):
     """Documents of a data set on the Hugging Face hub, streamed."""
 
     hub: str = Field(description="Data set name, such as wikimedia/wikipedia.")
-    subset: str | None = Field(None, description="Configuration of the data set, such as 20231101.en.")
+    subset: str | None = Field(
+        None, description="Configuration of the data set, such as 20231101.en."
+    )
     split: str = Field("train", description="Split to read.")
     revision: str | None = Field(None, description="Commit, tag or branch.")
     text_column: str = Field("text", description="Column that holds the text.")
@@ -164,7 +169,8 @@ class DataConfig(Section):
         128, description="Tokens in a sequence at most, [CLS] and [SEP] included."
     )
     min_length: Annotated[StrictInt, Field(ge=3)] = Field(
-        8, description="Sequences of fewer tokens, [CLS] and [SEP] included, are dropped and counted."
+        8,
+        description="Sequences of fewer tokens, [CLS] and [SEP] included, are dropped and counted.",
     )
     held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.01, description="Share of documents kept out of training, chosen by a hash of their text."
@@ -208,7 +214,9 @@ class LossConfig(Section):
     temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         2.0, description="T of the soft targets (Hinton et al. 2015)."
     )
-    alpha_ce: Weight = Field(5.0, description="Weight of the soft targets, T^2 KL(teacher || student).")
+    alpha_ce: Weight = Field(
+        5.0, description="Weight of the soft targets, T^2 KL(teacher || student)."
+    )
     alpha_mlm: Weight = Field(2.0, description="Weight of the masked-LM cross-entropy.")
     alpha_cos: Weight = Field(1.0, description="Weight of 1 - cosine of last hidden states.")
     alpha_mse: Weight = Field(0.0, description="Weight of the mean squared difference of logits.")
@@ -226,14 +234,22 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """AdamW, linear warm-up, linear decay to zero. Defaults: the DistilBERT release."""
 
-    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(5e-4, description="Peak learning rate.")
+    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        5e-4, description="Peak learning rate."
+    )
     betas: tuple[
         Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]
     ] = Field((0.9, 0.98), description="AdamW's betas.")
     eps: Annotated[float, Field(gt=0.0)] = Field(1e-6, description="AdamW's epsilon.")
-    weight_decay: Weight = Field(0.0, description="On matrices and embeddings; never on biases and norms.")
-    warmup_fraction: Fraction = Field(0.05, description="Share of the steps with rising learning rate.")
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(5.0, description="Global norm to clip to.")
+    weight_decay: Weight = Field(
+        0.0, description="On matrices and embeddings; never on biases and norms."
+    )
+    warmup_fraction: Fraction = Field(
+        0.05, description="Share of the steps with rising learning rate."
+    )
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(
+        5.0, description="Global norm to clip to."
+    )
 
 
 class TrainConfig(Section):
@@ -246,11 +262,15 @@ class TrainConfig(Section):
         4096, description="Tokens in one forward and backward pass of one process, at most."
     )
     num_epochs: PositiveInt = Field(3, description="Passes over the training split.")
-    max_steps: PositiveInt | None = Field(None, description="Stop (and decay) at this step instead.")
+    max_steps: PositiveInt | None = Field(
+        None, description="Stop (and decay) at this step instead."
+    )
     precision: Precision = Field(
         "auto", description="auto: bf16 autocast where the hardware computes in it, else fp32."
     )
-    log_every: PositiveInt = Field(10, description="Steps between lines in the terminal and trackers.")
+    log_every: PositiveInt = Field(
+        10, description="Steps between lines in the terminal and trackers."
+    )
     save_every: PositiveInt = Field(500, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(
         2, description="Newest checkpoints to keep; the best one is kept besides."
@@ -401,7 +421,9 @@ def _describe(error: ValidationError, path: Path, overridden: bool) -> str:
     file = f"{path} (with overrides)" if overridden else str(path)
     where = f"{file}: {dotted}" if dotted else file
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _sibling_names(first["loc"]), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(
+            str(location[-1]), _sibling_names(first["loc"]), n=1, cutoff=0.5
+        )
         return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     if first["type"] == "missing":
         return f"{where}: this key is required"

@@ -142,9 +142,7 @@ def run_encoder(
     return hidden
 
 
-def vocabulary_projection(
-    model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
-) -> Projection:
+def vocabulary_projection(model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]) -> Projection:
     """The masked-LM head of a model, up to but without the product that makes logits."""
     projection = decoder(model)
     return Projection(head_features(model, hidden), projection.weight, projection.bias)

@@ -74,9 +74,7 @@ class Masker:
         chosen = self._choose(input_ids, sequence_of, starts, _draw(keys, position, _CHOICE))
         action = _uniform(_draw(keys, position, _ACTION))
         to_mask = chosen & (action < self.config.mask_share)
-        to_random = (
-            chosen & ~to_mask & (action < self.config.mask_share + self.config.random_share)
-        )
+        to_random = chosen & ~to_mask & (action < self.config.mask_share + self.config.random_share)
         masked = np.where(to_mask, self._mask_id, input_ids)
         draws = _draw(keys[to_random], position[to_random], _REPLACEMENT)
         masked[to_random] = self._replacements[draws % np.uint64(len(self._replacements))]

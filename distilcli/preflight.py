@@ -117,9 +117,7 @@ def _teacher_sanity(
     return teacher_loss, unigram
 
 
-def unigram_loss(
-    store: TokenStore, batches: list[PackedBatch], accelerator: Accelerator
-) -> float:
+def unigram_loss(store: TokenStore, batches: list[PackedBatch], accelerator: Accelerator) -> float:
     """Cross-entropy of the masked tokens under the training split's token frequencies."""
     counts = store.token_counts.astype(np.float64) + 1.0
     log_probs = torch.from_numpy(np.log(counts / counts.sum()))

@@ -259,15 +259,11 @@ class Trainer:
 
     def coefficients(self, counts: Tensor) -> Coefficients:
         """alpha / global count of each term, times the ranks that DDP will average over."""
-        alphas = torch.tensor(
-            self.distillation.alphas(), dtype=torch.float64, device=counts.device
-        )
+        alphas = torch.tensor(self.distillation.alphas(), dtype=torch.float64, device=counts.device)
         scaled = alphas / counts[: len(TERMS)].clamp(min=1.0) * self.accelerator.num_processes
         return Coefficients(*scaled.float().unbind())
 
-    def accumulate_gradients(
-        self, step: int, batches: list[PackedBatch], counts: Tensor
-    ) -> Tensor:
+    def accumulate_gradients(self, step: int, batches: list[PackedBatch], counts: Tensor) -> Tensor:
         """Forward and backward of every micro-batch; gradients meet once, at the last.
 
         Returns:
@@ -296,9 +292,7 @@ class Trainer:
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         torch.manual_seed((self.experiment.seed * 1_000_003 + step) * world_size + rank)
 
-    def _refuse_non_finite(
-        self, step: int, batches: list[PackedBatch], counts: Tensor
-    ) -> None:
+    def _refuse_non_finite(self, step: int, batches: list[PackedBatch], counts: Tensor) -> None:
         """Find the sequences that are to blame, then stop."""
         coefficients = self.coefficients(counts)
         culprits = []
@@ -369,9 +363,7 @@ class Trainer:
         tokens_per_second = sum(record["tokens"] for record in self._pending) / seconds
         records = [
             self._record(pending, step_totals, step_counts, tokens_per_second)
-            for pending, step_totals, step_counts in zip(
-                self._pending, totals, counts, strict=True
-            )
+            for pending, step_totals, step_counts in zip(self._pending, totals, counts, strict=True)
         ]
         self._pending.clear()
         if self.accelerator.is_main_process:
@@ -414,9 +406,7 @@ class Trainer:
         """Write a checkpoint of the present state and rotate the older ones."""
         if self.accelerator.is_main_process:
             tensors = {"student": dict(self.named_parameters), "optimizer": self._moments()}
-            checkpoints.save(
-                self.folder.checkpoints, self.state.step, tensors, asdict(self.state)
-            )
+            checkpoints.save(self.folder.checkpoints, self.state.step, tensors, asdict(self.state))
             checkpoints.rotate(
                 self.folder.checkpoints,
                 self.experiment.train.keep_checkpoints,
