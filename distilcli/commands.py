@@ -29,19 +29,12 @@ from distilcli.console import Console, TrainingLog, duration, number, percent
 from distilcli.corpus import Progress, is_prepared
 from distilcli.errors import ConfigError, ModelError, RunFolderError
 from distilcli.evaluation import Evaluation, evaluate
+from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
 from distilcli.precision import resolve_precision
 from distilcli.preflight import Preflight, preflight
 from distilcli.run_folder import RunFolder, write_atomically
 from distilcli.store import TokenStore, load_tokenizer
-from distilcli.students import (
-    MaskedLM,
-    build_student,
-    layer_map,
-    layer_table,
-    load_masked_lm,
-    num_parameters,
-    size_mib,
-)
+from distilcli.students import build_student, layer_map, layer_table
 from distilcli.training import Events, TrainResult, make_accelerator, train
 from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
 

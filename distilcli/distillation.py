@@ -19,7 +19,7 @@ from distilcli.losses import (
     fused_vocabulary_losses,
     hidden_cosine_distance,
 )
-from distilcli.students import MaskedLM, decoder, encoder, head_features
+from distilcli.models import MaskedLM, decoder, encoder, head_features
 
 TERMS = ("ce", "mlm", "cos", "mse")
 

@@ -19,8 +19,8 @@ from distilcli.attention import use_packed_attention
 from distilcli.batches import held_out_batches
 from distilcli.config import Experiment
 from distilcli.errors import DataError
+from distilcli.models import MaskedLM, num_parameters, size_mib
 from distilcli.store import Split, TokenStore
-from distilcli.students import MaskedLM, num_parameters, size_mib
 from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
 
 _WARMUP_RUNS = 2

@@ -1,9 +1,10 @@
-"""AdamW and the learning-rate schedule."""
+"""AdamW, its state by parameter name, and the learning-rate schedule."""
 
 import torch
+from torch import Tensor, nn
 
 from distilcli.config import OptimConfig
-from distilcli.students import MaskedLM
+from distilcli.models import MaskedLM
 
 
 def learning_rate(optim: OptimConfig, step: int, total_steps: int) -> float:
@@ -25,3 +26,31 @@ def make_optimizer(student: MaskedLM, optim: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def moments(
+    optimizer: torch.optim.AdamW, named_parameters: dict[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """The optimiser's state as tensors named PARAMETER.MOMENT, to be saved without pickle."""
+    return {
+        f"{name}.{moment}": value
+        for name, parameter in named_parameters.items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_moments(
+    optimizer: torch.optim.AdamW,
+    named_parameters: dict[str, nn.Parameter],
+    saved: dict[str, Tensor],
+) -> None:
+    """Put back what `moments` gave."""
+    for name, parameter in named_parameters.items():
+        found = {key: saved[f"{name}.{key}"] for key in _MOMENTS if f"{name}.{key}" in saved}
+        if found:
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device) for key, value in found.items()
+            }

@@ -1,7 +1,6 @@
 """`train --dry-run`: find what cannot work, and what it will cost, before the hours are spent."""
 
 import resource
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +11,10 @@ from distilcli.assembly import Parts
 from distilcli.batches import IGNORE_INDEX, PackedBatch, held_out_batches
 from distilcli.config import Experiment
 from distilcli.errors import ModelError
-from distilcli.signals import StopSignals
+from distilcli.models import num_parameters
+from distilcli.metrics import Metrics
+from distilcli.steps import Stepper
 from distilcli.store import TokenStore
-from distilcli.students import num_parameters
-from distilcli.training import Trainer
 from distilcli.validation import held_out_masker, held_out_scores
 
 _NUM_STEPS = 2
@@ -57,32 +56,28 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
         ModelError: the teacher predicts held-out text no better than token frequencies do.
         NonFiniteLossError: a step's loss is not finite.
     """
-    trainer = Trainer(experiment, parts, accelerator)
+    stepper = Stepper(experiment, parts, accelerator)
     teacher_loss, unigram = _teacher_sanity(experiment, parts, accelerator)
-    trainer.distillation.train()
-    stop = StopSignals()
-    losses, seconds, tokens = [], 0.0, 0
-    for _ in range(min(_NUM_STEPS, trainer.total_steps)):
-        before = trainer.state.tokens
-        start = time.perf_counter()
-        trainer.step(stop)
-        seconds = time.perf_counter() - start
-        tokens = trainer.state.tokens - before
-        losses.append(trainer.latest_loss())
-    parameters = num_parameters(parts.student)
-    first = trainer.plan.micro_batches(0, 0, accelerator.num_processes)
+    stepper.distillation.train()
+    metrics = Metrics(stepper.distillation.alphas(), accelerator)
+    records, seconds = [], 0.0
+    for step in range(min(_NUM_STEPS, stepper.total_steps)):
+        metrics.flush()
+        metrics.add(stepper.take(step))
+        step_records, seconds = metrics.flush()
+        records += step_records
     return Preflight(
         num_processes=accelerator.num_processes,
-        micro_batches=len(first),
-        total_steps=trainer.total_steps,
-        steps_per_epoch=trainer.plan.steps_per_epoch,
-        losses=losses,
+        micro_batches=len(stepper.plan.micro_batches(0, 0, accelerator.num_processes)),
+        total_steps=stepper.total_steps,
+        steps_per_epoch=stepper.plan.steps_per_epoch,
+        losses=[record["loss/total"] for record in records],
         teacher_loss=teacher_loss,
         unigram_loss=unigram,
-        tokens_per_second=tokens / seconds,
-        seconds_to_finish=seconds * trainer.total_steps,
+        tokens_per_second=records[-1]["speed/tokens_per_second"],
+        seconds_to_finish=seconds * stepper.total_steps,
         peak_memory_gib=_peak_memory_gib(accelerator.device),
-        checkpoint_mib=_FLOATS_PER_PARAMETER * 4 * parameters / _MIB,
+        checkpoint_mib=_FLOATS_PER_PARAMETER * 4 * num_parameters(parts.student) / _MIB,
     )
 
 

@@ -19,8 +19,8 @@ from distilcli.batches import PackedBatch
 from distilcli.config import MaskingConfig
 from distilcli.distillation import run_encoder, vocabulary_projection
 from distilcli.masking import Masker
+from distilcli.models import MaskedLM
 from distilcli.store import TokenStore
-from distilcli.students import MaskedLM
 
 MASK_SEED = 0
 _LOGIT_ELEMENTS = 1 << 24
@@ -48,6 +48,16 @@ class HeldOutScores:
     def perplexity(self) -> float:
         """exp(loss); infinite when that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def metrics(self) -> dict[str, float]:
+        """As metric keys and values; what was not measured is left out."""
+        values = {
+            "held_out/loss": self.loss,
+            "held_out/accuracy": self.accuracy,
+            "held_out/agreement": self.agreement,
+            "held_out/kl": self.kl,
+        }
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def held_out_masker(

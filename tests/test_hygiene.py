@@ -23,6 +23,7 @@ ORDER = [
     "masking",
     "batches",
     "attention",
+    "models",
     "students",
     "losses",
     "distillation",

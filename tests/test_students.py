@@ -1,53 +1,26 @@
-"""Students: layer maps, copies that compute what the teacher computes, and safe loading."""
+"""Students: layer maps, copies that compute what the teacher computes, and what is built."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_models import HIDDEN, LAYERS, VOCAB, make_bert, word_tokenizer
 from transformers import (
     AutoModelForMaskedLM,
-    BertConfig,
     BertForMaskedLM,
-    BertForPreTraining,
-    BertLMHeadModel,
     BertModel,
     DistilBertForMaskedLM,
     DistilBertModel,
     PreTrainedTokenizerFast,
-    pipeline,
 )
 
-from distilcli import students
+from distilcli import models, students
 from distilcli.config import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError, ModelError
 
-VOCAB, HIDDEN, LAYERS = 97, 32, 4
 STRATEGIES = ["alternate", "spread", "top", "bottom"]
-
-
-def make_bert(model_class: type = BertForMaskedLM, **changes: object):
-    """A tiny BERT whose every weight, biases and token types included, is well away from zero."""
-    shape = {
-        "vocab_size": VOCAB,
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 40,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        model = model_class(BertConfig(**(shape | changes)))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +30,7 @@ def teacher() -> BertForMaskedLM:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: i for i, word in enumerate(words + [f"w{i}" for i in range(VOCAB - 5)])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    return word_tokenizer()
 
 
 @pytest.fixture
@@ -83,17 +42,6 @@ def ids() -> torch.Tensor:
 def saved(tmp_path: Path, teacher: BertForMaskedLM) -> Path:
     teacher.save_pretrained(tmp_path / "teacher")
     return tmp_path / "teacher"
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 # Layer maps
@@ -228,8 +176,8 @@ def test_a_copy_of_every_layer_is_the_teacher(changes, dtype, tolerance, ids):
 
 def test_a_copy_survives_save_and_plain_reload(teacher, tokenizer, ids, tmp_path):
     student = students.copy_layers(teacher, list(range(LAYERS)))
-    students.save_model(student, tokenizer, tmp_path / "student")
-    students.verify_saved(student, tmp_path / "student")
+    models.save_model(student, tokenizer, tmp_path / "student")
+    models.verify_saved(student, tmp_path / "student")
     reloaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
     assert isinstance(reloaded, DistilBertForMaskedLM)
     with torch.inference_mode():
@@ -240,8 +188,8 @@ def test_an_untied_decoder_survives_save_and_reload(tokenizer, ids, tmp_path):
     teacher = make_bert(tie_word_embeddings=False)
     student = students.copy_layers(teacher, list(range(LAYERS)))
     assert student.config.tie_word_embeddings is False
-    students.save_model(student, tokenizer, tmp_path / "student")
-    students.verify_saved(student, tmp_path / "student")
+    models.save_model(student, tokenizer, tmp_path / "student")
+    models.verify_saved(student, tmp_path / "student")
 
 
 def test_copying_refuses_what_distilbert_cannot_compute():
@@ -327,15 +275,15 @@ def test_new_head_around_a_bare_body(model_class, teacher, tmp_path):
     before = torch.random.get_rng_state()
     student, again = (students.build_student(section, None, seed=5) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
-    found = students.encoder(student).state_dict()
+    found = models.encoder(student).state_dict()
     for name, weight in body.state_dict().items():
         assert name.startswith("pooler.") or torch.equal(found[name], weight)
-    decoder = students.decoder(student)
+    decoder = models.decoder(student)
     assert decoder.weight is student.get_input_embeddings().weight
     assert not decoder.bias.any()
     hidden = torch.randn(6, HIDDEN)
-    features = students.head_features(student, hidden)
-    assert torch.equal(features, students.head_features(again, hidden))
+    features = models.head_features(student, hidden)
+    assert torch.equal(features, models.head_features(again, hidden))
     assert features.isfinite().all()
     assert features.std() > 0.1
 
@@ -372,196 +320,7 @@ def test_dropout_is_the_teachers_unless_said(teacher):
     assert teacher.config.hidden_dropout_prob == 0.1
 
 
-# Loading
-
-
-def test_load_gives_the_asked_dtype_and_eval_mode(saved):
-    model = students.load_masked_lm(str(saved), dtype=torch.bfloat16)
-    assert model.dtype is torch.bfloat16
-    assert not model.training
-
-
-def test_load_reads_a_pretraining_checkpoint_and_says_nothing(tmp_path, capfd):
-    whole = make_bert(BertForPreTraining)
-    whole.save_pretrained(tmp_path)
-    capfd.readouterr()
-    model = students.load_masked_lm(str(tmp_path))
-    assert capfd.readouterr() == ("", "")
-    name = "cls.predictions.transform.dense.weight"
-    assert torch.equal(model.get_parameter(name), whole.get_parameter(name))
-
-
-def test_load_unties_what_the_checkpoint_does_not_tie(tmp_path, capfd):
-    make_bert(tie_word_embeddings=False).save_pretrained(tmp_path)
-    edit_config(tmp_path, tie_word_embeddings=True)
-    capfd.readouterr()
-    model = students.load_masked_lm(str(tmp_path))
-    assert capfd.readouterr() == ("", "")
-    assert model.config.tie_word_embeddings is False
-    assert model.cls.predictions.decoder.bias.requires_grad
-
-
-def test_load_reads_a_checkpoint_in_shards(teacher, tmp_path, ids):
-    teacher.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert not (tmp_path / "model.safetensors").exists()
-    model = students.load_masked_lm(str(tmp_path))
-    assert torch.equal(model(ids).logits, teacher(ids).logits)
-
-
-def _no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def _pickled(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    torch.save({}, folder / "pytorch_model.bin")
-
-
-def _truncated(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1000])
-
-
-def _without_layer(folder: Path) -> None:
-    edit_weights(folder, lambda w: w.pop("bert.encoder.layer.2.output.dense.weight"))
-
-
-def _without_head(folder: Path) -> None:
-    make_bert(BertModel).save_pretrained(folder)
-
-
-def _with_half_a_head(folder: Path) -> None:
-    edit_weights(folder, lambda w: w.pop("cls.predictions.transform.dense.weight"))
-
-
-def _decoder_model(folder: Path) -> None:
-    make_bert(BertLMHeadModel, is_decoder=True).save_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_no_config, "it has no config.json"),
-        (lambda f: edit_config(f, model_type="roberta"), "model_type is roberta, not bert or"),
-        (lambda f: edit_config(f, hidden_size="wide"), "config.json is not valid"),
-        (lambda f: (f / "config.json").write_text("{"), "cannot be read|not valid"),
-        (lambda f: edit_config(f, position_embedding_type="relative_key"), "absolute positions"),
-        (lambda f: edit_config(f, vocab_size=98), r"is \[97, 32\], but config.json makes it \[98"),
-        (
-            lambda f: edit_config(f, num_hidden_layers=3),
-            "does not account for bert.encoder.layer.3",
-        ),
-        (lambda f: edit_config(f, num_hidden_layers=5), "16 weights of its body are missing"),
-        (_without_layer, "1 weights of its body are missing, bert.encoder.layer.2.output.dense"),
-        (_without_head, "it has no masked-LM head"),
-        (_with_half_a_head, "part of its masked-LM head is missing"),
-        (_decoder_model, "is a decoder"),
-        (_pickled, "its weights are pickled"),
-        (_truncated, "model.safetensors is damaged"),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "is damaged"),
-        (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
-    ],
-)
-def test_load_refuses_in_one_line(saved, damage, message, capfd):
-    damage(saved)
-    capfd.readouterr()
-    with pytest.raises(ModelError, match=message) as caught:
-        students.load_masked_lm(str(saved), role="teacher")
-    assert caught.value.message.startswith(f"teacher {saved}: ")
-    assert "\n" not in caught.value.message
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "builtin:nothing", "a/b/c"])
-def test_load_refuses_a_missing_folder(name):
-    with pytest.raises(ModelError, match=f"student {name}: no such folder"):
-        students.load_masked_lm(name, role="student")
-
-
-def test_load_says_when_the_hub_cannot_be_reached(monkeypatch):
-    def offline(*arguments: object, **options: object) -> None:
-        raise OSError("We couldn't connect to the hub\nand more")
-
-    monkeypatch.setattr(students.PreTrainedConfig, "get_config_dict", offline)
-    with pytest.raises(ModelError, match="hub") as caught:
-        students.load_masked_lm("someone/some-bert")
-    assert "\n" not in caught.value.message
-    assert "network" in caught.value.hint
-
-
-# Saving
-
-
-def test_fill_mask_pipeline_runs_on_a_saved_student(teacher, tokenizer, tmp_path):
-    student = students.copy_layers(teacher, [0, 2])
-    students.save_model(student, tokenizer, tmp_path / "student")
-    fill = pipeline("fill-mask", model=str(tmp_path / "student"), device="cpu")
-    assert len(fill("w1 [MASK] w3", top_k=3)) == 3
-
-
-def test_save_replaces_the_old_model_and_leaves_nothing_else(teacher, tokenizer, tmp_path):
-    folder = tmp_path / "runs" / "student"
-    for layers in ([0], [0, 1]):
-        student = students.copy_layers(teacher, layers)
-        students.save_model(student, tokenizer, folder)
-        students.verify_saved(student, folder)
-    assert [path.name for path in folder.parent.iterdir()] == ["student"]
-
-
-@pytest.mark.parametrize("failing", ["tokenizer", "rename"])
-def test_a_failed_save_leaves_the_old_model(failing, teacher, tokenizer, tmp_path, monkeypatch):
-    folder = tmp_path / "student"
-    old = students.copy_layers(teacher, [0])
-    students.save_model(old, tokenizer, folder)
-
-    def fail(*arguments: object, **options: object) -> None:
-        raise OSError("disk full")
-
-    rename = Path.rename
-    if failing == "tokenizer":
-        monkeypatch.setattr(type(tokenizer), "save_pretrained", fail)
-    else:
-        monkeypatch.setattr(
-            Path, "rename", lambda path, to: fail() if ".new-" in path.name else rename(path, to)
-        )
-    with pytest.raises(OSError, match="disk full"):
-        students.save_model(students.copy_layers(teacher, [1]), tokenizer, folder)
-    monkeypatch.undo()
-    students.verify_saved(old, folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["student"]
-
-
-def test_verify_saved_finds_a_changed_weight(teacher, tokenizer, tmp_path):
-    student = students.copy_layers(teacher, [0])
-    students.save_model(student, tokenizer, tmp_path / "student")
-    with torch.no_grad():
-        student.vocab_projector.bias[3] += 1e-3
-    with pytest.raises(ModelError, match=r"differ.*vocab_projector.bias"):
-        students.verify_saved(student, tmp_path / "student")
-
-
-# Accessors and checks
-
-
-@pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_accessors_compose_to_the_model(kind, teacher, ids):
-    model = teacher if kind == "bert" else students.copy_layers(teacher, [0, 3])
-    with torch.inference_mode():
-        hidden = students.encoder(model)(input_ids=ids).last_hidden_state
-        features = students.head_features(model, hidden.flatten(0, 1))
-        logits = students.decoder(model)(features).view(*ids.shape, -1)
-        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
-
-
-def test_sizes_count_tied_weights_once(teacher):
-    student = students.copy_layers(teacher, [0, 1])
-    by_hand = sum(
-        weight.numel()
-        for name, weight in student.state_dict().items()
-        if name != "vocab_projector.weight"
-    )
-    assert students.num_parameters(student) == by_hand
-    assert students.size_mib(student) == by_hand * 4 / 2**20
+# What fits together
 
 
 def test_check_pair(teacher):

@@ -1,0 +1,363 @@
+"""Masked-LM models, teacher or student alike: loading, saving, and asking for their parts.
+
+Loading refuses whatever would not compute what its files say; saving is all or nothing.
+`encoder`, `head_features` and `decoder` hide from the rest of the package whether a model is a
+BERT or a DistilBERT.
+"""
+
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from distilcli.config import resolve_path
+from distilcli.errors import ModelError
+
+MaskedLM = BertForMaskedLM | DistilBertForMaskedLM
+
+_ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[MaskedLM]]] = {
+    "bert": (BertConfig, BertForMaskedLM),
+    "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
+}
+
+
+# Loading
+
+
+def load_masked_lm(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    role: str = "teacher",
+    new_head: bool = False,
+) -> MaskedLM:
+    """A BERT or DistilBERT with its masked-LM head, every weight found, in eval mode.
+
+    Args:
+        name: folder, hub name or builtin:NAME.
+        revision: hub revision.
+        dtype: of the loaded weights.
+        role: what the model is for; it opens every error message.
+        new_head: give a model that has no masked-LM head a random one, tied to its embeddings.
+
+    Raises:
+        ModelError: missing, unreachable, damaged, pickled, of another architecture, a decoder,
+            or without all the weights of a masked-LM model.
+    """
+    config, model_class = read_config(name, revision, role)
+    where = f"{role} {name}"
+    if new_head:
+        config.tie_word_embeddings = True
+    _check_weight_files(Path(resolve_path(name)), where)
+    loader: Any = model_class  # with output_loading_info it returns a pair, which its type hides
+    model: MaskedLM
+    try:
+        with _quiet():
+            model, info = loader.from_pretrained(
+                resolve_path(name),
+                config=config,
+                revision=revision or "main",
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told apart below, by name and shape
+            )
+    except SafetensorError as error:
+        raise ModelError(
+            f"{where}: model.safetensors is damaged ({error})", "Copy or download it again."
+        ) from error
+    except OSError as error:
+        raise _unreachable(where, error) from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{where}: the weights cannot be loaded ({_first_line(error)})",
+            "Use the config.json that was saved with these weights.",
+        ) from error
+    _check_shapes(info["mismatched_keys"], info["unexpected_keys"], where)
+    _check_all_found(model, set(info["missing_keys"]), where, new_head)
+    _settle_ties(model)
+    return model
+
+
+def read_config(
+    name: str, revision: str | None, role: str
+) -> tuple[Any, type[BertForMaskedLM] | type[DistilBertForMaskedLM]]:
+    """The configuration and class of a model that this package can use.
+
+    Raises:
+        ModelError: there is no such model, or it is one that would not compute what it says.
+    """
+    path, where = resolve_path(name), f"{role} {name}"
+    looks_local = path != name or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise ModelError(
+            f"{where}: no such folder", "Check the path, or give the name of a hub model."
+        )
+    try:
+        with _quiet():
+            tree, _ = PreTrainedConfig.get_config_dict(path, revision=revision or "main")
+            if not tree:
+                raise ModelError(f"{where}: it has no config.json", "Copy or download it again.")
+            model_type = str(tree.get("model_type"))
+            if model_type not in _ARCHITECTURES:
+                raise ModelError(
+                    f"{where}: its model_type is {model_type}, not bert or distilbert",
+                    "Use a BERT (teacher or student) or a DistilBERT.",
+                )
+            config_class, model_class = _ARCHITECTURES[model_type]
+            config = config_class.from_dict(tree)
+    except OSError as error:
+        raise _unreachable(where, error) from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ModelError(f"{where}: its config.json is not valid ({_first_line(error)})") from error
+    if tree.get("is_decoder") or tree.get("add_cross_attention"):
+        raise ModelError(
+            f"{where}: it is a decoder (is_decoder), which sees only the tokens before the mask",
+            "Use a model that was trained as a masked-LM.",
+        )
+    check_positions(tree, where)
+    return config, model_class
+
+
+def check_positions(tree: dict[str, Any], where: str) -> None:
+    """Refuse a configuration with other than absolute positions; ModelError."""
+    # transformers 5 ignores this key: such a model would load, and compute something else.
+    kind = tree.get("position_embedding_type") or "absolute"
+    if kind != "absolute":
+        raise ModelError(
+            f"{where}: position_embedding_type is {kind}; only absolute positions can be used",
+            "Use a BERT with absolute position embeddings.",
+        )
+
+
+def _check_weight_files(folder: Path, where: str) -> None:
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise ModelError(
+            f"{where}: its weights are pickled (.bin), and loading a pickle can run any code",
+            "Convert them to model.safetensors where you trust them: load with transformers and "
+            "save_pretrained.",
+        )
+    raise ModelError(f"{where}: the folder has no model.safetensors", "Copy or download it again.")
+
+
+def _check_shapes(mismatched: set[tuple[str, Any, Any]], unexpected: set[str], where: str) -> None:
+    """Refuse weights of other shapes than config.json says, and layers it does not know of."""
+    hint = "Use the config.json that was saved with these weights."
+    if mismatched:
+        key, found, expected = min(mismatched, key=lambda entry: entry[0])
+        raise ModelError(
+            f"{where}: {key} is {list(found)}, but config.json makes it {list(expected)}", hint
+        )
+    # A pooler or a next-sentence head is rightly left out; part of a layer is not.
+    layers = [key for key in unexpected if re.search(r"(^|\.)layer\.\d+\.", key)]
+    if layers:
+        raise ModelError(f"{where}: config.json does not account for {min(layers)}", hint)
+
+
+def _settle_ties(model: MaskedLM) -> None:
+    """Make configuration and gradients say what is tied.
+
+    A checkpoint may hold a decoder of its own although its configuration says tied. BERT's second
+    name for the decoder bias is then a parameter that nothing reads: it is frozen, since
+    distributed training asks a gradient of every parameter that wants one.
+    """
+    if decoder(model).weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
+    if isinstance(model, BertForMaskedLM):
+        head = model.cls.predictions
+        if head.bias is not head.decoder.bias:
+            head.bias.requires_grad_(False)
+
+
+def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: bool) -> None:
+    """Refuse weights that the checkpoint lacks: transformers would have made them up."""
+    body = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
+    tied = "decoder.weight", "vocab_projector.weight"
+    head = {
+        key
+        for key in model.state_dict()
+        if not key.startswith(f"{model.base_model_prefix}.") and not key.endswith(tied)
+    }
+    if body:
+        raise ModelError(
+            f"{where}: {len(body)} weights of its body are missing, {min(body)} first",
+            "Copy or download it again.",
+        )
+    if not missing or (new_head and head <= missing):
+        return
+    if head <= missing:
+        raise ModelError(
+            f"{where}: it has no masked-LM head",
+            "Use a checkpoint of a BertForMaskedLM or BertForPreTraining; a student can get a new "
+            "head: student.kind=checkpoint student.new_head=true.",
+        )
+    raise ModelError(
+        f"{where}: part of its masked-LM head is missing ({', '.join(sorted(missing))})",
+        "Copy or download it again.",
+    )
+
+
+def _unreachable(where: str, error: OSError) -> ModelError:
+    if "safetensors" in str(error):
+        return ModelError(
+            f"{where}: it has no weights as safetensors",
+            "Use a revision that has model.safetensors, or convert it first.",
+        )
+    return ModelError(
+        f"{where}: cannot be read here or on the hub ({_first_line(error)})",
+        "Check the name and the network; on a machine without one, give a folder.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' load reports and progress bars; what matters is raised instead."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+
+
+# Saving
+
+
+def save_model(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a plain transformers folder: model.safetensors, config.json and the tokenizer.
+
+    All or nothing: everything is written beside `folder` and renamed into place, so that whatever
+    goes wrong, `folder` holds the old model or the new one.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    fresh, aside = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
+    try:
+        fresh.mkdir()
+        with _quiet():
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+        _flush(fresh)
+        _replace(folder, fresh, aside)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(folder: Path, fresh: Path, aside: Path) -> None:
+    had_old = folder.exists()
+    if had_old:
+        folder.rename(aside)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        if had_old:
+            aside.rename(folder)
+        raise
+
+
+def _flush(folder: Path) -> None:
+    """Force the files to disk, so that the rename cannot overtake their content."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def verify_saved(model: MaskedLM, folder: Path) -> None:
+    """Load `folder` again, compare every weight with `model` and run it once.
+
+    Raises:
+        ModelError: it does not load, a weight differs, or its logits are not finite.
+    """
+    saved = load_masked_lm(str(Path(folder).resolve()), dtype=model.dtype, role="saved model")
+    expected, found = model.state_dict(), saved.state_dict()
+    differing = sorted(
+        key
+        for key in expected.keys() | found.keys()
+        if key not in expected
+        or key not in found
+        or not torch.equal(expected[key].cpu(), found[key].cpu())
+    )
+    if differing:
+        raise ModelError(
+            f"{folder}: the saved weights differ from the model's ({differing[0]} first)"
+        )
+    with torch.inference_mode():
+        logits = saved(input_ids=torch.arange(min(4, saved.config.vocab_size))[None]).logits
+    if not bool(logits.isfinite().all()):
+        raise ModelError(f"{folder}: the saved model's logits are not finite")
+
+
+# What the rest of the package asks of a model
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of parameters; a tied one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def size_mib(model: nn.Module) -> float:
+    """MiB of the parameters in their own precision; a tied one counts once."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
+
+
+def encoder(model: MaskedLM) -> nn.Module:
+    """The body: token ids to last hidden states."""
+    return model.bert if isinstance(model, BertForMaskedLM) else model.distilbert
+
+
+def head_features(
+    model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, "tokens hidden"]:
+    """What the decoder reads: linear transform, activation and LayerNorm of last hidden states."""
+    if isinstance(model, BertForMaskedLM):
+        features: Tensor = model.cls.predictions.transform(hidden)
+    else:
+        features = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    return features
+
+
+def decoder(model: MaskedLM) -> nn.Linear:
+    """The projection to the vocabulary: weight [vocab, hidden] and bias [vocab]."""
+    if isinstance(model, BertForMaskedLM):
+        projection: nn.Linear = model.cls.predictions.decoder
+    else:
+        projection = model.vocab_projector
+    return projection
