@@ -104,7 +104,8 @@ class Masker:
         self, sample_ids: Int64[np.ndarray, " sequences"], epoch: int
     ) -> UInt64[np.ndarray, " sequences"]:
         run_key = _mix(np.array([self.seed], dtype=np.uint64))
-        epoch_key = _mix(run_key + np.uint64(epoch) * _GOLDEN)
+        # Arrays wrap around in silence, as a hash wants it; scalars would warn.
+        epoch_key = _mix(run_key + np.array([epoch], dtype=np.uint64) * _GOLDEN)
         return _mix(epoch_key + sample_ids.astype(np.uint64) * _GOLDEN)
 
 
