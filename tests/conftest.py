@@ -1,0 +1,66 @@
+"""What all tests share: shapes checked while they run, a fixed seed, tiny models.
+
+The import hook must be in place before `distilcli` is imported, so it stands here. What it covers
+cannot be compiled: a test of `torch.compile` runs in a process of its own.
+"""
+
+import os
+from collections.abc import Callable
+
+import jaxtyping
+
+jaxtyping.install_import_hook(
+    [f"distilcli.{name}" for name in ("losses", "models", "students", "masking", "batches")],
+    "beartype.beartype",
+)
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+import token_stores  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from transformers import (  # noqa: E402
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedTokenizerFast,
+)
+
+torch.set_num_threads(1)  # small tensors, and sums in one order
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("repeatable")
+
+TinyBert = Callable[..., BertForMaskedLM]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """WordPiece over ten letters: 27 ids, the first five special."""
+    return token_stores.tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_tokenizer: PreTrainedTokenizerFast) -> TinyBert:
+    """Makes BERTs whose every weight, biases and norms included, is well away from its default."""
+
+    def make(num_layers: int = 4, seed: int = 0, **changes: object) -> BertForMaskedLM:
+        shape = {
+            "vocab_size": len(tiny_tokenizer),
+            "hidden_size": 16,
+            "num_attention_heads": 4,
+            "intermediate_size": 24,
+            "max_position_embeddings": 64,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = BertForMaskedLM(BertConfig(num_hidden_layers=num_layers, **(shape | changes)))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+        return model.eval()
+
+    return make
