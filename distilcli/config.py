@@ -1,16 +1,12 @@
-"""One experiment, one YAML file, one frozen tree: `load(path, overrides)` gives an `Experiment`.
+"""One experiment, one frozen tree of settings, with every default, bound and description.
 
-Defaults < file < dotted overrides. Relative paths are relative to the working directory;
+`experiment_file.load` reads one. Relative paths are relative to the working directory;
 `builtin:NAME` names a file or folder that ships inside the package.
-
-    distilcli train --config configs/quickstart.yaml optim.lr=1e-4 student.layers=spread
 """
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -20,17 +16,23 @@ from pydantic import (
     StrictBool,
     StrictInt,
     Tag,
-    ValidationError,
     model_validator,
 )
-
-from distilcli.errors import ConfigError
 
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+# Lax: PyYAML reads 3e-4 as a string. But true is no 1.0.
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+Weight = Annotated[Number, Field(ge=0.0, allow_inf_nan=False)]
 PositiveInt = Annotated[StrictInt, Field(gt=0)]
 Count = Annotated[StrictInt, Field(ge=0)]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -38,7 +40,7 @@ LayerStrategy = Literal["alternate", "spread", "top", "bottom"]
 
 
 def resolve_path(name: str) -> str:
-    """The path that `name` stands for: `builtin:X` is X inside the package, the rest is unchanged."""
+    """The path that `name` stands for: `builtin:X` is X in the package, the rest is itself."""
     if name.startswith(BUILTIN_PREFIX):
         return str(BUILTIN_FOLDER / name.removeprefix(BUILTIN_PREFIX))
     return name
@@ -61,6 +63,23 @@ class TeacherConfig(Section):
     )
 
 
+def _layers_kind(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "list"
+    return "strategy" if value in get_args(LayerStrategy) else None
+
+
+# A union with a say on which part is meant, so that a mistake is one error and not one for each.
+Layers = Annotated[
+    Annotated[LayerStrategy, Tag("strategy")] | Annotated[list[Count], Tag("list")],
+    Discriminator(
+        _layers_kind,
+        custom_error_type="layers",
+        custom_error_message="must be alternate, spread, top, bottom or a list of layer numbers",
+    ),
+]
+
+
 class _StudentShape(Section):
     dropout: Fraction | None = Field(
         None, description="Of embeddings and layers while training; null: as the source model."
@@ -75,7 +94,7 @@ class CopiedStudent(_StudentShape):
 
     kind: Literal["copied"] = "copied"
     num_layers: PositiveInt | None = Field(None, description="Depth; null: half the source's.")
-    layers: LayerStrategy | list[Count] = Field(
+    layers: Layers = Field(
         "alternate",
         description="Which source layers to copy: a strategy or a list of indices from 0.",
     )
@@ -172,7 +191,7 @@ class DataConfig(Section):
         8,
         description="Sequences of fewer tokens, [CLS] and [SEP] included, are dropped and counted.",
     )
-    held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+    held_out_fraction: Annotated[Number, Field(ge=0.0, lt=1.0)] = Field(
         0.01, description="Share of documents kept out of training, chosen by a hash of their text."
     )
     held_out_sources: list[Source] | None = Field(
@@ -190,12 +209,12 @@ class DataConfig(Section):
 class MaskingConfig(Section):
     """Dynamic masking (Devlin et al. 2019, sec. 3.1; Liu et al. 2019, sec. 4.1)."""
 
-    mlm_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+    mlm_probability: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
         0.15, description="Share of a sequence's ordinary tokens that are chosen."
     )
     mask_share: Fraction = Field(0.8, description="Of the chosen: replaced by [MASK].")
     random_share: Fraction = Field(0.1, description="Of the chosen: replaced by a random token.")
-    smoothing: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
+    smoothing: Annotated[Number, Field(ge=0.0, le=2.0)] = Field(
         0.0,
         description="Tokens are chosen with weight count^-smoothing; 0: uniformly; "
         "the DistilBERT release used 0.7.",
@@ -211,7 +230,7 @@ class MaskingConfig(Section):
 class LossConfig(Section):
     """The loss terms and their weights; each term is a mean over its own tokens."""
 
-    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+    temperature: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
         2.0, description="T of the soft targets (Hinton et al. 2015)."
     )
     alpha_ce: Weight = Field(
@@ -234,20 +253,20 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """AdamW, linear warm-up, linear decay to zero. Defaults: the DistilBERT release."""
 
-    lr: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+    lr: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
         5e-4, description="Peak learning rate."
     )
     betas: tuple[
-        Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]
+        Annotated[Number, Field(ge=0.0, lt=1.0)], Annotated[Number, Field(ge=0.0, lt=1.0)]
     ] = Field((0.9, 0.98), description="AdamW's betas.")
-    eps: Annotated[float, Field(gt=0.0)] = Field(1e-6, description="AdamW's epsilon.")
+    eps: Annotated[Number, Field(gt=0.0)] = Field(1e-6, description="AdamW's epsilon.")
     weight_decay: Weight = Field(
         0.0, description="On matrices and embeddings; never on biases and norms."
     )
     warmup_fraction: Fraction = Field(
         0.05, description="Share of the steps with rising learning rate."
     )
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(
+    max_grad_norm: Annotated[Number, Field(gt=0.0)] = Field(
         5.0, description="Global norm to clip to."
     )
 
@@ -340,131 +359,3 @@ class Experiment(Section):
     def run_folder(self) -> Path:
         """Where everything about this run is written."""
         return Path(self.output_dir) / self.name
-
-
-def load(path: Path, overrides: list[str] | None = None) -> Experiment:
-    """Read an experiment file and lay `key.sub=value` overrides over it.
-
-    Raises:
-        ConfigError: the file is missing or not YAML, an override is malformed, a key is unknown
-            (with the nearest valid name) or a value has the wrong type or bound.
-    """
-    tree = _read_yaml(path)
-    for override in overrides or []:
-        _apply_override(tree, override)
-    try:
-        return Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_describe(error, path, bool(overrides))) from error
-
-
-def dump(experiment: Experiment) -> str:
-    """The whole tree, defaults included, as YAML that `load` reads back to an equal tree."""
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", "Give --config an experiment file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{path}{line}: {problem}", "Mend the YAML.") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: an experiment is a mapping of keys, this is not")
-    return tree
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = dotted.split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"override {override!r}: not of the form key.sub=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML") from error
-    node: Any = tree
-    for key in keys[:-1]:
-        node = _child(node, key, override)
-    if isinstance(node, list):
-        node[_index(node, keys[-1], override)] = value
-    else:
-        node[keys[-1]] = value
-
-
-def _child(node: Any, key: str, override: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, key, override)]
-    if node.get(key) is None:
-        node[key] = {}
-    if not isinstance(node[key], (dict, list)):
-        raise ConfigError(f"override {override!r}: {key} has no keys below it")
-    return node[key]
-
-
-def _index(node: list[Any], key: str, override: str) -> int:
-    if not key.isdecimal() or int(key) >= len(node):
-        raise ConfigError(f"override {override!r}: {key!r} is not an index below {len(node)}")
-    return int(key)
-
-
-def _describe(error: ValidationError, path: Path, overridden: bool) -> str:
-    first = error.errors()[0]
-    location = _without_tags(first["loc"])
-    dotted = ".".join(str(part) for part in location)
-    file = f"{path} (with overrides)" if overridden else str(path)
-    where = f"{file}: {dotted}" if dotted else file
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(
-            str(location[-1]), _sibling_names(first["loc"]), n=1, cutoff=0.5
-        )
-        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
-    if first["type"] == "missing":
-        return f"{where}: this key is required"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool, type(None))) else ""
-    return f"{where}: {message}{shown}"
-
-
-_TAGS = {"copied": CopiedStudent, "checkpoint": CheckpointStudent, "random": RandomStudent}
-_SOURCE_TAGS: dict[str, type[Section]] = {"files": FilesSource, "hub": HubSource}
-
-
-def _without_tags(location: tuple[int | str, ...]) -> list[int | str]:
-    """Drop the union tags that pydantic puts into a location."""
-    kept: list[int | str] = []
-    for part in location:
-        after_index = bool(kept) and isinstance(kept[-1], int)
-        if (kept == ["student"] and part in _TAGS) or (after_index and part in _SOURCE_TAGS):
-            continue
-        if isinstance(part, str) and ("[" in part or part in ("list", "int")):
-            continue
-        kept.append(part)
-    return kept
-
-
-def _sibling_names(location: tuple[int | str, ...]) -> list[str]:
-    """The valid keys beside the one at `location`."""
-    model: type[BaseModel] = Experiment
-    for part in location[:-1]:
-        if part in _TAGS:
-            model = _TAGS[str(part)]
-        elif part in _SOURCE_TAGS and part not in model.model_fields:
-            model = _SOURCE_TAGS[str(part)]
-        elif isinstance(part, str) and part in model.model_fields:
-            model = _section_of(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None

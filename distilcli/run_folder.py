@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from distilcli import __version__
-from distilcli.config import Experiment, dump
+from distilcli.config import Experiment
 from distilcli.errors import RunFolderError
+from distilcli.experiment_file import dump
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 # Keys that may differ at a resume: they change the partition or the cadence, not the training.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distilcli import config
+from distilcli import config, experiment_file
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -38,16 +38,16 @@ def test_the_promised_experiments_ship() -> None:
 
 @each_config
 def test_config_loads(path: Path) -> None:
-    experiment = config.load(path)
+    experiment = experiment_file.load(path)
     assert experiment.name == path.stem
 
 
 @each_config
 def test_config_survives_dump_and_load(path: Path, tmp_path: Path) -> None:
-    experiment = config.load(path)
+    experiment = experiment_file.load(path)
     copy = tmp_path / "experiment.yaml"
-    copy.write_text(config.dump(experiment), encoding="utf-8")
-    assert config.load(copy) == experiment
+    copy.write_text(experiment_file.dump(experiment), encoding="utf-8")
+    assert experiment_file.load(copy) == experiment
 
 
 @each_config
@@ -59,7 +59,7 @@ def test_header_gives_the_command_and_what_it_needs(path: Path) -> None:
 
 @each_config
 def test_paths_are_relative(path: Path) -> None:
-    experiment = config.load(path)
+    experiment = experiment_file.load(path)
     held_out = experiment.data.held_out_sources or []
     names = [experiment.data.store, experiment.output_dir]
     for source in [*experiment.data.sources, *held_out]:
@@ -75,12 +75,12 @@ def test_header_overrides_are_valid(path: Path) -> None:
         words = [word for word in line.rstrip("\\").split() if "=" in word and "." in word]
         overrides = [word for word in line.rstrip("\\").split() if "=" in word] if words else []
         if overrides:
-            config.load(path, overrides)
+            experiment_file.load(path, overrides)
 
 
 @pytest.mark.parametrize("name", ["distilbert-base-uncased", "distilbert-base-cased"])
 def test_the_paper_run_has_the_release_settings(name: str) -> None:
-    experiment = config.load(ROOT / "configs" / f"{name}.yaml")
+    experiment = experiment_file.load(ROOT / "configs" / f"{name}.yaml")
     loss, optim = experiment.loss, experiment.optim
     assert (loss.temperature, loss.alpha_ce, loss.alpha_mlm, loss.alpha_cos) == (2.0, 5.0, 2.0, 1.0)
     assert (optim.lr, optim.betas, optim.eps) == (5e-4, (0.9, 0.98), 1e-6)
@@ -92,7 +92,7 @@ def test_the_paper_run_has_the_release_settings(name: str) -> None:
 
 def test_builtin_files_of_the_configs_ship() -> None:
     for path in CONFIGS:
-        for source in config.load(path).data.sources:
+        for source in experiment_file.load(path).data.sources:
             if isinstance(source, config.FilesSource):
                 builtin = [f for f in source.files if f.startswith(config.BUILTIN_PREFIX)]
                 assert all(Path(config.resolve_path(name)).is_file() for name in builtin)

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "distilcli"
 ORDER = [
     "errors",
     "config",
+    "experiment_file",
     "records",
     "formats",
     "sources",

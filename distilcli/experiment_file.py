@@ -1,0 +1,308 @@
+"""Experiment files: `load(path, overrides)` gives an `Experiment`, `dump` writes one.
+
+Defaults < file < dotted overrides, whose values are YAML too. A mistake is answered with the file
+or the override, the key as the user wrote it, and the nearest valid name.
+
+    distilcli train --config configs/quickstart.yaml optim.lr=1e-4 student.layers=spread
+"""
+
+import copy
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import Tag, ValidationError
+from pydantic_core import ErrorDetails
+from yaml.composer import ComposerError
+
+from distilcli.config import Experiment, Section
+from distilcli.errors import ConfigError
+
+# A key as the user writes it: optim.lr is ("optim", "lr"), data.sources.0 ("data", "sources", 0).
+Key = tuple[str | int, ...]
+
+
+def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
+    """Read an experiment file and lay `key.sub=value` overrides over it.
+
+    Raises:
+        ConfigError: the file is missing, not YAML or has a key twice, an override is malformed, a
+            key is unknown (with the nearest valid name), or a value has the wrong type or bound.
+    """
+    tree = _read_yaml(path)
+    parsed = [_parse_override(text) for text in overrides or []]
+    laid_over = copy.copy(tree)
+    for override in parsed:
+        _lay_over(laid_over, override)
+    try:
+        return Experiment.model_validate(laid_over)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, path, tree, parsed)) from error
+
+
+def dump(experiment: Experiment) -> str:
+    """The whole tree, defaults included, as YAML that `load` reads back to an equal tree."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# Reading
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error; PyYAML would take the last one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first_lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                named, line = (key.tag, key.value), key.start_mark.line + 1
+                if named in first_lines:
+                    problem = f"{key.value} is given twice, first in line {first_lines[named]}"
+                    raise ComposerError(None, None, problem, key.start_mark)
+                first_lines[named] = line
+        return node
+
+
+def _parse_yaml(text: str) -> Any:
+    loader = _StrictLoader(text)
+    try:
+        return loader.get_single_data()
+    except ValueError as error:  # such as a date with a month 13
+        raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = _parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", "Give --config an experiment file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or f"not YAML ({_one_line(error)})"
+        raise ConfigError(f"{where}: {problem}", "Mend the YAML.") from error
+    if not isinstance(tree, dict):
+        found = "the file is empty" if tree is None else "this is not"
+        raise ConfigError(f"{path}: an experiment is a mapping of keys, {found}")
+    return tree
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# Overrides
+
+
+@dataclass(frozen=True)
+class _Override:
+    text: str
+    key: Key
+    value: Any
+
+
+def _parse_override(text: str) -> _Override:
+    dotted, equals, value = text.partition("=")
+    parts = dotted.split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"override {text!r}: not of the form key.sub=value")
+    try:
+        key = tuple(int(part) if part.isdecimal() else part for part in parts)
+        return _Override(text, key, _parse_yaml(value))
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or _one_line(error)
+        raise ConfigError(f"override {text!r}: the value is not YAML ({problem})") from error
+
+
+def _lay_over(tree: dict[str, Any], override: _Override) -> None:
+    """Set one key of `tree`. What is on the way to it is copied: the file's own tree stays."""
+    node: Any = tree
+    for depth, part in enumerate(override.key):
+        above = _dotted(override.key[:depth])
+        if isinstance(node, list) and not (isinstance(part, int) and part < len(node)):
+            count = f"{len(node)} {'entry' if len(node) == 1 else 'entries'}"
+            raise ConfigError(
+                f"override {override.text!r}: {above} has {count}, {part} is none of them",
+                "Count from 0.",
+            )
+        if depth == len(override.key) - 1:
+            node[part] = override.value
+            return
+        child = node.get(part) if isinstance(node, dict) else node[part]
+        if child is not None and not isinstance(child, (dict, list)):
+            below = _dotted(override.key[: depth + 1])
+            raise ConfigError(f"override {override.text!r}: {below} has no keys below it")
+        node[part] = {} if child is None else copy.copy(child)
+        node = node[part]
+
+
+# What is wrong, in the user's words
+
+
+@dataclass(frozen=True)
+class _Problem:
+    kind: str  # pydantic's error type
+    key: Key
+    text: str
+    suggestion: Key | None = None
+
+
+def _describe(
+    error: ValidationError, path: Path, tree: dict[str, Any], overrides: list[_Override]
+) -> str:
+    """The first problem with where it is, and how many more there are."""
+    problems = [_problem(details) for details in error.errors()]
+    problems.sort(key=lambda problem: problem.kind != "extra_forbidden")
+    # A key that is only mistyped is not missing as well.
+    meant = {problem.suggestion for problem in problems}
+    first, *others = (p for p in problems if p.kind != "missing" or p.key not in meant)
+    where = _origin(first.key, path, tree, overrides)
+    dotted = f"{_dotted(first.key)}: " if first.key else ""
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{where}: {dotted}{first.text}{more}"
+
+
+def _origin(key: Key, path: Path, tree: dict[str, Any], overrides: list[_Override]) -> str:
+    """Who put a wrong `key` there: an override, the file, or the two together."""
+    overridden = ""
+    for override in reversed(overrides):
+        length = len(override.key)
+        if key[:length] == override.key:
+            return f"override {override.text!r}"
+        if override.key[: len(key)] == key:
+            if not _is_in(tree, key):
+                return f"override {override.text!r}"
+            overridden = " (with overrides)"
+    return f"{path}{overridden}"
+
+
+def _is_in(tree: Any, key: Key) -> bool:
+    for part in key:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def _problem(details: ErrorDetails) -> _Problem:
+    key, section, choices = _find(details["loc"])
+    kind, given = details["type"], details["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(key, section, choices)
+    if kind == "missing":
+        return _Problem(kind, key, "this key is required")
+    if kind == "union_tag_invalid":
+        key, given = (*key, "kind"), given.get("kind")
+        text = f"must be {_either(list(choices))}"
+    elif kind in _WORDS:
+        text = _WORDS[kind](details.get("ctx", {}))
+    else:
+        text = details["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(given, (dict, list, Section)) else f" (given: {_shown(given)})"
+    return _Problem(kind, key, text + shown)
+
+
+def _unknown_key(key: Key, section: type[Section], choices: dict[str, type[Section]]) -> _Problem:
+    name, own = str(key[-1]), list(section.model_fields)
+    with_key = [tag for tag, other in choices.items() if name in other.model_fields]
+    text, suggestion = f"unknown key; there are {', '.join(own)}", None
+    if with_key:
+        without = next(tag for tag, other in choices.items() if other is section)
+        text = f"goes with {_either(with_key)}, not with {without}"
+    else:
+        others = [field for other in choices.values() for field in other.model_fields]
+        near = _nearest(name, own) or _nearest(name, others)
+        if near:
+            suggestion = (*key[:-1], near)
+            text = f"unknown key; did you mean {_dotted(suggestion)}?"
+    return _Problem("extra_forbidden", key, text, suggestion)
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+
+
+def _find(
+    location: tuple[int | str, ...],
+) -> tuple[Key, type[Section], dict[str, type[Section]]]:
+    """The user's key for a location of pydantic, which also holds tags and names of types.
+
+    Returns:
+        The key, the section it is in, and the alternatives to that section, or to what is at the
+        key, by their tags; none where the section is no member of a union.
+    """
+    key: Key = ()
+    section: type[Section] = Experiment
+    choices: dict[str, type[Section]] = {}
+    below_value = False
+    for part in location:
+        if isinstance(part, str) and below_value and part in choices:
+            section, below_value = choices[part], False
+        elif isinstance(part, int) and below_value:
+            key = (*key, part)
+        elif not below_value:
+            key = (*key, part)
+            if part not in section.model_fields:
+                break
+            choices = _sections(section.model_fields[str(part)].annotation)
+            below_value = "" not in choices
+            section = choices.pop("", section)
+    return key, section, choices
+
+
+def _sections(annotation: Any) -> dict[str, type[Section]]:
+    """The sections that a value may be, by union tag; outside a union the tag is empty."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {"": annotation}
+    arguments = get_args(annotation)
+    tag = next((str(entry.tag) for entry in arguments if isinstance(entry, Tag)), None)
+    found: dict[str, type[Section]] = {}
+    for argument in arguments:
+        for inner, section in _sections(argument).items():
+            found[inner if tag is None else tag] = section
+    return found
+
+
+# Messages by pydantic's error type, from its context.
+_WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "model_type": lambda _: "this is a section: it takes keys below it, not a value",
+    "invalid_key": lambda _: "not a key; keys are words",
+    "string_type": lambda _: "must be text; put it in quotes",
+    "int_type": lambda _: "must be a whole number",
+    "bool_type": lambda _: "must be true or false",
+    "float_type": lambda _: "must be a number",
+    "float_parsing": lambda _: "must be a number",
+    "finite_number": lambda _: "must be a finite number",
+    "list_type": lambda _: "must be a list, such as [a, b]",
+    "tuple_type": lambda _: "must be a list, such as [a, b]",
+    "too_short": lambda context: f"needs {context['min_length']} or more",
+    "literal_error": lambda context: f"must be {context['expected']}".replace("'", ""),
+    "greater_than": lambda context: f"must be above {context['gt']:g}",
+    "greater_than_equal": lambda context: f"must be at least {context['ge']:g}",
+    "less_than": lambda context: f"must be below {context['lt']:g}",
+    "less_than_equal": lambda context: f"must be at most {context['le']:g}",
+    "string_pattern_mismatch": lambda context: f"must match {context['pattern']}",
+}
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(str(part) for part in key)
