@@ -61,7 +61,7 @@ def _console(as_json: bool) -> Iterator["Console"]:
 
 
 def _load(config: Path, overrides: list[str] | None) -> "Experiment":
-    from distilcli.config import load
+    from distilcli.experiment_file import load
 
     return load(config, overrides)
 

@@ -24,11 +24,12 @@ from distilcli.assembly import (
 )
 from distilcli.attention import use_packed_attention
 from distilcli.batches import held_out_batches
-from distilcli.config import CopiedStudent, Experiment, load
+from distilcli.config import CopiedStudent, Experiment
 from distilcli.console import Console, TrainingLog, duration, number, percent
 from distilcli.corpus import Progress, is_prepared
 from distilcli.errors import ConfigError, ModelError, RunFolderError
 from distilcli.evaluation import Evaluation, evaluate
+from distilcli.experiment_file import load
 from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
 from distilcli.precision import resolve_precision
 from distilcli.preflight import Preflight, preflight
