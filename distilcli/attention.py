@@ -102,4 +102,5 @@ def _variable_length_attention(
         packing.max_length,
         scale=scaling,
     )
+    assert isinstance(output, Tensor)  # a tuple only where more is asked for
     return output[None]

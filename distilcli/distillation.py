@@ -119,7 +119,8 @@ class Distillation(nn.Module):
             positions = _masked_first(batch)
         teacher = None
         if needs_soft_targets:
-            assert self.teacher is not None and teacher_hidden is not None
+            assert self.teacher is not None
+            assert teacher_hidden is not None
             with torch.no_grad():
                 teacher = vocabulary_projection(self.teacher, teacher_hidden[positions])
         return fused_vocabulary_losses(

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from distilcli.config import BUILTIN_FOLDER, BUILTIN_PREFIX
 from distilcli.errors import DataError
@@ -68,8 +68,8 @@ def _is_gzip(path: Path, raw: IO[bytes]) -> bool:
 def _unzipped(path: Path, raw: IO[bytes]) -> IO[bytes]:
     if not _is_gzip(path, raw):
         return raw
-    stream: Any = gzip.GzipFile(fileobj=raw, mode="rb")
-    return stream  # type: ignore[no-any-return]  # GzipFile is an IO[bytes] in all but name
+    # A GzipFile is an IO[bytes] in all but name.
+    return cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="rb"))
 
 
 def _corrupt_gzip(path: Path, error: Exception, where: str = "") -> DataError:

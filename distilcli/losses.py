@@ -159,7 +159,8 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         with torch.autocast(features.device.type, enabled=False):
             projection = weight.to(compute_dtype)
             if teacher_features is not None:
-                assert teacher_weight is not None and teacher_bias is not None
+                assert teacher_weight is not None
+                assert teacher_bias is not None
                 teacher_dtype = teacher_weight.dtype
                 if teacher_dtype == torch.float32:
                     teacher_dtype = compute_dtype
@@ -169,13 +170,14 @@ class _FusedVocabularyLosses(torch.autograd.Function):
                 inputs = features[rows].to(compute_dtype)
                 logits = (inputs @ projection.T).to(sum_dtype).add_(bias)
                 teacher_logits = None
-                if teacher_features is not None:
+                if teacher_features is not None and teacher_bias is not None:
                     teacher_inputs = teacher_features[rows].to(teacher_dtype)
                     teacher_logits = (teacher_inputs @ teacher_projection.T).to(sum_dtype)
                     teacher_logits.add_(teacher_bias)
                 gradient = chunk.add(logits, teacher_logits, labels[rows])
                 if features_gradient is not None:
-                    assert weight_gradient is not None and bias_gradient is not None
+                    assert weight_gradient is not None
+                    assert bias_gradient is not None
                     bias_gradient += gradient.sum(dim=0)
                     gradient = gradient.to(compute_dtype)
                     features_gradient[rows] = gradient @ projection
@@ -183,9 +185,9 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         if features_gradient is not None:
             ctx.save_for_backward(features_gradient, weight_gradient, bias_gradient)
             ctx.weight_dtypes = weight.dtype, bias.dtype
-        outputs = (chunk.total(), *chunk.sums)
-        ctx.mark_non_differentiable(*outputs[1:])
-        return outputs
+        ce, mlm, mse = chunk.sums
+        ctx.mark_non_differentiable(ce, mlm, mse)
+        return chunk.total(), ce, mlm, mse
 
     @staticmethod
     @once_differentiable

@@ -11,7 +11,7 @@ epoch); the DistilBERT release (choice weighted by count^-smoothing).
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt64
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from distilcli.config import MaskingConfig
 
@@ -34,7 +34,7 @@ class Masker:
     def __init__(
         self,
         config: MaskingConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         vocab_size: int,
         token_counts: Int64[np.ndarray, " vocab"],
         seed: int,
@@ -119,7 +119,8 @@ def _mix(state: UInt64[np.ndarray, " draws"]) -> UInt64[np.ndarray, " draws"]:
     """The output function of splitmix64 (Steele, Lea, Flood 2014, fig. 17)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    mixed: np.ndarray = state ^ (state >> np.uint64(31))
+    return mixed
 
 
 def _uniform(draws: UInt64[np.ndarray, " draws"]) -> np.ndarray:

@@ -11,7 +11,7 @@ def computes_in_bf16(device: torch.device) -> bool:
     PyTorch multiplies bf16 on any CPU, but without such instructions much slower than fp32.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

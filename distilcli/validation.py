@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from distilcli.attention import Packing
 from distilcli.batches import PackedBatch
@@ -61,7 +61,7 @@ class HeldOutScores:
 
 
 def held_out_masker(
-    store: TokenStore, tokenizer: PreTrainedTokenizerBase, mlm_probability: float
+    store: TokenStore, tokenizer: PreTrainedTokenizerFast, mlm_probability: float
 ) -> Masker:
     """The fixed mask of held-out text."""
     config = MaskingConfig(
