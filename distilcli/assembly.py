@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from distilcli.config import CheckpointStudent, CopiedStudent, Experiment, RandomStudent
 from distilcli.corpus import Progress, is_prepared, prepare
@@ -29,19 +29,19 @@ class Parts:
         student: in fp32, as it starts.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
     store: TokenStore
     teacher: MaskedLM | None
     student: MaskedLM
 
 
-def experiment_tokenizer(experiment: Experiment) -> PreTrainedTokenizerBase:
+def experiment_tokenizer(experiment: Experiment) -> PreTrainedTokenizerFast:
     """The tokenizer that the experiment's token store is made with."""
     revision = experiment.teacher.revision if experiment.teacher else None
     return load_tokenizer(experiment.tokenizer_source, revision)
 
 
-def open_store(experiment: Experiment, tokenizer: PreTrainedTokenizerBase) -> TokenStore:
+def open_store(experiment: Experiment, tokenizer: PreTrainedTokenizerFast) -> TokenStore:
     """The experiment's finished token store.
 
     Raises:
@@ -59,7 +59,7 @@ def open_store(experiment: Experiment, tokenizer: PreTrainedTokenizerBase) -> To
 
 def ensure_store(
     experiment: Experiment,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     num_proc: int,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TokenStore:
@@ -87,8 +87,13 @@ def make_student(experiment: Experiment, teacher: MaskedLM | None) -> MaskedLM:
     return student
 
 
-def check_student(experiment: Experiment, student: MaskedLM, teacher: MaskedLM | None) -> None:
-    """Refuse a student that cannot be trained in this experiment.
+def check_student(
+    experiment: Experiment,
+    student: MaskedLM,
+    teacher: MaskedLM | None,
+    store: TokenStore | None = None,
+) -> None:
+    """Refuse a student that cannot be trained in this experiment, or on this store.
 
     Raises:
         ModelError: vocabulary, width or positions do not fit.
@@ -96,6 +101,8 @@ def check_student(experiment: Experiment, student: MaskedLM, teacher: MaskedLM |
     check_length(student, experiment.data.max_length)
     if teacher is not None:
         check_pair(student, teacher, cosine=experiment.loss.alpha_cos > 0)
+    if store is not None:
+        check_vocabulary(student, store, "the student")
 
 
 def check_vocabulary(model: MaskedLM, store: TokenStore, name: str) -> None:
@@ -113,7 +120,7 @@ def check_vocabulary(model: MaskedLM, store: TokenStore, name: str) -> None:
 
 
 def save_initial_student(
-    student: MaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path
+    student: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
     """Save a new student, load it again and run it once, before anyone relies on it."""
     save_model(student, tokenizer, folder)

@@ -76,8 +76,8 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
-def prepare(
+@app.command("prepare")
+def prepare_(
     config: ConfigOption,
     overrides: Overrides = None,
     num_proc: NumProcOption = None,
@@ -86,13 +86,13 @@ def prepare(
     """Turn the experiment's text into its token store; shards that are done are skipped."""
     with _console(json_output) as console:
         experiment = _load(config, overrides)
-        from distilcli.commands import prepare_and_show
+        from distilcli.commands import prepare
 
-        prepare_and_show(experiment, num_proc or os.cpu_count() or 1, console)
+        prepare.run(experiment, num_proc or os.cpu_count() or 1, console)
 
 
 @app.command("init-student")
-def init_student(
+def init_student_(
     overrides: Overrides = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Experiment file (YAML).")
@@ -119,7 +119,7 @@ def init_student(
 ) -> None:
     """Build the student from the teacher and show what was copied."""
     with _console(json_output) as console:
-        from distilcli.commands import init_from_experiment, init_from_teacher
+        from distilcli.commands import init_student
         from distilcli.errors import ConfigError
 
         alone = {"--output": output, "--layers": layers, "--num-layers": num_layers}
@@ -128,17 +128,19 @@ def init_student(
             given = [name for name, value in alone.items() if value is not None]
             if given:
                 raise ConfigError(f"{given[0]} goes with --teacher, not with --config")
-            init_from_experiment(_load(config, overrides), force, console)
+            init_student.run(_load(config, overrides), force, console)
         elif teacher is not None and config is None and output is not None:
             if overrides:
                 raise ConfigError(f"{overrides[0]!r}: overrides go with --config")
-            init_from_teacher(teacher, output, layers, num_layers, strategy, force, console)
+            init_student.run_without_experiment(
+                teacher, output, layers, num_layers, strategy, force, console
+            )
         else:
             raise ConfigError("give either --config FILE, or --teacher MODEL and --output DIR")
 
 
-@app.command()
-def train(
+@app.command("train")
+def train_(
     config: ConfigOption,
     overrides: Overrides = None,
     resume: Annotated[
@@ -159,13 +161,13 @@ def train(
         experiment = _load(config, overrides)
         if resume and force:
             raise ConfigError("--resume and --force exclude each other")
-        from distilcli.commands import dry_run_and_show, train_and_show
+        from distilcli.commands import train
 
         if dry_run:
-            dry_run_and_show(experiment, console)
+            train.dry_run(experiment, console)
             return
         try:
-            train_and_show(experiment, resume=resume, force=force, console=console)
+            train.run(experiment, resume=resume, force=force, console=console)
         except Interrupted as interrupted:
             import shlex
 
@@ -175,7 +177,7 @@ def train(
 
 
 @app.command("eval")
-def evaluate(
+def evaluate_(
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -190,13 +192,17 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Where to write results.json; the run folder.")
     ] = None,
+    num_sequences: Annotated[
+        int | None,
+        typer.Option("--num-sequences", min=1, help="Held-out sequences to look at; all."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Measure students beside their teacher on held-out text: quality, size, speed."""
     with _console(json_output) as console:
-        from distilcli.commands import evaluate_and_show
+        from distilcli.commands import evaluate
 
         given = models or []
         overrides = [word for word in given if "=" in word]
         names = [word for word in given if "=" not in word]
-        evaluate_and_show(names, config, overrides, output, console)
+        evaluate.run(names, config, overrides, output, num_sequences, console)

@@ -71,7 +71,7 @@ class Console:
             return
         table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+            table.add_column(column, justify="left" if index == 0 else "right")
         for row in rows:
             table.add_row(*row)
         self._out.print(table, markup=False)
@@ -88,11 +88,11 @@ class Console:
             sys.stdout.flush()
 
     @contextmanager
-    def bar(self, description: str, unit: str) -> Iterator["Bar"]:
+    def bar(self, description: str) -> Iterator["Bar"]:
         """A progress bar on a terminal; a line every half minute elsewhere."""
         with self._progress:
             task = self._progress.add_task(description, total=None)
-            yield Bar(self, self._progress, task, description, unit)
+            yield Bar(self, self._progress, task, description)
 
 
 class Bar:
@@ -101,13 +101,12 @@ class Bar:
     _SECONDS_BETWEEN_LINES = 30.0
 
     def __init__(
-        self, console: Console, progress: Progress, task: TaskID, description: str, unit: str
+        self, console: Console, progress: Progress, task: TaskID, description: str
     ) -> None:
         self._console = console
         self._progress = progress
         self._task = task
         self._description = description
-        self._unit = unit
         self._start = self._last_line = time.monotonic()
 
     def update(self, done: float, total: float | None, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from distilcli.attention import use_packed_attention
 from distilcli.batches import held_out_batches
@@ -58,7 +58,7 @@ class Evaluation:
         size_mib: of the weights as they are stored.
         scores: held-out quality.
         retained: accuracy over the teacher's; None without a teacher.
-        speed: None when it was not measured.
+        speed: on this machine's CPU.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Evaluation:
     size_mib: float
     scores: HeldOutScores
     retained: float | None
-    speed: Speed | None
+    speed: Speed
 
     def record(self) -> dict[str, Any]:
         """For results.json."""
@@ -78,15 +78,20 @@ def evaluate(
     teacher_name: str | None,
     experiment: Experiment,
     store: TokenStore,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     on_note: Callable[[str], None],
+    num_sequences: int | None = None,
 ) -> list[Evaluation]:
-    """Measure models on all held-out text of a store.
+    """Measure models on held-out text of a store.
 
     Args:
         models: by name, all with the store's vocabulary.
         teacher_name: which of them the others are compared with.
+        experiment: its masking, micro-batch and store.
+        store: whose held-out text is used.
+        tokenizer: of the store.
         on_note: told what is being measured.
+        num_sequences: held-out sequences to measure quality on, evenly spaced; None: all.
 
     Raises:
         DataError: the store has no held-out text.
@@ -110,7 +115,7 @@ def evaluate(
         batches = held_out_batches(
             store.held_out,
             masker,
-            len(store.held_out),
+            num_sequences or len(store.held_out),
             experiment.train.tokens_per_micro_batch,
         )
         scores[name] = held_out_scores(model, teacher, batches, accelerator)
@@ -133,7 +138,8 @@ def measure_speed(models: dict[str, MaskedLM], split: Split) -> dict[str, Speed]
     length = int(statistics.median(split.lengths.tolist()))
     tokens = _sequences(split, length)
     for model in models.values():
-        model.to("cpu").eval().set_attn_implementation("sdpa")
+        model.cpu().eval()
+        model.set_attn_implementation("sdpa")
     single = _medians(models, tokens[:1], _LATENCY_RUNS)
     batched = _medians(models, tokens, _THROUGHPUT_RUNS)
     return {

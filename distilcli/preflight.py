@@ -11,8 +11,8 @@ from distilcli.assembly import Parts
 from distilcli.batches import IGNORE_INDEX, PackedBatch, held_out_batches
 from distilcli.config import Experiment
 from distilcli.errors import ModelError
-from distilcli.models import num_parameters
 from distilcli.metrics import Metrics
+from distilcli.models import num_parameters
 from distilcli.steps import Stepper
 from distilcli.store import TokenStore
 from distilcli.validation import held_out_masker, held_out_scores

@@ -1,7 +1,7 @@
 """The loop: steps, validation, checkpoints, and what is told of them.
 
-    distilcli train --config configs/quickstart.yaml
-    torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml --resume
+distilcli train --config configs/quickstart.yaml
+torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml --resume
 """
 
 import signal
@@ -234,9 +234,7 @@ class Trainer:
         checkpoint = checkpoints.load(folder)
         copy_weights(self.parts.student, checkpoint.tensors("student"))
         named_parameters = dict(self.parts.student.named_parameters())
-        restore_moments(
-            self.stepper.optimizer, named_parameters, checkpoint.tensors("optimizer")
-        )
+        restore_moments(self.stepper.optimizer, named_parameters, checkpoint.tensors("optimizer"))
         self.state = TrainState(**checkpoint.state)
         return True
 

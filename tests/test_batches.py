@@ -97,7 +97,7 @@ def test_ranks_share_a_step_without_loss_or_double(plan, lengths, world_size):
 
 @given(
     st.lists(st.integers(1, 64), min_size=1, max_size=40),
-    st.integers(64, 300),
+    st.integers(64, 100),
     st.sampled_from(WORLD_SIZES),
 )
 def test_bins_are_full_sorted_and_balanced(sizes, bound, multiple):
@@ -124,6 +124,13 @@ def test_bins_are_the_fewest_that_hold_the_tokens():
     samples, sizes = np.arange(12), np.full(12, 10)
     for bound, multiple, expected in ((120, 1, 1), (60, 1, 2), (59, 1, 3), (60, 4, 4), (20, 2, 6)):
         assert len(balanced_bins(samples, sizes, bound, multiple)) == expected
+
+
+def test_bins_are_added_where_sequences_pair_badly():
+    """120 tokens would fit into two bins of 64, but no two sequences of 40 fit into one."""
+    assert balanced_bins(np.arange(3), np.full(3, 40), 64, 1) == [[0], [1], [2]]
+    found = balanced_bins(np.arange(6), np.full(6, 40), 64, 2)
+    assert found == [[0], [1], [2], [3], [4], [5]]
 
 
 def test_fewer_sequences_than_processes_are_refused():

@@ -35,6 +35,8 @@ ORDER = [
     "checkpoints",
     "run_folder",
     "assembly",
+    "steps",
+    "metrics",
     "training",
     "preflight",
     "tasks",

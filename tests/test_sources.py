@@ -14,7 +14,7 @@ from distilcli.config import FilesSource, HubSource
 from distilcli.errors import ConfigError, DataError
 from distilcli.sources import Reader, resolve
 
-TEXTS = ["first of all", 'quoted "words", a comma', "ümlaut and 漢字"]
+TEXTS = ["first of all", 'quoted "words", a comma', "\u00fcmlaut and \u6f22\u5b57"]
 
 
 def read(**source):

@@ -1,0 +1,1 @@
+"""What each command does and how its result is shown: one module a command."""

@@ -1,0 +1,44 @@
+"""`distilcli prepare`: text to token store."""
+
+from collections.abc import Callable
+
+from distilcli.assembly import ensure_store, experiment_tokenizer
+from distilcli.config import Experiment
+from distilcli.console import Bar, Console
+from distilcli.corpus import Progress, is_prepared
+from distilcli.store import TokenStore
+
+_LONG_FIELDS = {"token_counts", "length_histogram", "shards"}
+
+
+def run(experiment: Experiment, num_proc: int, console: Console) -> None:
+    """Prepare the experiment's store, or say that it is there, and show what it holds."""
+    tokenizer = experiment_tokenizer(experiment)
+    if is_prepared(experiment.data, tokenizer):
+        console.note(f"{experiment.data.store}: already prepared")
+    with console.bar("prepare") as bar:
+        store = ensure_store(experiment, tokenizer, num_proc, show_progress(bar))
+    _show(store, experiment.data.store, console)
+
+
+def show_progress(bar: Bar) -> Callable[[Progress], None]:
+    """A callback that draws `prepare`'s progress on a bar."""
+
+    def show(progress: Progress) -> None:
+        text = f"{progress.documents:,} documents, {progress.tokens:,} tokens"
+        bar.update(progress.bytes_read, progress.total_bytes, text)
+
+    return show
+
+
+def _show(store: TokenStore, folder: str, console: Console) -> None:
+    manifest = store.manifest
+    rows = [
+        [name, f"{split.documents:,}", f"{split.sequences:,}", f"{split.tokens:,}"]
+        for name, split in (("train", manifest.train), ("held out", manifest.held_out))
+    ]
+    console.table(f"token store {folder}", ["split", "documents", "sequences", "tokens"], rows)
+    for reason, dropped in manifest.dropped.items():
+        what = reason.replace("_", " ")
+        console.say(f"dropped as {what}: {dropped.count:,} with {dropped.tokens:,} tokens")
+    console.result({"store": folder, **manifest.model_dump(mode="json", exclude=_LONG_FIELDS)})

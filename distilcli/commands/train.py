@@ -1,0 +1,134 @@
+"""`distilcli train`: what is missing is made, then the student is trained; or a dry run."""
+
+import os
+from dataclasses import asdict
+
+import torch
+from accelerate import Accelerator
+
+from distilcli.assembly import (
+    Parts,
+    check_student,
+    ensure_store,
+    experiment_tokenizer,
+    load_initial_student,
+    load_teacher,
+    make_student,
+    open_store,
+    save_initial_student,
+    student_description,
+)
+from distilcli.commands.prepare import show_progress
+from distilcli.config import Experiment
+from distilcli.console import Console, TrainingLog, duration, number
+from distilcli.precision import resolve_precision
+from distilcli.preflight import Preflight, preflight
+from distilcli.run_folder import RunFolder
+from distilcli.training import Events, TrainResult, make_accelerator, train
+
+
+def run(experiment: Experiment, *, resume: bool, force: bool, console: Console) -> None:
+    """Train the experiment's student."""
+    accelerator = make_accelerator(experiment)
+    folder = RunFolder(experiment.run_folder)
+    folder.check(experiment, resume=resume, force=force)
+    parts = _assemble(experiment, folder, accelerator, force, console)
+    console.note(
+        f"{experiment.name}: student from {student_description(experiment)}, "
+        f"{len(parts.store.train):,} sequences, {accelerator.num_processes} process(es), "
+        f"{accelerator.device}"
+    )
+    with console.bar("train") as bar:
+        log = TrainingLog(console, bar)
+        events = Events(console.note, console.warn, log.metrics)
+        result = train(experiment, parts, accelerator, resume=resume, events=events)
+    _show(result, console)
+
+
+def dry_run(experiment: Experiment, console: Console) -> None:
+    """Check everything and take two steps, without writing anything."""
+    accelerator = make_accelerator(experiment)
+    tokenizer = experiment_tokenizer(experiment)
+    store = open_store(experiment, tokenizer)
+    # Copied before the teacher's precision is lowered: the student starts from fp32.
+    student = make_student(experiment, load_teacher(experiment))
+    teacher = load_teacher(experiment, _teacher_dtype(experiment, accelerator))
+    parts = Parts(tokenizer, store, teacher, student)
+    _show_preflight(preflight(experiment, parts, accelerator), experiment, console)
+
+
+def _assemble(
+    experiment: Experiment,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    force: bool,
+    console: Console,
+) -> Parts:
+    """Load the parts; the main process makes what is missing before the others look."""
+    tokenizer = experiment_tokenizer(experiment)
+    accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            _make_what_is_missing(experiment, folder, force, console)
+        store = open_store(experiment, tokenizer)
+        student = load_initial_student(experiment, folder.initial_student)
+    teacher = load_teacher(experiment, _teacher_dtype(experiment, accelerator))
+    check_student(experiment, student, teacher, store)
+    return Parts(tokenizer, store, teacher, student)
+
+
+def _make_what_is_missing(
+    experiment: Experiment, folder: RunFolder, force: bool, console: Console
+) -> None:
+    tokenizer = experiment_tokenizer(experiment)
+    # Models first: a mistake there must not cost the hours that preparing a corpus may take.
+    student = None
+    if force or not folder.initial_student.exists():
+        student = make_student(experiment, load_teacher(experiment))
+    with console.bar("prepare") as bar:
+        ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+    if force or not folder.has_run:
+        folder.begin(experiment, force=force)
+    if student is not None:
+        save_initial_student(student, tokenizer, folder.initial_student)
+
+
+def _teacher_dtype(experiment: Experiment, accelerator: Accelerator) -> torch.dtype:
+    if experiment.teacher is None:
+        return torch.float32
+    return resolve_precision(experiment.teacher.precision, accelerator.device)
+
+
+def _show(result: TrainResult, console: Console) -> None:
+    if result.already_finished:
+        console.note("this run is finished; there is nothing to do")
+    speed = result.tokens / result.seconds if result.seconds else 0.0
+    console.say(
+        f"{result.steps:,} steps, {result.tokens:,} tokens in {duration(result.seconds)} "
+        f"({speed:,.0f} tokens/s)"
+    )
+    if result.held_out_loss is not None:
+        console.say(
+            f"best held-out loss {result.held_out_loss:.4f}, after step {result.student_step}"
+        )
+    console.say(f"student: {result.student}")
+    console.result(asdict(result))
+
+
+def _show_preflight(report: Preflight, experiment: Experiment, console: Console) -> None:
+    rows = [
+        ["processes x micro-batches", f"{report.num_processes} x {report.micro_batches}"],
+        ["steps", f"{report.total_steps:,} ({report.steps_per_epoch:,} an epoch)"],
+        ["tokens a second", f"{report.tokens_per_second:,.0f}"],
+        ["time to finish", duration(report.seconds_to_finish)],
+        ["peak memory, GiB", f"{report.peak_memory_gib:.2f}"],
+        ["one checkpoint, MiB", f"{report.checkpoint_mib:.0f}"],
+        ["loss of the two steps", " ".join(f"{loss:.4f}" for loss in report.losses)],
+        ["held-out loss of token frequencies", number(report.unigram_loss)],
+        ["held-out loss of the teacher", number(report.teacher_loss)],
+    ]
+    folder = RunFolder(experiment.run_folder)
+    console.table(f"dry run of {folder.root}: nothing was written", ["what", "figure"], rows)
+    if folder.has_run:
+        console.note(f"{folder.root} exists: train will ask for --resume or --force")
+    console.result(asdict(report))

@@ -1,0 +1,82 @@
+"""What each step measured: kept on the device, gathered over ranks once per interval.
+
+Keys follow `group/name`: `loss/kl` is nats a token, `speed/tokens_per_second` counts all ranks.
+"""
+
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from distilcli.distillation import TERMS
+from distilcli.steps import StepOutcome
+from distilcli.validation import HeldOutScores
+
+TERM_KEYS = {"ce": "loss/kl", "mlm": "loss/mlm", "cos": "loss/cos", "mse": "loss/mse"}
+
+
+class Metrics:
+    """Collects step outcomes and turns them into records.
+
+    Args:
+        alphas: weight of each of `TERMS`.
+        accelerator: reduces sums over ranks.
+    """
+
+    def __init__(self, alphas: list[float], accelerator: Accelerator) -> None:
+        self._alphas = alphas
+        self._accelerator = accelerator
+        self._pending: list[StepOutcome] = []
+        self._held_out: dict[int, HeldOutScores] = {}
+        self._clock = time.perf_counter()
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Remember a step; nothing is computed yet."""
+        self._pending.append(outcome)
+
+    def add_held_out(self, step: int, scores: HeldOutScores) -> None:
+        """Put held-out scores into the record of a step that is still pending."""
+        self._held_out[step] = scores
+
+    def flush(self) -> tuple[list[dict[str, Any]], float]:
+        """The records of all pending steps, and the seconds since the last flush.
+
+        Every rank must call this at the same steps: it reduces.
+        """
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        if not self._pending:
+            return [], seconds
+        sums = torch.stack([outcome.sums for outcome in self._pending])
+        totals = self._accelerator.reduce(sums, "sum").tolist()
+        counts = torch.stack([outcome.counts for outcome in self._pending]).tolist()
+        speed = sum(outcome.tokens for outcome in self._pending) / seconds
+        records = [
+            self._record(outcome, step_totals, step_counts, speed)
+            for outcome, step_totals, step_counts in zip(self._pending, totals, counts, strict=True)
+        ]
+        self._pending.clear()
+        self._held_out.clear()
+        return records, seconds
+
+    def _record(
+        self, outcome: StepOutcome, sums: list[float], counts: list[float], speed: float
+    ) -> dict[str, Any]:
+        means = [total / max(count, 1.0) for total, count in zip(sums, counts, strict=True)]
+        terms = list(zip(TERMS, self._alphas, means, strict=True))
+        record: dict[str, Any] = {
+            "step": outcome.step,
+            "epoch": outcome.epoch,
+            "loss/total": sum(alpha * mean for _, alpha, mean in terms),
+        }
+        record |= {TERM_KEYS[term]: mean for term, alpha, mean in terms if alpha}
+        record |= {
+            "optim/lr": outcome.lr,
+            "optim/grad_norm": outcome.grad_norm,
+            "speed/tokens": outcome.tokens,
+            "speed/tokens_per_second": speed,
+        }
+        if scores := self._held_out.get(outcome.step):
+            record |= scores.metrics()
+        return record
