@@ -162,6 +162,22 @@ def test_neighbouring_samples_and_epochs_are_independent(tiny_tokenizer):
         assert within((one & two).sum(), one.size, 0.15 * 0.15)
 
 
+def test_what_a_token_becomes_says_nothing_about_its_neighbours(tiny_tokenizer):
+    """Choice, action and replacement draw from streams that never meet, at any distance."""
+    rows = random_rows(3_000, 40)
+    masked, chosen = (array.reshape(3_000, 40) for array in mask(make_masker(tiny_tokenizer), rows))
+    hidden = masked == MASK
+    for distance in (1, 2, 3):
+        for here, there in (
+            (slice(None, -distance), slice(distance, None)),
+            (slice(distance, None), slice(None, -distance)),
+        ):
+            both = chosen[:, here] & chosen[:, there]
+            assert within((both & hidden[:, here]).sum(), both.sum(), 0.8)
+            pair = both & hidden[:, here]
+            assert within((pair & hidden[:, there]).sum(), pair.sum(), 0.8)
+
+
 # A function of (seed, epoch, sample) and nothing else
 
 
