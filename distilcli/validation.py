@@ -90,12 +90,12 @@ def held_out_scores(
         sums += _batch_sums(student, teacher, batch.to(accelerator.device))
     student.train(was_training)
     total = accelerator.reduce(sums, "sum").tolist()
-    loss, correct, agreed, kl, count = (value for value in total)
-    count = max(count, 1.0)
+    loss, correct, agreed, kl, num_masked = total
+    count = max(num_masked, 1.0)
     return HeldOutScores(
         loss=loss / count,
         accuracy=correct / count,
-        num_masked=int(count),
+        num_masked=int(num_masked),
         agreement=agreed / count if teacher is not None else None,
         kl=kl / count if teacher is not None else None,
     )
