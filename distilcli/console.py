@@ -60,7 +60,10 @@ class Console:
         self._err.print(f"warning: {text}", style="yellow", markup=False)
 
     def error(self, error: DistilError) -> None:
-        """Say what failed and what to do next."""
+        """Say what failed and what to do next; a failure of one rank alone must be heard too."""
+        if self._err.quiet and error.exit_code == 1:
+            rank = os.environ["RANK"]
+            sys.stderr.write(f"error on rank {rank}: {error.message}\n")
         self._err.print(f"error: {error.message}", style="bold red", markup=False)
         if error.hint:
             self._err.print(error.hint, markup=False)
@@ -120,8 +123,9 @@ class Bar:
         now = time.monotonic()
         if self._progress.disable and now - self._last_line > self._SECONDS_BETWEEN_LINES:
             self._last_line = now
-            share = f"{100 * done / total:.0f} %, " if total else ""
-            self._console.note(f"{self._description}: {share}{text}")
+            share = f"{100 * done / total:.0f} %" if total else ""
+            said = ", ".join(part for part in (share, text) if part)
+            self._console.note(f"{self._description}: {said}")
 
 
 class TrainingLog:

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from distilcli.assembly import Parts
 from distilcli.batches import IGNORE_INDEX, PackedBatch, held_out_batches
 from distilcli.config import Experiment
-from distilcli.errors import ModelError
+from distilcli.errors import DistilError, ModelError
 from distilcli.metrics import Metrics
-from distilcli.models import num_parameters
+from distilcli.models import MaskedLM, num_parameters
 from distilcli.steps import Stepper
 from distilcli.store import TokenStore
 from distilcli.validation import held_out_masker, held_out_scores
@@ -55,6 +55,7 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
     Raises:
         ModelError: the teacher predicts held-out text no better than token frequencies do.
         NonFiniteLossError: a step's loss is not finite.
+        DistilError: the ranks' weights differ after the same steps.
     """
     stepper = Stepper(experiment, parts, accelerator)
     teacher_loss, unigram = _teacher_sanity(experiment, parts, accelerator)
@@ -66,6 +67,7 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
         metrics.add(stepper.take(step))
         step_records, seconds = metrics.flush()
         records += step_records
+    check_ranks_agree(parts.student, accelerator)
     return Preflight(
         num_processes=accelerator.num_processes,
         micro_batches=len(stepper.plan.micro_batches(0, 0, accelerator.num_processes)),
@@ -110,6 +112,22 @@ def _teacher_sanity(
             "Check that the teacher and its tokenizer belong together and know this text.",
         )
     return teacher_loss, unigram
+
+
+def check_ranks_agree(student: MaskedLM, accelerator: Accelerator) -> None:
+    """Refuse to go on when gradients were not synchronised.
+
+    Raises:
+        DistilError: the sums of the ranks' weights are not bitwise equal.
+    """
+    with torch.no_grad():
+        sums = torch.stack([parameter.double().sum() for parameter in student.parameters()])
+    gathered = accelerator.gather(sums[None])
+    if not bool((gathered == gathered[0]).all()):
+        raise DistilError(
+            "after the same steps the ranks hold different weights: gradients are not synchronised",
+            "Check the launcher: every rank must be of one process group.",
+        )
 
 
 def unigram_loss(store: TokenStore, batches: list[PackedBatch], accelerator: Accelerator) -> float:
