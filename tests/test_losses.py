@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -150,6 +151,14 @@ def test_losses_are_those_of_2019_up_to_the_count():
     cosine = nn.CosineEmbeddingLoss(reduction="mean")(z, v, z.new_ones(TOKENS))
     close(hidden_cosine_distance(z, v) / TOKENS, cosine)
     close(logit_squared_error(z, v) / TOKENS, nn.MSELoss()(z, v))
+
+
+def test_shapes_are_checked_while_tests_run():
+    """Else the import hook of conftest.py came too late."""
+    with pytest.raises(TypeCheckError):
+        soft_target_kl(randn(2, 3), randn(1, 3), 2.0)
+    with pytest.raises(TypeCheckError):
+        masked_lm_cross_entropy(randn(2, 3), randn(2))
 
 
 # Properties
