@@ -8,6 +8,7 @@ Everything random in step s is a function of (seed, s): samples and masks by con
 because the generator is seeded at every step. So a resume needs the step number and no more.
 """
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -87,7 +88,10 @@ class Stepper:
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
         self.distillation = Distillation(parts.student, parts.teacher, experiment.loss)
         self.optimizer = make_optimizer(parts.student, experiment.optim)
-        self.model = accelerator.prepare_model(self.distillation)
+        with warnings.catch_warnings():
+            # PyTorch renames this option; accelerate knows the old name only.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.model = accelerator.prepare_model(self.distillation)
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of forward passes."""

@@ -4,6 +4,7 @@ distilcli train --config configs/quickstart.yaml
 torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml --resume
 """
 
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -90,6 +91,7 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
     folder = RunFolder(experiment.run_folder)
     kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     accelerator = Accelerator(
+        cpu=_launched_on_cpus(),
         log_with=list(experiment.train.trackers) or None,
         project_dir=str(folder.root),
         kwargs_handlers=[kwargs],
@@ -102,6 +104,15 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
             "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO.",
         )
     return accelerator
+
+
+def _launched_on_cpus() -> bool:
+    """Whether torchrun started several processes and only CPUs can join them.
+
+    Unless it is told, accelerate then gives each process a run of its own, all in one folder.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "LOCAL_RANK" in os.environ and (found is None or found.type == "mps")
 
 
 class Trainer:
@@ -292,5 +303,6 @@ def train(
             accelerator.init_trackers(experiment.name)
         with StopSignals().listening() as stop:
             trainer.run(stop)
-        accelerator.end_training()
-    return trainer.finish(already_finished)
+    result = trainer.finish(already_finished)
+    accelerator.end_training()  # last: it also takes the process group down
+    return result
