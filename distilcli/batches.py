@@ -194,8 +194,8 @@ def held_out_batches(
 
     The mask is that of epoch 0, so every pass sees the same one.
     """
-    step = max(1, len(split) // num_sequences)
-    samples = np.arange(0, len(split), step)[:num_sequences][rank::world_size]
+    num_chosen = min(num_sequences, len(split))
+    samples = (np.arange(num_chosen) * len(split) // num_chosen)[rank::world_size]
     by_length = samples[np.argsort(split.lengths[samples], kind="stable")]
     batch: list[int] = []
     tokens = 0

@@ -34,8 +34,7 @@ def soft_target_kl(
         ValueError: temperature is not positive.
     Source: Hinton et al. 2015, eq. 1-2 and sec. 2 (T^2); Sanh et al. 2019, sec. 2.
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    _check_temperature(temperature)
     student_log_probs = F.log_softmax(student_logits / temperature, dim=-1)
     teacher_log_probs = F.log_softmax(teacher_logits / temperature, dim=-1)
     difference = teacher_log_probs - student_log_probs
@@ -118,7 +117,11 @@ def fused_vocabulary_losses(
 
     Returns:
         total = ce * sum(T^2 KL) + mlm * sum(cross-entropy) + mse * sum(squared error).
+
+    Raises:
+        ValueError: temperature is not positive.
     """
+    _check_temperature(temperature)
     vocab_size = student.weight.shape[0]
     if chunk_tokens is None:
         elements = _CHUNK_ELEMENTS.get(student.features.device.type, _CHUNK_ELEMENTS["cuda"])
@@ -254,6 +257,11 @@ class _Chunk:
         weight = self.coefficients.mlm
         gradient.addcmul_(log_q.exp_(), weight)
         gradient.scatter_add_(1, labels[:, None], -weight.expand(len(labels), 1).to(gradient.dtype))
+
+
+def _check_temperature(temperature: float) -> None:
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
 
 
 def _compute_dtype(features: Tensor) -> torch.dtype:
