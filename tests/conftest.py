@@ -16,6 +16,7 @@ jaxtyping.install_import_hook(
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
+import tiny_experiments  # noqa: E402
 import token_stores  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
@@ -64,3 +65,9 @@ def tiny_bert(tiny_tokenizer: PreTrainedTokenizerFast) -> TinyBert:
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> tiny_experiments.TinyWorld:
+    """Text, a teacher that has learnt it, its token store and an experiment file."""
+    return tiny_experiments.make_world(tmp_path_factory.mktemp("world"))

@@ -1,0 +1,80 @@
+"""One rank of `test_invariance.py`: takes one optimiser step and writes down what it saw."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch.distributed import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from distilcli.assembly import Parts, experiment_tokenizer, load_teacher, make_student, open_store
+from distilcli.config import Experiment
+from distilcli.experiment_file import load
+from distilcli.steps import Stepper
+from distilcli.training import make_accelerator
+
+
+def make_stepper(experiment: Experiment, accelerator: Accelerator) -> Stepper:
+    """A stepper at the beginning of the experiment."""
+    tokenizer = experiment_tokenizer(experiment)
+    teacher = load_teacher(experiment)
+    student = make_student(experiment, teacher)
+    parts = Parts(tokenizer, open_store(experiment, tokenizer), teacher, student)
+    stepper = Stepper(experiment, parts, accelerator)
+    stepper.distillation.train()
+    return stepper
+
+
+def gradient_of_step(stepper: Stepper, step: int) -> dict[str, torch.Tensor]:
+    """Take a step; the gradient, by name, as the optimiser is given it."""
+    named = dict(stepper.distillation.student.named_parameters())
+    gradient: dict[str, torch.Tensor] = {}
+
+    def remember(*_: Any) -> None:
+        gradient.update({name: p.grad.detach().clone() for name, p in named.items()})
+
+    hook = stepper.optimizer.register_step_pre_hook(remember)
+    stepper.take(step)
+    hook.remove()
+    return gradient
+
+
+def weights_of(stepper: Stepper) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in stepper.distillation.student.named_parameters()
+    }
+
+
+def work(folder: str, config: str, *overrides: str) -> None:
+    """What one rank does: a step for its gradient and weights, and one to count reductions."""
+    experiment = load(Path(config), overrides)
+    accelerator = make_accelerator(experiment)
+    rank = accelerator.process_index
+    stepper = make_stepper(experiment, accelerator)
+    record = {
+        "num_processes": accelerator.num_processes,
+        "tokens": [batch.num_tokens for batch in stepper.batches(0)],
+        "masked": [batch.num_masked for batch in stepper.batches(0)],
+    }
+    save_file(gradient_of_step(stepper, 0), Path(folder) / f"gradient-{rank}.safetensors")
+    save_file(weights_of(stepper), Path(folder) / f"weights-{rank}.safetensors")
+    record["reductions"] = _count_reductions(make_stepper(experiment, accelerator))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(record), encoding="utf-8")
+    accelerator.end_training()
+
+
+def _count_reductions(stepper: Stepper) -> int:
+    """How often a step reduces the gradient over ranks; the tiny student fits one bucket."""
+    calls = []
+
+    def counted(group: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+        calls.append(bucket.index())
+        return allreduce_hook(group, bucket)
+
+    stepper.model.register_comm_hook(None, counted)
+    stepper.take(0)
+    return len(calls)

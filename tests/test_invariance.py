@@ -1,0 +1,203 @@
+"""The gradient of a step belongs to the experiment: no partition of it over hardware changes it.
+
+One global batch, dropout off, fp32, as 1 process x 8 micro-batches, 2 x 4 and 8 x 1, in real
+processes that talk over gloo; and what the comparison says once the average is taken wrongly.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradient_worker
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny_experiments import TinyWorld, start_function
+from torch import Tensor
+
+from distilcli.distillation import TERMS
+from distilcli.experiment_file import load
+from distilcli.steps import Stepper
+from distilcli.training import make_accelerator
+
+NUM_MICRO_BATCHES = 8
+TOLERANCE = 1e-5  # of the difference's norm over the gradient's
+WRONG = 1e-3  # far above it: what a wrong average makes of the gradient
+
+SETTINGS = [
+    "student.dropout=0",
+    "student.attention_dropout=0",
+    "teacher.precision=fp32",
+    "train.precision=fp32",
+    "train.global_batch_size=32",
+    "loss.alpha_mse=0.5",  # the fourth term
+    "optim.max_grad_norm=1e9",  # the gradient itself, not what clipping leaves of it
+]
+ALL_TOKENS = "train.tokens_per_micro_batch=100000"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What the ranks of one partition wrote."""
+
+    records: list[dict]
+    gradients: list[dict[str, Tensor]]
+    weights: list[dict[str, Tensor]]
+
+
+def relative(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Norm of the difference over norm, over all tensors together, in float64."""
+    assert found.keys() == expected.keys()
+    difference = sum((found[k].double() - expected[k].double()).square().sum() for k in expected)
+    norm = sum(tensor.double().square().sum() for tensor in expected.values())
+    return float((difference / norm).sqrt())
+
+
+def ranks(folder: Path, world: TinyWorld, settings: list[str], num_processes: int) -> Partition:
+    """Take the step in `num_processes` processes of their own."""
+    folder.mkdir()
+    arguments = [str(folder), str(world.config), *settings, f"output_dir={folder}"]
+    finished = start_function(gradient_worker.work, arguments, num_processes).wait()
+    assert finished.code == 0, finished.stderr
+    every_rank = range(num_processes)
+    return Partition(
+        [json.loads((folder / f"{rank}.json").read_text()) for rank in every_rank],
+        [load_file(folder / f"gradient-{rank}.safetensors") for rank in every_rank],
+        [load_file(folder / f"weights-{rank}.safetensors") for rank in every_rank],
+    )
+
+
+@pytest.fixture
+def stepper_of(tiny_world, tmp_path):
+    """Makes steppers of this process."""
+
+    def make(*settings: str) -> Stepper:
+        experiment = load(tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"])
+        return gradient_worker.make_stepper(experiment, make_accelerator(experiment))
+
+    yield make
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(params=["all", "masked"])
+def positions(request) -> str:
+    return f"loss.positions={request.param}"
+
+
+@pytest.fixture
+def in_eight(stepper_of) -> str:
+    """The setting that cuts the first step into 8 micro-batches."""
+    whole = stepper_of(ALL_TOKENS)
+    [batch] = whole.batches(0)
+    too_few_for_seven = (batch.num_tokens - 1) // (NUM_MICRO_BATCHES - 1)
+    return f"train.tokens_per_micro_batch={too_few_for_seven}"
+
+
+def test_micro_batches_do_not_change_the_gradient(stepper_of, positions, in_eight):
+    whole, parts = stepper_of(positions, ALL_TOKENS), stepper_of(positions, in_eight)
+    assert len(whole.batches(0)) == 1
+    assert len(parts.batches(0)) == NUM_MICRO_BATCHES
+    expected = gradient_worker.gradient_of_step(whole, 0)
+    found = gradient_worker.gradient_of_step(parts, 0)
+    assert relative(found, expected) < TOLERANCE
+
+
+def test_every_term_counts(stepper_of, positions, in_eight):
+    """Each term's own gradient, which a big one beside it could hide."""
+    for term in TERMS:
+        others = [f"loss.alpha_{other}=0" for other in TERMS if other != term]
+        only = [positions, *others, f"loss.alpha_{term}=1"]
+        gradients = []
+        for partition in (ALL_TOKENS, in_eight):
+            stepper = stepper_of(*only, partition)
+            stepper.accumulate_gradient(0, stepper.batches(0), _counts(stepper))
+            gradients.append(_present_gradient(stepper))
+        assert relative(gradients[1], gradients[0]) < TOLERANCE, term
+
+
+def _counts(stepper: Stepper) -> Tensor:
+    counts = [stepper.distillation.counts(batch) for batch in stepper.batches(0)]
+    return torch.tensor(counts, dtype=torch.float64).sum(0)
+
+
+def _present_gradient(stepper: Stepper) -> dict[str, Tensor]:
+    named = stepper.distillation.student.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [2, 8])
+def test_processes_do_not_change_the_gradient(
+    tiny_world, tmp_path, stepper_of, positions, in_eight, num_processes
+):
+    alone = stepper_of(positions, in_eight)
+    tokens = [batch.num_tokens for batch in alone.batches(0)]
+    masked = [batch.num_masked for batch in alone.batches(0)]
+    assert len(tokens) == NUM_MICRO_BATCHES
+    assert len(set(tokens)) > 1  # else means of means would be the mean, and show nothing
+    assert len(set(masked)) > 1
+    gradient = gradient_worker.gradient_of_step(alone, 0)
+    weights = gradient_worker.weights_of(alone)
+
+    settings = [*SETTINGS, positions, in_eight]
+    together = ranks(tmp_path / "ranks", tiny_world, settings, num_processes)
+    each = NUM_MICRO_BATCHES // num_processes
+    assert [len(record["tokens"]) for record in together.records] == [each] * num_processes
+    assert sum(sum(record["tokens"]) for record in together.records) == sum(tokens)
+    assert {record["num_processes"] for record in together.records} == {num_processes}
+    for found in together.gradients:
+        assert relative(found, gradient) < TOLERANCE
+
+    # After the update the ranks hold the same weights, to the last bit.
+    for found in together.weights[1:]:
+        assert all(torch.equal(found[name], together.weights[0][name]) for name in weights)
+    assert relative(together.weights[0], weights) < TOLERANCE
+    # And gradients met once, however many micro-batches there were.
+    assert {record["reductions"] for record in together.records} == {1}
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_micro_batch(tiny_world, tmp_path, stepper_of):
+    """Another cut of the same batch: here the bins themselves differ."""
+    gradient = gradient_worker.gradient_of_step(stepper_of(ALL_TOKENS), 0)
+    together = ranks(tmp_path / "ranks", tiny_world, [*SETTINGS, ALL_TOKENS], 2)
+    assert [len(record["tokens"]) for record in together.records] == [1, 1]
+    assert relative(together.gradients[0], gradient) < TOLERANCE
+
+
+# The comparison can fail
+
+
+def test_a_mean_per_micro_batch_would_be_noticed(stepper_of, positions, in_eight, monkeypatch):
+    """The trap: each micro-batch's mean, then the mean of those, as accumulation usually does."""
+    expected = gradient_worker.gradient_of_step(stepper_of(positions, ALL_TOKENS), 0)
+    whole_step = Stepper.accumulate_gradient
+
+    def mean_of_means(stepper: Stepper, step: int, batches: list, counts: Tensor) -> Tensor:
+        sums = torch.zeros_like(counts)
+        for batch in batches:
+            own = torch.tensor(stepper.distillation.counts(batch), dtype=torch.float64)
+            sums += whole_step(stepper, step, [batch], own * len(batches))
+        return sums
+
+    monkeypatch.setattr(Stepper, "accumulate_gradient", mean_of_means)
+    found = gradient_worker.gradient_of_step(stepper_of(positions, in_eight), 0)
+    assert relative(found, expected) > WRONG
+    # With one micro-batch the wrong way is the right way.
+    same = gradient_worker.gradient_of_step(stepper_of(positions, ALL_TOKENS), 0)
+    assert relative(same, expected) < TOLERANCE
+
+
+def test_another_mask_would_be_noticed(stepper_of, in_eight):
+    """Masks come from (seed, epoch, sample); another seed's give another gradient."""
+    expected = gradient_worker.gradient_of_step(stepper_of(in_eight), 0)
+    found = gradient_worker.gradient_of_step(stepper_of(in_eight, "seed=43"), 0)
+    assert relative(found, expected) > WRONG
+
+
+def test_dropout_would_be_noticed(stepper_of, in_eight):
+    """So it was off in the comparisons above."""
+    expected = gradient_worker.gradient_of_step(stepper_of(in_eight), 0)
+    found = gradient_worker.gradient_of_step(stepper_of(in_eight, "student.dropout=0.1"), 0)
+    assert relative(found, expected) > WRONG
