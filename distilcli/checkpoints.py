@@ -79,7 +79,7 @@ def save(
         _flush_to_disk(aside / _STATE_FILE)
         _flush_to_disk(aside)
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         aside.rename(final)
         _flush_to_disk(root)
     except (OSError, SafetensorError) as error:
@@ -128,18 +128,34 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(step, state, folder)
 
 
-def rotate(root: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one."""
+def rotate(root: Path, step: int, keep: int, best_step: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one, and what kills left behind.
+
+    Args:
+        root: the run's `checkpoints` folder.
+        step: of the newest checkpoint. Those of later steps are no newer: they are damaged ones
+            that a resume passed over, and must not push out what it has written since.
+        keep: how many to keep.
+        best_step: step of the one that is kept besides.
+    """
     folders = sorted(root.glob("step-*"))
-    spared = set(folders[-keep:])
+    newest = checkpoint_folder(root, step)
+    spared = set([folder for folder in folders if folder <= newest][-keep:])
     if best_step is not None:
         spared.add(checkpoint_folder(root, best_step))
+    for leftover in root.glob(f"{_ASIDE_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     for folder in folders:
         if folder not in spared:
-            # Renamed first: a kill halfway through must not leave a half folder under its name.
-            aside = root / f"{_ASIDE_PREFIX}old-{folder.name}"
-            folder.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; renamed first, so that no kill leaves half of it under its name."""
+    aside = folder.with_name(f"{_ASIDE_PREFIX}old-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush_to_disk(path: Path) -> None:

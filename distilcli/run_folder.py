@@ -106,14 +106,14 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 break  # a line that a kill cut short: nothing after it counts
             if record["step"] > step:
                 break
-            kept.append(line)
+            kept.append(f"{line}\n")
         write_atomically(self.metrics, "".join(kept))
 
     def _changed_keys(self, experiment: Experiment) -> list[str]:

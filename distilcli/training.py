@@ -227,8 +227,9 @@ class Trainer:
                 "optimizer": moments(self.stepper.optimizer, named_parameters),
             }
             root, state = self.folder.checkpoints, self.state
+            keep = self.experiment.train.keep_checkpoints
             checkpoints.save(root, state.step, tensors, asdict(state))
-            checkpoints.rotate(root, self.experiment.train.keep_checkpoints, state.best_step)
+            checkpoints.rotate(root, state.step, keep, state.best_step)
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> bool:
