@@ -259,18 +259,25 @@ def save_model(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path
 
     All or nothing: everything is written beside `folder` and renamed into place, so that whatever
     goes wrong, `folder` holds the old model or the new one.
+
+    Raises:
+        ModelError: it cannot be written (disk full, no permission, a file in the way).
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     fresh, aside = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
     try:
-        fresh.mkdir()
+        fresh.mkdir(parents=True)
         with _quiet():
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
         _flush(fresh)
         _replace(folder, fresh, aside)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: the model cannot be written ({error})",
+            "Free disk space, mend the permissions or choose another folder.",
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         if folder.exists():

@@ -10,7 +10,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,22 @@ class RunFolder:
             ) from error
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
-        """Add one line a record to `metrics.jsonl`."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        """Add one line a record to `metrics.jsonl`.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        with self._writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
             file.flush()
             os.fsync(file.fileno())
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the records of steps after `step`, which a resume will do again."""
+        """Drop the records of steps after `step`, which a resume will do again.
+
+        Raises:
+            RunFolderError: they cannot be written.
+        """
         if not self.metrics.exists():
             return
         kept = []
@@ -114,7 +123,18 @@ class RunFolder:
             if record["step"] > step:
                 break
             kept.append(f"{line}\n")
-        write_atomically(self.metrics, "".join(kept))
+        with self._writing(self.metrics):
+            write_atomically(self.metrics, "".join(kept))
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"{path}: cannot be written ({error})",
+                "Free disk space or mend the permissions, then go on with --resume.",
+            ) from error
 
     def _changed_keys(self, experiment: Experiment) -> list[str]:
         try:

@@ -205,7 +205,7 @@ def test_a_failed_save_leaves_the_old_model(failing, teacher, tokenizer, tmp_pat
         monkeypatch.setattr(
             Path, "rename", lambda path, to: fail() if ".new-" in path.name else rename(path, to)
         )
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ModelError, match="disk full"):
         models.save_model(students.copy_layers(teacher, [1]), tokenizer, folder)
     monkeypatch.undo()
     models.verify_saved(old, folder)

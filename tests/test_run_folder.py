@@ -205,3 +205,9 @@ def test_write_atomically_replaces_or_leaves(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, "newer")
     assert path.read_text() == "new"
+
+
+def test_records_that_cannot_be_written(folder):
+    folder.metrics.mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: cannot be written"):
+        folder.append_metrics([record(1)])

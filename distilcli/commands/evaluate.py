@@ -79,9 +79,9 @@ def _students(names: list[str], experiment: Experiment) -> dict[str, str]:
                     students[_label(run, folder)] = str(folder)
         elif parent.experiment.exists():
             students[_label(parent, Path(name))] = name
-        else:
+        elif names:
             students[name] = name
-    if not Path(next(iter(students), "")).name:
+    if not students:
         raise ModelError(
             f"{experiment.run_folder}: there is no student to evaluate",
             "Run distilcli train first, or name a model.",
