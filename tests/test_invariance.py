@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from tiny_experiments import TinyWorld, start_function
+from tiny_experiments import TinyWorld, relative_difference, start_function
 from torch import Tensor
 
 from distilcli.distillation import TERMS
@@ -44,14 +44,6 @@ class Partition:
     records: list[dict]
     gradients: list[dict[str, Tensor]]
     weights: list[dict[str, Tensor]]
-
-
-def relative(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Norm of the difference over norm, over all tensors together, in float64."""
-    assert found.keys() == expected.keys()
-    difference = sum((found[k].double() - expected[k].double()).square().sum() for k in expected)
-    norm = sum(tensor.double().square().sum() for tensor in expected.values())
-    return float((difference / norm).sqrt())
 
 
 def ranks(folder: Path, world: TinyWorld, settings: list[str], num_processes: int) -> Partition:
@@ -100,7 +92,7 @@ def test_micro_batches_do_not_change_the_gradient(stepper_of, positions, in_eigh
     assert len(parts.batches(0)) == NUM_MICRO_BATCHES
     expected = gradient_worker.gradient_of_step(whole, 0)
     found = gradient_worker.gradient_of_step(parts, 0)
-    assert relative(found, expected) < TOLERANCE
+    assert relative_difference(found, expected) < TOLERANCE
 
 
 def test_every_term_counts(stepper_of, positions, in_eight):
@@ -113,7 +105,7 @@ def test_every_term_counts(stepper_of, positions, in_eight):
             stepper = stepper_of(*only, partition)
             stepper.accumulate_gradient(0, stepper.batches(0), _counts(stepper))
             gradients.append(_present_gradient(stepper))
-        assert relative(gradients[1], gradients[0]) < TOLERANCE, term
+        assert relative_difference(gradients[1], gradients[0]) < TOLERANCE, term
 
 
 def _counts(stepper: Stepper) -> Tensor:
@@ -137,8 +129,9 @@ def test_processes_do_not_change_the_gradient(
     assert len(tokens) == NUM_MICRO_BATCHES
     assert len(set(tokens)) > 1  # else means of means would be the mean, and show nothing
     assert len(set(masked)) > 1
-    gradient = gradient_worker.gradient_of_step(alone, 0)
-    weights = gradient_worker.weights_of(alone)
+    whole = stepper_of(positions, ALL_TOKENS)
+    gradient = gradient_worker.gradient_of_step(whole, 0)
+    weights = gradient_worker.weights_of(whole)
 
     settings = [*SETTINGS, positions, in_eight]
     together = ranks(tmp_path / "ranks", tiny_world, settings, num_processes)
@@ -147,12 +140,12 @@ def test_processes_do_not_change_the_gradient(
     assert sum(sum(record["tokens"]) for record in together.records) == sum(tokens)
     assert {record["num_processes"] for record in together.records} == {num_processes}
     for found in together.gradients:
-        assert relative(found, gradient) < TOLERANCE
+        assert relative_difference(found, gradient) < TOLERANCE
 
     # After the update the ranks hold the same weights, to the last bit.
     for found in together.weights[1:]:
         assert all(torch.equal(found[name], together.weights[0][name]) for name in weights)
-    assert relative(together.weights[0], weights) < TOLERANCE
+    assert relative_difference(together.weights[0], weights) < TOLERANCE
     # And gradients met once, however many micro-batches there were.
     assert {record["reductions"] for record in together.records} == {1}
 
@@ -163,7 +156,7 @@ def test_two_processes_of_one_micro_batch(tiny_world, tmp_path, stepper_of):
     gradient = gradient_worker.gradient_of_step(stepper_of(ALL_TOKENS), 0)
     together = ranks(tmp_path / "ranks", tiny_world, [*SETTINGS, ALL_TOKENS], 2)
     assert [len(record["tokens"]) for record in together.records] == [1, 1]
-    assert relative(together.gradients[0], gradient) < TOLERANCE
+    assert relative_difference(together.gradients[0], gradient) < TOLERANCE
 
 
 # The comparison can fail
@@ -183,21 +176,21 @@ def test_a_mean_per_micro_batch_would_be_noticed(stepper_of, positions, in_eight
 
     monkeypatch.setattr(Stepper, "accumulate_gradient", mean_of_means)
     found = gradient_worker.gradient_of_step(stepper_of(positions, in_eight), 0)
-    assert relative(found, expected) > WRONG
+    assert relative_difference(found, expected) > WRONG
     # With one micro-batch the wrong way is the right way.
     same = gradient_worker.gradient_of_step(stepper_of(positions, ALL_TOKENS), 0)
-    assert relative(same, expected) < TOLERANCE
+    assert relative_difference(same, expected) < TOLERANCE
 
 
 def test_another_mask_would_be_noticed(stepper_of, in_eight):
     """Masks come from (seed, epoch, sample); another seed's give another gradient."""
     expected = gradient_worker.gradient_of_step(stepper_of(in_eight), 0)
     found = gradient_worker.gradient_of_step(stepper_of(in_eight, "seed=43"), 0)
-    assert relative(found, expected) > WRONG
+    assert relative_difference(found, expected) > WRONG
 
 
 def test_dropout_would_be_noticed(stepper_of, in_eight):
     """So it was off in the comparisons above."""
     expected = gradient_worker.gradient_of_step(stepper_of(in_eight), 0)
     found = gradient_worker.gradient_of_step(stepper_of(in_eight, "student.dropout=0.1"), 0)
-    assert relative(found, expected) > WRONG
+    assert relative_difference(found, expected) > WRONG

@@ -6,6 +6,7 @@ real processes that can be killed, without the seconds that imports take.
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
+from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -51,7 +53,8 @@ _PRELOADED = [
     "torch.nn.parallel.distributed",
     "transformers.models.auto.tokenization_auto",
 ]
-_TIMEOUT_SECONDS = 120.0
+_TIMEOUT_SECONDS = 240.0
+_SECONDS_FOR_THE_OTHERS = 20.0  # to end by themselves, once one of them has failed
 
 
 # Text, tokenizer, teacher
@@ -226,17 +229,23 @@ class Running:
     processes: list[ForkServerProcess] = field(default_factory=list)
 
     def wait(self) -> Finished:
-        """Wait for all; the code and output are those of the first."""
-        for process in self.processes:
-            process.join(_TIMEOUT_SECONDS)
-        if any(process.exitcode is None for process in self.processes):
-            self.kill()
-            raise AssertionError(f"still running: {self._read(0, 'stderr')}")
-        code = self.processes[0].exitcode
-        assert code is not None
-        out = Finished(code, self._read(0, "stdout"), self._read(0, "stderr"))
+        """Wait for all; the code is the first one's that fails, the output that of rank 0."""
+        end = time.monotonic() + _TIMEOUT_SECONDS
+        while any(process.is_alive() for process in self.processes):
+            if any(process.exitcode for process in self.processes):
+                end = min(end, time.monotonic() + _SECONDS_FOR_THE_OTHERS)
+            if time.monotonic() > end:
+                break
+            multiprocessing.connection.wait([p.sentinel for p in self.processes], timeout=0.05)
+            time.sleep(0.005)
+        codes = [process.exitcode for process in self.processes]
+        self.kill()
+        errors = "".join(self._read(rank, "stderr") for rank in range(len(self.processes)))
+        failed = [code for code in codes if code]
+        assert failed or None not in codes, f"still running ({codes}): {errors}"
+        finished = Finished(failed[0] if failed else 0, self._read(0, "stdout"), errors)
         shutil.rmtree(self.folder)
-        return out
+        return finished
 
     def kill(self) -> None:
         """SIGKILL to all."""
@@ -335,14 +344,18 @@ def _main(*arguments: str) -> None:
     main()
 
 
+def environment() -> dict[str, str]:
+    """For processes that are started in the ordinary way."""
+    return os.environ | ENVIRONMENT
+
+
 # What a run left behind
 
 
-def listing(folder: Path) -> dict[str, int]:
-    """Every path under a folder with its time of change."""
-    return {
-        str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))
-    }
+def listing(folder: Path, without: str = "") -> dict[str, int]:
+    """Every path under a folder with its time of change, without the files of one name."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.name != without)
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in paths}
 
 
 def metrics(run_folder: Path) -> list[dict[str, Any]]:
@@ -366,3 +379,11 @@ def weights(run_folder: Path) -> dict[str, bytes]:
     newest = max((run_folder / "checkpoints").glob("step-*"))
     files = [run_folder / "student" / "model.safetensors", *sorted(newest.glob("*.safetensors"))]
     return {str(path.relative_to(run_folder)): path.read_bytes() for path in files}
+
+
+def relative_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Norm of the difference over norm, over all tensors together, in float64."""
+    assert found.keys() == expected.keys()
+    difference = sum((found[k].double() - expected[k].double()).square().sum() for k in expected)
+    norm = sum(tensor.double().square().sum() for tensor in expected.values())
+    return float((difference / norm) ** 0.5)
