@@ -19,7 +19,7 @@ from distilcli import checkpoints
 from distilcli.assembly import Parts
 from distilcli.batches import held_out_batches
 from distilcli.config import Experiment
-from distilcli.errors import ConfigError, Interrupted
+from distilcli.errors import ConfigError, Interrupted, NonFiniteLossError
 from distilcli.metrics import Metrics
 from distilcli.models import MaskedLM, save_model
 from distilcli.optimization import moments, restore_moments
@@ -302,8 +302,12 @@ def train(
     if not already_finished:
         if experiment.train.trackers:
             accelerator.init_trackers(experiment.name)
-        with StopSignals().listening() as stop:
-            trainer.run(stop)
+        try:
+            with StopSignals().listening() as stop:
+                trainer.run(stop)
+        except (Interrupted, NonFiniteLossError):
+            accelerator.end_training()  # all ranks are here; trackers write out what they hold
+            raise
     result = trainer.finish(already_finished)
     accelerator.end_training()  # last: it also takes the process group down
     return result

@@ -1,0 +1,366 @@
+"""Runs that are killed, stopped and damaged end as if nothing had happened.
+
+Real processes and real signals. Dropout is on: what is random in a step is part of the promise.
+"""
+
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_experiments import (
+    Finished,
+    Running,
+    TinyWorld,
+    environment,
+    last_step,
+    metrics,
+    relative_difference,
+    run,
+    start,
+    weights,
+)
+
+STEPS = 24  # train.max_steps of the tiny experiment, which saves every 4 and validates every 6
+NO_DROPOUT = ["student.dropout=0", "student.attention_dropout=0"]
+
+
+def command(world: TinyWorld, folder: Path, *more: str) -> list[str]:
+    """`train` with its run folder in `folder`."""
+    return ["train", "--config", str(world.config), f"output_dir={folder}", *more]
+
+
+def run_folder(folder: Path) -> Path:
+    return folder / "tiny"
+
+
+def finish(command: list[str], num_processes: int = 1) -> Finished:
+    finished = run(*command, num_processes=num_processes)
+    assert finished.code == 0, finished.stderr
+    return finished
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def kill_at(running: Running, folder: Path, step: int, delay: float = 0.0) -> None:
+    """SIGKILL some time after a step has reached metrics.jsonl."""
+    running.wait_until(lambda: last_step(run_folder(folder)) >= step)
+    time.sleep(delay)
+    running.kill()
+
+
+def assert_same_end(folder: Path, undisturbed: Path) -> None:
+    """Student, optimiser and every record of every step, to the last bit."""
+    assert weights(run_folder(folder)) == weights(run_folder(undisturbed))
+    records = metrics(run_folder(folder))
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert records == metrics(run_folder(undisturbed))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_world, tmp_path_factory) -> Path:
+    """The run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(command(tiny_world, folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_world, tmp_path_factory) -> Path:
+    """A run with several checkpoints that was killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    running = start(*command(tiny_world, folder, "train.keep_checkpoints=3"))
+    kill_at(running, folder, step=15)
+    assert last_step(run_folder(folder)) < STEPS
+    return folder
+
+
+@pytest.fixture
+def killed_copy(killed, tmp_path) -> Path:
+    folder = tmp_path / "copy"
+    shutil.copytree(killed, folder)
+    return folder
+
+
+def test_the_same_run_twice_is_the_same(tiny_world, undisturbed, tmp_path):
+    """Otherwise nothing below would mean anything; and another seed is another run."""
+    finish(command(tiny_world, tmp_path))
+    assert_same_end(tmp_path, undisturbed)
+    finish(command(tiny_world, tmp_path / "other", "seed=43"))
+    assert weights(run_folder(tmp_path / "other")) != weights(run_folder(undisturbed))
+
+
+# SIGKILL
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_a_random_instant(tiny_world, undisturbed, tmp_path, seed):
+    draw = random.Random(seed)
+    step, delay = draw.randrange(STEPS), draw.uniform(0.0, 0.1)
+    kill_at(start(*command(tiny_world, tmp_path)), tmp_path, step, delay)
+    finish(command(tiny_world, tmp_path, "--resume"))
+    assert_same_end(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("delay", [0.2, 0.6])
+def test_killed_before_the_first_step(tiny_world, undisturbed, tmp_path, delay):
+    """While the run folder and the initial student are made."""
+    kill_at(start(*command(tiny_world, tmp_path)), tmp_path, step=0, delay=delay)
+    finish(command(tiny_world, tmp_path, "--resume"))
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_killed_again_and_again(tiny_world, undisturbed, tmp_path):
+    for step in (3, 9, 14, 21):
+        running = start(*command(tiny_world, tmp_path, "--resume"))
+        kill_at(running, tmp_path, step)
+    assert not (run_folder(tmp_path) / "student").exists()
+    finish(command(tiny_world, tmp_path, "--resume"))
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_killed_while_checkpoints_are_written(tiny_world, undisturbed, tmp_path):
+    """How often checkpoints are saved may change at a resume, so that a kill can hit one."""
+    checkpoints = run_folder(tmp_path) / "checkpoints"
+
+    def is_writing() -> bool:
+        return any(checkpoints.glob(".writing-step-*"))
+
+    for _ in range(4):
+        running = start(*command(tiny_world, tmp_path, "--resume", "train.save_every=1"))
+        running.wait_until(is_writing, pause=0)
+        running.kill()
+    finish(command(tiny_world, tmp_path, "--resume"))
+    assert_same_end(tmp_path, undisturbed)
+    assert not any(checkpoints.glob(".*"))
+
+
+def test_half_a_checkpoint_does_not_count(tiny_world, undisturbed, killed_copy):
+    """As a kill during a save and one during a rotation leave them."""
+    checkpoints = run_folder(killed_copy) / "checkpoints"
+    newest = max(checkpoints.glob("step-*"))
+    half = checkpoints / f".writing-{newest.name}"
+    newest.rename(half)
+    (half / "checkpoint.json").unlink()
+    shutil.copytree(half, checkpoints / ".writing-old-step-00000004")
+    finished = finish(command(tiny_world, killed_copy, "--resume"))
+    assert "damaged" not in finished.stderr
+    assert_same_end(killed_copy, undisturbed)
+    assert not any(checkpoints.glob(".*"))
+
+
+@pytest.mark.slow
+def test_killed_with_every_process_of_torchrun(tiny_world, tmp_path):
+    finish(command(tiny_world, tmp_path / "undisturbed"), num_processes=2)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    arguments = command(tiny_world, tmp_path)
+    with subprocess.Popen(
+        [*launcher, "--nproc_per_node", "2", "-m", "distilcli", *arguments],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as torchrun:
+        while last_step(run_folder(tmp_path)) < 10 and torchrun.poll() is None:
+            time.sleep(0.001)
+        family = psutil.Process(torchrun.pid)
+        for process in [family, *family.children(recursive=True)]:
+            process.kill()
+    assert 10 <= last_step(run_folder(tmp_path)) < STEPS
+    finish([*arguments, "--resume"], num_processes=2)
+    assert_same_end(tmp_path, tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_goes_on_with_another_number_of_processes(tiny_world, tmp_path, before, after):
+    """Without dropout, whose random numbers belong to a process, only rounding differs."""
+    finish(command(tiny_world, tmp_path / "undisturbed", *NO_DROPOUT))
+    arguments = command(tiny_world, tmp_path, *NO_DROPOUT)
+    kill_at(start(*arguments, num_processes=before), tmp_path, step=13)
+    finished = finish([*arguments, "--resume"], num_processes=after)
+    assert f"{after} process(es)" in finished.stderr
+    found, expected = (
+        load_file(run_folder(folder) / "student" / "model.safetensors")
+        for folder in (tmp_path, tmp_path / "undisturbed")
+    )
+    assert relative_difference(found, expected) < 1e-5
+    records = metrics(run_folder(tmp_path))
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    for record, other in zip(records, metrics(run_folder(tmp_path / "undisturbed")), strict=True):
+        assert record["loss/total"] == pytest.approx(other["loss/total"], rel=1e-4)
+
+
+# Damaged checkpoints
+
+
+def truncate(checkpoint: Path) -> None:
+    file = checkpoint / "student.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    file = checkpoint / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def lose_a_file(checkpoint: Path) -> None:
+    (checkpoint / "optimizer.safetensors").unlink()
+
+
+def empty_the_state(checkpoint: Path) -> None:
+    (checkpoint / "checkpoint.json").write_bytes(b"")
+
+
+each_damage = pytest.mark.parametrize(
+    "damage", [truncate, flip_a_bit, lose_a_file, empty_the_state]
+)
+
+
+@each_damage
+def test_a_damaged_checkpoint_is_passed_over(tiny_world, undisturbed, killed_copy, damage):
+    newest = max((run_folder(killed_copy) / "checkpoints").glob("step-*"))
+    damage(newest)
+    finished = finish(command(tiny_world, killed_copy, "--resume"))
+    [warning] = [line for line in finished.stderr.splitlines() if "warning" in line]
+    assert newest.name in warning
+    assert "trying the one before" in warning
+    assert_same_end(killed_copy, undisturbed)
+
+
+def test_a_checkpoint_after_a_damaged_one_is_kept(tiny_world, undisturbed, killed_copy):
+    """The damaged ones are newer by name; the new one must not be rotated away for them."""
+    root = run_folder(killed_copy) / "checkpoints"
+    for checkpoint in sorted(root.glob("step-*"))[1:]:
+        truncate(checkpoint)
+    [first, *_] = sorted(root.glob("step-*"))
+    settings = ["train.keep_checkpoints=1", "train.save_every=1"]
+    running = start(*command(tiny_world, killed_copy, "--resume", *settings))
+    steps_before = int(first.name.removeprefix("step-"))
+    running.wait_until(lambda: last_step(run_folder(killed_copy)) == steps_before + 2)
+    running.kill()
+    finished = finish(command(tiny_world, killed_copy, "--resume"))
+    assert "warning" not in finished.stderr
+    assert_same_end(killed_copy, undisturbed)
+
+
+@each_damage
+def test_nothing_is_deleted_when_every_checkpoint_is_damaged(tiny_world, killed_copy, damage):
+    for checkpoint in (run_folder(killed_copy) / "checkpoints").glob("step-*"):
+        damage(checkpoint)
+    before = contents(killed_copy)
+    finished = run(*command(tiny_world, killed_copy, "--resume"))
+    assert finished.code == 2
+    assert "every checkpoint is damaged" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert contents(killed_copy) == before
+
+
+# Signals
+
+
+def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturbed, tmp_path):
+    """The whole thing as a shell sees it: python -m distilcli."""
+    arguments = command(tiny_world, tmp_path, "train.save_every=1000", "train.log_every=1")
+    errors = tmp_path / "stderr"
+    with errors.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distilcli", *arguments], env=environment(), stderr=stream
+        )
+        while last_step(run_folder(tmp_path)) < 4 and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
+    assert "SIGTERM" in errors.read_text()
+    stopped_after = last_step(run_folder(tmp_path))
+    assert 4 <= stopped_after < STEPS
+    newest = max((run_folder(tmp_path) / "checkpoints").glob("step-*"))
+    assert newest.name == f"step-{stopped_after:08d}"
+
+    [program, *words] = shlex.split(errors.read_text().splitlines()[-1])
+    assert program == "distilcli"
+    finished = finish(words)
+    assert f"resumed after step {stopped_after} of {STEPS}" in finished.stderr
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_sigint_with_a_tracker(tiny_world, undisturbed, tmp_path):
+    running = start(*command(tiny_world, tmp_path, "train.trackers=[tensorboard]"))
+    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)
+    running.signal(signal.SIGINT)
+    stopped = running.wait()
+    assert stopped.code == 130
+    assert stopped.stdout == ""
+    [events] = tmp_path.rglob("events.out.tfevents.*")
+    written = EventAccumulator(str(events)).Reload().Scalars("loss/total")
+    assert [event.step for event in written] == list(range(1, last_step(run_folder(tmp_path)) + 1))
+    finish(shlex.split(stopped.stderr.splitlines()[-1])[1:])
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tiny_world, tmp_path):
+    running = start(*command(tiny_world, tmp_path), num_processes=2)
+    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)
+    running.signal(signal.SIGTERM)
+    assert running.wait().code == 143
+    assert [process.exitcode for process in running.processes] == [143, 143]
+
+
+# --resume where there is little to resume
+
+
+def test_resume_of_nothing_starts(tiny_world, undisturbed, tmp_path):
+    finish(command(tiny_world, tmp_path, "--resume"))
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_resume_of_a_finished_run_changes_nothing(tiny_world, undisturbed):
+    before = contents(undisturbed)
+    finished = finish(command(tiny_world, undisturbed, "--resume", "--json"))
+    assert "this run is finished" in finished.stderr
+    assert finished.json["already_finished"] is True
+    assert finished.json["steps"] == STEPS
+    assert contents(undisturbed) == before
+
+
+def test_resume_writes_the_student_that_a_kill_prevented(tiny_world, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    shutil.rmtree(run_folder(tmp_path / "copy") / "student")
+    finish(command(tiny_world, tmp_path / "copy", "--resume"))
+    assert_same_end(tmp_path / "copy", undisturbed)
+
+
+# What is kept
+
+
+def test_student_is_the_best_and_its_checkpoint_is_kept(tiny_world, tmp_path):
+    """With a learning rate that rises until it ruins it, the student is best early."""
+    ruin = ["student.num_layers=4", "optim.lr=0.06", "optim.warmup_fraction=1"]
+    finished = finish(command(tiny_world, tmp_path, *ruin, "--json"))
+    losses = {
+        record["step"]: record["held_out/loss"]
+        for record in metrics(run_folder(tmp_path))
+        if "held_out/loss" in record
+    }
+    assert list(losses) == [6, 12, 18, 24]
+    best = min(losses, key=losses.__getitem__)
+    assert best < 18  # so that only being the best keeps it
+    assert finished.json["student_step"] == best
+    assert finished.json["held_out_loss"] == losses[best]
+    checkpoints = run_folder(tmp_path) / "checkpoints"
+    kept = {f"step-{step:08d}" for step in (best, 20, 24)}
+    assert {path.name for path in checkpoints.iterdir()} == kept
+    student = load_file(run_folder(tmp_path) / "student" / "model.safetensors")
+    saved = load_file(checkpoints / f"step-{best:08d}" / "student.safetensors")
+    assert all(bool((student[name] == saved[name]).all()) for name in student)
