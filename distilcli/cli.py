@@ -5,6 +5,7 @@ Only the standard library and Typer are imported here; the rest inside the comma
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,11 +170,16 @@ def train_(
         try:
             train.run(experiment, resume=resume, force=force, console=console)
         except Interrupted as interrupted:
-            import shlex
-
-            command = ["distilcli", "train", "--config", str(config), *(overrides or [])]
-            interrupted.hint = f"{shlex.join(command)} --resume"
+            interrupted.hint = resume_command(config, overrides or [])
             raise
+
+
+def resume_command(config: Path, overrides: list[str]) -> str:
+    """What to type to go on, launched as this run was."""
+    command = ["distilcli"]
+    if (processes := os.environ.get("LOCAL_WORLD_SIZE")) is not None:
+        command = ["torchrun", "--nproc_per_node", processes, "-m", "distilcli"]
+    return shlex.join([*command, "train", "--config", str(config), *overrides, "--resume"])
 
 
 @app.command("eval")

@@ -22,7 +22,7 @@ from tiny_experiments import (
 )
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, pipeline
 
-from distilcli import __version__
+from distilcli import __version__, cli
 from distilcli.experiment_file import load
 from distilcli.models import load_masked_lm
 from distilcli.students import copy_layers
@@ -450,3 +450,13 @@ def test_without_a_command_there_is_help():
     assert "Usage" in finished.stdout + finished.stderr
     for name in COMMANDS:
         assert name in finished.stdout + finished.stderr
+
+
+def test_resume_command_launches_as_the_run_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["name=a b", "optim.lr=1e-4"]
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    plain = cli.resume_command(Path("my.yaml"), overrides)
+    assert plain == "distilcli train --config my.yaml 'name=a b' optim.lr=1e-4 --resume"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    launched = cli.resume_command(Path("my.yaml"), overrides)
+    assert launched == f"torchrun --nproc_per_node 2 -m {plain}"
