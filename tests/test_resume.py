@@ -270,6 +270,7 @@ def test_nothing_is_deleted_when_every_checkpoint_is_damaged(tiny_world, killed_
 # Signals
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturbed, tmp_path):
     """The whole thing as a shell sees it: python -m distilcli."""
     arguments = command(tiny_world, tmp_path, "train.save_every=1000", "train.log_every=1")

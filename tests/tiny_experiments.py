@@ -4,14 +4,15 @@ Commands run as processes of their own, forked from a server that has imported e
 real processes that can be killed, without the seconds that imports take.
 """
 
+import faulthandler
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import random
 import shutil
-import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
+from torch.distributed import TCPStore
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -54,6 +56,7 @@ _PRELOADED = [
     "transformers.models.auto.tokenization_auto",
 ]
 _TIMEOUT_SECONDS = 240.0
+_SECONDS_TO_HANG = 180.0  # then a process says where it hangs, and ends
 _SECONDS_FOR_THE_OTHERS = 20.0  # to end by themselves, once one of them has failed
 
 
@@ -227,6 +230,7 @@ class Running:
 
     folder: Path
     processes: list[ForkServerProcess] = field(default_factory=list)
+    store: TCPStore | None = None
 
     def wait(self) -> Finished:
         """Wait for all; the code is the first one's that fails, the output that of rank 0."""
@@ -291,15 +295,18 @@ def start_function(
     """Call an importable function in processes of their own, on several ranks as torchrun would."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(_PRELOADED)
-    folder = Path(_temporary_folder())
+    folder = Path(tempfile.mkdtemp(prefix="distilcli-test-"))
     running = Running(folder)
-    ranks: dict[str, str] = {}
-    port = _free_port() if num_processes > 1 else 0
+    if num_processes > 1:
+        # Listens before anyone connects and is of this process alone, as torchrun has it.
+        running.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for rank in range(num_processes):
-        if num_processes > 1:
+        ranks: dict[str, str] = {}
+        if running.store is not None:
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
-            ranks |= {"LOCAL_WORLD_SIZE": str(num_processes)}
-            ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            ranks |= {"LOCAL_WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1"}
+            ranks |= {"MASTER_PORT": str(running.store.port)}
+            ranks |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
         streams = [str(folder / f"{rank}.{name}") for name in ("stdout", "stderr")]
         for name in streams:
             Path(name).touch()
@@ -311,19 +318,6 @@ def start_function(
     return running
 
 
-def _temporary_folder() -> str:
-    import tempfile
-
-    return tempfile.mkdtemp(prefix="distilcli-test-")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def _call(
     function: Callable[..., None], arguments: tuple[str, ...], ranks: dict[str, str], streams: list
 ) -> None:
@@ -331,6 +325,7 @@ def _call(
         file = os.open(name, os.O_WRONLY | os.O_TRUNC)
         os.dup2(file, descriptor)
         os.close(file)
+    faulthandler.dump_traceback_later(_SECONDS_TO_HANG, exit=True)
     multiprocessing.current_process()._config["daemon"] = False  # prepare has workers of its own
     os.environ.update(ENVIRONMENT | ranks)
     torch.set_num_threads(1)
