@@ -19,7 +19,7 @@ from distilcli import checkpoints
 from distilcli.assembly import Parts
 from distilcli.batches import held_out_batches
 from distilcli.config import Experiment
-from distilcli.errors import ConfigError, Interrupted, NonFiniteLossError
+from distilcli.errors import ConfigError, Interrupted, NonFiniteLossError, RunFolderError
 from distilcli.metrics import Metrics
 from distilcli.models import MaskedLM, save_model
 from distilcli.optimization import moments, restore_moments
@@ -253,11 +253,12 @@ class Trainer:
     def finish(self, already_finished: bool) -> TrainResult:
         """Write `student/` from the best checkpoint by held-out loss, else from the last."""
         state = self.state
-        step = state.best_step or state.step
+        step = state.step if state.best_step is None else state.best_step
         exported = (self.folder.student / "model.safetensors").exists()
         if self.accelerator.is_main_process and not (already_finished and exported):
-            folder = checkpoints.checkpoint_folder(self.folder.checkpoints, step)
-            copy_weights(self.parts.student, checkpoints.load(folder).tensors("student"))
+            checkpoint = self._student_checkpoint(step)
+            step = checkpoint.step
+            copy_weights(self.parts.student, checkpoint.tensors("student"))
             save_model(self.parts.student, self.parts.tokenizer, self.folder.student)
         self.accelerator.wait_for_everyone()
         return TrainResult(
@@ -267,9 +268,20 @@ class Trainer:
             student_step=step,
             tokens=state.tokens,
             seconds=state.seconds,
-            held_out_loss=state.best_loss,
+            held_out_loss=state.best_loss if step == state.best_step else None,
             already_finished=already_finished,
         )
+
+    def _student_checkpoint(self, step: int) -> checkpoints.Checkpoint:
+        """The checkpoint of a step, or the last one should that be damaged."""
+        root = self.folder.checkpoints
+        try:
+            return checkpoints.load(checkpoints.checkpoint_folder(root, step))
+        except RunFolderError as error:
+            if step == self.state.step:
+                raise
+            self.events.on_warning(f"{error.message}; the last one becomes the student")
+            return checkpoints.load(checkpoints.checkpoint_folder(root, self.state.step))
 
 
 def copy_weights(model: MaskedLM, tensors: dict[str, Tensor]) -> None:

@@ -365,3 +365,13 @@ def test_student_is_the_best_and_its_checkpoint_is_kept(tiny_world, tmp_path):
     student = load_file(run_folder(tmp_path) / "student" / "model.safetensors")
     saved = load_file(checkpoints / f"step-{best:08d}" / "student.safetensors")
     assert all(bool((student[name] == saved[name]).all()) for name in student)
+
+    # Should that one checkpoint be damaged, a finished run still gives a student: the last one.
+    truncate(checkpoints / f"step-{best:08d}")
+    shutil.rmtree(run_folder(tmp_path) / "student")
+    again = finish(command(tiny_world, tmp_path, *ruin, "--resume", "--json"))
+    assert "the last one becomes the student" in again.stderr
+    assert (again.json["student_step"], again.json["held_out_loss"]) == (24, None)
+    student = load_file(run_folder(tmp_path) / "student" / "model.safetensors")
+    saved = load_file(checkpoints / "step-00000024" / "student.safetensors")
+    assert all(bool((student[name] == saved[name]).all()) for name in student)
