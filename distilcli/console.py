@@ -74,7 +74,7 @@ class Console:
             return
         table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
         self._out.print(table, markup=False)
