@@ -61,7 +61,7 @@ def test_commands_run_in_order(folder: Path) -> None:
     ours = [command for command in commands() if command[0] in ("distilcli", "torchrun")]
     assert [command[1] for command in ours[:4]] == ["prepare", "init-student", "train", "eval"]
     for command in ours:
-        if "configs/quickstart.yaml" in command or command[1] == "eval":
+        if any("quickstart" in word for word in command):  # the others need more than the package
             run(runnable(command), folder)
     for block in blocks("python"):
         assert "the capital of france" in run([sys.executable, "-c", block], folder)
