@@ -68,7 +68,7 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
         step_records, seconds = metrics.flush()
         records += step_records
     check_ranks_agree(parts.student, accelerator)
-    return Preflight(
+    report = Preflight(
         num_processes=accelerator.num_processes,
         micro_batches=len(stepper.plan.micro_batches(0, 0, accelerator.num_processes)),
         total_steps=stepper.total_steps,
@@ -81,6 +81,8 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
         peak_memory_gib=_peak_memory_gib(accelerator.device),
         checkpoint_mib=_FLOATS_PER_PARAMETER * 4 * num_parameters(parts.student) / _MIB,
     )
+    stepper.close()
+    return report
 
 
 def _teacher_sanity(

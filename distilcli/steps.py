@@ -8,6 +8,7 @@ Everything random in step s is a function of (seed, s): samples and masks by con
 because the generator is seeded at every step. So a resume needs the step number and no more.
 """
 
+import gc
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -134,6 +135,17 @@ class Stepper:
             tokens=int(tokens),
             num_stopping=int(num_stopping),
         )
+
+    def close(self) -> None:
+        """Let go of the wrapped module; no step can be taken after this.
+
+        DDP's reducer holds the process group. Were it the last to do so, it would take the group
+        down with the interpreter locked, and gloo's threads, which may need the interpreter to
+        finish, would wait for ever. So it goes while the group still has other owners.
+        """
+        del self.model
+        self.accelerator.free_memory()
+        gc.collect()  # what is in a cycle would outlive the group
 
     def batches(self, step: int) -> list[PackedBatch]:
         """This rank's micro-batches of one step, on its device."""

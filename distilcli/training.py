@@ -283,6 +283,11 @@ class Trainer:
             self.events.on_warning(f"{error.message}; the last one becomes the student")
             return checkpoints.load(checkpoints.checkpoint_folder(root, self.state.step))
 
+    def close(self) -> None:
+        """End trackers and the process group, the wrapped module first; see `Stepper.close`."""
+        self.stepper.close()
+        self.accelerator.end_training()
+
 
 def copy_weights(model: MaskedLM, tensors: dict[str, Tensor]) -> None:
     """Copy tensors by name into a model, all of its parameters and nothing else."""
@@ -318,8 +323,8 @@ def train(
             with StopSignals().listening() as stop:
                 trainer.run(stop)
         except (Interrupted, NonFiniteLossError):
-            accelerator.end_training()  # all ranks are here; trackers write out what they hold
+            trainer.close()  # all ranks are here; trackers write out what they hold
             raise
     result = trainer.finish(already_finished)
-    accelerator.end_training()  # last: it also takes the process group down
+    trainer.close()
     return result

@@ -1,6 +1,7 @@
 """One rank of `test_invariance.py`: takes one optimiser step and writes down what it saw."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,20 @@ def work(folder: str, config: str, *overrides: str) -> None:
     }
     save_file(gradient_of_step(stepper, 0), Path(folder) / f"gradient-{rank}.safetensors")
     save_file(weights_of(stepper), Path(folder) / f"weights-{rank}.safetensors")
-    record["reductions"] = _count_reductions(make_stepper(experiment, accelerator))
+    record["released"] = _is_released(stepper)
+    counter = make_stepper(experiment, accelerator)
+    record["reductions"] = _count_reductions(counter)
+    counter.close()
     (Path(folder) / f"{rank}.json").write_text(json.dumps(record), encoding="utf-8")
     accelerator.end_training()
+
+
+def _is_released(stepper: Stepper) -> bool:
+    """Whether closing a stepper frees the wrapped module, and with it DDP's reducer."""
+    module = weakref.ref(stepper.model)
+    wraps_another = stepper.model is not stepper.distillation
+    stepper.close()
+    return wraps_another and module() is None
 
 
 def _count_reductions(stepper: Stepper) -> int:

@@ -54,7 +54,9 @@ def dry_run(experiment: Experiment, console: Console) -> None:
     student = make_student(experiment, load_teacher(experiment))
     teacher = load_teacher(experiment, _teacher_dtype(experiment, accelerator))
     parts = Parts(tokenizer, store, teacher, student)
-    _show_preflight(preflight(experiment, parts, accelerator), experiment, console)
+    report = preflight(experiment, parts, accelerator)
+    accelerator.end_training()
+    _show_preflight(report, experiment, console)
 
 
 def _assemble(
