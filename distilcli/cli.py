@@ -6,7 +6,6 @@ Only the standard library and Typer are imported here; the rest inside the comma
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,8 +55,6 @@ def _console(as_json: bool) -> Iterator["Console"]:
         if os.environ.get("DISTILCLI_DEBUG") == "1":
             raise
         console.error(error)
-        # Under torchrun the other ranks may be waiting for this one: leave without ceremony.
-        sys.stderr.flush()
         raise typer.Exit(error.exit_code) from None
 
 
