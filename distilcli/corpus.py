@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from distilcli.config import DataConfig
 from distilcli.errors import DataError
 from distilcli.formats import InputFile
-from distilcli.records import Manifest, ShardRecord, SplitName, Totals
+from distilcli.records import SPLITS, Manifest, ShardRecord, SplitName, Totals
 from distilcli.sequences import make_recipe
 from distilcli.shards import (
     Shard,
@@ -152,8 +153,12 @@ def prepare(
     with _disk_errors(preparation.folder), _locked(preparation.folder):
         preparation.claim()
         if not is_prepared(data, tokenizer):  # another process may have finished it meanwhile
-            preparation.run(num_proc)
-            preparation.finish()
+            try:
+                preparation.run(num_proc)
+                preparation.finish()
+            except DataError:
+                preparation.withdraw()
+                raise
     return TokenStore.open(preparation.folder)
 
 
@@ -360,6 +365,25 @@ class _Preparation:
             )
         manifest = totals.manifest(self.settings, self.model, self.files)
         write_text_atomically(self.folder / "manifest.json", manifest.to_json())
+
+    def withdraw(self) -> None:
+        """Remove what was begun, unless some shard holds a sequence to train on.
+
+        So bad input leaves nothing that would refuse the next call's other settings, and a good
+        shard is never made twice.
+        """
+        paths = sorted((self.folder / "shards").glob("shard-*.json"))
+        records = (
+            read_record(self.folder, int(path.stem.removeprefix("shard-"))) for path in paths
+        )
+        if any(record is not None and record.train.sequences for record in records):
+            return
+        for name in (*SPLITS, "shards"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("settings.json", ".lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else lies there
+            self.folder.rmdir()
 
 
 def _cut(

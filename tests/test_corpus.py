@@ -348,6 +348,19 @@ def test_corpus_without_a_sequence_is_refused(tmp_path, tokenizer):
     path.write_text("\n\na\n")
     with pytest.raises(DataError, match=r"no sequence to train on .2 documents are empty, 1 short"):
         prepare(data_config(tmp_path / "s", path, held_out_fraction=0.0), tokenizer, 1)
+    assert files_of(tmp_path) == [Path("a.txt")]
+
+
+def test_good_shards_outlive_a_bad_file(tmp_path, tokenizer, text_file, small_shards):
+    bad = tmp_path / "corpus2.jsonl"
+    bad.write_text("not JSON\n")
+    data = data_config(tmp_path / "s", tmp_path / "corpus*.jsonl")
+    with pytest.raises(DataError, match=r"corpus2\.jsonl"):
+        prepare(data, tokenizer, 1)
+    bad.write_text("")
+    skipped = []
+    prepare(data, tokenizer, 1, lambda progress: skipped.append(progress.skipped_shards))
+    assert skipped[-1] > 3
 
 
 def test_fingerprint_is_of_behaviour(tmp_path, tokenizer):
