@@ -8,8 +8,9 @@ data is the step number, so that is all a resume needs.
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from distilcli.masking import Masker
 from distilcli.store import Split
 
 IGNORE_INDEX = -100
+_TENSORS = ("input_ids", "position_ids", "labels", "masked_positions", "soft_positions")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class PackedBatch:
         position_ids: position of each token in its own sequence.
         labels: the original id at chosen positions, IGNORE_INDEX elsewhere.
         masked_positions: where labels are, in ascending order.
+        soft_positions: where soft targets are compared: masked_positions, then the others that
+            take part. With the masked ones first, labels belong to a prefix known without a sync.
         lengths: tokens of each sequence, in row order.
         sample_ids: index of each sequence in its split, in row order.
     """
@@ -40,6 +44,7 @@ class PackedBatch:
     position_ids: Int[Tensor, "1 tokens"]
     labels: Int[Tensor, " tokens"]
     masked_positions: Int[Tensor, " masked"]
+    soft_positions: Int[Tensor, " soft"]
     lengths: tuple[int, ...]
     sample_ids: tuple[int, ...]
 
@@ -53,15 +58,30 @@ class PackedBatch:
         """Positions with a label."""
         return self.masked_positions.shape[0]
 
+    @property
+    def num_soft(self) -> int:
+        """Positions that soft targets look at."""
+        return self.soft_positions.shape[0]
+
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on another device."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            masked_positions=self.masked_positions.to(device, non_blocking=True),
-        )
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "PackedBatch":
+        """The same batch in memory that a GPU can copy from without blocking."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _TENSORS}
+        return replace(self, **changed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As NumPy, which travels between processes by value: as tensors, each would hold a file
+        # descriptor, and a step of 4,000 sequences has hundreds.
+        return {**vars(self), **{name: getattr(self, name).numpy() for name in _TENSORS}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {name: torch.from_numpy(state[name]) for name in _TENSORS})
 
 
 class StepPlan:
@@ -162,8 +182,22 @@ def balanced_bins(
         rounds += 1
 
 
-def pack(split: Split, samples: Sequence[int], masker: Masker, epoch: int) -> PackedBatch:
-    """Read, mask and lay end to end the given sequences of a split."""
+def pack(
+    split: Split,
+    samples: Sequence[int],
+    masker: Masker,
+    epoch: int,
+    unmasked_share: float = 1.0,
+) -> PackedBatch:
+    """Read, mask and lay end to end the given sequences of a split.
+
+    Args:
+        split: what they are read from.
+        samples: their indices.
+        masker: hides tokens.
+        epoch: of the masks.
+        unmasked_share: of the tokens that are not hidden, how many soft targets look at.
+    """
     rows = [split.tokens(sample) for sample in samples]
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     original = np.concatenate(rows).astype(np.int32)
@@ -172,11 +206,15 @@ def pack(split: Split, samples: Sequence[int], masker: Masker, epoch: int) -> Pa
     starts = np.cumsum(lengths) - lengths
     position_ids = np.arange(len(original), dtype=np.int64) - np.repeat(starts, lengths)
     labels = np.where(chosen, original, IGNORE_INDEX).astype(np.int64)
+    joining = masker.sample(lengths, sample_ids, epoch, unmasked_share) & ~chosen
+    masked_positions = np.flatnonzero(chosen)
+    soft_positions = np.concatenate([masked_positions, np.flatnonzero(joining)])
     return PackedBatch(
         input_ids=torch.from_numpy(masked.astype(np.int64))[None],
         position_ids=torch.from_numpy(position_ids)[None],
         labels=torch.from_numpy(labels),
-        masked_positions=torch.from_numpy(np.flatnonzero(chosen)),
+        masked_positions=torch.from_numpy(masked_positions),
+        soft_positions=torch.from_numpy(soft_positions),
         lengths=tuple(lengths.tolist()),
         sample_ids=tuple(int(sample) for sample in samples),
     )

@@ -227,6 +227,31 @@ class MaskingConfig(Section):
         return self
 
 
+class SampledPositions(Section):
+    """The masked positions and a random share of the others, another in every epoch."""
+
+    sample: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
+        description="Share of the unmasked positions that joins the masked ones."
+    )
+
+
+def _positions_kind(value: Any) -> str | None:
+    if isinstance(value, dict | SampledPositions):
+        return "sample"
+    return "named" if value in get_args(NamedPositions) else None
+
+
+NamedPositions = Literal["all", "masked"]
+Positions = Annotated[
+    Annotated[NamedPositions, Tag("named")] | Annotated[SampledPositions, Tag("sample")],
+    Discriminator(
+        _positions_kind,
+        custom_error_type="positions",
+        custom_error_message="must be all, masked or {sample: SHARE}",
+    ),
+]
+
+
 class LossConfig(Section):
     """The loss terms and their weights; each term is a mean over its own tokens."""
 
@@ -239,8 +264,10 @@ class LossConfig(Section):
     alpha_mlm: Weight = Field(2.0, description="Weight of the masked-LM cross-entropy.")
     alpha_cos: Weight = Field(1.0, description="Weight of 1 - cosine of last hidden states.")
     alpha_mse: Weight = Field(0.0, description="Weight of the mean squared difference of logits.")
-    positions: Literal["all", "masked"] = Field(
-        "all", description="Tokens that soft targets and logit MSE look at."
+    positions: Positions = Field(
+        "all",
+        description="Tokens that soft targets and logit MSE look at: all, masked, or "
+        "{sample: SHARE}, the masked ones and a random share of the others.",
     )
 
     @model_validator(mode="after")
@@ -248,6 +275,13 @@ class LossConfig(Section):
         if not (self.alpha_ce or self.alpha_mlm or self.alpha_cos or self.alpha_mse):
             raise ValueError("every alpha is 0: there is nothing to learn")
         return self
+
+    @property
+    def unmasked_share(self) -> float:
+        """Share of the unmasked positions that soft targets and logit MSE look at."""
+        if isinstance(self.positions, SampledPositions):
+            return self.positions.sample
+        return 1.0 if self.positions == "all" else 0.0
 
 
 class OptimConfig(Section):
@@ -286,6 +320,10 @@ class TrainConfig(Section):
     )
     precision: Precision = Field(
         "auto", description="auto: bf16 autocast where the hardware computes in it, else fp32."
+    )
+    num_workers: Count | None = Field(
+        None,
+        description="Processes of each rank that read and mask ahead; null: 2 on a GPU, else 0.",
     )
     log_every: PositiveInt = Field(
         10, description="Steps between lines in the terminal and trackers."

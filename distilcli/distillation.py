@@ -7,7 +7,7 @@ gradient, and the plain sum of each term. Nothing is averaged here.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from distilcli.attention import Packing, use_packed_attention
@@ -90,12 +90,11 @@ class Distillation(nn.Module):
 
     def counts(self, batch: PackedBatch) -> list[int]:
         """How many tokens each of `TERMS` is summed over."""
-        soft = batch.num_tokens if self.loss.positions == "all" else batch.num_masked
         return [
-            soft if self._alpha("ce") else 0,
+            batch.num_soft if self._alpha("ce") else 0,
             batch.num_masked if self.loss.alpha_mlm else 0,
             batch.num_tokens if self._alpha("cos") else 0,
-            soft if self._alpha("mse") else 0,
+            batch.num_soft if self._alpha("mse") else 0,
         ]
 
     def alphas(self) -> list[float]:
@@ -114,9 +113,7 @@ class Distillation(nn.Module):
         coefficients: Coefficients,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         needs_soft_targets = bool(self._alpha("ce") or self._alpha("mse"))
-        positions = batch.masked_positions
-        if needs_soft_targets and self.loss.positions == "all":
-            positions = _masked_first(batch)
+        positions = batch.soft_positions if needs_soft_targets else batch.masked_positions
         teacher = None
         if needs_soft_targets:
             assert self.teacher is not None
@@ -147,13 +144,6 @@ def vocabulary_projection(model: MaskedLM, hidden: Float[Tensor, "tokens hidden"
     """The masked-LM head of a model, up to but without the product that makes logits."""
     projection = decoder(model)
     return Projection(head_features(model, hidden), projection.weight, projection.bias)
-
-
-def _masked_first(batch: PackedBatch) -> Int[Tensor, " tokens"]:
-    """All positions, the masked ones first: then labels are a prefix, known without a sync."""
-    is_masked = torch.zeros_like(batch.labels, dtype=torch.bool)
-    is_masked[batch.masked_positions] = True
-    return torch.argsort((~is_masked).to(torch.int8), stable=True)
 
 
 def _freeze_head(student: MaskedLM) -> None:

@@ -68,7 +68,7 @@ class Masker:
         """
         sequence_of = np.repeat(np.arange(len(lengths)), lengths)
         starts = np.cumsum(lengths) - lengths
-        position = (np.arange(len(input_ids)) - starts[sequence_of]).astype(np.uint64)
+        position = _positions(lengths, sequence_of)
         keys = self._sequence_keys(sample_ids, epoch)[sequence_of]
 
         chosen = self._choose(input_ids, sequence_of, starts, _draw(keys, position, _CHOICE))
@@ -79,6 +79,19 @@ class Masker:
         draws = _draw(keys[to_random], position[to_random], _REPLACEMENT)
         masked[to_random] = self._replacements[draws % np.uint64(len(self._replacements))]
         return masked, chosen
+
+    def sample(
+        self,
+        lengths: Int64[np.ndarray, " sequences"],
+        sample_ids: Int64[np.ndarray, " sequences"],
+        epoch: int,
+        share: float,
+    ) -> Bool[np.ndarray, " tokens"]:
+        """A random share of all tokens, independent of the mask and as reproducible."""
+        sequence_of = np.repeat(np.arange(len(lengths)), lengths)
+        # Hashed once more, so that no draw is one that the mask was made with.
+        keys = _mix(self._sequence_keys(sample_ids, epoch))[sequence_of]
+        return _uniform(_draw(keys, _positions(lengths, sequence_of), _CHOICE)) < share
 
     def _choose(
         self,
@@ -107,6 +120,15 @@ class Masker:
         # Arrays wrap around in silence, as a hash wants it; scalars would warn.
         epoch_key = _mix(run_key + np.array([epoch], dtype=np.uint64) * _GOLDEN)
         return _mix(epoch_key + sample_ids.astype(np.uint64) * _GOLDEN)
+
+
+def _positions(
+    lengths: Int64[np.ndarray, " sequences"], sequence_of: Int64[np.ndarray, " tokens"]
+) -> UInt64[np.ndarray, " tokens"]:
+    """Position of each token in its own sequence."""
+    starts = np.cumsum(lengths) - lengths
+    positions: np.ndarray = (np.arange(len(sequence_of)) - starts[sequence_of]).astype(np.uint64)
+    return positions
 
 
 def _draw(

@@ -50,20 +50,20 @@ class Metrics:
             return [], seconds
         sums = torch.stack([outcome.sums for outcome in self._pending])
         totals = self._accelerator.reduce(sums, "sum").tolist()
-        counts = torch.stack([outcome.counts for outcome in self._pending]).tolist()
+        norms = torch.stack([outcome.grad_norm for outcome in self._pending]).tolist()
         speed = sum(outcome.tokens for outcome in self._pending) / seconds
         records = [
-            self._record(outcome, step_totals, step_counts, speed)
-            for outcome, step_totals, step_counts in zip(self._pending, totals, counts, strict=True)
+            self._record(outcome, step_totals, norm, speed)
+            for outcome, step_totals, norm in zip(self._pending, totals, norms, strict=True)
         ]
         self._pending.clear()
         self._held_out.clear()
         return records, seconds
 
     def _record(
-        self, outcome: StepOutcome, sums: list[float], counts: list[float], speed: float
+        self, outcome: StepOutcome, sums: list[float], grad_norm: float, speed: float
     ) -> dict[str, Any]:
-        means = [total / max(count, 1.0) for total, count in zip(sums, counts, strict=True)]
+        means = [total / max(count, 1) for total, count in zip(sums, outcome.counts, strict=True)]
         terms = list(zip(TERMS, self._alphas, means, strict=True))
         record: dict[str, Any] = {
             "step": outcome.step,
@@ -73,7 +73,7 @@ class Metrics:
         record |= {TERM_KEYS[term]: mean for term, alpha, mean in terms if alpha}
         record |= {
             "optim/lr": outcome.lr,
-            "optim/grad_norm": outcome.grad_norm,
+            "optim/grad_norm": grad_norm,
             "speed/tokens": outcome.tokens,
             "speed/tokens_per_second": speed,
         }

@@ -10,6 +10,7 @@ because the generator is seeded at every step. So a resume needs the step number
 
 import gc
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -19,10 +20,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from distilcli.assembly import Parts
-from distilcli.batches import PackedBatch, StepPlan, pack
+from distilcli.batches import PackedBatch, StepPlan
 from distilcli.config import Experiment
 from distilcli.distillation import TERMS, Distillation
 from distilcli.errors import NonFiniteLossError
+from distilcli.loading import StepBatches, load_steps
 from distilcli.losses import Coefficients
 from distilcli.masking import Masker
 from distilcli.optimization import learning_rate, make_optimizer
@@ -34,14 +36,14 @@ _SEED_LIMIT = 2**63
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one optimiser step did.
+    """What one optimiser step did. Tensors stay on the device until someone needs to know.
 
     Attributes:
         step: optimiser steps done, this one included.
         epoch: from 0.
-        sums: of `TERMS` on this rank, float64 [terms], still on the device.
-        counts: tokens that each term was summed over, all ranks, float64 [terms].
-        grad_norm: global norm before clipping.
+        sums: of `TERMS` on this rank, float64 [terms].
+        counts: tokens that each term was summed over, all ranks.
+        grad_norm: global norm before clipping, a 0-d tensor.
         lr: learning rate of the update.
         tokens: over all ranks.
         num_stopping: ranks that were asked to stop.
@@ -50,8 +52,8 @@ class StepOutcome:
     step: int
     epoch: int
     sums: Tensor
-    counts: Tensor
-    grad_norm: float
+    counts: tuple[int, ...]
+    grad_norm: Tensor
     lr: float
     tokens: int
     num_stopping: int
@@ -59,6 +61,9 @@ class StepOutcome:
 
 class Stepper:
     """Takes optimiser steps; holds the wrapped module, the optimiser and the step plan.
+
+    No step waits for the device: batches come from workers, counts are added up by the hosts, and
+    whether a gradient was finite stays on the device until `check_finite` asks.
 
     Args:
         experiment: all settings.
@@ -69,9 +74,9 @@ class Stepper:
     def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
         self.experiment = experiment
         self.accelerator = accelerator
-        self.split = parts.store.train
+        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.plan = StepPlan(
-            self.split.lengths,
+            parts.store.train.lengths,
             experiment.train.global_batch_size,
             experiment.train.tokens_per_micro_batch,
             experiment.seed,
@@ -79,12 +84,16 @@ class Stepper:
         self.total_steps = (
             experiment.train.max_steps or experiment.train.num_epochs * self.plan.steps_per_epoch
         )
-        self.masker = Masker(
+        masker = Masker(
             experiment.masking,
             parts.tokenizer,
             parts.store.manifest.vocab_size,
             parts.store.token_counts,
             experiment.seed,
+        )
+        share = experiment.loss.unmasked_share
+        self.step_batches = StepBatches(
+            parts.store.train, self.plan, masker, share, self.rank, self.world_size
         )
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
         self.distillation = Distillation(parts.student, parts.teacher, experiment.loss)
@@ -93,6 +102,9 @@ class Stepper:
             # PyTorch renames this option; accelerate knows the old name only.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model = accelerator.prepare_model(self.distillation)
+        self._hosts = _group_of_hosts(accelerator)
+        self._is_spoilt = torch.zeros((), device=accelerator.device)
+        self._unchecked: list[tuple[int, Tensor]] = []
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of forward passes."""
@@ -100,41 +112,60 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, self.dtype)
 
-    def take(self, step: int, stop_requested: bool = False) -> StepOutcome:
+    def batches_from(self, step: int) -> Iterator[list[PackedBatch]]:
+        """This rank's micro-batches of `step` and all later steps, on its device."""
+        steps = range(step, self.total_steps)
+        workers = self.experiment.train.num_workers
+        return load_steps(self.step_batches, steps, self.accelerator.device, workers)
+
+    def take(
+        self, step: int, batches: list[PackedBatch], stop_requested: bool = False
+    ) -> StepOutcome:
         """Take step `step`, from 0.
+
+        A gradient that is not finite changes nothing: that update and all later ones are left out,
+        on the device, until `check_finite` finds out.
 
         Args:
             step: which one.
+            batches: its micro-batches on this rank.
             stop_requested: whether this rank wants to stop after it; all ranks learn of it.
-
-        Raises:
-            NonFiniteLossError: before the update that would spoil the weights.
         """
-        batches = self.batches(step)
-        counts = self._global_counts(batches, stop_requested)
-        sums = self.accumulate_gradient(step, batches, counts[: len(TERMS)])
+        *counts, num_stopping, tokens = self._global_counts(batches, stop_requested)
+        sums = self.accumulate_gradient(step, batches, counts)
         parameters = [p for p in self.distillation.student.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.experiment.optim.max_grad_norm)
-        # The one synchronisation of a step: is the update safe, and does any rank want to stop?
-        figures = torch.stack([norm.double(), counts[-2], counts[-1]])
-        if not torch.isfinite(figures).all():
-            self._refuse_non_finite(step, batches, counts[: len(TERMS)])
-        grad_norm, num_stopping, tokens = figures.tolist()
+        self._is_spoilt = torch.maximum(self._is_spoilt, (~torch.isfinite(norm)).float())
+        self._unchecked.append((step, norm))
         lr = learning_rate(self.experiment.optim, step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        # What a gradient scaler sets: fused AdamW updates nothing where it is 1.
+        self.optimizer.found_inf = self._is_spoilt  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepOutcome(
             step=step + 1,
             epoch=self.plan.epoch(step),
             sums=sums,
-            counts=counts[: len(TERMS)],
-            grad_norm=grad_norm,
+            counts=tuple(counts),
+            grad_norm=norm,
             lr=lr,
-            tokens=int(tokens),
-            num_stopping=int(num_stopping),
+            tokens=tokens,
+            num_stopping=num_stopping,
         )
+
+    def check_finite(self) -> None:
+        """Look at the steps since the last look; waits for the device. All ranks call it together.
+
+        Raises:
+            NonFiniteLossError: naming the first step whose gradient was not finite; the weights
+                are those before it.
+        """
+        if self._is_spoilt.item():
+            step = next(step for step, norm in self._unchecked if not torch.isfinite(norm))
+            self._refuse_non_finite(step)
+        self._unchecked.clear()
 
     def close(self) -> None:
         """Let go of the wrapped module; no step can be taken after this.
@@ -147,31 +178,23 @@ class Stepper:
         self.accelerator.free_memory()
         gc.collect()  # what is in a cycle would outlive the group
 
-    def batches(self, step: int) -> list[PackedBatch]:
-        """This rank's micro-batches of one step, on its device."""
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        epoch = self.plan.epoch(step)
-        return [
-            pack(self.split, samples, self.masker, epoch).to(self.accelerator.device)
-            for samples in self.plan.micro_batches(step, rank, world_size)
-        ]
-
-    def accumulate_gradient(self, step: int, batches: list[PackedBatch], counts: Tensor) -> Tensor:
+    def accumulate_gradient(
+        self, step: int, batches: list[PackedBatch], counts: Sequence[int]
+    ) -> Tensor:
         """Forward and backward of every micro-batch; the ranks' gradients meet once, at the last.
 
         Args:
             step: seeds dropout.
             batches: this rank's micro-batches.
-            counts: of each term over all ranks, float64 [terms].
+            counts: of each term over all ranks.
 
         Returns:
             This rank's sums of the terms, float64 [terms].
         """
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        seed = (self.experiment.seed * _SEED_STRIDE + step) * world_size + rank
+        seed = (self.experiment.seed * _SEED_STRIDE + step) * self.world_size + self.rank
         torch.manual_seed(seed % _SEED_LIMIT)
         coefficients = self._coefficients(counts)
-        sums = torch.zeros_like(counts)
+        sums = torch.zeros(len(TERMS), dtype=torch.float64, device=self.accelerator.device)
         for index, batch in enumerate(batches):
             is_last = index == len(batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
@@ -182,29 +205,37 @@ class Stepper:
             sums += losses.terms
         return sums
 
-    def _global_counts(self, batches: list[PackedBatch], stop_requested: bool) -> Tensor:
-        """Over all ranks: tokens of each term, ranks that want to stop, tokens; float64."""
+    def _global_counts(self, batches: list[PackedBatch], stop_requested: bool) -> list[int]:
+        """Over all ranks: tokens of each term, ranks that want to stop, tokens."""
         counts = [self.distillation.counts(batch) for batch in batches]
         totals = [sum(column) for column in zip(*counts, strict=True)]
         totals += [int(stop_requested), sum(batch.num_tokens for batch in batches)]
-        local = torch.tensor(totals, dtype=torch.float64, device=self.accelerator.device)
-        reduced: Tensor = self.accelerator.reduce(local, "sum")
-        return reduced
+        if self.world_size == 1:
+            return totals
+        reduced = torch.tensor(totals)
+        torch.distributed.all_reduce(reduced, group=self._hosts)
+        return list(reduced.tolist())
 
-    def _coefficients(self, counts: Tensor) -> Coefficients:
+    def _coefficients(self, counts: Sequence[int]) -> Coefficients:
         """alpha / count of each term, times the ranks over which DDP takes a mean."""
-        alphas = torch.tensor(self.distillation.alphas(), dtype=torch.float64, device=counts.device)
-        scaled = alphas / counts.clamp(min=1.0) * self.accelerator.num_processes
-        return Coefficients(*scaled.float().unbind())
+        alphas = self.distillation.alphas()
+        values = [
+            alpha / max(count, 1) * self.world_size
+            for alpha, count in zip(alphas, counts, strict=True)
+        ]
+        scaled = torch.tensor(values).to(self.accelerator.device, non_blocking=True)
+        return Coefficients(*scaled.unbind())
 
-    def _refuse_non_finite(self, step: int, batches: list[PackedBatch], counts: Tensor) -> None:
+    def _refuse_non_finite(self, step: int) -> None:
         """Find the sequences that are to blame, on all ranks, then stop."""
+        batches = self.step_batches[step]
+        counts = self._global_counts(batches, stop_requested=False)[: len(TERMS)]
         coefficients = self._coefficients(counts)
         culprits: list[int] = []
         for sample in (sample for batch in batches for sample in batch.sample_ids):
-            alone = pack(self.split, [sample], self.masker, self.plan.epoch(step))
+            alone = self.step_batches.pack([sample], step).to(self.accelerator.device)
             with torch.no_grad(), self.autocast():
-                losses = self.distillation(alone.to(self.accelerator.device), coefficients)
+                losses = self.distillation(alone, coefficients)
             if not torch.isfinite(losses.terms).all():
                 culprits.append(sample)
         everywhere = gather_object(culprits)
@@ -217,3 +248,11 @@ class Stepper:
             f"step {step + 1}: {where} is not finite; the weights were not updated",
             "Lower optim.lr, set train.precision=fp32 or look at that sample, then --resume.",
         )
+
+
+def _group_of_hosts(accelerator: Accelerator) -> torch.distributed.ProcessGroup | None:
+    """The group in which ranks exchange numbers in host memory; None: the one of the gradients."""
+    if accelerator.num_processes == 1 or accelerator.device.type == "cpu":
+        return None
+    group: torch.distributed.ProcessGroup = torch.distributed.new_group(backend="gloo")
+    return group

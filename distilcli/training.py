@@ -151,16 +151,19 @@ class Trainer:
         """
         train = self.experiment.train
         self.stepper.distillation.train()
-        while not self.finished:
-            outcome = self.stepper.take(self.state.step, bool(stop.received))
+        for batches in self.stepper.batches_from(self.state.step):
+            outcome = self.stepper.take(self.state.step, batches, bool(stop.received))
             self.metrics.add(outcome)
             self.state.step = outcome.step
             self.state.tokens += outcome.tokens
             stopping = bool(outcome.num_stopping)
-            improved = self._validates() and self._validate()
-            saves = self.finished or stopping or improved or self._is_due(train.save_every)
-            if saves or self._is_due(train.log_every):
-                self._flush_metrics()
+            validates = self._validates()
+            saves = self.finished or stopping or self._is_due(train.save_every)
+            if not (validates or saves or self._is_due(train.log_every)):
+                continue  # the device is not asked for anything
+            self.stepper.check_finite()
+            saves = (validates and self._validate()) or saves
+            self._flush_metrics()
             if saves:
                 self.save()
             if stopping and not self.finished:

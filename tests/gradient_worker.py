@@ -38,7 +38,7 @@ def gradient_of_step(stepper: Stepper, step: int) -> dict[str, torch.Tensor]:
         gradient.update({name: p.grad.detach().clone() for name, p in named.items()})
 
     hook = stepper.optimizer.register_step_pre_hook(remember)
-    stepper.take(step)
+    stepper.take(step, stepper.step_batches[step])
     hook.remove()
     return gradient
 
@@ -58,8 +58,8 @@ def work(folder: str, config: str, *overrides: str) -> None:
     stepper = make_stepper(experiment, accelerator)
     record = {
         "num_processes": accelerator.num_processes,
-        "tokens": [batch.num_tokens for batch in stepper.batches(0)],
-        "masked": [batch.num_masked for batch in stepper.batches(0)],
+        "tokens": [batch.num_tokens for batch in stepper.step_batches[0]],
+        "masked": [batch.num_masked for batch in stepper.step_batches[0]],
     }
     save_file(gradient_of_step(stepper, 0), Path(folder) / f"gradient-{rank}.safetensors")
     save_file(weights_of(stepper), Path(folder) / f"weights-{rank}.safetensors")
@@ -88,5 +88,5 @@ def _count_reductions(stepper: Stepper) -> int:
         return allreduce_hook(group, bucket)
 
     stepper.model.register_comm_hook(None, counted)
-    stepper.take(0)
+    stepper.take(0, stepper.step_batches[0])
     return len(calls)

@@ -1,5 +1,7 @@
 """The step plan, its partition over ranks, and packing."""
 
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from packed_batches import CLS, SEP, make_masker, random_split
 
 from distilcli.batches import (
     IGNORE_INDEX,
+    PackedBatch,
     StepPlan,
     balanced_bins,
     held_out_batches,
@@ -191,12 +194,40 @@ def test_a_sequence_is_masked_alike_in_every_batch(split, tiny_tokenizer):
     assert torch.equal(together.position_ids[:, where], alone.position_ids)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_soft_targets_look_at_the_masked_positions_first(split, tiny_tokenizer, share):
+    batch = pack(split, range(60), make_masker(tiny_tokenizer), 0, share)
+    masked, others = batch.soft_positions.split(
+        [batch.num_masked, batch.num_soft - batch.num_masked]
+    )
+    assert torch.equal(masked, batch.masked_positions)
+    assert (others.diff() > 0).all()
+    assert not set(others.tolist()) & set(masked.tolist())
+    num_others = batch.num_tokens - batch.num_masked
+    assert abs(len(others) - share * num_others) <= 5 * (share * (1 - share) * num_others) ** 0.5
+
+
+def tensors(batch: PackedBatch) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+
+
 def test_a_batch_moves_whole(split, tiny_tokenizer):
     batch = pack(split, [0, 1], make_masker(tiny_tokenizer), epoch=0)
     moved = batch.to(torch.device("meta"))
-    for name in ("input_ids", "position_ids", "labels", "masked_positions"):
-        assert getattr(moved, name).is_meta
+    assert all(tensor.is_meta for tensor in tensors(moved).values())
     assert (moved.lengths, moved.sample_ids) == (batch.lengths, batch.sample_ids)
+
+
+def test_a_batch_travels_between_processes_by_value(split, tiny_tokenizer):
+    """Tensors among processes hold a file descriptor each, and would run out of them."""
+    batch = pack(split, [0, 1], make_masker(tiny_tokenizer), epoch=0)
+    sent = bytes(ForkingPickler.dumps(batch))
+    arrived = ForkingPickler.loads(sent)
+    assert len(sent) > sum(tensor.nbytes for tensor in tensors(batch).values())
+    assert tensors(arrived).keys() == tensors(batch).keys()
+    for key, tensor in tensors(batch).items():
+        assert torch.equal(tensors(arrived)[key], tensor)
+    assert (arrived.lengths, arrived.sample_ids) == (batch.lengths, batch.sample_ids)
 
 
 # Held-out text

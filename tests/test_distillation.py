@@ -9,7 +9,7 @@ import torch
 from packed_batches import make_masker, padded, random_split
 
 from distilcli.batches import PackedBatch, pack
-from distilcli.config import LossConfig
+from distilcli.config import LossConfig, SampledPositions
 from distilcli.distillation import TERMS, Distillation
 from distilcli.losses import Coefficients
 from distilcli.models import encoder
@@ -22,6 +22,7 @@ ALL_TERMS = LossConfig(alpha_mse=1.0)
 LOSSES = {
     "default": DEFAULT,
     "masked": LossConfig(positions="masked"),
+    "sampled": LossConfig(positions=SampledPositions(sample=0.3), alpha_mse=1.0),
     "all terms": ALL_TERMS,
     "all terms, masked": LossConfig(alpha_mse=1.0, positions="masked", temperature=4.0),
     "soft targets": LossConfig(alpha_mlm=0.0, alpha_cos=0.0),
@@ -48,9 +49,12 @@ def split(tiny_tokenizer):
     return random_split(LENGTHS, tiny_tokenizer)
 
 
-@pytest.fixture(scope="module")
-def batch(split, tiny_tokenizer) -> PackedBatch:
-    return pack(split, range(len(LENGTHS)), make_masker(tiny_tokenizer), epoch=3)
+@pytest.fixture
+def batch(request, split, tiny_tokenizer) -> PackedBatch:
+    """All sequences in one, with the positions that the test's `loss`, if it has one, looks at."""
+    loss = request.getfixturevalue("loss") if "loss" in request.fixturenames else DEFAULT
+    samples = range(len(LENGTHS))
+    return pack(split, samples, make_masker(tiny_tokenizer), 3, loss.unmasked_share)
 
 
 def plain_run(model, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +74,12 @@ def plain_terms(student, teacher, batch: PackedBatch, loss: LossConfig) -> torch
     if teacher is None:
         return torch.stack([zero, mlm, zero, zero])
     v, teacher_hidden = (tensor.detach() for tensor in plain_run(teacher, batch))
-    soft = is_masked if loss.positions == "masked" else torch.ones_like(is_masked)
+    soft = is_masked.clone()
+    if loss.positions == "all":
+        soft[:] = True
+    elif loss.positions != "masked":
+        soft[batch.soft_positions] = True
+        assert is_masked.sum() < soft.sum() < len(soft)
     ce = formulas.soft_target_kl(z[soft], v[soft], loss.temperature)
     cos = formulas.cosine_distance(hidden, teacher_hidden)
     mse = formulas.squared_error(z[soft], v[soft])
@@ -188,7 +197,7 @@ def test_a_teacher_of_another_width_without_the_cosine(student, tiny_bert, batch
 def test_counts_are_the_tokens_of_each_term(student, teacher, batch, loss):
     counts = dict(zip(TERMS, Distillation(student, teacher, loss).counts(batch), strict=True))
     everything, masked = sum(LENGTHS), int((batch.labels != -100).sum())
-    soft = everything if loss.positions == "all" else masked
+    soft = {"all": everything, "masked": masked}.get(str(loss.positions), batch.num_soft)
     assert counts == {
         "ce": soft if loss.alpha_ce else 0,
         "mlm": masked if loss.alpha_mlm else 0,
@@ -219,7 +228,7 @@ def test_sums_over_micro_batches_are_those_of_the_whole(
     edges = [0, *cuts, len(LENGTHS)]
     terms, counts = torch.zeros(4), [0] * 4
     for first, last in pairwise(edges):
-        part = pack(split, range(first, last), masker, epoch=3)
+        part = pack(split, range(first, last), masker, 3, loss.unmasked_share)
         sums = module(part, weights)
         sums.total.backward()
         terms = terms + sums.terms

@@ -23,6 +23,7 @@ ORDER = [
     "corpus",
     "masking",
     "batches",
+    "loading",
     "attention",
     "models",
     "students",

@@ -72,7 +72,7 @@ def stepper_of(tiny_world, tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.fixture(params=["all", "masked"])
+@pytest.fixture(params=["all", "masked", "{sample: 0.3}"])
 def positions(request) -> str:
     return f"loss.positions={request.param}"
 
@@ -81,15 +81,15 @@ def positions(request) -> str:
 def in_eight(stepper_of) -> str:
     """The setting that cuts the first step into 8 micro-batches."""
     whole = stepper_of(ALL_TOKENS)
-    [batch] = whole.batches(0)
+    [batch] = whole.step_batches[0]
     too_few_for_seven = (batch.num_tokens - 1) // (NUM_MICRO_BATCHES - 1)
     return f"train.tokens_per_micro_batch={too_few_for_seven}"
 
 
 def test_micro_batches_do_not_change_the_gradient(stepper_of, positions, in_eight):
     whole, parts = stepper_of(positions, ALL_TOKENS), stepper_of(positions, in_eight)
-    assert len(whole.batches(0)) == 1
-    assert len(parts.batches(0)) == NUM_MICRO_BATCHES
+    assert len(whole.step_batches[0]) == 1
+    assert len(parts.step_batches[0]) == NUM_MICRO_BATCHES
     expected = gradient_worker.gradient_of_step(whole, 0)
     found = gradient_worker.gradient_of_step(parts, 0)
     assert relative_difference(found, expected) < TOLERANCE
@@ -103,14 +103,14 @@ def test_every_term_counts(stepper_of, positions, in_eight):
         gradients = []
         for partition in (ALL_TOKENS, in_eight):
             stepper = stepper_of(*only, partition)
-            stepper.accumulate_gradient(0, stepper.batches(0), _counts(stepper))
+            stepper.accumulate_gradient(0, stepper.step_batches[0], _counts(stepper))
             gradients.append(_present_gradient(stepper))
         assert relative_difference(gradients[1], gradients[0]) < TOLERANCE, term
 
 
-def _counts(stepper: Stepper) -> Tensor:
-    counts = [stepper.distillation.counts(batch) for batch in stepper.batches(0)]
-    return torch.tensor(counts, dtype=torch.float64).sum(0)
+def _counts(stepper: Stepper) -> list[int]:
+    counts = [stepper.distillation.counts(batch) for batch in stepper.step_batches[0]]
+    return [sum(column) for column in zip(*counts, strict=True)]
 
 
 def _present_gradient(stepper: Stepper) -> dict[str, Tensor]:
@@ -124,8 +124,8 @@ def test_processes_do_not_change_the_gradient(
     tiny_world, tmp_path, stepper_of, positions, in_eight, num_processes
 ):
     alone = stepper_of(positions, in_eight)
-    tokens = [batch.num_tokens for batch in alone.batches(0)]
-    masked = [batch.num_masked for batch in alone.batches(0)]
+    tokens = [batch.num_tokens for batch in alone.step_batches[0]]
+    masked = [batch.num_masked for batch in alone.step_batches[0]]
     assert len(tokens) == NUM_MICRO_BATCHES
     assert len(set(tokens)) > 1  # else means of means would be the mean, and show nothing
     assert len(set(masked)) > 1
@@ -169,11 +169,11 @@ def test_a_mean_per_micro_batch_would_be_noticed(stepper_of, positions, in_eight
     expected = gradient_worker.gradient_of_step(stepper_of(positions, ALL_TOKENS), 0)
     whole_step = Stepper.accumulate_gradient
 
-    def mean_of_means(stepper: Stepper, step: int, batches: list, counts: Tensor) -> Tensor:
-        sums = torch.zeros_like(counts)
+    def mean_of_means(stepper: Stepper, step: int, batches: list, counts: list[int]) -> Tensor:
+        sums = torch.zeros(len(counts), dtype=torch.float64)
         for batch in batches:
-            own = torch.tensor(stepper.distillation.counts(batch), dtype=torch.float64)
-            sums += whole_step(stepper, step, [batch], own * len(batches))
+            own = [count * len(batches) for count in stepper.distillation.counts(batch)]
+            sums += whole_step(stepper, step, [batch], own)
         return sums
 
     monkeypatch.setattr(Stepper, "accumulate_gradient", mean_of_means)

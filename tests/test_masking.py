@@ -239,3 +239,28 @@ def test_uniform_draws_are_inside_the_unit_interval():
     ends = masking._uniform(np.array([0, 2**64 - 1], np.uint64))
     assert 0 < ends[0] < 1e-15
     assert 1 - 1e-15 < ends[1] < 1
+
+
+# A random share of all tokens
+
+
+def test_a_sample_is_its_share_and_knows_nothing_of_the_mask(tiny_tokenizer):
+    masker = make_masker(tiny_tokenizer)
+    rows, lengths = random_rows(600, 100), np.full(600, 100)
+    _, chosen = mask(masker, rows)
+    joins = masker.sample(lengths, np.arange(600), 0, 0.3)
+    assert within(joins.sum(), 60_000, 0.3)
+    assert within(joins[chosen].sum(), int(chosen.sum()), 0.3)
+    assert masker.sample(lengths, np.arange(600), 0, 1.0).all()
+    assert not masker.sample(lengths, np.arange(600), 0, 0.0).any()
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_sequence(tiny_tokenizer):
+    masker = make_masker(tiny_tokenizer)
+    lengths = np.array([30, 40, 50])
+    together = masker.sample(lengths, np.array([4, 5, 6]), 1, 0.5)
+    alone = masker.sample(lengths[1:2], np.array([5]), 1, 0.5)
+    assert (together[30:70] == alone).all()
+    assert (masker.sample(lengths, np.array([4, 5, 6]), 2, 0.5) != together).any()
+    other = make_masker(tiny_tokenizer, seed=1)
+    assert (other.sample(lengths, np.array([4, 5, 6]), 1, 0.5) != together).any()

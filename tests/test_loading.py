@@ -1,0 +1,62 @@
+"""Micro-batches read ahead: the same ones, in order, whoever makes them."""
+
+import os
+import signal
+
+import pytest
+import torch
+from packed_batches import make_masker, random_split
+from torch.utils.data import get_worker_info
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.batches import PackedBatch, StepPlan
+from distilcli.loading import StepBatches, load_steps
+
+CPU = torch.device("cpu")
+LENGTHS = [5 + i % 20 for i in range(64)]
+
+
+class Signalled(StepBatches):
+    """Its workers are sent, in the middle of the work, what a scheduler sends to a whole job."""
+
+    def __getitem__(self, step: int) -> list[PackedBatch]:
+        if get_worker_info() is not None:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                os.kill(os.getpid(), number)
+        return super().__getitem__(step)
+
+
+def batches_of(tokenizer: PreTrainedTokenizerFast, rank: int = 0, world_size: int = 1) -> Signalled:
+    split = random_split(LENGTHS, tokenizer)
+    plan = StepPlan(split.lengths, 16, 64, seed=3)
+    return Signalled(split, plan, make_masker(tokenizer), 0.4, rank, world_size)
+
+
+def assert_same(found: list[PackedBatch], expected: list[PackedBatch]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.sample_ids == other.sample_ids
+        for name in ("input_ids", "labels", "soft_positions"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("num_workers", [None, 2], ids=["none", "two"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_step_in_order_from_any_step(tiny_tokenizer, rank, num_workers):
+    batches = batches_of(tiny_tokenizer, rank, world_size=2)
+    loaded = list(load_steps(batches, range(3, 10), CPU, num_workers))
+    assert len(loaded) == 7  # over the end of an epoch, which has 4 steps
+    for step, found in enumerate(loaded, start=3):
+        assert_same(found, batches[step])
+
+
+def test_loading_leaves_the_random_numbers_of_training_alone(tiny_tokenizer):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    next(load_steps(batches_of(tiny_tokenizer), range(3), CPU))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_ranks_share_a_step(tiny_tokenizer):
+    parts = [batches_of(tiny_tokenizer, rank, world_size=2)[1] for rank in range(2)]
+    samples = [sample for part in parts for batch in part for sample in batch.sample_ids]
+    assert sorted(samples) == sorted(batches_of(tiny_tokenizer).plan.samples(1).tolist())
