@@ -1,0 +1,427 @@
+"""How fast a distillation step is, beside the ways others take it.
+
+    python scripts/bench.py          # BERT-base and a small BERT, some 15 minutes on 2 cores
+    python scripts/bench.py --quick  # a rough answer in under 4 minutes
+    python scripts/bench.py --device cuda --max-length 512 --sequences 256 --micro-batch 16384
+    python scripts/bench.py --teacher DIR --text FILE.txt.gz --max-length 320
+
+Every contestant (`contestants.py`) lives in a process of its own, all start from the same models
+and take the same steps, in turns, one after the other in every round; the figures are medians over
+rounds, the ratios medians of the ratios within a round. TextBrewer takes part where it is
+installed: `pip install -c constraints.txt '.[bench]'`.
+"""
+
+import argparse
+import gzip
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = ROOT / "distilcli" / "builtin" / "text.jsonl.gz"
+TOKENIZER = "builtin:teacher"
+
+NAMES = {
+    "padded": "padded, full logits, fp32",
+    "textbrewer": "TextBrewer 0.2.1, fp32",
+    "all": "distilcli, all positions",
+    "masked": "distilcli, masked positions",
+}
+# Rounded shapes of BERT-base and of a BERT in which overhead weighs more than arithmetic.
+SHAPES: dict[str, dict[str, Any]] = {
+    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
+    | {"intermediate_size": 3072, "vocab_size": 30522},
+    "small": {"num_hidden_layers": 12, "hidden_size": 256, "num_attention_heads": 4}
+    | {"intermediate_size": 1024, "vocab_size": 8192},
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all contestants of one table do.
+
+    Attributes:
+        size: key of SHAPES, or the folder of a teacher.
+        threads: of each contestant, on a CPU.
+        micro_batch: tokens; the padded ones take as many sequences as that holds at full length.
+    """
+
+    size: str
+    teacher: str
+    text: str
+    folder: str
+    device: str
+    threads: int
+    sequences: int
+    max_length: int
+    micro_batch: int
+    dropout: float
+    rounds: int
+    compile: bool
+
+    def experiment(self, name: str) -> dict[str, Any]:
+        """The experiment file of a contestant."""
+        return {
+            "name": name,
+            "output_dir": f"{self.folder}/runs",
+            "teacher": {"model": self.teacher},
+            "student": {"dropout": self.dropout, "attention_dropout": self.dropout},
+            "data": {
+                "sources": [{"files": self.text, "format": "text", "documents": "line"}],
+                "store": f"{self.folder}/store-{Path(self.teacher).name}",
+                "max_length": self.max_length,
+                "held_out_fraction": 0.0,
+            },
+            "loss": {"positions": "masked" if name == "masked" else "all"},
+            "train": {
+                "global_batch_size": self.sequences,
+                "tokens_per_micro_batch": self.micro_batch,
+                "max_steps": self.rounds + 1,
+                "compile": self.compile and name in ("all", "masked"),
+            },
+        }
+
+
+# One contestant, in its own process
+
+
+def work(name: str, task: Task) -> None:
+    """Answer each line on stdin with the figures of one step."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print must not mix with the answers
+    import torch
+    from accelerate import Accelerator
+
+    torch.set_num_threads(task.threads)
+    from contestants import Contestant, Packed, Padded, TextBrewer
+
+    kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]
+    kinds = {"padded": Padded, "textbrewer": TextBrewer, "all": Packed, "masked": Packed}
+    experiment, parts = _assemble(name, task)
+    contestant: Contestant = kinds[name](experiment, parts, Accelerator(cpu=task.device == "cpu"))
+    lengths = parts.store.train.lengths
+    from distilcli.batches import StepPlan
+
+    plan = StepPlan(lengths, task.sequences, task.micro_batch, experiment.seed)
+    for index, _ in enumerate(sys.stdin):
+        start = time.perf_counter()
+        loss = contestant.step(index)
+        seconds = time.perf_counter() - start
+        step_lengths = lengths[plan.samples(index)].tolist()
+        share = 1.0 if name != "masked" else experiment.masking.mlm_probability
+        answer = {
+            "seconds": seconds,
+            "tokens": sum(step_lengths),
+            "loss": loss,
+            "gflop": _gflop(parts, step_lengths, share),
+            "memory_gib": _memory_gib(task.device),
+            "peak_gflops": _matrix_peak(task, name),
+        }
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _assemble(name: str, task: Task) -> tuple[Any, Any]:
+    """The experiment and its parts, the teacher as `train` would load it on this machine."""
+    import torch
+
+    from distilcli.assembly import Parts, experiment_tokenizer, load_teacher, make_student
+    from distilcli.config import Experiment
+    from distilcli.corpus import prepare
+    from distilcli.precision import resolve_precision
+
+    experiment = Experiment.model_validate(task.experiment(name))
+    tokenizer = experiment_tokenizer(experiment)
+    store = prepare(experiment.data, tokenizer, 1)
+    student = make_student(experiment, load_teacher(experiment))
+    dtype = resolve_precision("auto", torch.device(task.device))
+    return experiment, Parts(tokenizer, store, load_teacher(experiment, dtype), student)
+
+
+def _gflop(parts: Any, lengths: Sequence[int], share: float) -> float:
+    """Of the matrix products that a step cannot do without: no padding, no unused logits.
+
+    Args:
+        parts: the models.
+        lengths: of the step's sequences.
+        share: of the positions, how many need logits.
+    """
+    total = 0.0
+    # A backward pass is two products for each one of the forward pass.
+    for model, passes in ((parts.teacher, 1), (parts.student, 3)):
+        config = model.config
+        hidden, vocab_size = config.hidden_size, config.vocab_size
+        inner = getattr(config, "intermediate_size", None) or config.hidden_dim
+        layer = 2 * hidden * (4 * hidden + 2 * inner)
+        head = share * 2 * hidden * (hidden + vocab_size)
+        for length in lengths:
+            attention = 4 * hidden * length
+            token = config.num_hidden_layers * (layer + attention) + head
+            total += passes * token * length
+    return total / 1e9
+
+
+def _memory_gib(device: str) -> float:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _matrix_peak(task: Task, name: str, seconds: float = 0.3) -> float:
+    """GFLOP/s of one matrix product of the model's size, in the contestant's precision."""
+    import torch
+
+    from distilcli.precision import resolve_precision
+
+    device = torch.device(task.device)
+    dtype = resolve_precision("auto", device) if name in ("all", "masked") else torch.float32
+    size = 8192 if task.device == "cuda" else 1024
+    one, other = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    runs, start = 0, 0.0
+    for warm in (False, True):
+        if warm:
+            start = time.perf_counter()
+        while True:
+            one @ other
+            if task.device == "cuda":
+                torch.cuda.synchronize()
+            runs += warm
+            if not warm or time.perf_counter() - start > seconds:
+                break
+    return 2 * size**3 * runs / (time.perf_counter() - start) / 1e9
+
+
+# All of them
+
+
+class Worker:
+    """A contestant's process."""
+
+    def __init__(self, name: str, task: Task) -> None:
+        self.name = name
+        environment = os.environ | {"OMP_NUM_THREADS": str(task.threads), "HF_HUB_OFFLINE": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", name, json.dumps(asdict(task))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+
+    def step(self) -> dict[str, float]:
+        """The figures of its next step."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: {self.name} ended with {self.process.wait()}")
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def compare(task: Task, names: Sequence[str]) -> dict[str, Any]:
+    """Medians over rounds for each contestant, after one step to warm up."""
+    workers = {name: Worker(name, task) for name in names}
+    losses = {name: worker.step()["loss"] for name, worker in workers.items()}
+    rounds = []
+    for number in range(task.rounds):
+        rounds.append({name: worker.step() for name, worker in workers.items()})
+        print(f"{task.size}: round {number + 1} of {task.rounds}", file=sys.stderr)
+    for worker in workers.values():
+        worker.close()
+    return {
+        "task": asdict(task),
+        "first_losses": losses,
+        "contestants": {name: _summary(name, rounds) for name in names},
+        "rounds": rounds,
+    }
+
+
+def _summary(name: str, rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
+    def speed(of: str, number: int) -> float:
+        return rounds[number][of]["tokens"] / rounds[number][of]["seconds"]
+
+    numbers = range(len(rounds))
+    own = [figures[name] for figures in rounds]
+    gflops = statistics.median(figures["gflop"] / figures["seconds"] for figures in own)
+    return {
+        "tokens_per_second": statistics.median(speed(name, number) for number in numbers),
+        "ratio": statistics.median(speed(name, n) / speed("padded", n) for n in numbers),
+        "memory_gib": own[-1]["memory_gib"],
+        "gflops": gflops,
+        "peak_gflops": statistics.median(figures["peak_gflops"] for figures in own),
+        "floor_share": statistics.median(
+            figures["gflop"] / figures["seconds"] / figures["peak_gflops"] for figures in own
+        ),
+    }
+
+
+def headline(table: dict[str, Any]) -> dict[str, float]:
+    """The figures of a table that one wants to compare from machine to machine."""
+    of = table["contestants"]
+    found = {
+        "ratio_all": of["all"]["ratio"],
+        "ratio_masked": of["masked"]["ratio"],
+        "memory_ratio": of["all"]["memory_gib"] / of["padded"]["memory_gib"],
+        "floor_share": of["all"]["floor_share"],
+        "floor_share_masked": of["masked"]["floor_share"],
+    }
+    if "textbrewer" in of:
+        found["ratio_textbrewer"] = of["textbrewer"]["ratio"]
+    return found
+
+
+def show(table: dict[str, Any]) -> str:
+    """One table, in Markdown."""
+    task = table["task"]
+    share = "of the matrix peak"
+    lines = [
+        f"{task['size']}: {task['sequences']} sequences a step of at most {task['max_length']} "
+        f"tokens, {task['micro_batch']} tokens a micro-batch, dropout {task['dropout']}, "
+        f"{task['device']}, {task['threads']} thread(s), {task['rounds']} rounds",
+        "",
+        f"| | tokens/s | x padded | peak memory, GiB | useful GFLOP/s | {share} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, figures in table["contestants"].items():
+        lines.append(
+            f"| {NAMES[name]} | {figures['tokens_per_second']:,.0f} | {figures['ratio']:.2f} "
+            f"| {figures['memory_gib']:.2f} | {figures['gflops']:,.0f} "
+            f"| {figures['floor_share']:.0%} of {figures['peak_gflops']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+# What they work on
+
+
+def _write_text(folder: Path, source: str | None, num_lines: int) -> str:
+    """A file with a document a line: `source`, or the paragraphs of the built-in text."""
+    if source is not None:
+        return source
+    target = folder / "text.txt"
+    with gzip.open(TEXT, "rt", encoding="utf-8") as file, target.open("w", encoding="utf-8") as out:
+        written = 0
+        for line in file:
+            for paragraph in json.loads(line)["text"].split("\n"):
+                if len(paragraph.split()) >= 20 and written < num_lines:
+                    out.write(paragraph.strip() + "\n")
+                    written += 1
+    return str(target)
+
+
+def _write_teacher(folder: Path, size: str, max_length: int) -> str:
+    """A BERT of that shape with random weights, which cost as much as trained ones."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    from distilcli.models import save_model
+    from distilcli.store import load_tokenizer
+
+    torch.manual_seed(0)
+    config = BertConfig(**SHAPES[size], max_position_embeddings=max(512, max_length))
+    save_model(BertForMaskedLM(config), load_tokenizer(TOKENIZER), folder / size)
+    return str(folder / size)
+
+
+def _machine(device: str) -> dict[str, Any]:
+    import torch
+
+    name = "unknown CPU"
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    return {
+        "device": name,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--size", choices=sorted(SHAPES), action="append", help="default: both")
+    parser.add_argument("--teacher", help="folder of a BertForMaskedLM to take instead of a shape")
+    parser.add_argument("--text", help="text file, a document a line, instead of the built-in text")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a sequence")
+    parser.add_argument("--sequences", type=int, help="of an optimiser step")
+    parser.add_argument("--micro-batch", type=int, default=640, help="tokens")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--compile", action="store_true", help="train.compile for distilcli")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse(arguments)
+    if options.worker:
+        name, task = options.worker
+        work(name, Task(**json.loads(task)))
+        return
+    names = [name for name in NAMES if name != "textbrewer" or importlib.util.find_spec(name)]
+    rounds = options.rounds or (2 if options.quick else 5)
+    sequences = options.sequences or (8 if options.quick else 16)
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        text = _write_text(root, options.text, num_lines=sequences * (rounds + 2) * 8)
+        sizes = [options.teacher] if options.teacher else options.size or ["base", "small"]
+        for size in sizes:
+            teacher = options.teacher or _write_teacher(root, size, options.max_length)
+            task = Task(
+                size=size,
+                teacher=teacher,
+                text=text,
+                folder=folder,
+                device=options.device,
+                threads=options.threads,
+                sequences=sequences if size == "base" else sequences * 4,
+                max_length=options.max_length,
+                micro_batch=options.micro_batch,
+                dropout=options.dropout,
+                rounds=rounds,
+                compile=options.compile,
+            )
+            tables.append(compare(task, names))
+    machine = _machine(options.device)
+    if options.json:
+        first = headline(tables[0])
+        by_size = {table["task"]["size"]: headline(table) for table in tables}
+        print(json.dumps(first | {"machine": machine, "sizes": by_size, "tables": tables}))
+        return
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    for table in tables:
+        print(f"\n{show(table)}")
+        print("\n" + ", ".join(f"{key} {value:.2f}" for key, value in headline(table).items()))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,204 @@
+"""The ways of taking a distillation step that `bench.py` compares.
+
+All start from the same teacher and student, read the same sequences with the same masks, and
+minimise the same losses; one `step` is a whole optimiser step. `Padded` and `TextBrewer` hold
+whole batches of padded logits, in fp32, and cut a step into batches of a few sequences of similar
+length, as the DistilBERT release did. `Packed` is this package, as `distilcli train` runs it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from distilcli.assembly import Parts
+from distilcli.batches import IGNORE_INDEX, StepPlan, pack
+from distilcli.config import Experiment
+from distilcli.masking import Masker
+from distilcli.optimization import make_optimizer
+from distilcli.steps import Stepper
+
+
+class Contestant(Protocol):
+    """Takes optimiser steps."""
+
+    def step(self, index: int) -> float:
+        """Take one; the mean of the weighted loss over its micro-batches."""
+
+
+class Packed:
+    """distilcli: packed sequences, fused vocabulary head."""
+
+    def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+        self.stepper = Stepper(experiment, parts, accelerator)
+        self.stepper.distillation.train()
+        self.batches = self.stepper.batches_from(0)
+
+    def step(self, index: int) -> float:
+        outcome = self.stepper.take(index, next(self.batches))
+        self.stepper.check_finite()
+        alphas = self.stepper.distillation.alphas()
+        means = [
+            alpha * total / max(count, 1)
+            for alpha, total, count in zip(
+                alphas, outcome.sums.tolist(), outcome.counts, strict=True
+            )
+        ]
+        return float(sum(means))
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """A few sequences, padded on the right. Shapes: [sequences, longest]."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+class _PaddedContestant:
+    """What the padded ones share: reading, padding, the optimiser."""
+
+    def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+        assert parts.teacher is not None
+        self.experiment = experiment
+        self.split = parts.store.train
+        self.device = accelerator.device
+        self.plan = StepPlan(
+            self.split.lengths,
+            experiment.train.global_batch_size,
+            experiment.train.tokens_per_micro_batch,
+            experiment.seed,
+        )
+        vocab_size, counts = parts.store.manifest.vocab_size, parts.store.token_counts
+        self.masker = Masker(
+            experiment.masking, parts.tokenizer, vocab_size, counts, experiment.seed
+        )
+        self.pad_id = int(parts.tokenizer.pad_token_id)
+        self.teacher = parts.teacher.float().eval().to(self.device)
+        self.student = parts.student.train().to(self.device)
+        self.optimizer = make_optimizer(parts.student, experiment.optim)
+        # As many sequences as the packed micro-batch holds at full length.
+        self.batch_size = experiment.train.tokens_per_micro_batch // experiment.data.max_length
+
+    def batches(self, index: int) -> Iterator[PaddedBatch]:
+        """The step's sequences in batches of similar length."""
+        samples = sorted(
+            self.plan.samples(index).tolist(), key=lambda sample: self.split.lengths[sample]
+        )
+        packed = pack(self.split, samples, self.masker, self.plan.epoch(index))
+        rows = packed.input_ids[0].split(list(packed.lengths))
+        labels = packed.labels.split(list(packed.lengths))
+        for first in range(0, len(samples), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            input_ids = nn.utils.rnn.pad_sequence(
+                list(rows[part]), batch_first=True, padding_value=self.pad_id
+            )
+            padded_labels = nn.utils.rnn.pad_sequence(
+                list(labels[part]), batch_first=True, padding_value=IGNORE_INDEX
+            )
+            lengths = torch.tensor([len(row) for row in rows[part]])
+            mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+            yield PaddedBatch(
+                input_ids.to(self.device), mask.to(self.device), padded_labels.to(self.device)
+            )
+
+    def step(self, index: int) -> float:
+        """Accumulate the mean loss of each batch, then update."""
+        batches = list(self.batches(index))
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            loss = self.loss(batch) / len(batches)
+            loss.backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self.student.parameters(), self.experiment.optim.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(total)
+
+    def loss(self, batch: PaddedBatch) -> Tensor:
+        raise NotImplementedError
+
+
+class Padded(_PaddedContestant):
+    """Plain PyTorch and transformers: the training step as tutorials write it."""
+
+    def loss(self, batch: PaddedBatch) -> Tensor:
+        weights = self.experiment.loss
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        with torch.no_grad():
+            teacher = self.teacher(**inputs, output_hidden_states=True)
+        student = self.student(**inputs, output_hidden_states=True)
+        real = batch.attention_mask.bool()
+        temperature = weights.temperature
+        soft_targets = F.kl_div(
+            F.log_softmax(student.logits[real] / temperature, dim=-1),
+            F.softmax(teacher.logits[real] / temperature, dim=-1),
+            reduction="batchmean",
+        )
+        hard_targets = F.cross_entropy(
+            student.logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE_INDEX
+        )
+        student_hidden, teacher_hidden = student.hidden_states[-1], teacher.hidden_states[-1]
+        ones = torch.ones(int(real.sum()), device=self.device)
+        cosine = F.cosine_embedding_loss(student_hidden[real], teacher_hidden[real], ones)
+        return (
+            weights.alpha_ce * temperature**2 * soft_targets
+            + weights.alpha_mlm * hard_targets
+            + weights.alpha_cos * cosine
+        )
+
+
+class TextBrewer(_PaddedContestant):
+    """TextBrewer's GeneralDistiller with the same terms (Yang et al. 2020)."""
+
+    def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+        super().__init__(experiment, parts, accelerator)
+        from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+
+        weights = experiment.loss
+        depths = (
+            self.teacher.config.num_hidden_layers,
+            self.student.config.num_hidden_layers,
+        )
+        match = {"layer_T": depths[0], "layer_S": depths[1], "feature": "hidden", "loss": "cos"}
+        config = DistillationConfig(
+            temperature=weights.temperature,
+            kd_loss_type="ce",
+            # Its soft targets lack the factor T^2.
+            kd_loss_weight=weights.alpha_ce * weights.temperature**2,
+            hard_label_weight=weights.alpha_mlm,
+            intermediate_matches=[match | {"weight": weights.alpha_cos}],
+        )
+        self.distiller = GeneralDistiller(
+            TrainingConfig(device=self.device, output_dir=experiment.output_dir),
+            config,
+            self.teacher,
+            self.student,
+            _adapt,
+            _adapt,
+        )
+
+    def loss(self, batch: PaddedBatch) -> Tensor:
+        inputs = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "labels": batch.labels,
+        }
+        loss: Tensor = self.distiller.train_on_batch(inputs, {"output_hidden_states": True})[0]
+        return loss
+
+
+def _adapt(batch: dict[str, Tensor], output: Any) -> dict[str, Any]:
+    """What TextBrewer asks of a model's output."""
+    return {
+        "logits": output.logits,
+        "logits_mask": batch["attention_mask"],
+        "inputs_mask": batch["attention_mask"],
+        "hidden": output.hidden_states,
+        "losses": output.loss,
+    }
