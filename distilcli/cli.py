@@ -150,6 +150,10 @@ def train_(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, run two steps, write nothing.")
     ] = False,
+    profile: Annotated[
+        int | None,
+        typer.Option("--profile", min=1, help="Take that many steps, write only their trace."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Distil a student: prepare and initialise what is missing, then train."""
@@ -159,10 +163,15 @@ def train_(
         experiment = _load(config, overrides)
         if resume and force:
             raise ConfigError("--resume and --force exclude each other")
+        if dry_run and profile:
+            raise ConfigError("--dry-run and --profile exclude each other")
         from distilcli.commands import train
 
         if dry_run:
             train.dry_run(experiment, console)
+            return
+        if profile:
+            train.profile(experiment, profile, console)
             return
         try:
             train.run(experiment, resume=resume, force=force, console=console)

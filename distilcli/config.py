@@ -321,6 +321,9 @@ class TrainConfig(Section):
     precision: Precision = Field(
         "auto", description="auto: bf16 autocast where the hardware computes in it, else fp32."
     )
+    compile: StrictBool = Field(
+        False, description="Compile the layers of teacher and student (torch.compile)."
+    )
     num_workers: Count | None = Field(
         None,
         description="Processes of each rank that read and mask ahead; null: 2 on a GPU, else 0.",

@@ -65,7 +65,7 @@ class Distillation(nn.Module):
 
         Args:
             batch: packed sequences on this module's device.
-            coefficients: alpha / global count of each term.
+            coefficients: alpha / global count of each term; None where alpha is 0.
         """
         packing = Packing.of(batch.lengths, batch.labels.device)
         student_hidden = run_encoder(self.student, batch, packing)
@@ -74,15 +74,14 @@ class Distillation(nn.Module):
             with torch.no_grad():
                 teacher_hidden = run_encoder(self.teacher, batch, packing)
 
-        zero = coefficients.ce.new_zeros(())
+        zero = student_hidden.new_zeros((), dtype=torch.float32)
         total, ce, mlm, cos, mse = zero, zero, zero, zero, zero
         if self._uses_head:
             vocabulary = self._vocabulary_losses(
                 batch, student_hidden, teacher_hidden, coefficients
             )
             total, ce, mlm, mse = vocabulary
-        if self._alpha("cos"):
-            assert teacher_hidden is not None
+        if teacher_hidden is not None and coefficients.cos is not None:
             distance = hidden_cosine_distance(student_hidden.float(), teacher_hidden.float())
             total = total + coefficients.cos * distance
             cos = distance.detach()

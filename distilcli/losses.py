@@ -72,12 +72,15 @@ def hidden_cosine_distance(
 
 
 class Coefficients(NamedTuple):
-    """What each sum is multiplied by in the total: alpha / global count, as 0-d tensors."""
+    """What each sum is multiplied by in the total: alpha / global count, as 0-d tensors.
 
-    ce: Float[Tensor, ""]
-    mlm: Float[Tensor, ""]
-    cos: Float[Tensor, ""]
-    mse: Float[Tensor, ""]
+    None: the term is not wanted, is not computed, and its sum is given as 0.
+    """
+
+    ce: Float[Tensor, ""] | None
+    mlm: Float[Tensor, ""] | None
+    cos: Float[Tensor, ""] | None
+    mse: Float[Tensor, ""] | None
 
 
 class Projection(NamedTuple):
@@ -153,7 +156,7 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         compute_dtype = _compute_dtype(features)
         # Softmax and sums need at least fp32, whatever the matrix products run in.
         sum_dtype = torch.promote_types(weight.dtype, torch.float32)
-        chunk = _Chunk(temperature, coefficients, sum_dtype)
+        chunk = _Chunk(temperature, coefficients, sum_dtype, features.device)
         needs_gradient = any(ctx.needs_input_grad[:3])
         features_gradient = torch.empty_like(features) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight, dtype=sum_dtype) if needs_gradient else None
@@ -209,19 +212,24 @@ class _Chunk:
     """Adds up the losses of chunks of logits and gives the gradient of their weighted total."""
 
     def __init__(
-        self, temperature: float, coefficients: Coefficients, sum_dtype: torch.dtype
+        self,
+        temperature: float,
+        coefficients: Coefficients,
+        sum_dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.temperature = temperature
         self.coefficients = coefficients
-        self.sums = [
-            torch.zeros((), dtype=sum_dtype, device=coefficients.ce.device) for _ in range(3)
-        ]
+        self.sums = list(torch.zeros(3, dtype=sum_dtype, device=device))
 
     def total(self) -> Float[Tensor, ""]:
         """The weighted total so far."""
-        ce, mlm, mse = self.sums
         weights = self.coefficients
-        return weights.ce * ce + weights.mlm * mlm + weights.mse * mse
+        total = torch.zeros_like(self.sums[0])
+        for weight, value in zip((weights.ce, weights.mlm, weights.mse), self.sums, strict=True):
+            if weight is not None:
+                total = total + weight * value
+        return total
 
     def add(
         self,
@@ -230,31 +238,34 @@ class _Chunk:
         labels: Int[Tensor, " masked"],
     ) -> Float[Tensor, "tokens vocab"]:
         """Add one chunk, whose first len(labels) tokens are masked; returns d total / d logits."""
-        if teacher_logits is None:
+        weights = self.coefficients
+        if teacher_logits is None or weights.ce is None:
             gradient = torch.zeros_like(logits)
         else:
-            gradient = self._soft_targets(logits, teacher_logits)
+            gradient = self._soft_targets(logits, teacher_logits, weights.ce)
+        if teacher_logits is not None and weights.mse is not None:
             difference = logits - teacher_logits
             self.sums[2] += difference.square().mean(dim=-1).sum()
-            gradient.addcmul_(difference, self.coefficients.mse * (2.0 / logits.shape[1]))
+            gradient.addcmul_(difference, weights.mse * (2.0 / logits.shape[1]))
         num_masked = labels.shape[0]
-        if num_masked:
-            self._hard_targets(logits[:num_masked], labels, gradient[:num_masked])
+        if num_masked and weights.mlm is not None:
+            self._hard_targets(logits[:num_masked], labels, gradient[:num_masked], weights.mlm)
         return gradient
 
-    def _soft_targets(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def _soft_targets(self, logits: Tensor, teacher_logits: Tensor, weight: Tensor) -> Tensor:
         temperature = self.temperature
         log_q = torch.log_softmax(logits / temperature, dim=-1)
         log_p = torch.log_softmax(teacher_logits / temperature, dim=-1)
         p = log_p.exp()
         # sum p (log p - log q): both logarithms are at hand, so no xlogy.
         self.sums[0] += temperature**2 * torch.dot(p.view(-1), log_p.sub_(log_q).view(-1))
-        return log_q.exp_().sub_(p).mul_(self.coefficients.ce * temperature)
+        return log_q.exp_().sub_(p).mul_(weight * temperature)
 
-    def _hard_targets(self, logits: Tensor, labels: Tensor, gradient: Tensor) -> None:
+    def _hard_targets(
+        self, logits: Tensor, labels: Tensor, gradient: Tensor, weight: Tensor
+    ) -> None:
         log_q = torch.log_softmax(logits, dim=-1)
         self.sums[1] -= log_q.gather(1, labels[:, None]).sum()
-        weight = self.coefficients.mlm
         gradient.addcmul_(log_q.exp_(), weight)
         gradient.scatter_add_(1, labels[:, None], -weight.expand(len(labels), 1).to(gradient.dtype))
 

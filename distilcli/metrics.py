@@ -77,6 +77,8 @@ class Metrics:
             "speed/tokens": outcome.tokens,
             "speed/tokens_per_second": speed,
         }
+        if outcome.num_graphs is not None:
+            record["compile/graphs"] = outcome.num_graphs
         if scores := self._held_out.get(outcome.step):
             record |= scores.metrics()
         return record

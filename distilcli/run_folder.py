@@ -28,6 +28,8 @@ _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "n
 _FREE_KEYS = frozenset(
     {
         "train.tokens_per_micro_batch",
+        "train.compile",
+        "train.num_workers",
         "train.log_every",
         "train.save_every",
         "train.keep_checkpoints",
@@ -50,6 +52,7 @@ class RunFolder:
         self.metrics = root / "metrics.jsonl"
         self.initial_student = root / "initial-student"
         self.student = root / "student"
+        self.trace = root / "profile" / "trace.json.gz"
         self.experiment = root / "experiment.yaml"
 
     @property

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from distilcli.assembly import Parts
 from distilcli.batches import PackedBatch, StepPlan
+from distilcli.compilation import compile_layers, num_graphs
 from distilcli.config import Experiment
 from distilcli.distillation import TERMS, Distillation
 from distilcli.errors import NonFiniteLossError
@@ -47,6 +48,7 @@ class StepOutcome:
         lr: learning rate of the update.
         tokens: over all ranks.
         num_stopping: ranks that were asked to stop.
+        num_graphs: compiled so far; None without `train.compile`.
     """
 
     step: int
@@ -57,6 +59,7 @@ class StepOutcome:
     lr: float
     tokens: int
     num_stopping: int
+    num_graphs: int | None
 
 
 class Stepper:
@@ -97,6 +100,10 @@ class Stepper:
         )
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
         self.distillation = Distillation(parts.student, parts.teacher, experiment.loss)
+        if experiment.train.compile:
+            for model in (parts.student, parts.teacher):
+                if model is not None:
+                    compile_layers(model)
         self.optimizer = make_optimizer(parts.student, experiment.optim)
         with warnings.catch_warnings():
             # PyTorch renames this option; accelerate knows the old name only.
@@ -153,6 +160,7 @@ class Stepper:
             lr=lr,
             tokens=tokens,
             num_stopping=num_stopping,
+            num_graphs=num_graphs() if self.experiment.train.compile else None,
         )
 
     def check_finite(self) -> None:
@@ -224,7 +232,10 @@ class Stepper:
             for alpha, count in zip(alphas, counts, strict=True)
         ]
         scaled = torch.tensor(values).to(self.accelerator.device, non_blocking=True)
-        return Coefficients(*scaled.unbind())
+        wanted = [
+            value if alpha else None for alpha, value in zip(alphas, scaled.unbind(), strict=True)
+        ]
+        return Coefficients(*wanted)
 
     def _refuse_non_finite(self, step: int) -> None:
         """Find the sequences that are to blame, on all ranks, then stop."""

@@ -1,6 +1,8 @@
 """The commands from prepare to eval on a tiny experiment, as a shell sees them."""
 
+import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,7 +249,7 @@ def test_init_student_without_a_config(tiny_world, tmp_path, given, layers):
 
 
 def quick(world: TinyWorld, folder: Path, *settings: str, config: Path | None = None) -> list[dict]:
-    """Train a few steps; the records."""
+    """Train four steps; the records."""
     short = ["train.max_steps=4", "validation.every=0"]
     done(*command("train", config or world.config, folder, *short, *settings))
     records = metrics(folder / "tiny")
@@ -290,6 +292,40 @@ def test_checkpoint_student_with_a_new_head(tiny_world, tmp_path):
     student = load_masked_lm(str(tmp_path / "tiny" / "student"))
     assert student.config.model_type == "bert"
     assert student.config.num_hidden_layers == 4
+
+
+def test_profile_writes_a_trace_and_nothing_else(tiny_world, tmp_path):
+    arguments = command("train", tiny_world.config, tmp_path, "--profile", "3")
+    finished = done(*arguments, "--json")
+    trace = tmp_path / "tiny" / "profile" / "trace.json.gz"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [trace]
+    report = finished.json
+    assert (report["steps"], report["trace"]) == (3, str(trace))
+    shares = [share for _, share, _ in report["operators"]]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.5 < sum(shares) <= 1.0
+    calls = {name: count for name, _, count in report["operators"]}
+    assert calls["aten::addmm"] > 10
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    names = [event["name"] for event in events if event.get("name", "").startswith("ProfilerStep")]
+    assert len(set(names)) == 3
+    again = done(*arguments)  # for people; and a trace is replaced
+    assert "3 steps of" in again.stdout
+    assert "aten::addmm" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_compute_the_same(tiny_world, tmp_path):
+    """And no micro-batch, whatever its lengths, makes anything compile again."""
+    still = ["student.dropout=0", "student.attention_dropout=0"]
+    plain = quick(tiny_world, tmp_path / "plain", *still)
+    compiled = quick(tiny_world, tmp_path / "compiled", *still, "train.compile=true")
+    for one, other in zip(compiled, plain, strict=True):
+        assert one["loss/total"] == pytest.approx(other["loss/total"], rel=1e-5)
+    graphs = [record["compile/graphs"] for record in compiled]
+    assert 0 < graphs[0] == graphs[-1] < 20
+    assert "compile/graphs" not in plain[0]
 
 
 def test_logit_mse_and_masked_positions(tiny_world, tmp_path):

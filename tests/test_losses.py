@@ -292,6 +292,22 @@ def test_each_term_of_the_fused_head_alone(weights, temperature):
         close(one, other)
 
 
+@pytest.mark.parametrize("term", ["ce", "mlm", "mse"])
+def test_an_unwanted_term_is_not_computed(term):
+    """None is a weight of 0, and its sum is not made."""
+    student, teacher = projections()
+    labels, weights = labels_of(3), coefficients()
+    unwanted = weights._replace(**{term: None})
+    weightless = weights._replace(**{term: torch.zeros((), dtype=torch.float64)})
+    found = fused_vocabulary_losses(student, teacher, labels, unwanted, 2.0, 4)
+    expected = fused_vocabulary_losses(student, teacher, labels, weightless, 2.0, 4)
+    close(found.total, expected.total.detach())
+    assert found._asdict()[term] == 0 < expected._asdict()[term]
+    gradients = (torch.autograd.grad(losses.total, student) for losses in (found, expected))
+    for one, other in zip(*gradients, strict=True):
+        close(one, other)
+
+
 @pytest.mark.parametrize("num_masked", [0, 2, 4])
 def test_gradcheck_of_the_fused_head(num_masked):
     student, teacher = projections(4)

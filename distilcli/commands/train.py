@@ -23,6 +23,7 @@ from distilcli.config import Experiment
 from distilcli.console import Console, TrainingLog, duration, number
 from distilcli.precision import resolve_precision
 from distilcli.preflight import Preflight, preflight
+from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
 from distilcli.training import Events, TrainResult, make_accelerator, train
 
@@ -48,15 +49,29 @@ def run(experiment: Experiment, *, resume: bool, force: bool, console: Console) 
 def dry_run(experiment: Experiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
     accelerator = make_accelerator(experiment)
+    report = preflight(experiment, _assemble_in_memory(experiment, accelerator), accelerator)
+    accelerator.end_training()
+    _show_preflight(report, experiment, console)
+
+
+def profile(experiment: Experiment, num_steps: int, console: Console) -> None:
+    """Take steps under the profiler; only their trace is written."""
+    accelerator = make_accelerator(experiment)
+    parts = _assemble_in_memory(experiment, accelerator)
+    trace = RunFolder(experiment.run_folder).trace
+    report = profile_steps(experiment, parts, accelerator, num_steps, trace)
+    accelerator.end_training()
+    _show_profile(report, console)
+
+
+def _assemble_in_memory(experiment: Experiment, accelerator: Accelerator) -> Parts:
+    """Load the parts and make a student that is not saved."""
     tokenizer = experiment_tokenizer(experiment)
     store = open_store(experiment, tokenizer)
     # Copied before the teacher's precision is lowered: the student starts from fp32.
     student = make_student(experiment, load_teacher(experiment))
     teacher = load_teacher(experiment, _teacher_dtype(experiment, accelerator))
-    parts = Parts(tokenizer, store, teacher, student)
-    report = preflight(experiment, parts, accelerator)
-    accelerator.end_training()
-    _show_preflight(report, experiment, console)
+    return Parts(tokenizer, store, teacher, student)
 
 
 def _assemble(
@@ -115,6 +130,14 @@ def _show(result: TrainResult, console: Console) -> None:
         )
     console.say(f"student: {result.student}")
     console.result(asdict(result))
+
+
+def _show_profile(report: Profile, console: Console) -> None:
+    rows = [[name, f"{share:.1%}", f"{calls:,.0f}"] for name, share, calls in report.operators]
+    title = f"{report.steps} steps of {report.seconds_per_step:.3f} s, the costliest operators"
+    console.table(title, ["operator", "share of the time", "calls a step"], rows)
+    console.say(f"trace: {report.trace}")
+    console.result(asdict(report))
 
 
 def _show_preflight(report: Preflight, experiment: Experiment, console: Console) -> None:

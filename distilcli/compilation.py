@@ -1,0 +1,35 @@
+"""`train.compile`: one layer compiled for all, whatever the number of tokens.
+
+Compiled are the layers and not the whole model, so that one graph serves every layer and every
+micro-batch: the number of tokens is symbolic, and attention, whose work depends on the lengths of
+the sequences, stays out. How many graphs there are is logged as `compile/graphs`: a number that
+keeps growing would mean that something is compiled for every batch.
+"""
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, BertForMaskedLM
+
+from distilcli.attention import PACKED, packed_attention
+from distilcli.models import MaskedLM, encoder
+
+
+def compile_layers(model: MaskedLM) -> None:
+    """Compile a model's layers in place, at their first call. Names of weights stay the same."""
+    AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))
+    for layer in _layers(model):
+        layer.compile(dynamic=True)
+
+
+def num_graphs() -> int:
+    """Graphs compiled so far in this process."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _layers(model: MaskedLM) -> nn.ModuleList:
+    stack = "encoder" if isinstance(model, BertForMaskedLM) else "transformer"
+    layers = encoder(model).get_submodule(stack).layer
+    assert isinstance(layers, nn.ModuleList)
+    return layers
