@@ -116,6 +116,8 @@ def work(name: str, task: Task) -> None:
     for index, _ in enumerate(sys.stdin):
         start = time.perf_counter()
         loss = contestant.step(index)
+        if task.device == "cuda":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         step_lengths = lengths[plan.samples(index)].tolist()
         share = 1.0 if name != "masked" else experiment.masking.mlm_probability

@@ -1,0 +1,101 @@
+"""What `scripts/bench.py` compares computes the same, and its one object has what it promises."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from tiny_experiments import MAX_LENGTH, environment, relative_difference
+
+from distilcli.assembly import Parts, experiment_tokenizer, load_teacher, make_student, open_store
+from distilcli.experiment_file import load
+from distilcli.training import make_accelerator
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from contestants import Packed, Padded, TextBrewer  # noqa: E402
+
+SEQUENCES = 8
+SETTINGS = [
+    "student.dropout=0",
+    "student.attention_dropout=0",
+    f"train.global_batch_size={SEQUENCES}",
+    # All sequences in one batch: the padded ones average over batches.
+    f"train.tokens_per_micro_batch={SEQUENCES * MAX_LENGTH}",
+]
+needs_textbrewer = pytest.mark.skipif(
+    importlib.util.find_spec("textbrewer") is None, reason="textbrewer is not installed"
+)
+
+
+@pytest.fixture
+def contestant_of(tiny_world, tmp_path):
+    def make(kind, *settings: str):
+        experiment = load(tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"])
+        tokenizer = experiment_tokenizer(experiment)
+        teacher = load_teacher(experiment)
+        student = make_student(experiment, teacher)
+        parts = Parts(tokenizer, open_store(experiment, tokenizer), teacher, student)
+        return kind(experiment, parts, make_accelerator(experiment)), student
+
+    yield make
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def gradient(contestant_of, kind, *settings: str) -> dict[str, torch.Tensor]:
+    """Of the first step, as the optimiser is given it."""
+    contestant, student = contestant_of(kind, *settings)
+    optimizer = contestant.stepper.optimizer if kind is Packed else contestant.optimizer
+    found: dict[str, torch.Tensor] = {}
+
+    def remember(*_) -> None:
+        found.update({name: p.grad.clone() for name, p in student.named_parameters()})
+
+    optimizer.register_step_pre_hook(remember)
+    contestant.step(0)
+    return found
+
+
+def test_the_padded_baseline_has_the_same_loss(contestant_of):
+    found = [contestant_of(kind)[0].step(0) for kind in (Packed, Padded)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_the_padded_baseline_has_the_same_gradient(contestant_of):
+    packed, padded = (gradient(contestant_of, kind) for kind in (Packed, Padded))
+    assert relative_difference(packed, padded) < 1e-5
+    other = gradient(contestant_of, Padded, "loss.alpha_cos=0")
+    assert relative_difference(other, padded) > 1e-3
+
+
+@needs_textbrewer
+@pytest.mark.filterwarnings("ignore")
+def test_textbrewer_has_the_same_gradient(contestant_of):
+    padded, theirs = (gradient(contestant_of, kind) for kind in (Padded, TextBrewer))
+    assert relative_difference(theirs, padded) < 1e-5
+
+
+@pytest.mark.slow
+def test_one_object(tiny_world):
+    arguments = ["--teacher", str(tiny_world.teacher), "--text", str(tiny_world.text), "--json"]
+    arguments += ["--max-length", str(MAX_LENGTH), "--micro-batch", "200", "--sequences", "4"]
+    arguments += ["--rounds", "2", "--threads", "1", "--dropout", "0"]
+    command = [sys.executable, str(SCRIPTS / "bench.py"), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    for key in ("ratio_all", "ratio_masked", "memory_ratio", "floor_share"):
+        assert report[key] > 0
+    [table] = report["tables"]
+    assert len(table["rounds"]) == 2
+    tokens = [
+        {name: figures["tokens"] for name, figures in each.items()} for each in table["rounds"]
+    ]
+    assert all(len(set(each.values())) == 1 for each in tokens)
+    work = {name: figures["gflop"] for name, figures in table["rounds"][0].items()}
+    assert work["masked"] < work["all"] == work["padded"]
