@@ -19,7 +19,7 @@ from distilcli.assembly import Parts
 from distilcli.batches import IGNORE_INDEX, StepPlan, pack
 from distilcli.config import Experiment
 from distilcli.masking import Masker
-from distilcli.optimization import make_optimizer
+from distilcli.optimization import learning_rate, make_optimizer
 from distilcli.steps import Stepper
 
 
@@ -82,6 +82,7 @@ class _PaddedContestant:
         self.teacher = parts.teacher.float().eval().to(self.device)
         self.student = parts.student.train().to(self.device)
         self.optimizer = make_optimizer(parts.student, experiment.optim)
+        self.total_steps = experiment.train.max_steps or self.plan.steps_per_epoch
         # As many sequences as the packed micro-batch holds at full length.
         self.batch_size = experiment.train.tokens_per_micro_batch // experiment.data.max_length
 
@@ -116,6 +117,8 @@ class _PaddedContestant:
             loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.student.parameters(), self.experiment.optim.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.experiment.optim, index, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(total)
