@@ -145,3 +145,26 @@ def test_builtin_text_ships_with_its_card() -> None:
     }
     articles = [d for d in documents if d["source"].startswith("https://en.wikipedia.org/")]
     assert f"| {len(articles)} | {sum(len(d['text']) for d in articles):,} |" in card
+
+
+# Measurements
+
+
+def measure(script: str, *arguments: str) -> dict:
+    return json.loads(run(sys.executable, ROOT / "scripts" / script, "--json", *arguments))
+
+
+@pytest.mark.slow
+def test_losses_need_no_memory_for_full_logits() -> None:
+    peak = measure("loss_memory.py", "--tokens", "2048")["peak_gib"]
+    logits = 2048 * 30522 * 4 / 2**30
+    assert peak["fused"] < peak["full logits"] / 2
+    assert peak["full logits"] > 3 * logits  # else it measured something else
+
+
+@pytest.mark.slow
+def test_prepare_is_measured_beside_the_release() -> None:
+    arguments = ["--repeats", "1", "--num-proc", "1", "--rounds", "1"]
+    speeds = measure("bench_prepare.py", *arguments)["tokens_per_second"]
+    assert len(speeds) == 2
+    assert min(speeds.values()) > 0
