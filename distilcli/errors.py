@@ -4,6 +4,8 @@
 `DISTILCLI_DEBUG=1`. Anything that is not a `DistilError` is a bug of ours.
 """
 
+from typing import Any
+
 
 class DistilError(Exception):
     """The run failed. Base of every error a user may see.
@@ -19,6 +21,10 @@ class DistilError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What Exception keeps is the message alone; errors come from other processes, too.
+        return type(self), (self.message, self.hint)
 
 
 class ConfigError(DistilError):
@@ -58,4 +64,8 @@ class Interrupted(DistilError):
 
     def __init__(self, message: str, hint: str, signal_number: int) -> None:
         super().__init__(message, hint)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.hint, self.signal_number)

@@ -5,19 +5,21 @@ block. On a CPU, whose cores train, a batch is made when it is asked for: that c
 thousandth of a step.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from distilcli.batches import PackedBatch, StepPlan, pack
+from distilcli.errors import DistilError
 from distilcli.masking import Masker
 from distilcli.store import Split
 
 _WORKERS = {"cuda": 2}
 _STEPS_AHEAD = 2  # of each worker
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StepBatches(Dataset[list[PackedBatch]]):
@@ -71,8 +73,8 @@ def load_steps(
     """
     if num_workers is None:
         num_workers = _WORKERS.get(device.type, 0)
-    loader: DataLoader[list[PackedBatch]] = DataLoader(
-        batches,
+    loader: DataLoader[list[PackedBatch] | DistilError] = DataLoader(
+        _ErrorsAsItems(batches),
         batch_size=None,
         sampler=steps,
         num_workers=num_workers,
@@ -83,11 +85,36 @@ def load_steps(
         multiprocessing_context="fork" if num_workers else None,
         generator=torch.Generator(),  # else it would draw from the one that dropout uses
     )
-    for step_batches in loader:
-        yield [batch.to(device) for batch in step_batches]
+    for item in loader:
+        if isinstance(item, DistilError):
+            raise item
+        yield [batch.to(device) for batch in item]
+
+
+class _ErrorsAsItems(Dataset[list[PackedBatch] | DistilError]):
+    """Gives an error back as it is: one raised in a worker would arrive as a traceback."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> list[PackedBatch] | DistilError:
+        try:
+            return self.batches[step]
+        except DistilError as error:
+            return error
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """A signal to the whole job must not take the workers before the last step is done."""
-    for number in _STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """A signal to the whole job must not take the workers before the last step is done.
+
+    SIGTERM from the parent still ends one: so does Python at its exit, and waits for the worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_when_the_parent_says_so, daemon=True).start()
+
+
+def _leave_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

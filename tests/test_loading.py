@@ -6,10 +6,13 @@ import signal
 import pytest
 import torch
 from packed_batches import make_masker, random_split
+from tiny_experiments import start_function
+from token_stores import tiny_tokenizer as word_pieces
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.batches import PackedBatch, StepPlan
+from distilcli.errors import ConfigError
 from distilcli.loading import StepBatches, load_steps
 
 CPU = torch.device("cpu")
@@ -21,7 +24,7 @@ class Signalled(StepBatches):
 
     def __getitem__(self, step: int) -> list[PackedBatch]:
         if get_worker_info() is not None:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for number in (signal.SIGTERM, signal.SIGINT):
                 os.kill(os.getpid(), number)
         return super().__getitem__(step)
 
@@ -37,6 +40,15 @@ def assert_same(found: list[PackedBatch], expected: list[PackedBatch]) -> None:
         assert one.sample_ids == other.sample_ids
         for name in ("input_ids", "labels", "soft_positions"):
             assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+class Failing(StepBatches):
+    """Finds a mistake in its third step."""
+
+    def __getitem__(self, step: int) -> list[PackedBatch]:
+        if step == 2:
+            raise ConfigError("too few sequences", "Use more.")
+        return super().__getitem__(step)
 
 
 @pytest.mark.parametrize("num_workers", [None, 2], ids=["none", "two"])
@@ -60,3 +72,27 @@ def test_ranks_share_a_step(tiny_tokenizer):
     parts = [batches_of(tiny_tokenizer, rank, world_size=2)[1] for rank in range(2)]
     samples = [sample for part in parts for batch in part for sample in batch.sample_ids]
     assert sorted(samples) == sorted(batches_of(tiny_tokenizer).plan.samples(1).tolist())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_mistake_is_the_same_error_wherever_it_is_found(tiny_tokenizer, num_workers):
+    whole = batches_of(tiny_tokenizer)
+    batches = Failing(whole.split, whole.plan, whole.masker, 0.4, 0, 1)
+    loaded = load_steps(batches, range(9), CPU, num_workers)
+    assert len([next(loaded), next(loaded)]) == 2
+    with pytest.raises(ConfigError) as caught:
+        next(loaded)
+    assert (caught.value.message, caught.value.hint) == ("too few sequences", "Use more.")
+
+
+def leave_a_loader_behind() -> None:
+    """Ends with workers at work and a reference to them that nobody lets go of."""
+    global _loaded
+    _loaded = load_steps(batches_of(word_pieces()), range(9), CPU, 2)
+    next(_loaded)
+
+
+def test_a_process_ends_with_workers_at_work():
+    """Python ends them with SIGTERM and then waits, for ever if they ignored it."""
+    finished = start_function(leave_a_loader_behind, []).wait()
+    assert finished.code == 0, finished.stderr
