@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -151,13 +152,14 @@ def prepare(
         return TokenStore.open(Path(data.store))
     preparation = _Preparation(data, tokenizer, on_progress)
     with _disk_errors(preparation.folder), _locked(preparation.folder):
-        preparation.claim()
+        began = preparation.claim()
         if not is_prepared(data, tokenizer):  # another process may have finished it meanwhile
             try:
                 preparation.run(num_proc)
                 preparation.finish()
             except DataError:
-                preparation.withdraw()
+                if began:
+                    preparation.withdraw()
                 raise
     return TokenStore.open(preparation.folder)
 
@@ -176,11 +178,16 @@ def _locked(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: not a folder", "Name another data.store.")
     _refuse_foreign(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    path = folder / ".lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it may have withdrawn the folder, and this file with it.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -219,8 +226,11 @@ class _Preparation:
         self.progress = Progress(0, 0, 0, 0, 0, 0, None)
         self.num_shards = 0
 
-    def claim(self) -> None:
+    def claim(self) -> bool:
         """Write down the settings, or compare them with those that the folder was begun with.
+
+        Returns:
+            Whether this call begins the store.
 
         Raises:
             DataError: the folder was begun with others, or finished with other input files.
@@ -228,9 +238,10 @@ class _Preparation:
         path = self.folder / "settings.json"
         if path.is_file():
             self._compare(path)
-            return
+            return False
         begun = {"tokenizer_model": self.model, "settings": self.settings}
         write_text_atomically(path, json.dumps(begun, indent=2) + "\n")
+        return True
 
     def _compare(self, path: Path) -> None:
         try:
@@ -367,10 +378,9 @@ class _Preparation:
         write_text_atomically(self.folder / "manifest.json", manifest.to_json())
 
     def withdraw(self) -> None:
-        """Remove what was begun, unless some shard holds a sequence to train on.
+        """Remove the store that this call began, unless some shard holds a sequence to train on.
 
-        So bad input leaves nothing that would refuse the next call's other settings, and a good
-        shard is never made twice.
+        So bad input leaves nothing that would refuse the next call's other settings.
         """
         paths = sorted((self.folder / "shards").glob("shard-*.json"))
         records = (
