@@ -6,17 +6,18 @@
     python scripts/bench.py --teacher DIR --text FILE.txt.gz --max-length 320
 
 Every contestant (`contestants.py`) lives in a process of its own, all start from the same models
-and take the same steps, in turns, one after the other in every round; the figures are medians over
-rounds, the ratios medians of the ratios within a round. TextBrewer takes part where it is
-installed: `pip install -c constraints.txt '.[bench]'`.
+and take the same steps, in turns, one after the other in every round. The figures are medians over
+rounds, the ratios medians of the ratios within a round. Reading and masking are not timed (they
+take a thousandth of a step); memory is the peak once the models are loaded. TextBrewer takes part
+where it is installed: `pip install -c constraints.txt '.[bench]'`.
 """
 
 import argparse
+import contextlib
 import gzip
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,11 +34,13 @@ TOKENIZER = "builtin:teacher"
 
 NAMES = {
     "padded": "padded, full logits, fp32",
+    "padded_bf16": "padded, full logits, bf16 autocast",
     "textbrewer": "TextBrewer 0.2.1, fp32",
     "all": "distilcli, all positions",
     "masked": "distilcli, masked positions",
 }
-# Rounded shapes of BERT-base and of a BERT in which overhead weighs more than arithmetic.
+FP32 = ("padded", "textbrewer")
+# Shapes of BERT-base and of a BERT in which overhead weighs more than arithmetic.
 SHAPES: dict[str, dict[str, Any]] = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
     | {"intermediate_size": 3072, "vocab_size": 30522},
@@ -52,8 +55,17 @@ class Task:
 
     Attributes:
         size: key of SHAPES, or the folder of a teacher.
+        teacher: folder of the teacher.
+        text: file with a document a line.
+        folder: where stores and runs may be written.
+        device: cpu or cuda.
         threads: of each contestant, on a CPU.
+        sequences: in an optimiser step.
+        max_length: tokens of a sequence at most.
         micro_batch: tokens; the padded ones take as many sequences as that holds at full length.
+        dropout: of the student, in layers and in attention.
+        rounds: timed steps of each contestant.
+        compile: whether distilcli compiles its layers.
     """
 
     size: str
@@ -103,22 +115,34 @@ def work(name: str, task: Task) -> None:
     from accelerate import Accelerator
 
     torch.set_num_threads(task.threads)
-    from contestants import Contestant, Packed, Padded, TextBrewer
+    from contestants import Contestant, Packed, Padded, PaddedBf16, TextBrewer
+
+    from distilcli.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
+    from distilcli.batches import StepPlan
+    from distilcli.config import Experiment
 
     kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]
-    kinds = {"padded": Padded, "textbrewer": TextBrewer, "all": Packed, "masked": Packed}
-    experiment, parts = _assemble(name, task)
-    contestant: Contestant = kinds[name](experiment, parts, Accelerator(cpu=task.device == "cpu"))
+    kinds = {"padded": Padded, "padded_bf16": PaddedBf16, "textbrewer": TextBrewer}
+    kinds |= {"all": Packed, "masked": Packed}
+    experiment = Experiment.model_validate(task.experiment(name))
+    accelerator = Accelerator(cpu=task.device == "cpu")
+    ensure_store(experiment, experiment_tokenizer(experiment), num_proc=1)
+    peak = _matrix_peak(task, name)
+    parts = assemble_unsaved(experiment, accelerator.device)
+    contestant: Contestant = kinds[name](experiment, parts, accelerator)
     lengths = parts.store.train.lengths
-    from distilcli.batches import StepPlan
-
     plan = StepPlan(lengths, task.sequences, task.micro_batch, experiment.seed)
+    _forget_peak_memory(task.device)
     for index, _ in enumerate(sys.stdin):
+        contestant.read(index)
         start = time.perf_counter()
         loss = contestant.step(index)
         if task.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
+        memory_gib = _peak_memory_gib(task.device)
+        if task.device == "cpu":  # whose speed depends on what else the machine does
+            peak = _matrix_peak(task, name)
         step_lengths = lengths[plan.samples(index)].tolist()
         share = 1.0 if name != "masked" else experiment.masking.mlm_probability
         answer = {
@@ -126,27 +150,10 @@ def work(name: str, task: Task) -> None:
             "tokens": sum(step_lengths),
             "loss": loss,
             "gflop": _gflop(parts, step_lengths, share),
-            "memory_gib": _memory_gib(task.device),
-            "peak_gflops": _matrix_peak(task, name),
+            "memory_gib": memory_gib,
+            "peak_gflops": peak,
         }
         print(json.dumps(answer), file=answers, flush=True)
-
-
-def _assemble(name: str, task: Task) -> tuple[Any, Any]:
-    """The experiment and its parts, the teacher as `train` would load it on this machine."""
-    import torch
-
-    from distilcli.assembly import Parts, experiment_tokenizer, load_teacher, make_student
-    from distilcli.config import Experiment
-    from distilcli.corpus import prepare
-    from distilcli.precision import resolve_precision
-
-    experiment = Experiment.model_validate(task.experiment(name))
-    tokenizer = experiment_tokenizer(experiment)
-    store = prepare(experiment.data, tokenizer, 1)
-    student = make_student(experiment, load_teacher(experiment))
-    dtype = resolve_precision("auto", torch.device(task.device))
-    return experiment, Parts(tokenizer, store, load_teacher(experiment, dtype), student)
 
 
 def _gflop(parts: Any, lengths: Sequence[int], share: float) -> float:
@@ -172,35 +179,44 @@ def _gflop(parts: Any, lengths: Sequence[int], share: float) -> float:
     return total / 1e9
 
 
-def _memory_gib(device: str) -> float:
+def _forget_peak_memory(device: str) -> None:
+    """So that loading the models does not count."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_memory_gib(device: str) -> float:
     if device == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not getrusage: its figure is at least that of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 2**20
 
 
 def _matrix_peak(task: Task, name: str, seconds: float = 0.3) -> float:
-    """GFLOP/s of one matrix product of the model's size, in the contestant's precision."""
+    """GFLOP/s of a large matrix product, in the precision of the contestant."""
     import torch
 
     from distilcli.precision import resolve_precision
 
     device = torch.device(task.device)
-    dtype = resolve_precision("auto", device) if name in ("all", "masked") else torch.float32
+    dtype = torch.float32 if name in FP32 else resolve_precision("auto", device)
     size = 8192 if task.device == "cuda" else 1024
-    one, other = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    runs, start = 0, 0.0
-    for warm in (False, True):
-        if warm:
-            start = time.perf_counter()
-        while True:
-            one @ other
-            if task.device == "cuda":
-                torch.cuda.synchronize()
-            runs += warm
-            if not warm or time.perf_counter() - start > seconds:
-                break
+    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    one @ other
+    runs, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        one @ other
+        if task.device == "cuda":
+            torch.cuda.synchronize()
+        runs += 1
     return 2 * size**3 * runs / (time.perf_counter() - start) / 1e9
 
 
@@ -226,15 +242,18 @@ class Worker:
         """The figures of its next step."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        line = ""
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and says why on stderr
+            self.process.stdin.write("step\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"error: {self.name} ended with {self.process.wait()}")
         answer: dict[str, float] = json.loads(line)
         return answer
 
     def close(self) -> None:
+        """Let it end."""
         self.process.communicate()
 
 
@@ -285,8 +304,9 @@ def headline(table: dict[str, Any]) -> dict[str, float]:
         "floor_share": of["all"]["floor_share"],
         "floor_share_masked": of["masked"]["floor_share"],
     }
-    if "textbrewer" in of:
-        found["ratio_textbrewer"] = of["textbrewer"]["ratio"]
+    for name in ("padded_bf16", "textbrewer"):
+        if name in of:
+            found[f"ratio_{name}"] = of[name]["ratio"]
     return found
 
 
@@ -343,6 +363,20 @@ def _write_teacher(folder: Path, size: str, max_length: int) -> str:
     return str(folder / size)
 
 
+def _contestants(device: str) -> list[str]:
+    """Those that can take part here."""
+    import torch
+
+    from distilcli.precision import computes_in_bf16
+
+    names = list(NAMES)
+    if not importlib.util.find_spec("textbrewer"):
+        names.remove("textbrewer")
+    if not computes_in_bf16(torch.device(device)):
+        names.remove("padded_bf16")
+    return names
+
+
 def _machine(device: str) -> dict[str, Any]:
     import torch
 
@@ -382,18 +416,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the contestants on every size and print the tables."""
     options = _parse(arguments)
     if options.worker:
         name, task = options.worker
         work(name, Task(**json.loads(task)))
         return
-    names = [name for name in NAMES if name != "textbrewer" or importlib.util.find_spec(name)]
+    names = _contestants(options.device)
     rounds = options.rounds or (2 if options.quick else 5)
-    sequences = options.sequences or (8 if options.quick else 16)
+    sequences = 8 if options.quick else 16
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        text = _write_text(root, options.text, num_lines=sequences * (rounds + 2) * 8)
+        text = _write_text(
+            root, options.text, num_lines=(options.sequences or 4 * sequences) * (rounds + 2)
+        )
         sizes = [options.teacher] if options.teacher else options.size or ["base", "small"]
         for size in sizes:
             teacher = options.teacher or _write_teacher(root, size, options.max_length)
@@ -404,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder=folder,
                 device=options.device,
                 threads=options.threads,
-                sequences=sequences if size == "base" else sequences * 4,
+                sequences=options.sequences or sequences * (1 if size == "base" else 4),
                 max_length=options.max_length,
                 micro_batch=options.micro_batch,
                 dropout=options.dropout,

@@ -47,7 +47,7 @@ def python_tokenizer(folder: Path) -> PreTrainedTokenizer:
 
 
 def as_the_release(lines: Sequence[str], tokenizer: PreTrainedTokenizer, target: Path) -> int:
-    """Tokens written."""
+    """Encode and pickle the lines; the number of tokens written."""
     rows = [
         np.array(
             tokenizer.encode(f"[CLS] {line.strip()} [SEP]", add_special_tokens=False), np.uint16
@@ -60,7 +60,7 @@ def as_the_release(lines: Sequence[str], tokenizer: PreTrainedTokenizer, target:
 
 
 def as_distilcli(text: Path, store: Path, num_proc: int) -> int:
-    """Tokens written."""
+    """Make a token store of the text; the number of tokens written."""
     data = DataConfig(
         sources=[FilesSource(files=[str(text)], format="text", documents="line")],
         store=str(store),
@@ -71,6 +71,7 @@ def as_distilcli(text: Path, store: Path, num_proc: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Take turns and print the speeds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

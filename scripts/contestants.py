@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distilcli.assembly import Parts
-from distilcli.batches import IGNORE_INDEX, StepPlan, pack
+from distilcli.batches import IGNORE_INDEX, PackedBatch, StepPlan, pack
 from distilcli.config import Experiment
 from distilcli.masking import Masker
 from distilcli.optimization import learning_rate, make_optimizer
@@ -24,10 +24,13 @@ from distilcli.steps import Stepper
 
 
 class Contestant(Protocol):
-    """Takes optimiser steps."""
+    """Takes optimiser steps, each in two parts, of which the second is timed."""
+
+    def read(self, index: int) -> None:
+        """Have the batches of a step ready on the device."""
 
     def step(self, index: int) -> float:
-        """Take one; the mean of the weighted loss over its micro-batches."""
+        """Take the step; its weighted loss, a mean over micro-batches."""
 
 
 class Packed:
@@ -36,10 +39,16 @@ class Packed:
     def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
         self.stepper = Stepper(experiment, parts, accelerator)
         self.stepper.distillation.train()
-        self.batches = self.stepper.batches_from(0)
+        self.steps = self.stepper.batches_from(0)
+        self.batches: list[PackedBatch] = []
+
+    def read(self, index: int) -> None:
+        """Take the batches that were made ahead."""
+        self.batches = next(self.steps)
 
     def step(self, index: int) -> float:
-        outcome = self.stepper.take(index, next(self.batches))
+        """Take the step as `distilcli train` does, and look at its outcome."""
+        outcome = self.stepper.take(index, self.batches)
         self.stepper.check_finite()
         alphas = self.stepper.distillation.alphas()
         means = [
@@ -83,10 +92,15 @@ class _PaddedContestant:
         self.student = parts.student.train().to(self.device)
         self.optimizer = make_optimizer(parts.student, experiment.optim)
         self.total_steps = experiment.train.max_steps or self.plan.steps_per_epoch
-        # As many sequences as the packed micro-batch holds at full length.
+        # As many sequences as the packed micro-batch holds at full length: what memory allows.
         self.batch_size = experiment.train.tokens_per_micro_batch // experiment.data.max_length
+        self.batches: list[PaddedBatch] = []
 
-    def batches(self, index: int) -> Iterator[PaddedBatch]:
+    def read(self, index: int) -> None:
+        """Mask, group and pad the sequences of a step."""
+        self.batches = list(self._padded(index))
+
+    def _padded(self, index: int) -> Iterator[PaddedBatch]:
         """The step's sequences in batches of similar length."""
         samples = sorted(
             self.plan.samples(index).tolist(), key=lambda sample: self.split.lengths[sample]
@@ -110,7 +124,7 @@ class _PaddedContestant:
 
     def step(self, index: int) -> float:
         """Accumulate the mean loss of each batch, then update."""
-        batches = list(self.batches(index))
+        batches = self.batches
         total = torch.zeros((), device=self.device)
         for batch in batches:
             loss = self.loss(batch) / len(batches)
@@ -124,6 +138,7 @@ class _PaddedContestant:
         return float(total)
 
     def loss(self, batch: PaddedBatch) -> Tensor:
+        """The weighted loss of one batch, a mean over its tokens."""
         raise NotImplementedError
 
 
@@ -131,6 +146,7 @@ class Padded(_PaddedContestant):
     """Plain PyTorch and transformers: the training step as tutorials write it."""
 
     def loss(self, batch: PaddedBatch) -> Tensor:
+        """Soft targets, hard targets and cosine, from full logits."""
         weights = self.experiment.loss
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         with torch.no_grad():
@@ -154,6 +170,15 @@ class Padded(_PaddedContestant):
             + weights.alpha_mlm * hard_targets
             + weights.alpha_cos * cosine
         )
+
+
+class PaddedBf16(Padded):
+    """The same under bf16 autocast: for hardware that computes in it."""
+
+    def loss(self, batch: PaddedBatch) -> Tensor:
+        """As `Padded`, products in bf16."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return super().loss(batch)
 
 
 class TextBrewer(_PaddedContestant):
@@ -187,21 +212,19 @@ class TextBrewer(_PaddedContestant):
         )
 
     def loss(self, batch: PaddedBatch) -> Tensor:
-        inputs = {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "labels": batch.labels,
-        }
-        loss: Tensor = self.distiller.train_on_batch(inputs, {"output_hidden_states": True})[0]
+        """Its own total; the teacher gets no labels, and computes no loss of its own."""
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        both = {"teacher": inputs, "student": inputs | {"labels": batch.labels}}
+        loss: Tensor = self.distiller.train_on_batch(both, {"output_hidden_states": True})[0]
         return loss
 
 
 def _adapt(batch: dict[str, Tensor], output: Any) -> dict[str, Any]:
     """What TextBrewer asks of a model's output."""
-    return {
+    found = {
         "logits": output.logits,
         "logits_mask": batch["attention_mask"],
         "inputs_mask": batch["attention_mask"],
         "hidden": output.hidden_states,
-        "losses": output.loss,
     }
+    return found if output.loss is None else found | {"losses": output.loss}

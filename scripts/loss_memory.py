@@ -62,6 +62,7 @@ def _peak_gib() -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure each way and print the peaks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

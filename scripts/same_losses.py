@@ -14,14 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from contestants import Packed, Padded
 
-from distilcli.assembly import Parts, experiment_tokenizer, load_teacher, make_student
+from distilcli.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
 from distilcli.config import Experiment
-from distilcli.corpus import prepare
 
 SEQUENCES, MAX_LENGTH = 8, 48
 ONE_BATCH = SEQUENCES * MAX_LENGTH
@@ -38,6 +36,7 @@ WAYS: dict[str, tuple[type[Packed] | type[Padded], dict[str, Any]]] = {
 
 
 def experiment_of(folder: str, steps: int, train: dict[str, Any]) -> Experiment:
+    """The built-in teacher and text, with these settings of the train section."""
     batch = {"global_batch_size": SEQUENCES, "tokens_per_micro_batch": ONE_BATCH}
     return Experiment.model_validate(
         {
@@ -59,22 +58,20 @@ def losses(folder: str, steps: int, way: str) -> list[float]:
     """The weighted loss of every step."""
     kind, train = WAYS[way]
     experiment = experiment_of(folder, steps, train)
-    tokenizer = experiment_tokenizer(experiment)
-    assert experiment.teacher is not None
-    dtype = torch.bfloat16 if experiment.teacher.precision == "bf16" else torch.float32
-    parts = Parts(
-        tokenizer,
-        prepare(experiment.data, tokenizer, 1),
-        load_teacher(experiment, dtype),
-        make_student(experiment, load_teacher(experiment)),
-    )
-    contestant = kind(experiment, parts, Accelerator(cpu=True))
-    found = [contestant.step(step) for step in range(steps)]
+    ensure_store(experiment, experiment_tokenizer(experiment), num_proc=1)
+    accelerator = Accelerator(cpu=True)
+    parts = assemble_unsaved(experiment, accelerator.device)
+    contestant = kind(experiment, parts, accelerator)
+    found = []
+    for step in range(steps):
+        contestant.read(step)
+        found.append(contestant.step(step))
     AcceleratorState._reset_state(reset_partial_state=True)
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Train in every way and print how far the losses are apart."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny_experiments import MAX_LENGTH, environment, relative_difference
 
-from distilcli.assembly import Parts, experiment_tokenizer, load_teacher, make_student, open_store
+from distilcli.assembly import assemble_unsaved
 from distilcli.experiment_file import load
 from distilcli.training import make_accelerator
 
@@ -22,6 +22,8 @@ from contestants import Packed, Padded, TextBrewer  # noqa: E402
 
 SEQUENCES = 8
 SETTINGS = [
+    "teacher.precision=fp32",
+    "train.precision=fp32",
     "student.dropout=0",
     "student.attention_dropout=0",
     f"train.global_batch_size={SEQUENCES}",
@@ -37,11 +39,9 @@ needs_textbrewer = pytest.mark.skipif(
 def contestant_of(tiny_world, tmp_path):
     def make(kind, *settings: str):
         experiment = load(tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"])
-        tokenizer = experiment_tokenizer(experiment)
-        teacher = load_teacher(experiment)
-        student = make_student(experiment, teacher)
-        parts = Parts(tokenizer, open_store(experiment, tokenizer), teacher, student)
-        return kind(experiment, parts, make_accelerator(experiment)), student
+        accelerator = make_accelerator(experiment)
+        parts = assemble_unsaved(experiment, accelerator.device)
+        return kind(experiment, parts, accelerator), parts.student
 
     yield make
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -57,12 +57,16 @@ def gradient(contestant_of, kind, *settings: str) -> dict[str, torch.Tensor]:
         found.update({name: p.grad.clone() for name, p in student.named_parameters()})
 
     optimizer.register_step_pre_hook(remember)
+    contestant.read(0)
     contestant.step(0)
     return found
 
 
 def test_the_padded_baseline_has_the_same_loss(contestant_of):
-    found = [contestant_of(kind)[0].step(0) for kind in (Packed, Padded)]
+    contestants = [contestant_of(kind)[0] for kind in (Packed, Padded)]
+    for contestant in contestants:
+        contestant.read(0)
+    found = [contestant.step(0) for contestant in contestants]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
