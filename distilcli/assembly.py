@@ -14,6 +14,7 @@ from distilcli.config import CheckpointStudent, CopiedStudent, Experiment, Rando
 from distilcli.corpus import Progress, is_prepared, prepare
 from distilcli.errors import DataError, ModelError
 from distilcli.models import MaskedLM, load_masked_lm, save_model, verify_saved
+from distilcli.precision import resolve_precision
 from distilcli.store import TokenStore, load_tokenizer
 from distilcli.students import build_student, check_length, check_pair
 
@@ -85,6 +86,27 @@ def make_student(experiment: Experiment, teacher: MaskedLM | None) -> MaskedLM:
     student = build_student(experiment.student, teacher, experiment.seed)
     check_student(experiment, student, teacher)
     return student
+
+
+def teacher_dtype(experiment: Experiment, device: torch.device) -> torch.dtype:
+    """What the teacher's weights are held in on this device."""
+    if experiment.teacher is None:
+        return torch.float32
+    return resolve_precision(experiment.teacher.precision, device)
+
+
+def assemble_unsaved(experiment: Experiment, device: torch.device) -> Parts:
+    """The parts with a student that is made in memory; the store must be there.
+
+    Raises:
+        DataError, ModelError: see `open_store`, `load_teacher` and `make_student`.
+    """
+    tokenizer = experiment_tokenizer(experiment)
+    store = open_store(experiment, tokenizer)
+    # Copied before the teacher's precision is lowered: the student starts from fp32.
+    student = make_student(experiment, load_teacher(experiment))
+    teacher = load_teacher(experiment, teacher_dtype(experiment, device))
+    return Parts(tokenizer, store, teacher, student)
 
 
 def check_student(

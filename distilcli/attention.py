@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from distilcli.batches import PackedBatch
+
 PACKED = "distilcli_packed"
 
 
@@ -32,11 +34,10 @@ class Packing:
     max_length: int
 
     @classmethod
-    def of(cls, lengths: tuple[int, ...], device: torch.device) -> "Packing":
-        """The packing of sequences of these lengths, end to end."""
-        runs = tuple((len(list(group)), length) for length, group in groupby(lengths))
-        ends = torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return cls(runs, ends.to(device, non_blocking=True), max(lengths))
+    def of(cls, batch: PackedBatch) -> "Packing":
+        """The packing of a batch."""
+        runs = tuple((len(list(group)), length) for length, group in groupby(batch.lengths))
+        return cls(runs, batch.boundaries, max(batch.lengths))
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:

@@ -22,7 +22,14 @@ from distilcli.masking import Masker
 from distilcli.store import Split
 
 IGNORE_INDEX = -100
-_TENSORS = ("input_ids", "position_ids", "labels", "masked_positions", "soft_positions")
+_TENSORS = (
+    "input_ids",
+    "position_ids",
+    "labels",
+    "masked_positions",
+    "soft_positions",
+    "boundaries",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class PackedBatch:
         masked_positions: where labels are, in ascending order.
         soft_positions: where soft targets are compared: masked_positions, then the others that
             take part. With the masked ones first, labels belong to a prefix known without a sync.
+        boundaries: first token of each sequence, then the number of tokens; int32.
         lengths: tokens of each sequence, in row order.
         sample_ids: index of each sequence in its split, in row order.
     """
@@ -45,6 +53,7 @@ class PackedBatch:
     labels: Int[Tensor, " tokens"]
     masked_positions: Int[Tensor, " masked"]
     soft_positions: Int[Tensor, " soft"]
+    boundaries: Int[Tensor, " sequences_plus_1"]
     lengths: tuple[int, ...]
     sample_ids: tuple[int, ...]
 
@@ -215,6 +224,7 @@ def pack(
         labels=torch.from_numpy(labels),
         masked_positions=torch.from_numpy(masked_positions),
         soft_positions=torch.from_numpy(soft_positions),
+        boundaries=torch.from_numpy(np.append(starts, len(original)).astype(np.int32)),
         lengths=tuple(lengths.tolist()),
         sample_ids=tuple(int(sample) for sample in samples),
     )

@@ -1,22 +1,25 @@
-"""`train.compile`: one layer compiled for all, whatever the number of tokens.
+"""`train.compile`: the layers compiled, whatever the number of tokens.
 
-Compiled are the layers and not the whole model, so that one graph serves every layer and every
-micro-batch: the number of tokens is symbolic, and attention, whose work depends on the lengths of
-the sequences, stays out. How many graphs there are is logged as `compile/graphs`: a number that
-keeps growing would mean that something is compiled for every batch.
+Compiled are the layers and not the whole model, so that layers of one kind share their graphs and
+so do all micro-batches: the number of tokens is symbolic, and attention, whose work depends on the
+lengths of the sequences, stays out. How many graphs there are is logged as `compile/graphs`: a
+number that keeps growing would mean that something is compiled for every batch.
 """
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, BertForMaskedLM
 
-from distilcli.attention import PACKED, packed_attention
+from distilcli.attention import packed_attention
 from distilcli.models import MaskedLM, encoder
+
+_PACKED_UNCOMPILED = "distilcli_packed_uncompiled"
 
 
 def compile_layers(model: MaskedLM) -> None:
     """Compile a model's layers in place, at their first call. Names of weights stay the same."""
-    AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))
+    AttentionInterface.register(_PACKED_UNCOMPILED, torch.compiler.disable(packed_attention))
+    model.set_attn_implementation(_PACKED_UNCOMPILED)
     for layer in _layers(model):
         layer.compile(dynamic=True)
 

@@ -49,7 +49,7 @@ class Distillation(nn.Module):
         if teacher is not None:
             use_packed_attention(teacher)
             teacher.requires_grad_(False).eval()
-        self._uses_head = bool(self._alpha("ce") or loss.alpha_mlm or self._alpha("mse"))
+        self._uses_head = self.uses_soft_targets or bool(loss.alpha_mlm)
         if not self._uses_head:
             _freeze_head(student)
 
@@ -67,7 +67,7 @@ class Distillation(nn.Module):
             batch: packed sequences on this module's device.
             coefficients: alpha / global count of each term; None where alpha is 0.
         """
-        packing = Packing.of(batch.lengths, batch.labels.device)
+        packing = Packing.of(batch)
         student_hidden = run_encoder(self.student, batch, packing)
         teacher_hidden = None
         if self.teacher is not None:
@@ -104,6 +104,11 @@ class Distillation(nn.Module):
         alpha: float = getattr(self.loss, f"alpha_{term}")
         return alpha if term == "mlm" or self.teacher is not None else 0.0
 
+    @property
+    def uses_soft_targets(self) -> bool:
+        """Whether some term compares logits with the teacher's."""
+        return bool(self._alpha("ce") or self._alpha("mse"))
+
     def _vocabulary_losses(
         self,
         batch: PackedBatch,
@@ -111,10 +116,9 @@ class Distillation(nn.Module):
         teacher_hidden: Float[Tensor, "tokens hidden"] | None,
         coefficients: Coefficients,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        needs_soft_targets = bool(self._alpha("ce") or self._alpha("mse"))
-        positions = batch.soft_positions if needs_soft_targets else batch.masked_positions
+        positions = batch.soft_positions if self.uses_soft_targets else batch.masked_positions
         teacher = None
-        if needs_soft_targets:
+        if self.uses_soft_targets:
             assert self.teacher is not None
             assert teacher_hidden is not None
             with torch.no_grad():

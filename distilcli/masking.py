@@ -88,6 +88,8 @@ class Masker:
         share: float,
     ) -> Bool[np.ndarray, " tokens"]:
         """A random share of all tokens, independent of the mask and as reproducible."""
+        if share in (0.0, 1.0):
+            return np.full(int(lengths.sum()), share == 1.0)
         sequence_of = np.repeat(np.arange(len(lengths)), lengths)
         # Hashed once more, so that no draw is one that the mask was made with.
         keys = _mix(self._sequence_keys(sample_ids, epoch))[sequence_of]

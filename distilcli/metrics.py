@@ -44,13 +44,15 @@ class Metrics:
 
         Every rank must call this at the same steps: it reduces.
         """
+        totals: list[list[float]] = []
+        norms: list[float] = []
+        if self._pending:
+            sums = torch.stack([outcome.sums for outcome in self._pending])
+            totals = self._accelerator.reduce(sums, "sum").tolist()
+            norms = torch.stack([outcome.grad_norm for outcome in self._pending]).tolist()
+        # After the figures have come: until then the device may be at work on these steps.
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        if not self._pending:
-            return [], seconds
-        sums = torch.stack([outcome.sums for outcome in self._pending])
-        totals = self._accelerator.reduce(sums, "sum").tolist()
-        norms = torch.stack([outcome.grad_norm for outcome in self._pending]).tolist()
         speed = sum(outcome.tokens for outcome in self._pending) / seconds
         records = [
             self._record(outcome, step_totals, norm, speed)

@@ -62,12 +62,13 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
     stepper.distillation.train()
     metrics = Metrics(stepper.distillation.alphas(), accelerator)
     records, seconds = [], 0.0
-    for step, batches in zip(range(_NUM_STEPS), stepper.batches_from(0), strict=False):
+    batches = stepper.batches_from(0)
+    for step in range(min(_NUM_STEPS, stepper.total_steps)):
         metrics.flush()
-        metrics.add(stepper.take(step, batches))
+        metrics.add(stepper.take(step, next(batches)))
+        stepper.check_finite()
         step_records, seconds = metrics.flush()
         records += step_records
-    stepper.check_finite()
     check_ranks_agree(parts.student, accelerator)
     report = Preflight(
         num_processes=accelerator.num_processes,

@@ -6,16 +6,16 @@ Takes N steps under PyTorch's profiler, as training would, and keeps none of the
 import gzip
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from distilcli.assembly import Parts
 from distilcli.config import Experiment
-from distilcli.errors import RunFolderError
+from distilcli.errors import ConfigError, RunFolderError
 from distilcli.steps import Stepper
 
 _WARM_UP_STEPS = 2
@@ -28,7 +28,7 @@ class Profile:
 
     Attributes:
         steps: profiled.
-        seconds_per_step: on the clock, the profiler's own cost included.
+        seconds_per_step: until the device is done, the profiler's own cost included.
         trace: file for chrome://tracing or Perfetto.
         operators: (name, share of the time, calls a step) of the costliest operators.
     """
@@ -47,25 +47,38 @@ def profile_steps(
     Every rank takes the steps, the main process is looked at.
 
     Raises:
+        ConfigError: the run has fewer steps than are to be profiled.
         NonFiniteLossError: a step's loss is not finite.
         RunFolderError: the trace cannot be written.
     """
     stepper = Stepper(experiment, parts, accelerator)
+    if stepper.total_steps < _WARM_UP_STEPS + num_steps:
+        raise ConfigError(
+            f"--profile {num_steps}: with {_WARM_UP_STEPS} to warm up that is more than the "
+            f"{stepper.total_steps} steps of this run",
+            "Profile fewer steps or raise train.max_steps.",
+        )
     stepper.distillation.train()
     activities = [ProfilerActivity.CPU]
     if accelerator.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     plan = schedule(wait=0, warmup=_WARM_UP_STEPS, active=num_steps, repeat=1)
-    steps = range(_WARM_UP_STEPS + num_steps)
+    start = 0.0
+    batches = stepper.batches_from(0)
     with profile(activities=activities, schedule=plan, acc_events=True) as profiler:
-        for step, batches in zip(steps, stepper.batches_from(0), strict=False):
-            stepper.take(step, batches)
+        for step in range(_WARM_UP_STEPS + num_steps):
+            if step == _WARM_UP_STEPS:
+                stepper.check_finite()  # waits for the device, so that the clock starts with it
+                start = time.perf_counter()
+            stepper.take(step, next(batches))
+            if step == _WARM_UP_STEPS + num_steps - 1:
+                stepper.check_finite()
             profiler.step()
-    stepper.check_finite()
+    seconds = (time.perf_counter() - start) / num_steps
     if accelerator.is_main_process:
         _write_trace(profiler, trace)
     stepper.close()
-    return _summary(profiler, accelerator.device, num_steps, trace)
+    return Profile(num_steps, seconds, str(trace), _operators(profiler, accelerator, num_steps))
 
 
 def _write_trace(profiler: profile, trace: Path) -> None:
@@ -84,23 +97,19 @@ def _write_trace(profiler: profile, trace: Path) -> None:
         ) from error
 
 
-def _summary(profiler: profile, device: torch.device, num_steps: int, trace: Path) -> Profile:
-    averages = profiler.key_averages()
-    on_device = device.type == "cuda"
-    times = {
-        event.key: (
-            event.self_device_time_total if on_device else event.self_cpu_time_total,
-            event.count,
-        )
-        for event in averages
-        if not event.key.startswith("ProfilerStep")
-    }
-    total = sum(time for time, _ in times.values())
+def _operators(
+    profiler: profile, accelerator: Accelerator, num_steps: int
+) -> list[tuple[str, float, float]]:
+    """The costliest operators, with what their kernels take where there is a GPU."""
+    times: dict[str, tuple[float, int]] = {}
+    for event in profiler.key_averages():
+        # A GPU's kernels stand in the list once more, by themselves, and so do whole steps.
+        is_operator = event.device_type.name == "CPU" and not event.is_user_annotation
+        if not is_operator or event.key.startswith("ProfilerStep"):
+            continue
+        on_gpu = accelerator.device.type == "cuda"
+        time_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        times[event.key] = (time_us, event.count)
+    total = sum(time_us for time_us, _ in times.values())
     top = sorted(times.items(), key=lambda item: -item[1][0])[:_TOP]
-    wall = [event.cpu_time_total for event in averages if event.key.startswith("ProfilerStep")]
-    return Profile(
-        steps=num_steps,
-        seconds_per_step=sum(wall) / num_steps / 1e6,
-        trace=str(trace),
-        operators=[(key, time / total, count / num_steps) for key, (time, count) in top],
-    )
+    return [(key, time_us / total, count / num_steps) for key, (time_us, count) in top]

@@ -24,7 +24,7 @@ from distilcli.batches import PackedBatch, StepPlan
 from distilcli.compilation import compile_layers, num_graphs
 from distilcli.config import Experiment
 from distilcli.distillation import TERMS, Distillation
-from distilcli.errors import NonFiniteLossError
+from distilcli.errors import DistilError, NonFiniteLossError
 from distilcli.loading import StepBatches, load_steps
 from distilcli.losses import Coefficients
 from distilcli.masking import Masker
@@ -94,12 +94,12 @@ class Stepper:
             parts.store.token_counts,
             experiment.seed,
         )
-        share = experiment.loss.unmasked_share
+        self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
+        self.distillation = Distillation(parts.student, parts.teacher, experiment.loss)
+        share = experiment.loss.unmasked_share if self.distillation.uses_soft_targets else 0.0
         self.step_batches = StepBatches(
             parts.store.train, self.plan, masker, share, self.rank, self.world_size
         )
-        self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
-        self.distillation = Distillation(parts.student, parts.teacher, experiment.loss)
         if experiment.train.compile:
             for model in (parts.student, parts.teacher):
                 if model is not None:
@@ -231,7 +231,9 @@ class Stepper:
             alpha / max(count, 1) * self.world_size
             for alpha, count in zip(alphas, counts, strict=True)
         ]
-        scaled = torch.tensor(values).to(self.accelerator.device, non_blocking=True)
+        is_pinned = self.accelerator.device.type == "cuda"  # else the copy would block
+        scaled = torch.tensor(values, pin_memory=is_pinned)
+        scaled = scaled.to(self.accelerator.device, non_blocking=True)
         wanted = [
             value if alpha else None for alpha, value in zip(alphas, scaled.unbind(), strict=True)
         ]
@@ -262,8 +264,18 @@ class Stepper:
 
 
 def _group_of_hosts(accelerator: Accelerator) -> torch.distributed.ProcessGroup | None:
-    """The group in which ranks exchange numbers in host memory; None: the one of the gradients."""
+    """The group in which ranks exchange numbers in host memory; None: the one of the gradients.
+
+    Raises:
+        DistilError: the hosts cannot reach one another.
+    """
     if accelerator.num_processes == 1 or accelerator.device.type == "cpu":
         return None
-    group: torch.distributed.ProcessGroup = torch.distributed.new_group(backend="gloo")
+    try:
+        group: torch.distributed.ProcessGroup = torch.distributed.new_group(backend="gloo")
+    except RuntimeError as error:
+        raise DistilError(
+            f"the hosts of this job cannot reach one another over gloo ({error})",
+            "Name the network interface that joins them: GLOO_SOCKET_IFNAME=eth0.",
+        ) from error
     return group

@@ -103,7 +103,7 @@ def held_out_scores(
 
 def _batch_sums(student: MaskedLM, teacher: MaskedLM | None, batch: PackedBatch) -> Tensor:
     """Loss, correct, agreed, KL and count of one micro-batch, float64 [5]."""
-    packing = Packing.of(batch.lengths, batch.labels.device)
+    packing = Packing.of(batch)
     student_hidden = run_encoder(student, batch, packing)[batch.masked_positions]
     teacher_hidden = None
     if teacher is not None:

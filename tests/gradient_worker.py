@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from distilcli.assembly import Parts, experiment_tokenizer, load_teacher, make_student, open_store
+from distilcli.assembly import assemble_unsaved
 from distilcli.config import Experiment
 from distilcli.experiment_file import load
 from distilcli.steps import Stepper
@@ -20,10 +20,7 @@ from distilcli.training import make_accelerator
 
 def make_stepper(experiment: Experiment, accelerator: Accelerator) -> Stepper:
     """A stepper at the beginning of the experiment."""
-    tokenizer = experiment_tokenizer(experiment)
-    teacher = load_teacher(experiment)
-    student = make_student(experiment, teacher)
-    parts = Parts(tokenizer, open_store(experiment, tokenizer), teacher, student)
+    parts = assemble_unsaved(experiment, accelerator.device)
     stepper = Stepper(experiment, parts, accelerator)
     stepper.distillation.train()
     return stepper

@@ -14,7 +14,6 @@ from distilcli.models import encoder
 from distilcli.students import copy_layers
 
 LENGTHS = [3, 3, 7, 5, 5, 5, 20, 8, 3]
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=["bert", "distilbert"])
@@ -37,7 +36,7 @@ def packed_and_eager(model, dtype):
 
 
 def run_packed(model, batch: PackedBatch) -> torch.Tensor:
-    return run_encoder(model, batch, Packing.of(batch.lengths, CPU))
+    return run_encoder(model, batch, Packing.of(batch))
 
 
 def run_padded(model, batch: PackedBatch) -> torch.Tensor:
@@ -78,7 +77,7 @@ def test_a_sequence_does_not_see_its_neighbours(model, tiny_tokenizer):
 
 def test_no_gradient_crosses_sequences(model, batch):
     packed, _ = packed_and_eager(model, torch.float64)
-    packing = Packing.of(batch.lengths, CPU)
+    packing = Packing.of(batch)
     embedded = packed.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
     output = encoder(packed)(
         inputs_embeds=embedded, position_ids=batch.position_ids, packing=packing
@@ -89,21 +88,26 @@ def test_no_gradient_crosses_sequences(model, batch):
     assert touched.nonzero().flatten().tolist() == list(range(first, second))
 
 
-def test_packing_finds_runs_of_equal_length():
-    packing = Packing.of(tuple(LENGTHS), CPU)
+def packing_of(lengths: tuple[int, ...], tokenizer) -> Packing:
+    split = random_split(lengths, tokenizer)
+    return Packing.of(pack(split, range(len(lengths)), make_masker(tokenizer), epoch=0))
+
+
+def test_packing_finds_runs_of_equal_length(tiny_tokenizer):
+    packing = packing_of(tuple(LENGTHS), tiny_tokenizer)
     assert packing.runs == ((2, 3), (1, 7), (3, 5), (1, 20), (1, 8), (1, 3))
     assert packing.boundaries.tolist() == [0, 3, 6, 13, 18, 23, 28, 48, 56, 59]
     assert packing.boundaries.dtype is torch.int32
     assert packing.max_length == 20
-    assert Packing.of((4,), CPU).runs == ((1, 4),)
+    assert packing_of((4,), tiny_tokenizer).runs == ((1, 4),)
 
 
 # Dropout
 
 
-def test_dropout_is_scaled_to_keep_the_mean():
+def test_dropout_is_scaled_to_keep_the_mean(tiny_tokenizer):
     lengths = (4, 4, 6)
-    packing = Packing.of(lengths, CPU)
+    packing = packing_of(lengths, tiny_tokenizer)
     query, key, value = (torch.randn(1, 2, sum(lengths), 8, dtype=torch.float64) for _ in range(3))
 
     def attend(dropout: float) -> torch.Tensor:
@@ -139,7 +143,7 @@ def test_variable_length_kernel_is_the_padded_attention(model, batch):
     """bf16 on CUDA takes another path; 8 bits of mantissa set the tolerance."""
     packed, eager = packed_and_eager(model, torch.bfloat16)
     device = torch.device("cuda")
-    packing = Packing.of(batch.lengths, device)
-    found = run_encoder(packed.to(device), batch.to(device), packing).float().cpu()
+    moved = batch.to(device)
+    found = run_encoder(packed.to(device), moved, Packing.of(moved)).float().cpu()
     expected = run_padded(eager.float(), batch)
     assert (found - expected).norm() < 0.03 * expected.norm()

@@ -442,6 +442,35 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(poisoned, tmp_path):
     assert before == {path: path.read_bytes() for path in newest.iterdir()}
 
 
+def test_steps_after_a_gradient_that_is_not_finite_leave_no_trace(poisoned, tmp_path):
+    """It is found at the next log line; until then steps go on, and change nothing."""
+    assert invoke("prepare", "--config", str(poisoned), "--num-proc", "1").exit_code == 0
+    arguments = ["train", "--config", str(poisoned), "train.max_steps=200"]
+    often = [*arguments, "train.save_every=1", "name=often"]
+    stderr = refused(*often, code=1, words=["step "])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    step = int(stderr.partition("error: step ")[2].partition(":")[0])
+    seldom = [*arguments, f"train.log_every={step + 5}", "train.save_every=1000", "name=seldom"]
+    assert (
+        stderr.partition("error: ")[2]
+        == refused(*seldom, code=1, words=["sample"]).partition("error: ")[2]
+    )
+    assert not (tmp_path / "runs" / "seldom" / "metrics.jsonl").exists()
+    assert not (tmp_path / "runs" / "seldom" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--profile", "23"], ["--profile 23", "24 steps"]),
+        (["--profile", "2", "--dry-run"], ["--dry-run", "--profile"]),
+    ],
+)
+def test_a_profile_that_cannot_be(tiny_world, folder, options, words):
+    refused(*train(tiny_world, folder, *options), words=words)
+    assert listing(folder) == {}
+
+
 def test_debug_shows_where_an_error_comes_from(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILCLI_DEBUG", "1")
     result = invoke("prepare", "--config", str(tmp_path / "missing.yaml"))

@@ -66,6 +66,13 @@ def test_a_float_may_be_written_as_yaml_takes_for_text(path: Path) -> None:
     assert load(path, "optim.eps=1e-8").optim.eps == 1e-8
 
 
+@pytest.mark.parametrize(
+    ("value", "share"), [("all", 1.0), ("masked", 0.0), ("{sample: 0.25}", 0.25)]
+)
+def test_positions_of_soft_targets(path: Path, value: str, share: float) -> None:
+    assert load(path, f"loss.positions={value}").loss.unmasked_share == share
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_dump_is_read_back_as_the_same(config: Path, path: Path) -> None:
     experiment = experiment_file.load(config)
@@ -80,6 +87,7 @@ def test_dump_keeps_every_kind_of_value(path: Path) -> None:
         "optim.lr=1.0e-300",
         "student.layers=[3, 1, 1]",
         "data.store='3e-4'",
+        "loss.positions={sample: 0.25}",
         "data.held_out_sources=[{hub: a/b, subset: 'null'}]",
         'data.sources.0.files=["\\u00e4 b", "yes"]',
     )
@@ -247,6 +255,10 @@ def test_several_mistakes_are_counted(path: Path) -> None:
         ({"optim": {"betas": 0.9}}, "optim.betas: must be a list, such as [a, b] (given: 0.9)"),
         ({"masking": {"mask_share": 1.5}}, "masking.mask_share: must be at most 1 (given: 1.5)"),
         ({"loss": {"temperature": 0}}, "loss.temperature: must be above 0 (given: 0)"),
+        ({"loss": {"positions": "some"}}, "loss.positions: must be all, masked or {sample: SHARE}"),
+        ({"loss": {"positions": 0.5}}, "loss.positions: must be all, masked or {sample: SHARE}"),
+        ({"loss": {"positions": {"sample": 1}}}, "loss.positions.sample: must be below 1"),
+        ({"loss": {"positions": {"share": 0.5}}}, "loss.positions.share: unknown key"),
         ({"teacher": {"model": "m", "precision": "fp16"}}, "teacher.precision: must be auto, fp32"),
         (
             {"student": {"kind": "checkpoint", "model": "m", "new_head": 1}},

@@ -296,6 +296,34 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturb
     assert_same_end(tmp_path, undisturbed)
 
 
+def test_sigterm_between_log_lines(tiny_world, undisturbed, tmp_path):
+    """All ranks know of it at every step; records that wait are written with the checkpoint."""
+    running = start(*command(tiny_world, tmp_path, "train.log_every=1000", "validation.every=1000"))
+    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 4)
+    running.signal(signal.SIGTERM)
+    assert running.wait().code == 143
+    stopped_after = last_step(run_folder(tmp_path))
+    newest = max((run_folder(tmp_path) / "checkpoints").glob("step-*"))
+    assert newest.name == f"step-{stopped_after:08d}"
+    finish(command(tiny_world, tmp_path, "--resume", "validation.every=1000"))
+    records = metrics(run_folder(tmp_path))
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+
+
+def test_killed_while_workers_read_ahead(tiny_world, undisturbed, tmp_path):
+    """Whoever reads the data, it is the same; and nobody goes on reading for a dead process."""
+    workers = "train.num_workers=2"
+    running = start(*command(tiny_world, tmp_path, workers))
+    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 7)
+    children = psutil.Process(running.processes[0].pid).children(recursive=True)
+    running.kill()
+    finish(command(tiny_world, tmp_path, workers, "--resume"))
+    assert_same_end(tmp_path, undisturbed)
+    assert len(children) == 2
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
 def test_sigint_with_a_tracker(tiny_world, undisturbed, tmp_path):
     running = start(*command(tiny_world, tmp_path, "train.trackers=[tensorboard]"))
     running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)

@@ -3,11 +3,11 @@
 import os
 from dataclasses import asdict
 
-import torch
 from accelerate import Accelerator
 
 from distilcli.assembly import (
     Parts,
+    assemble_unsaved,
     check_student,
     ensure_store,
     experiment_tokenizer,
@@ -17,11 +17,11 @@ from distilcli.assembly import (
     open_store,
     save_initial_student,
     student_description,
+    teacher_dtype,
 )
 from distilcli.commands.prepare import show_progress
 from distilcli.config import Experiment
 from distilcli.console import Console, TrainingLog, duration, number
-from distilcli.precision import resolve_precision
 from distilcli.preflight import Preflight, preflight
 from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
@@ -49,7 +49,8 @@ def run(experiment: Experiment, *, resume: bool, force: bool, console: Console) 
 def dry_run(experiment: Experiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
     accelerator = make_accelerator(experiment)
-    report = preflight(experiment, _assemble_in_memory(experiment, accelerator), accelerator)
+    parts = assemble_unsaved(experiment, accelerator.device)
+    report = preflight(experiment, parts, accelerator)
     accelerator.end_training()
     _show_preflight(report, experiment, console)
 
@@ -57,21 +58,11 @@ def dry_run(experiment: Experiment, console: Console) -> None:
 def profile(experiment: Experiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
     accelerator = make_accelerator(experiment)
-    parts = _assemble_in_memory(experiment, accelerator)
+    parts = assemble_unsaved(experiment, accelerator.device)
     trace = RunFolder(experiment.run_folder).trace
     report = profile_steps(experiment, parts, accelerator, num_steps, trace)
     accelerator.end_training()
     _show_profile(report, console)
-
-
-def _assemble_in_memory(experiment: Experiment, accelerator: Accelerator) -> Parts:
-    """Load the parts and make a student that is not saved."""
-    tokenizer = experiment_tokenizer(experiment)
-    store = open_store(experiment, tokenizer)
-    # Copied before the teacher's precision is lowered: the student starts from fp32.
-    student = make_student(experiment, load_teacher(experiment))
-    teacher = load_teacher(experiment, _teacher_dtype(experiment, accelerator))
-    return Parts(tokenizer, store, teacher, student)
 
 
 def _assemble(
@@ -89,7 +80,7 @@ def _assemble(
             _make_what_is_missing(experiment, folder, force, console)
         store = open_store(experiment, tokenizer)
         student = load_initial_student(experiment, folder.initial_student)
-    teacher = load_teacher(experiment, _teacher_dtype(experiment, accelerator))
+    teacher = load_teacher(experiment, teacher_dtype(experiment, accelerator.device))
     check_student(experiment, student, teacher, store)
     return Parts(tokenizer, store, teacher, student)
 
@@ -108,12 +99,6 @@ def _make_what_is_missing(
         folder.begin(experiment, force=force)
     if student is not None:
         save_initial_student(student, tokenizer, folder.initial_student)
-
-
-def _teacher_dtype(experiment: Experiment, accelerator: Accelerator) -> torch.dtype:
-    if experiment.teacher is None:
-        return torch.float32
-    return resolve_precision(experiment.teacher.precision, accelerator.device)
 
 
 def _show(result: TrainResult, console: Console) -> None:
