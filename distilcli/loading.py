@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from distilcli.batches import PackedBatch, StepPlan, pack
 from distilcli.errors import DistilError
 from distilcli.masking import Masker
+from distilcli.signals import STOP_SIGNALS
 from distilcli.store import Split
 
 _WORKERS = {"cuda": 2}
@@ -109,7 +110,8 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
 
     SIGTERM from the parent still ends one: so does Python at its exit, and waits for the worker.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_leave_when_the_parent_says_so, daemon=True).start()
 

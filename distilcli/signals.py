@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# SIGUSR1 is what a scheduler may send ahead of the time limit.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 
 class StopSignals:
-    """Remembers SIGTERM and SIGINT until the step boundary; a second one acts at once."""
+    """Remembers a signal that asks to stop until the step boundary; a second one acts at once."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -19,8 +22,7 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             yield self  # only the main thread may set handlers
             return
-        caught = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self._remember) for number in caught}
+        before = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
         try:
             yield self
         finally:

@@ -167,12 +167,12 @@ class Trainer:
             if saves:
                 self.save()
             if stopping and not self.finished:
-                number = stop.received or int(signal.SIGTERM)
+                number = signal.Signals(stop.received or signal.SIGTERM)
                 raise Interrupted(
-                    f"stopped by {signal.Signals(number).name} after step {outcome.step}; "
+                    f"stopped by {number.name} after step {outcome.step}; "
                     "a checkpoint is written, and this goes on from it:",
                     "distilcli train --resume",
-                    number,
+                    signal.SIGINT if number == signal.SIGINT else signal.SIGTERM,
                 )
 
     def _is_due(self, every: int) -> bool:

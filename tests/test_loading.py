@@ -1,7 +1,6 @@
 """Micro-batches read ahead: the same ones, in order, whoever makes them."""
 
 import os
-import signal
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.batches import PackedBatch, StepPlan
 from distilcli.errors import ConfigError
 from distilcli.loading import StepBatches, load_steps
+from distilcli.signals import STOP_SIGNALS
 
 CPU = torch.device("cpu")
 LENGTHS = [5 + i % 20 for i in range(64)]
@@ -24,7 +24,7 @@ class Signalled(StepBatches):
 
     def __getitem__(self, step: int) -> list[PackedBatch]:
         if get_worker_info() is not None:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 os.kill(os.getpid(), number)
         return super().__getitem__(step)
 

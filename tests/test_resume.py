@@ -296,6 +296,18 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturb
     assert_same_end(tmp_path, undisturbed)
 
 
+def test_sigusr1_stops_as_sigterm_does(tiny_world, undisturbed, tmp_path):
+    """Schedulers send it ahead of the time limit."""
+    running = start(*command(tiny_world, tmp_path))
+    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)
+    running.signal(signal.SIGUSR1)
+    stopped = running.wait()
+    assert stopped.code == 143
+    assert "stopped by SIGUSR1" in stopped.stderr
+    finish(shlex.split(stopped.stderr.splitlines()[-1])[1:])
+    assert_same_end(tmp_path, undisturbed)
+
+
 def test_sigterm_between_log_lines(tiny_world, undisturbed, tmp_path):
     """All ranks know of it at every step; records that wait are written with the checkpoint."""
     running = start(*command(tiny_world, tmp_path, "train.log_every=1000", "validation.every=1000"))
