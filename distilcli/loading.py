@@ -8,6 +8,7 @@ thousandth of a step.
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -74,19 +75,23 @@ def load_steps(
     """
     if num_workers is None:
         num_workers = _WORKERS.get(device.type, 0)
-    loader: DataLoader[list[PackedBatch] | DistilError] = DataLoader(
-        _ErrorsAsItems(batches),
-        batch_size=None,
-        sampler=steps,
-        num_workers=num_workers,
-        prefetch_factor=_STEPS_AHEAD if num_workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_parent,
-        # Forked: the memory-mapped store is shared, and workers touch nothing but NumPy.
-        multiprocessing_context="fork" if num_workers else None,
-        generator=torch.Generator(),  # else it would draw from the one that dropout uses
-    )
-    for item in loader:
+    with warnings.catch_warnings():
+        # Two on a machine of one core are asked for, not a mistake.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader: DataLoader[list[PackedBatch] | DistilError] = DataLoader(
+            _ErrorsAsItems(batches),
+            batch_size=None,
+            sampler=steps,
+            num_workers=num_workers,
+            prefetch_factor=_STEPS_AHEAD if num_workers else None,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_parent,
+            # Forked: the memory-mapped store is shared, and workers touch nothing but NumPy.
+            multiprocessing_context="fork" if num_workers else None,
+            generator=torch.Generator(),  # else it would draw from the one that dropout uses
+        )
+        items = iter(loader)
+    for item in items:
         if isinstance(item, DistilError):
             raise item
         yield [batch.to(device) for batch in item]
