@@ -13,9 +13,7 @@ killed run goes on where it stopped and the result does not depend on the number
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -49,6 +47,7 @@ from distilcli.store import (
     read_manifest,
     tokenizer_fingerprint,
 )
+from distilcli.store_lock import disk_errors, locked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -151,7 +150,7 @@ def prepare(
     if is_prepared(data, tokenizer):
         return TokenStore.open(Path(data.store))
     preparation = _Preparation(data, tokenizer, on_progress)
-    with _disk_errors(preparation.folder), _locked(preparation.folder):
+    with disk_errors(preparation.folder), locked(preparation.folder):
         began = preparation.claim()
         if not is_prepared(data, tokenizer):  # another process may have finished it meanwhile
             try:
@@ -162,43 +161,6 @@ def prepare(
                     preparation.withdraw()
                 raise
     return TokenStore.open(preparation.folder)
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{folder}: the token store cannot be written ({error})") from error
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process prepares this store."""
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: not a folder", "Name another data.store.")
-    _refuse_foreign(folder)
-    path = folder / ".lock"
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held it may have withdrawn the folder, and this file with it.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                yield
-                return
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Raise when `folder` has content but is not a store."""
-    own = {".lock", "settings.json.tmp"}
-    if not folder.is_dir() or (folder / "settings.json").is_file():
-        return
-    if any(path.name not in own for path in folder.iterdir()):
-        raise DataError(
-            f"{folder}: not empty, and not a token store", "Name another folder as data.store."
-        )
 
 
 class _Preparation:

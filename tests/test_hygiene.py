@@ -20,6 +20,7 @@ ORDER = [
     "sequences",
     "shards",
     "store",
+    "store_lock",
     "corpus",
     "masking",
     "batches",
