@@ -13,12 +13,8 @@ from torch import Tensor, nn
 from distilcli.attention import Packing, use_packed_attention
 from distilcli.batches import PackedBatch
 from distilcli.config import LossConfig
-from distilcli.losses import (
-    Coefficients,
-    Projection,
-    fused_vocabulary_losses,
-    hidden_cosine_distance,
-)
+from distilcli.fused_head import Coefficients, Projection, fused_vocabulary_losses
+from distilcli.losses import hidden_cosine_distance
 from distilcli.models import MaskedLM, decoder, encoder, head_features
 
 TERMS = ("ce", "mlm", "cos", "mse")

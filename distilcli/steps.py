@@ -25,8 +25,9 @@ from distilcli.compilation import compile_layers, num_graphs
 from distilcli.config import Experiment
 from distilcli.distillation import TERMS, Distillation
 from distilcli.errors import DistilError, NonFiniteLossError
+from distilcli.fused_head import Coefficients
+from distilcli.host_memory import keep_freed_memory
 from distilcli.loading import StepBatches, load_steps
-from distilcli.losses import Coefficients
 from distilcli.masking import Masker
 from distilcli.optimization import learning_rate, make_optimizer
 from distilcli.precision import resolve_precision
@@ -75,6 +76,8 @@ class Stepper:
     """
 
     def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.experiment = experiment
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes

@@ -22,13 +22,8 @@ def peak_gib(way: str, tokens: int) -> float:
     """Peak of resident memory of one forward and backward pass."""
     import torch
 
-    from distilcli.losses import (
-        Coefficients,
-        Projection,
-        fused_vocabulary_losses,
-        masked_lm_cross_entropy,
-        soft_target_kl,
-    )
+    from distilcli.fused_head import Coefficients, Projection, fused_vocabulary_losses
+    from distilcli.losses import masked_lm_cross_entropy, soft_target_kl
 
     torch.manual_seed(0)
 

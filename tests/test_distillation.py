@@ -11,7 +11,7 @@ from packed_batches import make_masker, padded, random_split
 from distilcli.batches import PackedBatch, pack
 from distilcli.config import LossConfig, SampledPositions
 from distilcli.distillation import TERMS, Distillation
-from distilcli.losses import Coefficients
+from distilcli.fused_head import Coefficients
 from distilcli.models import encoder
 from distilcli.students import copy_layers
 
