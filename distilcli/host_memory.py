@@ -10,7 +10,7 @@ import ctypes
 # mallopt(3): since glibc 2.3.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_LARGEST_INT = 2**31 - 1
+_BYTES = 2**30
 
 
 def keep_freed_memory() -> bool:
@@ -22,7 +22,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    # Memory from mmap goes back when freed, memory at the end of the heap when there is this much.
-    return all(
-        mallopt(option, _LARGEST_INT) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
-    )
+    # Memory of larger tensors goes back when freed, and the end of the heap when it is longer.
+    return all(mallopt(option, _BYTES) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))

@@ -408,7 +408,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--text", help="text file, a document a line, instead of the built-in text")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a sequence")
     parser.add_argument("--sequences", type=int, help="of an optimiser step")
-    parser.add_argument("--micro-batch", type=int, default=640, help="tokens")
+    parser.add_argument("--micro-batch", type=int, default=2560, help="tokens")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--compile", action="store_true", help="train.compile for distilcli")
@@ -424,12 +424,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     names = _contestants(options.device)
     rounds = options.rounds or (2 if options.quick else 5)
-    sequences = 8 if options.quick else 16
+    sequences = 16 if options.quick else 32
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         text = _write_text(
-            root, options.text, num_lines=(options.sequences or 4 * sequences) * (rounds + 2)
+            root, options.text, num_lines=(options.sequences or 2 * sequences) * (rounds + 2)
         )
         sizes = [options.teacher] if options.teacher else options.size or ["base", "small"]
         for size in sizes:
@@ -441,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder=folder,
                 device=options.device,
                 threads=options.threads,
-                sequences=options.sequences or sequences * (1 if size == "base" else 4),
+                sequences=options.sequences or sequences * (1 if size == "base" else 2),
                 max_length=options.max_length,
                 micro_batch=options.micro_batch,
                 dropout=options.dropout,
