@@ -335,6 +335,9 @@ class TrainConfig(Section):
     keep_checkpoints: PositiveInt = Field(
         2, description="Newest checkpoints to keep; the best one is kept besides."
     )
+    timeout_seconds: Annotated[Number, Field(gt=0.0)] = Field(
+        1800.0, description="How long processes wait for one that hangs before the run fails."
+    )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
         default_factory=list, description="Trackers to report to, through accelerate."
     )

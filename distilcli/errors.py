@@ -55,6 +55,10 @@ class NonFiniteLossError(DistilError):
     """A loss or the gradient became infinite or NaN; the weights were not updated."""
 
 
+class ProcessLostError(DistilError):
+    """Another process of the run hangs or is gone; the last checkpoint stands."""
+
+
 class Interrupted(DistilError):
     """A signal stopped the run after a checkpoint was written.
 

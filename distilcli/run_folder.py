@@ -33,6 +33,7 @@ _FREE_KEYS = frozenset(
         "train.log_every",
         "train.save_every",
         "train.keep_checkpoints",
+        "train.timeout_seconds",
         "train.trackers",
         "output_dir",
     }

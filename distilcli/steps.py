@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +25,7 @@ from distilcli.batches import PackedBatch, StepPlan
 from distilcli.compilation import compile_layers, num_graphs
 from distilcli.config import Experiment
 from distilcli.distillation import TERMS, Distillation
-from distilcli.errors import DistilError, NonFiniteLossError
+from distilcli.errors import DistilError, NonFiniteLossError, ProcessLostError
 from distilcli.fused_head import Coefficients
 from distilcli.host_memory import keep_freed_memory
 from distilcli.loading import StepBatches, load_steps
@@ -141,6 +142,7 @@ class Stepper:
             batches: its micro-batches on this rank.
             stop_requested: whether this rank wants to stop after it; all ranks learn of it.
         """
+        self._meet(step)
         *counts, num_stopping, tokens = self._global_counts(batches, stop_requested)
         sums = self.accumulate_gradient(step, batches, counts)
         parameters = [p for p in self.distillation.student.parameters() if p.requires_grad]
@@ -215,6 +217,26 @@ class Stepper:
                 self.accelerator.backward(losses.total)
             sums += losses.terms
         return sums
+
+    def _meet(self, step: int) -> None:
+        """Have the hosts of all processes meet before a step.
+
+        Raises:
+            ProcessLostError: some do not come within `train.timeout_seconds`; the first process
+                names them.
+        """
+        if self.world_size == 1:
+            return
+        timeout = timedelta(seconds=self.experiment.train.timeout_seconds)
+        try:
+            torch.distributed.monitored_barrier(self._hosts, timeout, wait_all_ranks=True)
+        except RuntimeError as error:
+            raise ProcessLostError(
+                f"step {step + 1}: not every process of {self.world_size} came to it within "
+                f"{timeout.total_seconds():g} s ({error})",
+                "Look at what the missing one logged, then --resume; train.timeout_seconds waits "
+                "longer.",
+            ) from error
 
     def _global_counts(self, batches: list[PackedBatch], stop_requested: bool) -> list[int]:
         """Over all ranks: tokens of each term, ranks that want to stop, tokens."""

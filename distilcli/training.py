@@ -8,16 +8,18 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor
 
 from distilcli import checkpoints
 from distilcli.assembly import Parts
 from distilcli.batches import held_out_batches
+from distilcli.checkpoint_writer import CheckpointWriter
 from distilcli.config import Experiment
 from distilcli.errors import ConfigError, Interrupted, NonFiniteLossError, RunFolderError
 from distilcli.metrics import Metrics
@@ -89,12 +91,13 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
         ConfigError: accelerate's configuration asks for sharding that training cannot do yet.
     """
     folder = RunFolder(experiment.run_folder)
-    kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
     accelerator = Accelerator(
         cpu=_launched_on_cpus(),
         log_with=list(experiment.train.trackers) or None,
         project_dir=str(folder.root),
-        kwargs_handlers=[kwargs],
+        kwargs_handlers=[gradients, processes],
         mixed_precision="no",
     )
     plain = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -134,6 +137,7 @@ class Trainer:
         self.events = events
         self.folder = RunFolder(experiment.run_folder)
         self.state = TrainState()
+        self.writer = CheckpointWriter(self.folder.checkpoints, experiment.train.keep_checkpoints)
         self.stepper = Stepper(experiment, parts, accelerator)
         self.metrics = Metrics(self.stepper.distillation.alphas(), accelerator)
 
@@ -165,7 +169,7 @@ class Trainer:
             saves = (validates and self._validate()) or saves
             self._flush_metrics()
             if saves:
-                self.save()
+                self.save(wait=self.finished or stopping)
             if stopping and not self.finished:
                 number = signal.Signals(stop.received or signal.SIGTERM)
                 raise Interrupted(
@@ -221,19 +225,27 @@ class Trainer:
                 values = {key: value for key, value in record.items() if key != "step"}
                 self.accelerator.log(values, step=record["step"])
 
-    def save(self) -> None:
-        """Write a checkpoint of the present state and rotate the older ones."""
+    def save(self, wait: bool) -> None:
+        """Write a checkpoint of the present state and rotate the older ones.
+
+        Args:
+            wait: return only when it is whole on disk, on all ranks.
+
+        Raises:
+            RunFolderError: this checkpoint, or the one before, could not be written.
+        """
         if self.accelerator.is_main_process:
             named_parameters = dict(self.parts.student.named_parameters())
             tensors: dict[str, dict[str, Tensor]] = {
                 "student": {**named_parameters},
                 "optimizer": moments(self.stepper.optimizer, named_parameters),
             }
-            root, state = self.folder.checkpoints, self.state
-            keep = self.experiment.train.keep_checkpoints
-            checkpoints.save(root, state.step, tensors, asdict(state))
-            checkpoints.rotate(root, state.step, keep, state.best_step)
-        self.accelerator.wait_for_everyone()
+            state = self.state
+            self.writer.write(state.step, tensors, asdict(state), state.best_step)
+            if wait:
+                self.writer.wait()
+        if wait:
+            self.accelerator.wait_for_everyone()
 
     def restore(self) -> bool:
         """Continue from the newest whole checkpoint; False when there is none."""
@@ -287,8 +299,13 @@ class Trainer:
             return checkpoints.load(checkpoints.checkpoint_folder(root, self.state.step))
 
     def close(self) -> None:
-        """End trackers and the process group, the wrapped module first; see `Stepper.close`."""
+        """End the last write, trackers and the process group; see `Stepper.close`.
+
+        Raises:
+            RunFolderError: the last checkpoint could not be written.
+        """
         self.stepper.close()
+        self.writer.wait()
         self.accelerator.end_training()
 
 

@@ -38,6 +38,7 @@ ORDER = [
     "optimization",
     "host_memory",
     "checkpoints",
+    "checkpoint_writer",
     "run_folder",
     "assembly",
     "steps",

@@ -3,7 +3,9 @@
 Real processes and real signals. Dropout is on: what is random in a step is part of the promise.
 """
 
+import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -181,21 +183,27 @@ def test_killed_with_every_process_of_torchrun(tiny_world, tmp_path):
     assert_same_end(tmp_path, tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_goes_on_with_another_number_of_processes(tiny_world, tmp_path, before, after):
+@pytest.mark.parametrize("processes", [(2, 1), (1, 2), (2, 1, 2)])
+def test_goes_on_with_another_number_of_processes(tiny_world, tmp_path, processes):
     """Without dropout, whose random numbers belong to a process, only rounding differs."""
-    finish(command(tiny_world, tmp_path / "undisturbed", *NO_DROPOUT))
-    arguments = command(tiny_world, tmp_path, *NO_DROPOUT)
-    kill_at(start(*arguments, num_processes=before), tmp_path, step=13)
-    finished = finish([*arguments, "--resume"], num_processes=after)
-    assert f"{after} process(es)" in finished.stderr
+    steps = 25 * len(processes)
+    longer = [*NO_DROPOUT, f"train.max_steps={steps}"]
+    finish(command(tiny_world, tmp_path / "undisturbed", *longer))
+    arguments = command(tiny_world, tmp_path, *longer, "--resume")
+    *before, last = processes
+    for index, number in enumerate(before):
+        running = start(*arguments, num_processes=number)
+        kill_at(running, tmp_path, step=25 * (index + 1))
+        assert last_step(run_folder(tmp_path)) < steps
+    finished = finish(arguments, num_processes=last)
+    assert f"{last} process(es)" in finished.stderr
     found, expected = (
         load_file(run_folder(folder) / "student" / "model.safetensors")
         for folder in (tmp_path, tmp_path / "undisturbed")
     )
     assert relative_difference(found, expected) < 1e-5
     records = metrics(run_folder(tmp_path))
-    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
     for record, other in zip(records, metrics(run_folder(tmp_path / "undisturbed")), strict=True):
         assert record["loss/total"] == pytest.approx(other["loss/total"], rel=1e-4)
 
@@ -359,6 +367,27 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tiny_world, tmp_path
 
 
 # --resume where there is little to resume
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, tmp_path):
+    arguments = command(tiny_world, tmp_path, "train.timeout_seconds=4", "train.max_steps=2000")
+    running = start(*arguments, num_processes=2)
+    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 6)
+    first, second = running.processes
+    os.kill(second.pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    first.join(timeout=60)
+    waited = time.monotonic() - stopped
+    code, errors = first.exitcode, (running.folder / "0.stderr").read_text(encoding="utf-8")
+    running.kill()
+    assert code == 1, errors
+    assert waited >= 4
+    last_line = errors.strip().splitlines()[-2]
+    assert re.search(r"error: step \d+: not every process of 2 came to it within 4 s", last_line)
+    assert "Ranks 1 failed" in last_line
+    assert "--resume" in errors.strip().splitlines()[-1]
+    finish([*arguments, "train.max_steps=24", "--force"])
 
 
 def test_resume_of_nothing_starts(tiny_world, undisturbed, tmp_path):

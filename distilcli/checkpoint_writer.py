@@ -1,0 +1,86 @@
+"""Checkpoints written while training goes on."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distilcli import checkpoints
+from distilcli.errors import RunFolderError
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time in a thread of its own, from a copy in host memory.
+
+    Training waits for the copy, and for the write before should that not have ended. What a write
+    runs into is raised by the next call.
+
+    Args:
+        root: the run's `checkpoints` folder.
+        keep: how many checkpoints to keep besides the best one.
+    """
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self.root = root
+        self.keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: RunFolderError | None = None
+
+    def write(
+        self,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        best_step: int | None,
+    ) -> None:
+        """Copy the state and begin to write it; then older checkpoints are rotated.
+
+        Args:
+            step: optimiser steps done.
+            tensors: file stem to tensors by name; they may change once this returns.
+            state: JSON-serialisable rest of the training state.
+            best_step: step of the checkpoint that rotation spares.
+
+        Raises:
+            RunFolderError: the write before has failed.
+        """
+        self.wait()
+        copies = {
+            stem: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
+            for stem, named in tensors.items()
+        }
+        self._thread = threading.Thread(
+            target=self._write, args=(step, copies, state, best_step), name="checkpoint"
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole on disk.
+
+        Raises:
+            RunFolderError: it could not be written; older ones are untouched.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    @torch.no_grad()
+    def _write(
+        self,
+        step: int,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        best_step: int | None,
+    ) -> None:
+        try:
+            checkpoints.save(self.root, step, tensors, state)
+            checkpoints.rotate(self.root, step, self.keep, best_step)
+        except RunFolderError as error:
+            self._error = error
+        except OSError as error:  # while rotating
+            self._error = RunFolderError(f"{self.root}: {error}", "Mend that, then --resume.")
