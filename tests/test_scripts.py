@@ -13,7 +13,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-SHELL_SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
+SHELL_SCRIPTS = [
+    *sorted((ROOT / "scripts").glob("*.sh")),
+    *sorted((ROOT / "scripts").glob("*.sbatch")),
+    ROOT / ".ci" / "run",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 each_script = pytest.mark.parametrize("path", SHELL_SCRIPTS, ids=lambda path: path.name)
@@ -41,9 +45,8 @@ def test_shell_script_begins_as_all_do(path: Path) -> None:
 
 @each_script
 def test_shell_script_passes_shellcheck(path: Path) -> None:
-    shellcheck = shutil.which("shellcheck")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed")
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    assert shellcheck is not None, "it is among the packages of development"
     run(shellcheck, "--external-sources", "--source-path", ROOT, path)
 
 
