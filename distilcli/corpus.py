@@ -32,6 +32,7 @@ from distilcli.sequences import make_recipe
 from distilcli.shards import (
     Shard,
     ShardWriter,
+    on_one_core,
     read_record,
     start_worker,
     write_in_worker,
@@ -240,8 +241,9 @@ class _Preparation:
         """Make every shard that is not there yet."""
         if num_proc <= 1:
             writer = ShardWriter(self.folder, self.recipe)
-            for shard in self._missing_shards():
-                self._report(shard, writer.write(shard))
+            with on_one_core():
+                for shard in self._missing_shards():
+                    self._report(shard, writer.write(shard))
             return
         # Spawned, not forked: tokenizers' and Arrow's threads do not survive a fork.
         context = get_context("spawn")

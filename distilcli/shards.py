@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from pathlib import Path
@@ -154,13 +155,28 @@ def _write_arrow(path: Path, sequences: Sequences) -> None:
         writer.finalize()
 
 
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
 _writer: ShardWriter | None = None
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Tokenize in the calling thread alone: the number of processes is that of the cores."""
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before
 
 
 def start_worker(folder: Path, recipe: Recipe) -> None:
     """Make this process ready to write shards of one store, on one core."""
     global _writer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core
+    os.environ[_PARALLELISM] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent stops giving out shards
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _writer = ShardWriter(folder, recipe)

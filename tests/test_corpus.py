@@ -220,6 +220,24 @@ def test_number_of_processes_changes_nothing(tmp_path, tokenizer, text_file, sma
     assert seen[-1].documents == 150
 
 
+@pytest.mark.parametrize("before", [None, "true"])
+def test_one_process_is_one_core(tmp_path, tokenizer, text_file, monkeypatch, before):
+    """Tokenizers would start a thread for every core."""
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    if before is not None:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", before)
+    write, found = ShardWriter.write, set()
+
+    def noting(self, shard):
+        found.add(os.environ.get("TOKENIZERS_PARALLELISM"))
+        return write(self, shard)
+
+    monkeypatch.setattr(ShardWriter, "write", noting)
+    prepare(data_config(tmp_path / "s", text_file), tokenizer, 1)
+    assert found == {"false"}
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == before
+
+
 def test_killed_prepare_goes_on(tmp_path, tokenizer, text_file, small_shards, monkeypatch):
     prepare(data_config(tmp_path / "whole", text_file), tokenizer, 1)
     data = data_config(tmp_path / "s", text_file)
