@@ -10,11 +10,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -22,6 +22,7 @@ from distilcli import __version__
 from distilcli.config import Experiment
 from distilcli.errors import RunFolderError
 from distilcli.experiment_file import dump
+from distilcli.run_lock import lock
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 # Keys that may differ at a resume: they change the partition or the cadence, not the training.
@@ -49,6 +50,7 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lock: TextIO | None = None
         self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
         self.initial_student = root / "initial-student"
@@ -82,6 +84,19 @@ class RunFolder:
                 f"these keys differ: {', '.join(changed)}",
                 "Resume with the same experiment, or choose another name=...",
             )
+
+    def enter(self, on_wait: Callable[[str], None]) -> None:
+        """Make the folder and keep other runs out of it while this process and object live.
+
+        Args:
+            on_wait: told that another process is waited for.
+
+        Raises:
+            RunFolderError: another process trains there, or the folder cannot be made.
+        """
+        with self._writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.root, on_wait)
 
     def begin(self, experiment: Experiment, *, force: bool) -> None:
         """Write the resolved experiment and the environment; with `force`, remove what ran here."""

@@ -1,13 +1,22 @@
-"""Signals that ask a run to stop: remembered until the step boundary."""
+"""Signals that ask a run to stop: remembered until the step boundary.
 
+So is the death of torchrun: its processes would otherwise train on, unknown to anyone.
+"""
+
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 # SIGUSR1 is what a scheduler may send ahead of the time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+# Noted when the process starts: later, the launcher may be gone already.
+_LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class StopSignals:
@@ -22,12 +31,19 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             yield self  # only the main thread may set handlers
             return
+        if _LAUNCHER is not None:
+            threading.Thread(target=self._watch_launcher, daemon=True).start()
         before = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
         try:
             yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _watch_launcher(self) -> None:
+        while os.getppid() == _LAUNCHER:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        self.received = self.received or signal.SIGTERM
 
     def _remember(self, number: int, _frame: Any) -> None:
         if self.received:

@@ -39,6 +39,7 @@ ORDER = [
     "host_memory",
     "checkpoints",
     "checkpoint_writer",
+    "run_lock",
     "run_folder",
     "assembly",
     "steps",

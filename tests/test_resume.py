@@ -390,6 +390,45 @@ def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, tmp_path):
     finish([*arguments, "train.max_steps=24", "--force"])
 
 
+def test_one_run_at_a_time_in_a_folder(tiny_world, tmp_path):
+    """The second waits half a minute, says why, and harms nothing."""
+    arguments = command(tiny_world, tmp_path, "train.max_steps=100000", "train.save_every=100000")
+    running = start(*arguments)
+    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 2)
+    second = run(*arguments, "--resume")
+    assert second.code == 2
+    assert "another process is still in this folder; waiting" in second.stderr
+    assert "another process trains here" in second.stderr
+    before = last_step(run_folder(tmp_path))
+    assert running.wait_until(lambda: last_step(run_folder(tmp_path)) > before)
+    steps = [record["step"] for record in metrics(run_folder(tmp_path))]
+    running.kill()
+    assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.slow
+def test_processes_whose_torchrun_is_killed_stop_and_the_next_run_waits(tiny_world, tmp_path):
+    finish(command(tiny_world, tmp_path / "undisturbed", "train.max_steps=60"), num_processes=2)
+    arguments = command(tiny_world, tmp_path, "train.max_steps=60", "--resume")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    with subprocess.Popen(
+        [*launcher, "--nproc_per_node", "2", "-m", "distilcli", *arguments],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as torchrun:
+        while last_step(run_folder(tmp_path)) < 5 and torchrun.poll() is None:
+            time.sleep(0.001)
+        orphans = psutil.Process(torchrun.pid).children(recursive=True)
+        torchrun.kill()
+    assert len(orphans) >= 2
+    finish(arguments, num_processes=2)
+    assert not psutil.wait_procs(orphans, timeout=30)[1]
+    assert weights(run_folder(tmp_path)) == weights(run_folder(tmp_path / "undisturbed"))
+    records = metrics(run_folder(tmp_path))
+    assert records == metrics(run_folder(tmp_path / "undisturbed"))
+
+
 def test_resume_of_nothing_starts(tiny_world, undisturbed, tmp_path):
     finish(command(tiny_world, tmp_path, "--resume"))
     assert_same_end(tmp_path, undisturbed)

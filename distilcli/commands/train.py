@@ -95,6 +95,7 @@ def _make_what_is_missing(
         student = make_student(experiment, load_teacher(experiment))
     with console.bar("prepare") as bar:
         ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+    folder.enter(console.note)
     if force or not folder.has_run:
         folder.begin(experiment, force=force)
     if student is not None:
