@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,11 +166,11 @@ def kill(run: Run, phase: str, draw: random.Random) -> bool:
 
 def kill_family(process: subprocess.Popen[bytes], launcher_alone: bool) -> None:
     """SIGKILL to torchrun, and to the processes that it has started, each in its own session."""
-    children = (
-        psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    )
+    children = []
+    if process.poll() is None and not launcher_alone:
+        children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    for child in [] if launcher_alone else children:
+    for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     process.wait()
