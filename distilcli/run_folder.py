@@ -85,10 +85,11 @@ class RunFolder:
                 "Resume with the same experiment, or choose another name=...",
             )
 
-    def enter(self, on_wait: Callable[[str], None]) -> None:
+    def enter(self, patience_seconds: float, on_wait: Callable[[str], None]) -> None:
         """Make the folder and keep other runs out of it while this process and object live.
 
         Args:
+            patience_seconds: how long to wait for another process.
             on_wait: told that another process is waited for.
 
         Raises:
@@ -96,7 +97,7 @@ class RunFolder:
         """
         with self._writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self.root, on_wait)
+            self._lock = lock(self.root, patience_seconds, on_wait)
 
     def begin(self, experiment: Experiment, *, force: bool) -> None:
         """Write the resolved experiment and the environment; with `force`, remove what ran here."""

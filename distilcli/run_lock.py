@@ -13,26 +13,26 @@ from typing import TextIO
 
 from distilcli.errors import RunFolderError
 
-# A process whose launcher is gone stops after its step.
-_PATIENCE_SECONDS = 30.0
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
-def lock(folder: Path, on_wait: Callable[[str], None]) -> TextIO:
+def lock(folder: Path, patience_seconds: float, on_wait: Callable[[str], None]) -> TextIO:
     """Keep other runs out of an existing folder for as long as this process lives.
 
     Args:
         folder: the run folder.
+        patience_seconds: how long to wait for a process that is in there: one whose launcher is
+            gone stops after its step.
         on_wait: told that another process is in there and is waited for.
 
     Returns:
         The open file that holds the lock; closing it lets others in.
 
     Raises:
-        RunFolderError: another process is still in there after half a minute.
+        RunFolderError: another process is still in there after that.
     """
     file = (folder / ".lock").open("a", encoding="utf-8")
-    end = time.monotonic() + _PATIENCE_SECONDS
+    end = time.monotonic() + patience_seconds
     waiting = False
     while True:
         try:

@@ -391,11 +391,11 @@ def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, tmp_path):
 
 
 def test_one_run_at_a_time_in_a_folder(tiny_world, tmp_path):
-    """The second waits half a minute, says why, and harms nothing."""
+    """The second waits a while, says why, and harms nothing."""
     arguments = command(tiny_world, tmp_path, "train.max_steps=100000", "train.save_every=100000")
     running = start(*arguments)
     running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 2)
-    second = run(*arguments, "--resume")
+    second = run(*arguments, "--resume", "train.timeout_seconds=2")
     assert second.code == 2
     assert "another process is still in this folder; waiting" in second.stderr
     assert "another process trains here" in second.stderr

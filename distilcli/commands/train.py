@@ -27,6 +27,10 @@ from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
 from distilcli.training import Events, TrainResult, make_accelerator, train
 
+# Seconds for a run whose launcher is gone to take its last step; a second run that was started by
+# mistake should not wait longer than that.
+_LONGEST_WAIT = 120.0
+
 
 def run(experiment: Experiment, *, resume: bool, force: bool, console: Console) -> None:
     """Train the experiment's student."""
@@ -95,7 +99,7 @@ def _make_what_is_missing(
         student = make_student(experiment, load_teacher(experiment))
     with console.bar("prepare") as bar:
         ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
-    folder.enter(console.note)
+    folder.enter(min(experiment.train.timeout_seconds, _LONGEST_WAIT), console.note)
     if force or not folder.has_run:
         folder.begin(experiment, force=force)
     if student is not None:
