@@ -1,7 +1,7 @@
 """The folder of one run: what may be written where, and what a resume may change.
 
 runs/NAME/  experiment.yaml  environment.json  metrics.jsonl  checkpoints/
-            initial-student/  student/  results.json
+            initial-student/  student/  results.json  .lock
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
@@ -22,7 +22,7 @@ from distilcli import __version__
 from distilcli.config import Experiment
 from distilcli.errors import RunFolderError
 from distilcli.experiment_file import dump
-from distilcli.run_lock import lock
+from distilcli.run_lock import locked
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 # Keys that may differ at a resume: they change the partition or the cadence, not the training.
@@ -50,7 +50,6 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._lock: TextIO | None = None
         self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
         self.initial_student = root / "initial-student"
@@ -85,8 +84,9 @@ class RunFolder:
                 "Resume with the same experiment, or choose another name=...",
             )
 
-    def enter(self, patience_seconds: float, on_wait: Callable[[str], None]) -> None:
-        """Make the folder and keep other runs out of it while this process and object live.
+    @contextmanager
+    def alone(self, patience_seconds: float, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Make the folder and keep other runs out of it during the block.
 
         Args:
             patience_seconds: how long to wait for another process.
@@ -97,7 +97,8 @@ class RunFolder:
         """
         with self._writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self.root, patience_seconds, on_wait)
+        with locked(self.root, patience_seconds, on_wait):
+            yield
 
     def begin(self, experiment: Experiment, *, force: bool) -> None:
         """Write the resolved experiment and the environment; with `force`, remove what ran here."""

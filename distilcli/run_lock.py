@@ -7,7 +7,8 @@ records and remove each other's checkpoints.
 import errno
 import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -16,8 +17,9 @@ from distilcli.errors import RunFolderError
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
-def lock(folder: Path, patience_seconds: float, on_wait: Callable[[str], None]) -> TextIO:
-    """Keep other runs out of an existing folder for as long as this process lives.
+@contextmanager
+def locked(folder: Path, patience_seconds: float, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Keep other runs out of an existing folder during the block.
 
     Args:
         folder: the run folder.
@@ -25,32 +27,36 @@ def lock(folder: Path, patience_seconds: float, on_wait: Callable[[str], None]) 
             gone stops after its step.
         on_wait: told that another process is in there and is waited for.
 
-    Returns:
-        The open file that holds the lock; closing it lets others in.
-
     Raises:
-        RunFolderError: another process is still in there after that.
+        RunFolderError: another process is still in there after that, or the folder cannot be
+            written.
     """
-    file = (folder / ".lock").open("a", encoding="utf-8")
-    end = time.monotonic() + patience_seconds
-    waiting = False
-    while True:
-        try:
-            # Of the process, not of the open file: what it forks must not hold it.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _HELD:
-                return file  # some network file systems have no locks
-        else:
-            return file
-        if time.monotonic() > end:
-            file.close()
-            raise RunFolderError(
-                f"{folder}: another process trains here",
-                "Wait for it or stop it (SIGTERM makes it write a checkpoint), or choose another "
-                "name=...",
-            )
-        if not waiting:
+    try:
+        file = (folder / ".lock").open("a", encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder}: cannot be written ({error})", "Choose another output_dir=..."
+        ) from error
+    with file:
+        if not _try(file):
             on_wait(f"{folder}: another process is still in this folder; waiting for it to stop")
-            waiting = True
-        time.sleep(0.1)
+            end = time.monotonic() + patience_seconds
+            while not _try(file):
+                if time.monotonic() > end:
+                    raise RunFolderError(
+                        f"{folder}: another process trains here",
+                        "Wait for it or stop it (SIGTERM makes it write a checkpoint), or choose "
+                        "another name=...",
+                    )
+                time.sleep(0.1)
+        yield
+
+
+def _try(file: TextIO) -> bool:
+    """Take the lock; False when another process has it."""
+    try:
+        # Of the process, not of the open file: what it forks must not hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _HELD  # some network file systems have no locks
+    return True

@@ -142,6 +142,7 @@ def test_train(for_people, for_programs):
 def test_run_folder(for_people):
     names = {path.name for path in for_people.run_folder.iterdir()}
     assert names == {
+        ".lock",
         "checkpoints",
         "environment.json",
         "experiment.yaml",

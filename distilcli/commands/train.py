@@ -1,6 +1,7 @@
 """`distilcli train`: what is missing is made, then the student is trained; or a dry run."""
 
 import os
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from accelerate import Accelerator
@@ -37,16 +38,17 @@ def run(experiment: Experiment, *, resume: bool, force: bool, console: Console) 
     accelerator = make_accelerator(experiment)
     folder = RunFolder(experiment.run_folder)
     folder.check(experiment, resume=resume, force=force)
-    parts = _assemble(experiment, folder, accelerator, force, console)
-    console.note(
-        f"{experiment.name}: student from {student_description(experiment)}, "
-        f"{len(parts.store.train):,} sequences, {accelerator.num_processes} process(es), "
-        f"{accelerator.device}"
-    )
-    with console.bar("train") as bar:
-        log = TrainingLog(console, bar)
-        events = Events(console.note, console.warn, log.metrics)
-        result = train(experiment, parts, accelerator, resume=resume, events=events)
+    with ExitStack() as held:  # the run folder, from the moment that something is written there
+        parts = _assemble(experiment, folder, accelerator, force, console, held)
+        console.note(
+            f"{experiment.name}: student from {student_description(experiment)}, "
+            f"{len(parts.store.train):,} sequences, {accelerator.num_processes} process(es), "
+            f"{accelerator.device}"
+        )
+        with console.bar("train") as bar:
+            log = TrainingLog(console, bar)
+            events = Events(console.note, console.warn, log.metrics)
+            result = train(experiment, parts, accelerator, resume=resume, events=events)
     _show(result, console)
 
 
@@ -75,13 +77,14 @@ def _assemble(
     accelerator: Accelerator,
     force: bool,
     console: Console,
+    held: ExitStack,
 ) -> Parts:
     """Load the parts; the main process makes what is missing before the others look."""
     tokenizer = experiment_tokenizer(experiment)
     accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            _make_what_is_missing(experiment, folder, force, console)
+            _make_what_is_missing(experiment, folder, force, console, held)
         store = open_store(experiment, tokenizer)
         student = load_initial_student(experiment, folder.initial_student)
     teacher = load_teacher(experiment, teacher_dtype(experiment, accelerator.device))
@@ -90,7 +93,7 @@ def _assemble(
 
 
 def _make_what_is_missing(
-    experiment: Experiment, folder: RunFolder, force: bool, console: Console
+    experiment: Experiment, folder: RunFolder, force: bool, console: Console, held: ExitStack
 ) -> None:
     tokenizer = experiment_tokenizer(experiment)
     # Models first: a mistake there must not cost the hours that preparing a corpus may take.
@@ -99,7 +102,8 @@ def _make_what_is_missing(
         student = make_student(experiment, load_teacher(experiment))
     with console.bar("prepare") as bar:
         ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
-    folder.enter(min(experiment.train.timeout_seconds, _LONGEST_WAIT), console.note)
+    patience = min(experiment.train.timeout_seconds, _LONGEST_WAIT)
+    held.enter_context(folder.alone(patience, console.note))
     if force or not folder.has_run:
         folder.begin(experiment, force=force)
     if student is not None:
