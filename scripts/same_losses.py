@@ -4,7 +4,7 @@
 
 Trains the student of the built-in teacher for some steps, dropout off, in several ways: as
 `distilcli train` does in fp32, and then with one thing different at a time. In fp32 the losses must
-stay equal to rounding, in bf16, where the hardware has it, to its noise. Some 10 minutes on 2 cores.
+stay equal to rounding; in bf16, where the hardware has it, to its noise. Ten minutes on 2 cores.
 """
 
 import argparse
