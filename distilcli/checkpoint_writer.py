@@ -4,7 +4,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from distilcli import checkpoints
@@ -51,9 +50,17 @@ class CheckpointWriter:
             stem: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
             for stem, named in tensors.items()
         }
-        self._thread = threading.Thread(
-            target=self._write, args=(step, copies, state, best_step), name="checkpoint"
-        )
+
+        def save_and_rotate() -> None:
+            try:
+                checkpoints.save(self.root, step, copies, state)
+                checkpoints.rotate(self.root, step, self.keep, best_step)
+            except RunFolderError as error:
+                self._error = error
+            except OSError as error:  # while rotating
+                self._error = RunFolderError(f"{self.root}: {error}", "Mend that, then --resume.")
+
+        self._thread = threading.Thread(target=save_and_rotate, name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -68,19 +75,3 @@ class CheckpointWriter:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-
-    @torch.no_grad()
-    def _write(
-        self,
-        step: int,
-        tensors: dict[str, dict[str, Tensor]],
-        state: dict[str, Any],
-        best_step: int | None,
-    ) -> None:
-        try:
-            checkpoints.save(self.root, step, tensors, state)
-            checkpoints.rotate(self.root, step, self.keep, best_step)
-        except RunFolderError as error:
-            self._error = error
-        except OSError as error:  # while rotating
-            self._error = RunFolderError(f"{self.root}: {error}", "Mend that, then --resume.")

@@ -44,6 +44,19 @@ def run_folder(folder: Path) -> Path:
     return folder / "tiny"
 
 
+def start_torchrun(command: list[str]) -> subprocess.Popen[bytes]:
+    """The command as two processes of a real torchrun."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", "2", "-m", "distilcli", *command),
+        ],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def finish(command: list[str], num_processes: int = 1) -> Finished:
     finished = run(*command, num_processes=num_processes)
     assert finished.code == 0, finished.stderr
@@ -165,14 +178,8 @@ def test_half_a_checkpoint_does_not_count(tiny_world, undisturbed, killed_copy):
 @pytest.mark.slow
 def test_killed_with_every_process_of_torchrun(tiny_world, tmp_path):
     finish(command(tiny_world, tmp_path / "undisturbed"), num_processes=2)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     arguments = command(tiny_world, tmp_path)
-    with subprocess.Popen(
-        [*launcher, "--nproc_per_node", "2", "-m", "distilcli", *arguments],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as torchrun:
+    with start_torchrun(arguments) as torchrun:
         while last_step(run_folder(tmp_path)) < 10 and torchrun.poll() is None:
             time.sleep(0.001)
         family = psutil.Process(torchrun.pid)
@@ -366,7 +373,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tiny_world, tmp_path
     assert [process.exitcode for process in running.processes] == [143, 143]
 
 
-# --resume where there is little to resume
+# Processes that are lost, and a folder that is taken
 
 
 @pytest.mark.slow
@@ -410,13 +417,7 @@ def test_one_run_at_a_time_in_a_folder(tiny_world, tmp_path):
 def test_processes_whose_torchrun_is_killed_stop_and_the_next_run_waits(tiny_world, tmp_path):
     finish(command(tiny_world, tmp_path / "undisturbed", "train.max_steps=60"), num_processes=2)
     arguments = command(tiny_world, tmp_path, "train.max_steps=60", "--resume")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    with subprocess.Popen(
-        [*launcher, "--nproc_per_node", "2", "-m", "distilcli", *arguments],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as torchrun:
+    with start_torchrun(arguments) as torchrun:
         while last_step(run_folder(tmp_path)) < 5 and torchrun.poll() is None:
             time.sleep(0.001)
         orphans = psutil.Process(torchrun.pid).children(recursive=True)
@@ -427,6 +428,9 @@ def test_processes_whose_torchrun_is_killed_stop_and_the_next_run_waits(tiny_wor
     assert weights(run_folder(tmp_path)) == weights(run_folder(tmp_path / "undisturbed"))
     records = metrics(run_folder(tmp_path))
     assert records == metrics(run_folder(tmp_path / "undisturbed"))
+
+
+# --resume where there is little to resume
 
 
 def test_resume_of_nothing_starts(tiny_world, undisturbed, tmp_path):
