@@ -64,11 +64,12 @@ class Distillation(nn.Module):
             coefficients: alpha / global count of each term; None where alpha is 0.
         """
         packing = Packing.of(batch)
-        student_hidden = run_encoder(self.student, batch, packing)
         teacher_hidden = None
         if self.teacher is not None:
+            # First, while nothing is kept yet for the student's backward pass.
             with torch.no_grad():
                 teacher_hidden = run_encoder(self.teacher, batch, packing)
+        student_hidden = run_encoder(self.student, batch, packing)
 
         zero = student_hidden.new_zeros((), dtype=torch.float32)
         total, ce, mlm, cos, mse = zero, zero, zero, zero, zero

@@ -6,9 +6,10 @@ blocks of the vocabulary: matrix products with a vocabulary's width run at half 
 CPU, and what is done to a block is done while a cache holds it.
 
 Notation as in `losses.py`: student logits z, teacher logits v, q = softmax(z/T), p = softmax(v/T).
+Features and biases are divided by T before the product: what is made and kept are z/T and v/T.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from distilcli.losses import check_temperature
 
 # Logits of a chunk: few enough for memory, enough to spend little time on adding up gradients.
-_CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}
+_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 _MIN_CHUNK_TOKENS = 64
 # Rows of the vocabulary in a block. A GPU has no use for blocks: all rows are one.
 _BLOCK_ROWS = {"cpu": 1024}
@@ -124,22 +125,25 @@ class _FusedVocabularyLosses(torch.autograd.Function):
             )
 
         with torch.autocast(features.device.type, enabled=False):
-            projection = _Projection(weight.to(compute_dtype), bias, sum_dtype)
+            projection = _Projection(weight.to(compute_dtype), bias / temperature, sum_dtype)
             teacher_projection = None
             if teacher_features is not None:
                 assert teacher_weight is not None
                 assert teacher_bias is not None
                 dtype = teacher_weight.dtype
                 dtype = compute_dtype if dtype == torch.float32 else dtype
-                teacher_projection = _Projection(teacher_weight.to(dtype), teacher_bias, sum_dtype)
+                teacher_projection = _Projection(
+                    teacher_weight.to(dtype), teacher_bias / temperature, sum_dtype
+                )
             blocks = _slices(weight.shape[0], block_rows)
             for tokens in _slices(features.shape[0], chunk_tokens):
-                inputs = features[tokens].to(compute_dtype)
+                inputs = (features[tokens] / temperature).to(compute_dtype)
                 logits = projection.logits(inputs, blocks)
                 teacher_logits = None
                 if teacher_projection is not None:
                     assert teacher_features is not None
-                    teacher_logits = teacher_projection.logits(teacher_features[tokens], blocks)
+                    teacher_inputs = teacher_features[tokens] / temperature
+                    teacher_logits = teacher_projection.logits(teacher_inputs, blocks)
                 chunk = sums.add(blocks, logits, teacher_logits, labels[tokens])
                 for rows, gradient in zip(blocks, chunk, strict=True):
                     if gradients is None:
@@ -151,6 +155,9 @@ class _FusedVocabularyLosses(torch.autograd.Function):
                     _add_product(of_features[tokens], gradient.T, projection.weight[rows])
                 del chunk, logits, teacher_logits  # before the next ones are made
         if gradients is not None:
+            of_features, _, of_bias = gradients
+            of_features /= temperature
+            of_bias /= temperature
             ctx.save_for_backward(*gradients)
             ctx.dtypes = features.dtype, weight.dtype, bias.dtype
         ce, mlm, mse = sums.values
@@ -165,7 +172,10 @@ class _FusedVocabularyLosses(torch.autograd.Function):
 
 
 class _Projection(NamedTuple):
-    """A projection in the precision of its products; its logits come in that of the sums."""
+    """A projection in the precision of its products; its logits come in that of the sums.
+
+    The bias is divided by T, as are the features that it is given.
+    """
 
     weight: Float[Tensor, "vocab hidden"]
     bias: Float[Tensor, " vocab"]
@@ -210,19 +220,29 @@ class _Sums:
         teacher_logits: list[Float[Tensor, "rows tokens"]] | None,
         labels: Int[Tensor, " masked"],
     ) -> Iterator[Float[Tensor, "rows tokens"]]:
-        """Add one chunk, whose first len(labels) tokens are masked; d total / d logits by block."""
+        """Add one chunk, whose first len(labels) tokens are masked.
+
+        Args:
+            blocks: rows of the vocabulary.
+            logits: z/T of each block.
+            teacher_logits: v/T of each block.
+            labels: of the masked tokens.
+
+        Yields:
+            d total / d (z/T) of each block.
+        """
         temperature = self.temperature
         ce, mlm, _, mse = self.coefficients
         masked = slice(0, len(labels))
         if len(labels) == 0:
             mlm = None
         if ce is not None and teacher_logits is not None:
-            log_sum = _log_sum_exp(logits, temperature)
-            teacher_log_sum = _log_sum_exp(teacher_logits, temperature)
-            # sum p (log p - log q) = sum p (v - z) / T + log_sum - teacher_log_sum
+            log_sum = _log_sum_exp(logits)
+            teacher_log_sum = _log_sum_exp(teacher_logits)
+            # sum p (log p - log q) = sum p (v/T - z/T) + log_sum - teacher_log_sum
             self.values[0] += temperature**2 * (log_sum - teacher_log_sum).sum()
         if mlm is not None:
-            hard_log_sum = _log_sum_exp([z[:, masked] for z in logits], 1.0)
+            hard_log_sum = _log_sum_exp(z[:, masked] * temperature for z in logits)
             self.values[1] += hard_log_sum.sum()
         vocab_size = blocks[-1].stop
         for index, (rows, z) in enumerate(zip(blocks, logits, strict=True)):
@@ -231,22 +251,25 @@ class _Sums:
                 v = teacher_logits[index]
                 difference = v - z
                 if ce is not None:
-                    q = _softmax(z, log_sum, temperature)
-                    p = _softmax(v, teacher_log_sum, temperature)
-                    self.values[0] += temperature * torch.dot(p.view(-1), difference.view(-1))
-                    gradient = q.sub_(p).mul_(ce * temperature)
+                    q = _softmax(z, log_sum)
+                    p = _softmax(v, teacher_log_sum)
+                    self.values[0] += temperature**2 * torch.dot(p.view(-1), difference.view(-1))
+                    gradient = q.sub_(p).mul_(ce * temperature**2)
                 if mse is not None:
-                    self.values[2] += difference.square().sum() / vocab_size
+                    scale = temperature**2 / vocab_size
+                    self.values[2] += scale * difference.square().sum()
                     gradient = torch.zeros_like(z) if gradient is None else gradient
-                    gradient.addcmul_(difference, mse * (-2.0 / vocab_size))
+                    gradient.addcmul_(difference, mse * (-2.0 * scale))
             gradient = torch.zeros_like(z) if gradient is None else gradient
             if mlm is not None:
-                gradient[:, masked].addcmul_(_softmax(z[:, masked], hard_log_sum, 1.0), mlm)
+                hard = z[:, masked] * temperature
+                gradient[:, masked].addcmul_(_softmax(hard, hard_log_sum), mlm * temperature)
                 # Each label lies in one block; in the others it counts for nothing.
                 here = (labels >= rows.start) & (labels < rows.stop)
                 row = (labels - rows.start).clamp(0, len(z) - 1)[None]
-                self.values[1] -= (z[:, masked].gather(0, row) * here).sum()
-                gradient[:, masked].scatter_add_(0, row, -(mlm * here)[None].to(z.dtype))
+                self.values[1] -= (hard.gather(0, row) * here).sum()
+                of_label = -(mlm * temperature * here)[None]
+                gradient[:, masked].scatter_add_(0, row, of_label.to(z.dtype))
             yield gradient
 
 
@@ -255,19 +278,17 @@ def _slices(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _log_sum_exp(
-    logits: list[Float[Tensor, "rows tokens"]], temperature: float
-) -> Float[Tensor, " tokens"]:
-    """Over the vocabulary, of logits / T."""
-    blocks = [torch.logsumexp(z / temperature, dim=0) for z in logits]
+def _log_sum_exp(logits: Iterable[Float[Tensor, "rows tokens"]]) -> Float[Tensor, " tokens"]:
+    """Over the whole vocabulary."""
+    blocks = [torch.logsumexp(block, dim=0) for block in logits]
     return torch.logsumexp(torch.stack(blocks), dim=0)
 
 
 def _softmax(
-    logits: Float[Tensor, "rows tokens"], log_sum: Float[Tensor, " tokens"], temperature: float
+    logits: Float[Tensor, "rows tokens"], log_sum: Float[Tensor, " tokens"]
 ) -> Float[Tensor, "rows tokens"]:
-    """Of logits / T, given the logarithm of the sum over the whole vocabulary."""
-    return (logits / temperature).sub_(log_sum).exp_()
+    """Of one block, given the logarithm of the sum over the whole vocabulary."""
+    return (logits - log_sum).exp_()
 
 
 def _add_product(

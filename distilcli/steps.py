@@ -27,7 +27,6 @@ from distilcli.config import Experiment
 from distilcli.distillation import TERMS, Distillation
 from distilcli.errors import DistilError, NonFiniteLossError, ProcessLostError
 from distilcli.fused_head import Coefficients
-from distilcli.host_memory import keep_freed_memory
 from distilcli.loading import StepBatches, load_steps
 from distilcli.masking import Masker
 from distilcli.optimization import learning_rate, make_optimizer
@@ -77,8 +76,6 @@ class Stepper:
     """
 
     def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
-        if accelerator.device.type == "cpu":
-            keep_freed_memory()
         self.experiment = experiment
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes

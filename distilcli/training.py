@@ -22,6 +22,7 @@ from distilcli.batches import held_out_batches
 from distilcli.checkpoint_writer import CheckpointWriter
 from distilcli.config import Experiment
 from distilcli.errors import ConfigError, Interrupted, NonFiniteLossError, RunFolderError
+from distilcli.host_memory import settle_host_memory
 from distilcli.metrics import Metrics
 from distilcli.models import MaskedLM, save_model
 from distilcli.optimization import moments, restore_moments
@@ -85,7 +86,9 @@ class Events:
 
 
 def make_accelerator(experiment: Experiment) -> Accelerator:
-    """The accelerator of one run: precision, trackers, and plain data parallelism.
+    """The accelerator of one run: its devices, trackers, and plain data parallelism.
+
+    On a CPU it also settles how the process keeps memory; call it before anything is computed.
 
     Raises:
         ConfigError: accelerate's configuration asks for sharding that training cannot do yet.
@@ -106,6 +109,8 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
             f"accelerate is configured for {accelerator.distributed_type.value}",
             "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO.",
         )
+    if accelerator.device.type == "cpu":
+        settle_host_memory()
     return accelerator
 
 

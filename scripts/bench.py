@@ -120,12 +120,15 @@ def work(name: str, task: Task) -> None:
     from distilcli.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
     from distilcli.batches import StepPlan
     from distilcli.config import Experiment
+    from distilcli.host_memory import settle_host_memory
 
     kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]
     kinds = {"padded": Padded, "padded_bf16": PaddedBf16, "textbrewer": TextBrewer}
     kinds |= {"all": Packed, "masked": Packed}
     experiment = Experiment.model_validate(task.experiment(name))
     accelerator = Accelerator(cpu=task.device == "cpu")
+    if task.device == "cpu" and kinds[name] is Packed:
+        settle_host_memory()
     ensure_store(experiment, experiment_tokenizer(experiment), num_proc=1)
     peak = _matrix_peak(task, name)
     parts = assemble_unsaved(experiment, accelerator.device)

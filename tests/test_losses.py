@@ -461,7 +461,7 @@ def test_full_logits_are_never_made(tokens, vocab, chunk_tokens):
         fused_vocabulary_losses(
             student, teacher, labels, coefficients(dtype=torch.float32), 2.0, chunk_tokens
         ).total.backward()
-    in_chunk = chunk_tokens or max(64, (1 << 24) // vocab)
+    in_chunk = chunk_tokens or max(64, (1 << 23) // vocab)
     logits = 2 * in_chunk * vocab
     assert logits < elements.peak < logits + 8 * 1_024 * in_chunk + 4 * 4 * (tokens + vocab)
     assert elements.peak < 2 * tokens * vocab
