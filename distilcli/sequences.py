@@ -10,13 +10,11 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from distilcli.records import SPLITS, SplitName
+from distilcli.words import SPLITS_AT_WHITESPACE, Words, splits_at_spaces
 
 SEGMENT_CHARS = 1 << 14  # long documents are tokenised in pieces of about this size
 BATCH_CHARS = 1 << 20  # text tokenised by one call; bounds the memory that encodings take
 NUM_SPECIALS = 2  # [CLS] and [SEP]
-
-# With these a token never spans whitespace, so tokenising line by line changes nothing.
-SPLITS_AT_WHITESPACE = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,8 @@ class Recipe:
     Attributes:
         backend: the fast tokenizer as JSON, without truncation and padding.
         continuations: ids of tokens that go on with a word; None when the vocabulary does not tell.
+        splits_at_whitespace: so that tokenising line by line changes nothing.
+        word_by_word: so that the tokens of a word can be looked up.
         held_out_fraction: share of documents that the hash of their text keeps out of training.
     """
 
@@ -34,6 +34,7 @@ class Recipe:
     sep_token_id: int
     continuations: frozenset[int] | None
     splits_at_whitespace: bool
+    word_by_word: bool
     max_length: int
     min_length: int
     held_out_fraction: float
@@ -65,13 +66,15 @@ def make_recipe(
         held_out_fraction: share of documents to keep out of training.
     """
     tree = json.loads(backend)
-    pre_tokenizer = (tree["pre_tokenizer"] or {}).get("type")
+    splits_at_whitespace = (tree["pre_tokenizer"] or {}).get("type") in SPLITS_AT_WHITESPACE
+    continuations = continuation_ids(tree) if splits_at_whitespace else None
     return Recipe(
         backend=backend,
         cls_token_id=special_ids[0],
         sep_token_id=special_ids[1],
-        continuations=continuation_ids(tree) if pre_tokenizer in SPLITS_AT_WHITESPACE else None,
-        splits_at_whitespace=pre_tokenizer in SPLITS_AT_WHITESPACE,
+        continuations=continuations,
+        splits_at_whitespace=splits_at_whitespace,
+        word_by_word=continuations is not None and splits_at_spaces(tree),
         max_length=lengths[0],
         min_length=lengths[1],
         held_out_fraction=held_out_fraction,
@@ -150,9 +153,14 @@ class Sequences:
         """Tokens of text that fit into one sequence."""
         return self.recipe.max_length - NUM_SPECIALS
 
-    def add(self, encoding: Encoding) -> None:
-        """Go on with the document; what does not fill a sequence yet is carried."""
-        ids = self._carry + encoding.ids
+    def add(self, new_ids: list[int], encoding: Encoding | None) -> None:
+        """Go on with the document; what does not fill a sequence yet is carried.
+
+        Args:
+            new_ids: tokens of the next segment.
+            encoding: which words they are of; None where the vocabulary tells how words go on.
+        """
+        ids = self._carry + new_ids
         offset = len(self._carry)
         self._has_tokens = self._has_tokens or bool(ids)
         start = 0
@@ -175,7 +183,7 @@ class Sequences:
             self.num_remainder_tokens += len(self._carry)
         self._carry, self._has_tokens = [], False
 
-    def _cut(self, ids: list[int], start: int, offset: int, encoding: Encoding) -> int:
+    def _cut(self, ids: list[int], start: int, offset: int, encoding: Encoding | None) -> int:
         """Where the sequence from `start` ends: before a word, unless that makes it too short."""
         end = start + self.room
         # A segment starts with a word, so there is no need to look back into the carried tokens.
@@ -185,11 +193,14 @@ class Sequences:
                 return cut
         return end
 
-    def _is_within_word(self, ids: list[int], cut: int, offset: int, encoding: Encoding) -> bool:
+    def _is_within_word(
+        self, ids: list[int], cut: int, offset: int, encoding: Encoding | None
+    ) -> bool:
         if cut == offset:
             return False
         if self.recipe.continuations is not None:
             return ids[cut] in self.recipe.continuations
+        assert encoding is not None
         word = encoding.token_to_word(cut - offset)
         return word is not None and word == encoding.token_to_word(cut - offset - 1)
 
@@ -208,13 +219,14 @@ class Sequencer:
         self._tokenizer = Tokenizer.from_str(recipe.backend)
         # "[MASK]" written in a text is text; only we place special tokens.
         self._tokenizer.encode_special_tokens = True
+        self._words = Words(self._tokenizer)
 
     def __call__(self, texts: Iterable[str], split: SplitName | None) -> dict[SplitName, Sequences]:
         """The sequences of `texts`, all in `split`, or where the hash of each puts it if None."""
         sequences = {name: Sequences(self.recipe) for name in SPLITS}
         for batch in _batches(self._segments(texts, split, sequences)):
-            for segment, encoding in zip(batch, self._encode(batch), strict=True):
-                sequences[segment.split].add(encoding)
+            for segment, (ids, encoding) in zip(batch, self._encode(batch), strict=True):
+                sequences[segment.split].add(ids, encoding)
                 if segment.is_last:
                     sequences[segment.split].finish()
         return sequences
@@ -232,9 +244,13 @@ class Sequencer:
     def _split_of(self, text: str) -> SplitName:
         return "held_out" if is_held_out(text, self.recipe.held_out_fraction) else "train"
 
-    def _encode(self, batch: list[Segment]) -> list[Encoding]:
+    def _encode(self, batch: list[Segment]) -> list[tuple[list[int], Encoding | None]]:
+        """The tokens of each segment, with their words where only the encoding tells."""
         texts = [segment.text for segment in batch]
-        # The fast call knows no words; it will do where the vocabulary tells how words go on.
+        if self.recipe.word_by_word:
+            return [(ids, None) for ids in self._words.ids(texts)]
         if self.recipe.continuations is not None:
-            return self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            fast = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            return [(encoding.ids, None) for encoding in fast]
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [(encoding.ids, encoding) for encoding in encodings]

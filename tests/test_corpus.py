@@ -112,7 +112,7 @@ def test_sequences_are_the_document_cut_between_words(texts, longest, shortest, 
     tokenizer = tiny_tokenizer()
     recipe = recipe_of(tokenizer, longest, shortest)
     if not by_vocabulary:
-        recipe = dataclasses.replace(recipe, continuations=None)
+        recipe = dataclasses.replace(recipe, continuations=None, word_by_word=False)
     for text in texts:
         made = Sequencer(recipe)([text], "train")["train"]
         cuts = np.split(np.array(made.values), np.cumsum(made.lengths)[:-1]) if made.lengths else []

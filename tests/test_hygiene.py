@@ -17,6 +17,7 @@ ORDER = [
     "records",
     "formats",
     "sources",
+    "words",
     "sequences",
     "shards",
     "store",
