@@ -61,6 +61,25 @@ def packed_attention(
     """Softmax attention of each token over the tokens of its own sequence."""
     if query.is_cuda and dropout == 0.0 and query.dtype != torch.float32:
         return _variable_length_attention(query, key, value, packing, scaling), None
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
+        # In bf16 a CPU's backward pass makes kernels anew for every length, which takes longer
+        # than fp32 does; autocast would have it in bf16 again.
+        with torch.autocast("cpu", enabled=False):
+            exact = query.float(), key.float(), value.float()
+            output = _attention_by_sequence(*exact, packing, dropout, scaling)
+        return output.to(query.dtype), None
+    return _attention_by_sequence(query, key, value, packing, dropout, scaling), None
+
+
+def _attention_by_sequence(
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H T D"],
+    value: Float[Tensor, "1 H T D"],
+    packing: Packing,
+    dropout: float,
+    scaling: float | None,
+) -> Float[Tensor, "1 T H D"]:
+    """Each sequence by itself, neighbours of equal length together."""
     num_heads, head_size = query.shape[1], query.shape[3]
     # split, not slicing: its backward is one concatenation instead of a sum of padded copies.
     sizes = [count * length for count, length in packing.runs]
@@ -81,7 +100,7 @@ def packed_attention(
             scale=scaling,
         )
         outputs.append(output.transpose(1, 2).reshape(count * length, num_heads, head_size))
-    return torch.cat(outputs)[None], None
+    return torch.cat(outputs)[None]
 
 
 def _variable_length_attention(

@@ -63,6 +63,24 @@ def test_packed_is_padded_forward_and_backward(model, batch, dtype, tolerance):
         assert error < 4 * tolerance, name
 
 
+def test_training_in_bf16_on_a_cpu_computes_attention_in_fp32(batch):
+    """Only its inputs and its output are rounded, under autocast too; gradients likewise."""
+    packing = Packing.of(batch)
+    inputs = [torch.randn(1, 2, sum(LENGTHS), 8).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = packed_attention(nn.Module(), *inputs, None, packing=packing)
+    expected, _ = packed_attention(nn.Module(), *exact, None, packing=packing)
+    assert output.dtype == torch.bfloat16
+    half_a_unit = 2.0**-8 * (1 + 1e-3)
+    torch.testing.assert_close(output.double(), expected, rtol=half_a_unit, atol=1e-6)
+    weights = torch.randn_like(output)
+    (output * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
+    for found, wanted in zip(inputs, exact, strict=True):
+        torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=half_a_unit, atol=1e-6)
+
+
 def test_a_sequence_does_not_see_its_neighbours(model, tiny_tokenizer):
     packed, _ = packed_and_eager(model, torch.float64)
     masker = make_masker(tiny_tokenizer)
