@@ -61,9 +61,10 @@ def packed_attention(
     """Softmax attention of each token over the tokens of its own sequence."""
     if query.is_cuda and dropout == 0.0 and query.dtype != torch.float32:
         return _variable_length_attention(query, key, value, packing, scaling), None
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
+    in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if in_bf16 and query.requires_grad and dropout == 0.0:
         # In bf16 a CPU's backward pass makes kernels anew for every length, which takes longer
-        # than fp32 does; autocast would have it in bf16 again.
+        # than fp32 does; with dropout it goes over to fp32 by itself. Autocast would undo this.
         with torch.autocast("cpu", enabled=False):
             exact = query.float(), key.float(), value.float()
             output = _attention_by_sequence(*exact, packing, dropout, scaling)
