@@ -14,7 +14,6 @@ where it is installed: `pip install -c constraints.txt '.[bench]'`.
 
 import argparse
 import contextlib
-import gzip
 import importlib.util
 import json
 import os
@@ -24,13 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-TEXT = ROOT / "distilcli" / "builtin" / "text.jsonl.gz"
-TOKENIZER = "builtin:teacher"
+from workload import ROOT, SHAPES, Task, machine, write_teacher, write_text
 
 NAMES = {
     "padded": "padded, full logits, fp32",
@@ -40,68 +37,6 @@ NAMES = {
     "masked": "distilcli, masked positions",
 }
 FP32 = ("padded", "textbrewer")
-# Shapes of BERT-base and of a BERT in which overhead weighs more than arithmetic.
-SHAPES: dict[str, dict[str, Any]] = {
-    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
-    | {"intermediate_size": 3072, "vocab_size": 30522},
-    "small": {"num_hidden_layers": 12, "hidden_size": 256, "num_attention_heads": 4}
-    | {"intermediate_size": 1024, "vocab_size": 8192},
-}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all contestants of one table do.
-
-    Attributes:
-        size: key of SHAPES, or the folder of a teacher.
-        teacher: folder of the teacher.
-        text: file with a document a line.
-        folder: where stores and runs may be written.
-        device: cpu or cuda.
-        threads: of each contestant, on a CPU.
-        sequences: in an optimiser step.
-        max_length: tokens of a sequence at most.
-        micro_batch: tokens; the padded ones take as many sequences as that holds at full length.
-        dropout: of the student, in layers and in attention.
-        rounds: timed steps of each contestant.
-        compile: whether distilcli compiles its layers.
-    """
-
-    size: str
-    teacher: str
-    text: str
-    folder: str
-    device: str
-    threads: int
-    sequences: int
-    max_length: int
-    micro_batch: int
-    dropout: float
-    rounds: int
-    compile: bool
-
-    def experiment(self, name: str) -> dict[str, Any]:
-        """The experiment file of a contestant."""
-        return {
-            "name": name,
-            "output_dir": f"{self.folder}/runs",
-            "teacher": {"model": self.teacher},
-            "student": {"dropout": self.dropout, "attention_dropout": self.dropout},
-            "data": {
-                "sources": [{"files": self.text, "format": "text", "documents": "line"}],
-                "store": f"{self.folder}/store-{Path(self.teacher).name}",
-                "max_length": self.max_length,
-                "held_out_fraction": 0.0,
-            },
-            "loss": {"positions": "masked" if name == "masked" else "all"},
-            "train": {
-                "global_batch_size": self.sequences,
-                "tokens_per_micro_batch": self.micro_batch,
-                "max_steps": self.rounds + 1,
-                "compile": self.compile and name in ("all", "masked"),
-            },
-        }
 
 
 # One contestant, in its own process
@@ -334,36 +269,7 @@ def show(table: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# What they work on
-
-
-def _write_text(folder: Path, source: str | None, num_lines: int) -> str:
-    """A file with a document a line: `source`, or the paragraphs of the built-in text."""
-    if source is not None:
-        return source
-    target = folder / "text.txt"
-    with gzip.open(TEXT, "rt", encoding="utf-8") as file, target.open("w", encoding="utf-8") as out:
-        written = 0
-        for line in file:
-            for paragraph in json.loads(line)["text"].split("\n"):
-                if len(paragraph.split()) >= 20 and written < num_lines:
-                    out.write(paragraph.strip() + "\n")
-                    written += 1
-    return str(target)
-
-
-def _write_teacher(folder: Path, size: str, max_length: int) -> str:
-    """A BERT of that shape with random weights, which cost as much as trained ones."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM
-
-    from distilcli.models import save_model
-    from distilcli.store import load_tokenizer
-
-    torch.manual_seed(0)
-    config = BertConfig(**SHAPES[size], max_position_embeddings=max(512, max_length))
-    save_model(BertForMaskedLM(config), load_tokenizer(TOKENIZER), folder / size)
-    return str(folder / size)
+# The command line
 
 
 def _contestants(device: str) -> list[str]:
@@ -378,23 +284,6 @@ def _contestants(device: str) -> list[str]:
     if not computes_in_bf16(torch.device(device)):
         names.remove("padded_bf16")
     return names
-
-
-def _machine(device: str) -> dict[str, Any]:
-    import torch
-
-    name = "unknown CPU"
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            name = line.partition(":")[2].strip()
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    return {
-        "device": name,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -431,12 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        text = _write_text(
+        text = write_text(
             root, options.text, num_lines=(options.sequences or 2 * sequences) * (rounds + 2)
         )
         sizes = [options.teacher] if options.teacher else options.size or ["base", "small"]
         for size in sizes:
-            teacher = options.teacher or _write_teacher(root, size, options.max_length)
+            teacher = options.teacher or write_teacher(root, size, options.max_length)
             task = Task(
                 size=size,
                 teacher=teacher,
@@ -452,13 +341,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 compile=options.compile,
             )
             tables.append(compare(task, names))
-    machine = _machine(options.device)
+    hardware = machine(options.device)
     if options.json:
         first = headline(tables[0])
         by_size = {table["task"]["size"]: headline(table) for table in tables}
-        print(json.dumps(first | {"machine": machine, "sizes": by_size, "tables": tables}))
+        print(json.dumps(first | {"machine": hardware, "sizes": by_size, "tables": tables}))
         return
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(", ".join(f"{key} {value}" for key, value in hardware.items()))
     for table in tables:
         print(f"\n{show(table)}")
         print("\n" + ", ".join(f"{key} {value:.2f}" for key, value in headline(table).items()))
