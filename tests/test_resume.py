@@ -175,21 +175,6 @@ def test_half_a_checkpoint_does_not_count(tiny_world, undisturbed, killed_copy):
     assert not any(checkpoints.glob(".*"))
 
 
-@pytest.mark.slow
-def test_killed_with_every_process_of_torchrun(tiny_world, tmp_path):
-    finish(command(tiny_world, tmp_path / "undisturbed"), num_processes=2)
-    arguments = command(tiny_world, tmp_path)
-    with start_torchrun(arguments) as torchrun:
-        while last_step(run_folder(tmp_path)) < 10 and torchrun.poll() is None:
-            time.sleep(0.001)
-        family = psutil.Process(torchrun.pid)
-        for process in [family, *family.children(recursive=True)]:
-            process.kill()
-    assert 10 <= last_step(run_folder(tmp_path)) < STEPS
-    finish([*arguments, "--resume"], num_processes=2)
-    assert_same_end(tmp_path, tmp_path / "undisturbed")
-
-
 @pytest.mark.parametrize("processes", [(2, 1), (1, 2), (2, 1, 2)])
 def test_goes_on_with_another_number_of_processes(tiny_world, tmp_path, processes):
     """Without dropout, whose random numbers belong to a process, only rounding differs."""
