@@ -1,25 +1,29 @@
 """`train --dry-run`: find what cannot work, and what it will cost, before the hours are spent."""
 
 import resource
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from distilcli.assembly import Parts
 from distilcli.batches import IGNORE_INDEX, PackedBatch, held_out_batches
 from distilcli.config import Experiment
-from distilcli.errors import DistilError, ModelError
+from distilcli.errors import DistilError, ModelError, RunFolderError
 from distilcli.metrics import Metrics
 from distilcli.models import MaskedLM, num_parameters
+from distilcli.run_folder import RunFolder
 from distilcli.steps import Stepper
 from distilcli.store import TokenStore
 from distilcli.validation import held_out_masker, held_out_scores
 
 _NUM_STEPS = 2
 _NUM_SEQUENCES = 200
-_MIB = 2**20
+_MIB, _GIB = 2**20, 2**30
 _FLOATS_PER_PARAMETER = 3  # the weight and AdamW's two moments
 
 
@@ -34,6 +38,9 @@ class Preflight:
         tokens_per_second: of the last step, all processes together.
         peak_memory_gib: of one process: of its GPU, or resident on the CPU.
         checkpoint_mib: size of one checkpoint.
+        disk_needed_gib: by the checkpoints that are kept, the one being written and the student,
+            besides what lies in the run folder already.
+        disk_free_gib: where the run folder is or will be.
     """
 
     num_processes: int
@@ -47,6 +54,8 @@ class Preflight:
     seconds_to_finish: float
     peak_memory_gib: float
     checkpoint_mib: float
+    disk_needed_gib: float
+    disk_free_gib: float
 
 
 def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) -> Preflight:
@@ -55,8 +64,10 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
     Raises:
         ModelError: the teacher predicts held-out text no better than token frequencies do.
         NonFiniteLossError: a step's loss is not finite.
+        RunFolderError: the disk has no room for the checkpoints.
         DistilError: the ranks' weights differ after the same steps.
     """
+    disk_needed, disk_free = _disk(experiment, parts.student)
     stepper = Stepper(experiment, parts, accelerator)
     teacher_loss, unigram = _teacher_sanity(experiment, parts, accelerator)
     stepper.distillation.train()
@@ -81,7 +92,9 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
         tokens_per_second=records[-1]["speed/tokens_per_second"],
         seconds_to_finish=seconds * stepper.total_steps,
         peak_memory_gib=_peak_memory_gib(accelerator.device),
-        checkpoint_mib=_FLOATS_PER_PARAMETER * 4 * num_parameters(parts.student) / _MIB,
+        checkpoint_mib=_checkpoint_bytes(parts.student) / _MIB,
+        disk_needed_gib=disk_needed / _GIB,
+        disk_free_gib=disk_free / _GIB,
     )
     stepper.close()
     return report
@@ -118,6 +131,39 @@ def _teacher_sanity(
     return teacher_loss, unigram
 
 
+def _checkpoint_bytes(student: MaskedLM) -> int:
+    return _FLOATS_PER_PARAMETER * 4 * num_parameters(student)
+
+
+def _disk(experiment: Experiment, student: MaskedLM) -> tuple[int, int]:
+    """Bytes that the run will need on disk, and that are free there; of the main process.
+
+    Raises:
+        RunFolderError: there are not enough.
+    """
+    folder = RunFolder(experiment.run_folder)
+    size = _checkpoint_bytes(student)
+    # Those that are kept, the best one, and the next one, which is whole before the oldest goes.
+    number = experiment.train.keep_checkpoints + 2
+    files = folder.checkpoints.rglob("*.safetensors")
+    needed = number * size + 4 * num_parameters(student) - sum(f.stat().st_size for f in files)
+    found = [max(0, needed), shutil.disk_usage(_nearest_folder(folder.root)).free]
+    broadcast_object_list(found)  # the main process writes; its disk counts
+    needed, free = found
+    if needed > free:
+        raise RunFolderError(
+            f"{folder.root}: {needed / _GIB:.2f} GiB are needed there, for {number} checkpoints of "
+            f"{size / _MIB:.0f} MiB and the student, and {free / _GIB:.2f} GiB are free",
+            "Free disk space, lower train.keep_checkpoints or choose another output_dir=...",
+        )
+    return needed, free
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
 def check_ranks_agree(student: MaskedLM, accelerator: Accelerator) -> None:
     """Refuse to go on when gradients were not synchronised.
 
@@ -148,5 +194,5 @@ def unigram_loss(store: TokenStore, batches: list[PackedBatch], accelerator: Acc
 
 def _peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return torch.cuda.max_memory_allocated(device) / _GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from distilcli import checkpoints
@@ -91,8 +91,9 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
     On a CPU it also settles how the process keeps memory; call it before anything is computed.
 
     Raises:
-        ConfigError: accelerate's configuration asks for sharding that training cannot do yet.
+        ConfigError: accelerate is configured for sharding.
     """
+    _refuse_sharding()
     folder = RunFolder(experiment.run_folder)
     gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
@@ -103,15 +104,35 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
         kwargs_handlers=[gradients, processes],
         mixed_precision="no",
     )
-    plain = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-    if accelerator.distributed_type not in plain:
-        raise ConfigError(
-            f"accelerate is configured for {accelerator.distributed_type.value}",
-            "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO.",
-        )
     if accelerator.device.type == "cpu":
         settle_host_memory()
     return accelerator
+
+
+_SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+}
+
+
+def _refuse_sharding() -> None:
+    """Refuse what `accelerate launch` sets for sharded training, before accelerate looks.
+
+    On CPUs it would quietly leave them out, and the run would be another one than was asked for.
+
+    Raises:
+        ConfigError: naming the kind of sharding.
+    """
+    for variable, name in _SHARDING.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise ConfigError(
+                f"accelerate is configured for {name} ({variable}), and students are trained with "
+                "data parallelism alone",
+                "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO; "
+                "teacher.offload makes room for a large teacher.",
+            )
 
 
 def _launched_on_cpus() -> bool:

@@ -142,6 +142,7 @@ def _show_preflight(report: Preflight, experiment: Experiment, console: Console)
         ["time to finish", duration(report.seconds_to_finish)],
         ["peak memory, GiB", f"{report.peak_memory_gib:.2f}"],
         ["one checkpoint, MiB", f"{report.checkpoint_mib:.0f}"],
+        ["disk needed, free, GiB", f"{report.disk_needed_gib:.2f}, {report.disk_free_gib:.2f}"],
         ["loss of the two steps", " ".join(f"{loss:.4f}" for loss in report.losses)],
         ["held-out loss of token frequencies", number(report.unigram_loss)],
         ["held-out loss of the teacher", number(report.teacher_loss)],
