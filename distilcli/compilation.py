@@ -7,11 +7,10 @@ number that keeps growing would mean that something is compiled for every batch.
 """
 
 import torch
-from torch import nn
-from transformers import AttentionInterface, BertForMaskedLM
+from transformers import AttentionInterface
 
 from distilcli.attention import packed_attention
-from distilcli.models import MaskedLM, encoder
+from distilcli.models import MaskedLM, encoder_layers
 
 _PACKED_UNCOMPILED = "distilcli_packed_uncompiled"
 
@@ -20,7 +19,7 @@ def compile_layers(model: MaskedLM) -> None:
     """Compile a model's layers in place, at their first call. Names of weights stay the same."""
     AttentionInterface.register(_PACKED_UNCOMPILED, torch.compiler.disable(packed_attention))
     model.set_attn_implementation(_PACKED_UNCOMPILED)
-    for layer in _layers(model):
+    for layer in encoder_layers(model):
         layer.compile(dynamic=True)
 
 
@@ -29,10 +28,3 @@ def num_graphs() -> int:
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
-
-
-def _layers(model: MaskedLM) -> nn.ModuleList:
-    stack = "encoder" if isinstance(model, BertForMaskedLM) else "transformer"
-    layers = encoder(model).get_submodule(stack).layer
-    assert isinstance(layers, nn.ModuleList)
-    return layers

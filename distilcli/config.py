@@ -61,6 +61,11 @@ class TeacherConfig(Section):
         "auto",
         description="Of the teacher's weights; auto: bf16 where the hardware computes in it.",
     )
+    offload: bool = Field(
+        False,
+        description="Keep the teacher's layers in host memory, and each on the device only while "
+        "it computes: for a teacher that does not fit beside the student.",
+    )
 
 
 def _layers_kind(value: Any) -> str | None:

@@ -33,13 +33,23 @@ class Distillation(nn.Module):
     Args:
         student: the model that is trained.
         teacher: frozen here and kept in eval mode; None: hard targets alone.
+        offloaded: its layers are in host memory; it is then no part of this module, which can be
+            moved and wrapped as one.
         loss: weights, temperature, positions.
     """
 
-    def __init__(self, student: MaskedLM, teacher: MaskedLM | None, loss: LossConfig) -> None:
+    def __init__(
+        self,
+        student: MaskedLM,
+        teacher: MaskedLM | None,
+        loss: LossConfig,
+        offloaded: bool = False,
+    ) -> None:
         super().__init__()
         self.student = student
-        self.teacher = teacher
+        # In a tuple no module is found by what moves and wraps this one.
+        self._teacher_elsewhere = (teacher,) if offloaded else ()
+        self._teacher = None if offloaded else teacher
         self.loss = loss
         use_packed_attention(student)
         if teacher is not None:
@@ -48,6 +58,11 @@ class Distillation(nn.Module):
         self._uses_head = self.uses_soft_targets or bool(loss.alpha_mlm)
         if not self._uses_head:
             _freeze_head(student)
+
+    @property
+    def teacher(self) -> MaskedLM | None:
+        """The teacher, wherever it is; None without one."""
+        return self._teacher_elsewhere[0] if self._teacher_elsewhere else self._teacher
 
     def train(self, mode: bool = True) -> "Distillation":
         """Set the student's mode; the teacher stays in eval mode."""

@@ -350,6 +350,14 @@ def encoder(model: MaskedLM) -> nn.Module:
     return model.bert if isinstance(model, BertForMaskedLM) else model.distilbert
 
 
+def encoder_layers(model: MaskedLM) -> nn.ModuleList:
+    """The Transformer layers of the body, in order."""
+    stack = "encoder" if isinstance(model, BertForMaskedLM) else "transformer"
+    layers = encoder(model).get_submodule(stack).layer
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
 def head_features(
     model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
 ) -> Float[Tensor, "tokens hidden"]:

@@ -29,6 +29,7 @@ from distilcli.errors import DistilError, NonFiniteLossError, ProcessLostError
 from distilcli.fused_head import Coefficients
 from distilcli.loading import StepBatches, load_steps
 from distilcli.masking import Masker
+from distilcli.offloading import offload_layers
 from distilcli.optimization import learning_rate, make_optimizer
 from distilcli.precision import resolve_precision
 
@@ -96,13 +97,16 @@ class Stepper:
             experiment.seed,
         )
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
-        self.distillation = Distillation(parts.student, parts.teacher, experiment.loss)
+        offload = experiment.teacher is not None and experiment.teacher.offload
+        if offload and parts.teacher is not None:
+            offload_layers(parts.teacher, accelerator.device)
+        self.distillation = Distillation(parts.student, parts.teacher, experiment.loss, offload)
         share = experiment.loss.unmasked_share if self.distillation.uses_soft_targets else 0.0
         self.step_batches = StepBatches(
             parts.store.train, self.plan, masker, share, self.rank, self.world_size
         )
         if experiment.train.compile:
-            for model in (parts.student, parts.teacher):
+            for model in (parts.student, None if offload else parts.teacher):
                 if model is not None:
                     compile_layers(model)
         self.optimizer = make_optimizer(parts.student, experiment.optim)

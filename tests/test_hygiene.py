@@ -30,6 +30,7 @@ ORDER = [
     "attention",
     "models",
     "compilation",
+    "offloading",
     "students",
     "losses",
     "fused_head",
