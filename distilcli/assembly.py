@@ -106,6 +106,7 @@ def assemble_unsaved(experiment: Experiment, device: torch.device) -> Parts:
     # Copied before the teacher's precision is lowered: the student starts from fp32.
     student = make_student(experiment, load_teacher(experiment))
     teacher = load_teacher(experiment, teacher_dtype(experiment, device))
+    check_student(experiment, student, teacher, store)
     return Parts(tokenizer, store, teacher, student)
 
 

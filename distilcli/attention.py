@@ -64,8 +64,8 @@ def packed_attention(
     in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if in_bf16 and query.requires_grad and dropout == 0.0:
         # In bf16 a CPU's backward pass makes kernels anew for every length, which takes longer
-        # than fp32 does; with dropout it goes over to fp32 by itself. Autocast would undo this.
-        with torch.autocast("cpu", enabled=False):
+        # than fp32 does. With dropout PyTorch goes over to fp32 by itself.
+        with torch.autocast("cpu", enabled=False):  # which would make it bf16 again
             exact = query.float(), key.float(), value.float()
             output = _attention_by_sequence(*exact, packing, dropout, scaling)
         return output.to(query.dtype), None

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from distilcli import checkpoints
-from distilcli.errors import RunFolderError
+from distilcli.errors import WriteError
 
 
 class CheckpointWriter:
@@ -25,7 +25,7 @@ class CheckpointWriter:
         self.root = root
         self.keep = keep
         self._thread: threading.Thread | None = None
-        self._error: RunFolderError | None = None
+        self._error: WriteError | None = None
 
     def write(
         self,
@@ -43,7 +43,7 @@ class CheckpointWriter:
             best_step: step of the checkpoint that rotation spares.
 
         Raises:
-            RunFolderError: the write before has failed.
+            WriteError: the write before has failed.
         """
         self.wait()
         copies = {
@@ -55,10 +55,10 @@ class CheckpointWriter:
             try:
                 checkpoints.save(self.root, step, copies, state)
                 checkpoints.rotate(self.root, step, self.keep, best_step)
-            except RunFolderError as error:
+            except WriteError as error:
                 self._error = error
             except OSError as error:  # while rotating
-                self._error = RunFolderError(f"{self.root}: {error}", "Mend that, then --resume.")
+                self._error = WriteError(f"{self.root}: {error}", "Mend that, then --resume.")
 
         self._thread = threading.Thread(target=save_and_rotate, name="checkpoint")
         self._thread.start()
@@ -67,7 +67,7 @@ class CheckpointWriter:
         """Until the last checkpoint is whole on disk.
 
         Raises:
-            RunFolderError: it could not be written; older ones are untouched.
+            WriteError: it could not be written; older ones are untouched.
         """
         if self._thread is not None:
             self._thread.join()

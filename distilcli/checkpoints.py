@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distilcli.errors import RunFolderError
+from distilcli.errors import RunFolderError, WriteError
 
 _STATE_FILE = "checkpoint.json"
 _ASIDE_PREFIX = ".writing-"
@@ -60,7 +60,7 @@ def save(
         state: JSON-serialisable rest of the training state.
 
     Raises:
-        RunFolderError: it cannot be written (disk full, no permission); older ones are untouched.
+        WriteError: it cannot be written (disk full, no permission); older ones are untouched.
     """
     final = checkpoint_folder(root, step)
     aside = root / f"{_ASIDE_PREFIX}{final.name}"
@@ -84,7 +84,7 @@ def save(
         _flush_to_disk(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise RunFolderError(
+        raise WriteError(
             f"{final}: the checkpoint cannot be written ({error})",
             "Free disk space or mend the permissions, then resume; older checkpoints are intact.",
         ) from error

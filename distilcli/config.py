@@ -327,7 +327,9 @@ class TrainConfig(Section):
         "auto", description="auto: bf16 autocast where the hardware computes in it, else fp32."
     )
     compile: StrictBool = Field(
-        False, description="Compile the layers of teacher and student (torch.compile)."
+        False,
+        description="Compile the layers of the student, and of a teacher that is not offloaded "
+        "(torch.compile).",
     )
     num_workers: Count | None = Field(
         None,

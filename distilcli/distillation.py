@@ -33,9 +33,9 @@ class Distillation(nn.Module):
     Args:
         student: the model that is trained.
         teacher: frozen here and kept in eval mode; None: hard targets alone.
-        offloaded: its layers are in host memory; it is then no part of this module, which can be
-            moved and wrapped as one.
         loss: weights, temperature, positions.
+        offloaded: the teacher's layers are in host memory; it is then no part of this module,
+            which can be moved and wrapped as one.
     """
 
     def __init__(

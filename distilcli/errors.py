@@ -51,6 +51,12 @@ class RunFolderError(DistilError):
     exit_code = 2
 
 
+class WriteError(RunFolderError):
+    """What a run has to write cannot be written: the disk is full, or permissions are gone."""
+
+    exit_code = 1
+
+
 class NonFiniteLossError(DistilError):
     """A loss or the gradient became infinite or NaN; the weights were not updated."""
 

@@ -6,7 +6,7 @@ blocks of the vocabulary: matrix products with a vocabulary's width run at half 
 CPU, and what is done to a block is done while a cache holds it.
 
 Notation as in `losses.py`: student logits z, teacher logits v, q = softmax(z/T), p = softmax(v/T).
-Features and biases are divided by T before the product: what is made and kept are z/T and v/T.
+What is made and kept of the logits are z/T and v/T.
 """
 
 from collections.abc import Iterable, Iterator
@@ -125,25 +125,24 @@ class _FusedVocabularyLosses(torch.autograd.Function):
             )
 
         with torch.autocast(features.device.type, enabled=False):
-            projection = _Projection(weight.to(compute_dtype), bias / temperature, sum_dtype)
+            projection = _Projection(weight.to(compute_dtype), bias, sum_dtype)
             teacher_projection = None
             if teacher_features is not None:
                 assert teacher_weight is not None
                 assert teacher_bias is not None
                 dtype = teacher_weight.dtype
                 dtype = compute_dtype if dtype == torch.float32 else dtype
-                teacher_projection = _Projection(
-                    teacher_weight.to(dtype), teacher_bias / temperature, sum_dtype
-                )
+                teacher_projection = _Projection(teacher_weight.to(dtype), teacher_bias, sum_dtype)
             blocks = _slices(weight.shape[0], block_rows)
             for tokens in _slices(features.shape[0], chunk_tokens):
-                inputs = (features[tokens] / temperature).to(compute_dtype)
-                logits = projection.logits(inputs, blocks)
+                inputs = features[tokens].to(compute_dtype)
+                logits = projection.logits(inputs, blocks, temperature)
                 teacher_logits = None
                 if teacher_projection is not None:
                     assert teacher_features is not None
-                    teacher_inputs = teacher_features[tokens] / temperature
-                    teacher_logits = teacher_projection.logits(teacher_inputs, blocks)
+                    teacher_logits = teacher_projection.logits(
+                        teacher_features[tokens], blocks, temperature
+                    )
                 chunk = sums.add(blocks, logits, teacher_logits, labels[tokens])
                 for rows, gradient in zip(blocks, chunk, strict=True):
                     if gradients is None:
@@ -155,9 +154,6 @@ class _FusedVocabularyLosses(torch.autograd.Function):
                     _add_product(of_features[tokens], gradient.T, projection.weight[rows])
                 del chunk, logits, teacher_logits  # before the next ones are made
         if gradients is not None:
-            of_features, _, of_bias = gradients
-            of_features /= temperature
-            of_bias /= temperature
             ctx.save_for_backward(*gradients)
             ctx.dtypes = features.dtype, weight.dtype, bias.dtype
         ce, mlm, mse = sums.values
@@ -172,20 +168,20 @@ class _FusedVocabularyLosses(torch.autograd.Function):
 
 
 class _Projection(NamedTuple):
-    """A projection in the precision of its products; its logits come in that of the sums.
-
-    The bias is divided by T, as are the features that it is given.
-    """
+    """A projection in the precision of its products; its logits come in that of the sums."""
 
     weight: Float[Tensor, "vocab hidden"]
     bias: Float[Tensor, " vocab"]
     sum_dtype: torch.dtype
 
-    def logits(self, features: Float[Tensor, "tokens hidden"], blocks: list[slice]) -> list[Tensor]:
-        """Of each block: [rows, tokens]."""
+    def logits(
+        self, features: Float[Tensor, "tokens hidden"], blocks: list[slice], temperature: float
+    ) -> list[Tensor]:
+        """Logits / T of each block: [rows, tokens]."""
         inputs = features.to(self.weight.dtype).T
+        bias = (self.bias.to(self.sum_dtype) / temperature)[:, None]
         return [
-            (self.weight[rows] @ inputs).to(self.sum_dtype).add_(self.bias[rows, None])
+            torch.add(bias[rows], self.weight[rows] @ inputs, alpha=1.0 / temperature)
             for rows in blocks
         ]
 
@@ -229,7 +225,7 @@ class _Sums:
             labels: of the masked tokens.
 
         Yields:
-            d total / d (z/T) of each block.
+            d total / d z of each block.
         """
         temperature = self.temperature
         ce, mlm, _, mse = self.coefficients
@@ -254,22 +250,20 @@ class _Sums:
                     q = _softmax(z, log_sum)
                     p = _softmax(v, teacher_log_sum)
                     self.values[0] += temperature**2 * torch.dot(p.view(-1), difference.view(-1))
-                    gradient = q.sub_(p).mul_(ce * temperature**2)
+                    gradient = q.sub_(p).mul_(ce * temperature)
                 if mse is not None:
-                    scale = temperature**2 / vocab_size
-                    self.values[2] += scale * difference.square().sum()
+                    self.values[2] += temperature**2 * difference.square().sum() / vocab_size
                     gradient = torch.zeros_like(z) if gradient is None else gradient
-                    gradient.addcmul_(difference, mse * (-2.0 * scale))
+                    gradient.addcmul_(difference, mse * (-2.0 * temperature / vocab_size))
             gradient = torch.zeros_like(z) if gradient is None else gradient
             if mlm is not None:
                 hard = z[:, masked] * temperature
-                gradient[:, masked].addcmul_(_softmax(hard, hard_log_sum), mlm * temperature)
+                gradient[:, masked].addcmul_(_softmax(hard, hard_log_sum), mlm)
                 # Each label lies in one block; in the others it counts for nothing.
                 here = (labels >= rows.start) & (labels < rows.stop)
                 row = (labels - rows.start).clamp(0, len(z) - 1)[None]
                 self.values[1] -= (hard.gather(0, row) * here).sum()
-                of_label = -(mlm * temperature * here)[None]
-                gradient[:, masked].scatter_add_(0, row, of_label.to(z.dtype))
+                gradient[:, masked].scatter_add_(0, row, -(mlm * here)[None].to(z.dtype))
             yield gradient
 
 

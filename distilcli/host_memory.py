@@ -24,8 +24,8 @@ _NUM_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "
 def settle_host_memory() -> bool:
     """Have this process keep the memory that it frees and few kernels; before it computes.
 
-    A capacity that the environment sets is left as it is. Returns False where the C library is
-    not glibc: freed memory then goes its own way.
+    A capacity that the environment sets is left as it is. Returns False where the C library
+    knows no such settings, or not these: freed memory then goes its own way.
     """
     for variable, capacity in _NUM_KERNELS.items():
         os.environ.setdefault(variable, capacity)
@@ -34,4 +34,5 @@ def settle_host_memory() -> bool:
     except (AttributeError, OSError):
         return False
     # Memory of larger tensors goes back when freed, and the end of the heap when it is longer.
-    return all(mallopt(option, _BYTES) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+    taken = [mallopt(option, _BYTES) for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)]
+    return taken == [1, 1]

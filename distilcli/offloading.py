@@ -12,7 +12,7 @@ from distilcli.models import MaskedLM, encoder_layers
 
 
 def offload_layers(model: MaskedLM, device: torch.device) -> None:
-    """Move a frozen model to the device, but for its layers, which come when they are called.
+    """Move a model that is not trained to the device, but for its layers: they come when called.
 
     The layers' parameters are then on the `meta` device, without memory: such a model can be run,
     and neither moved nor saved.

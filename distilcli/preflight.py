@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Preflight:
         peak_memory_gib: of one process: of its GPU, or resident on the CPU.
         checkpoint_mib: size of one checkpoint.
         disk_needed_gib: by the checkpoints that are kept, the one being written and the student,
-            besides what lies in the run folder already.
+            less what lies in the run folder already.
         disk_free_gib: where the run folder is or will be.
     """
 
@@ -67,8 +68,8 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
         RunFolderError: the disk has no room for the checkpoints.
         DistilError: the ranks' weights differ after the same steps.
     """
-    disk_needed, disk_free = _disk(experiment, parts.student)
     stepper = Stepper(experiment, parts, accelerator)
+    disk_needed, disk_free = _disk(experiment, parts.student, stepper.total_steps)
     teacher_loss, unigram = _teacher_sanity(experiment, parts, accelerator)
     stepper.distillation.train()
     metrics = Metrics(stepper.distillation.alphas(), accelerator)
@@ -135,28 +136,41 @@ def _checkpoint_bytes(student: MaskedLM) -> int:
     return _FLOATS_PER_PARAMETER * 4 * num_parameters(student)
 
 
-def _disk(experiment: Experiment, student: MaskedLM) -> tuple[int, int]:
-    """Bytes that the run will need on disk, and that are free there; of the main process.
+def _disk(experiment: Experiment, student: MaskedLM, total_steps: int) -> tuple[int, int]:
+    """Bytes that the run will still need on disk, and that are free there; of the main process.
 
     Raises:
         RunFolderError: there are not enough.
     """
     folder = RunFolder(experiment.run_folder)
     size = _checkpoint_bytes(student)
+    train, validate_every = experiment.train, experiment.validation.every
+    written = total_steps // train.save_every + 1
+    written += total_steps // validate_every if validate_every else 0
     # Those that are kept, the best one, and the next one, which is whole before the oldest goes.
-    number = experiment.train.keep_checkpoints + 2
-    files = folder.checkpoints.rglob("*.safetensors")
-    needed = number * size + 4 * num_parameters(student) - sum(f.stat().st_size for f in files)
+    number = min(train.keep_checkpoints + 2, written)
+    models = 2 * 4 * num_parameters(student)  # as it starts and as it ends
+    needed = number * size + models - _bytes_below(folder.root)
     found = [max(0, needed), shutil.disk_usage(_nearest_folder(folder.root)).free]
     broadcast_object_list(found)  # the main process writes; its disk counts
     needed, free = found
     if needed > free:
         raise RunFolderError(
-            f"{folder.root}: {needed / _GIB:.2f} GiB are needed there, for {number} checkpoints of "
-            f"{size / _MIB:.0f} MiB and the student, and {free / _GIB:.2f} GiB are free",
+            f"{folder.root}: {needed / _GIB:.2f} GiB more are needed there, for {number} "
+            f"checkpoints of {size / _MIB:.0f} MiB and the student, and {free / _GIB:.2f} GiB are "
+            "free",
             "Free disk space, lower train.keep_checkpoints or choose another output_dir=...",
         )
     return needed, free
+
+
+def _bytes_below(folder: Path) -> int:
+    """Of all weights under a folder, in which another process may be writing."""
+    total = 0
+    for file in folder.rglob("*.safetensors"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
 
 
 def _nearest_folder(path: Path) -> Path:

@@ -20,7 +20,7 @@ import yaml
 
 from distilcli import __version__
 from distilcli.config import Experiment
-from distilcli.errors import RunFolderError
+from distilcli.errors import RunFolderError, WriteError
 from distilcli.experiment_file import dump
 from distilcli.run_lock import locked
 
@@ -96,14 +96,14 @@ class RunFolder:
         Raises:
             RunFolderError: another process trains there, or the folder cannot be made.
         """
-        with self._writing(self.root):
+        with self._beginning():
             self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root, patience_seconds, on_wait):
             yield
 
     def begin(self, experiment: Experiment, *, force: bool) -> None:
         """Write the resolved experiment and the environment; with `force`, remove what ran here."""
-        try:
+        with self._beginning():
             self.root.mkdir(parents=True, exist_ok=True)
             if force:
                 for folder in (self.checkpoints, self.student, self.initial_student):
@@ -112,16 +112,12 @@ class RunFolder:
             write_atomically(self.experiment, dump(experiment))
             environment = json.dumps(describe_environment(), indent=1) + "\n"
             write_atomically(self.root / "environment.json", environment)
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.root}: cannot be written ({error})", "Choose another output_dir=..."
-            ) from error
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         """Add one line a record to `metrics.jsonl`.
 
         Raises:
-            RunFolderError: it cannot be written.
+            WriteError: it cannot be written.
         """
         with self._writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
@@ -132,7 +128,7 @@ class RunFolder:
         """Drop the records of steps after `step`, which a resume will do again.
 
         Raises:
-            RunFolderError: they cannot be written.
+            WriteError: they cannot be written.
         """
         if not self.metrics.exists():
             return
@@ -149,11 +145,21 @@ class RunFolder:
             write_atomically(self.metrics, "".join(kept))
 
     @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
+    def _beginning(self) -> Iterator[None]:
+        """Before anything is done a folder that cannot be written is a wrong choice of folder."""
         try:
             yield
         except OSError as error:
             raise RunFolderError(
+                f"{self.root}: cannot be written ({error})", "Choose another output_dir=..."
+            ) from error
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(
                 f"{path}: cannot be written ({error})",
                 "Free disk space or mend the permissions, then go on with --resume.",
             ) from error

@@ -17,13 +17,20 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Noted when the process starts: later, the launcher may be gone already.
 _LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 _SECONDS_BETWEEN_LOOKS = 0.5
+# One request may come twice, from a scheduler that tells every process and from torchrun.
+_SECONDS_OF_ONE_REQUEST = 2.0
 
 
 class StopSignals:
-    """Remembers a signal that asks to stop until the step boundary; a second one acts at once."""
+    """Remembers a signal that asks to stop until the step boundary; a second one acts at once.
+
+    Attributes:
+        received: the signal; 0 before one has come.
+    """
 
     def __init__(self) -> None:
         self.received = 0
+        self._received_at = 0.0
 
     @contextmanager
     def listening(self) -> Iterator["StopSignals"]:
@@ -39,6 +46,10 @@ class StopSignals:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if self.received:
+                # As soon as one process has ended torchrun sends the others this; they are on
+                # their way out and have something to say.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _watch_launcher(self) -> None:
         while os.getppid() == _LAUNCHER:
@@ -46,7 +57,9 @@ class StopSignals:
         self.received = self.received or signal.SIGTERM
 
     def _remember(self, number: int, _frame: Any) -> None:
-        if self.received:
+        if not self.received:
+            self.received = number
+            self._received_at = time.monotonic()
+        elif time.monotonic() - self._received_at > _SECONDS_OF_ONE_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = number

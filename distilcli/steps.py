@@ -11,7 +11,7 @@ because the generator is seeded at every step. So a resume needs the step number
 import gc
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -25,13 +25,14 @@ from distilcli.batches import PackedBatch, StepPlan
 from distilcli.compilation import compile_layers, num_graphs
 from distilcli.config import Experiment
 from distilcli.distillation import TERMS, Distillation
-from distilcli.errors import DistilError, NonFiniteLossError, ProcessLostError
+from distilcli.errors import NonFiniteLossError, ProcessLostError
 from distilcli.fused_head import Coefficients
 from distilcli.loading import StepBatches, load_steps
 from distilcli.masking import Masker
 from distilcli.offloading import offload_layers
 from distilcli.optimization import learning_rate, make_optimizer
 from distilcli.precision import resolve_precision
+from distilcli.processes import group_of_hosts
 
 _SEED_STRIDE = 1_000_003
 _SEED_LIMIT = 2**63
@@ -114,7 +115,7 @@ class Stepper:
             # PyTorch renames this option; accelerate knows the old name only.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model = accelerator.prepare_model(self.distillation)
-        self._hosts = _group_of_hosts(accelerator)
+        self._hosts = group_of_hosts(accelerator, experiment.train.timeout_seconds)
         self._is_spoilt = torch.zeros((), device=accelerator.device)
         self._unchecked: list[tuple[int, Tensor]] = []
 
@@ -143,7 +144,7 @@ class Stepper:
             batches: its micro-batches on this rank.
             stop_requested: whether this rank wants to stop after it; all ranks learn of it.
         """
-        self._meet(step)
+        self._meet(f"step {step + 1}")
         *counts, num_stopping, tokens = self._global_counts(batches, stop_requested)
         sums = self.accumulate_gradient(step, batches, counts)
         parameters = [p for p in self.distillation.student.parameters() if p.requires_grad]
@@ -219,8 +220,22 @@ class Stepper:
             sums += losses.terms
         return sums
 
-    def _meet(self, step: int) -> None:
-        """Have the hosts of all processes meet before a step.
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """When the processes wait for one another in vain during the block, say for whom.
+
+        Raises:
+            ProcessLostError: instead of gloo's error, if some process does not answer.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size > 1 and "gloo" in str(error):
+                self._meet("after an exchange that failed")
+            raise
+
+    def _meet(self, when: str) -> None:
+        """Have the hosts of all processes meet.
 
         Raises:
             ProcessLostError: some do not come within `train.timeout_seconds`; the first process
@@ -233,8 +248,7 @@ class Stepper:
             torch.distributed.monitored_barrier(self._hosts, timeout, wait_all_ranks=True)
         except RuntimeError as error:
             raise ProcessLostError(
-                f"step {step + 1}: not every process of {self.world_size} came to it within "
-                f"{timeout.total_seconds():g} s ({error})",
+                f"{when}: not every process of {self.world_size} answers ({error})",
                 "Look at what the missing one logged, then --resume; train.timeout_seconds waits "
                 "longer.",
             ) from error
@@ -287,21 +301,3 @@ class Stepper:
             f"step {step + 1}: {where} is not finite; the weights were not updated",
             "Lower optim.lr, set train.precision=fp32 or look at that sample, then --resume.",
         )
-
-
-def _group_of_hosts(accelerator: Accelerator) -> torch.distributed.ProcessGroup | None:
-    """The group in which ranks exchange numbers in host memory; None: the one of the gradients.
-
-    Raises:
-        DistilError: the hosts cannot reach one another.
-    """
-    if accelerator.num_processes == 1 or accelerator.device.type == "cpu":
-        return None
-    try:
-        group: torch.distributed.ProcessGroup = torch.distributed.new_group(backend="gloo")
-    except RuntimeError as error:
-        raise DistilError(
-            f"the hosts of this job cannot reach one another over gloo ({error})",
-            "Name the network interface that joins them: GLOO_SOCKET_IFNAME=eth0.",
-        ) from error
-    return group

@@ -4,15 +4,13 @@ distilcli train --config configs/quickstart.yaml
 torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml --resume
 """
 
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
@@ -21,8 +19,7 @@ from distilcli.assembly import Parts
 from distilcli.batches import held_out_batches
 from distilcli.checkpoint_writer import CheckpointWriter
 from distilcli.config import Experiment
-from distilcli.errors import ConfigError, Interrupted, NonFiniteLossError, RunFolderError
-from distilcli.host_memory import settle_host_memory
+from distilcli.errors import Interrupted, NonFiniteLossError, RunFolderError
 from distilcli.metrics import Metrics
 from distilcli.models import MaskedLM, save_model
 from distilcli.optimization import moments, restore_moments
@@ -85,72 +82,13 @@ class Events:
     on_metrics: Callable[[dict[str, Any], int], None] = lambda _record, _total: None
 
 
-def make_accelerator(experiment: Experiment) -> Accelerator:
-    """The accelerator of one run: its devices, trackers, and plain data parallelism.
-
-    On a CPU it also settles how the process keeps memory; call it before anything is computed.
-
-    Raises:
-        ConfigError: accelerate is configured for sharding.
-    """
-    _refuse_sharding()
-    folder = RunFolder(experiment.run_folder)
-    gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
-    accelerator = Accelerator(
-        cpu=_launched_on_cpus(),
-        log_with=list(experiment.train.trackers) or None,
-        project_dir=str(folder.root),
-        kwargs_handlers=[gradients, processes],
-        mixed_precision="no",
-    )
-    if accelerator.device.type == "cpu":
-        settle_host_memory()
-    return accelerator
-
-
-_SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
-}
-
-
-def _refuse_sharding() -> None:
-    """Refuse what `accelerate launch` sets for sharded training, before accelerate looks.
-
-    On CPUs it would quietly leave them out, and the run would be another one than was asked for.
-
-    Raises:
-        ConfigError: naming the kind of sharding.
-    """
-    for variable, name in _SHARDING.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
-            raise ConfigError(
-                f"accelerate is configured for {name} ({variable}), and students are trained with "
-                "data parallelism alone",
-                "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO; "
-                "teacher.offload makes room for a large teacher.",
-            )
-
-
-def _launched_on_cpus() -> bool:
-    """Whether torchrun started several processes and only CPUs can join them.
-
-    Unless it is told, accelerate then gives each process a run of its own, all in one folder.
-    """
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return "LOCAL_RANK" in os.environ and (found is None or found.type == "mps")
-
-
 class Trainer:
     """One run: takes steps from where it stands to the last, and keeps what they give.
 
     Args:
         experiment: all settings.
         parts: tokenizer, store, teacher and student; the student is trained in place.
-        accelerator: from `make_accelerator`.
+        accelerator: from `processes.make_accelerator`.
         events: told of notes, warnings and metrics.
     """
 
@@ -258,7 +196,7 @@ class Trainer:
             wait: return only when it is whole on disk, on all ranks.
 
         Raises:
-            RunFolderError: this checkpoint, or the one before, could not be written.
+            WriteError: this checkpoint, or the one before, could not be written.
         """
         if self.accelerator.is_main_process:
             named_parameters = dict(self.parts.student.named_parameters())
@@ -328,7 +266,7 @@ class Trainer:
         """End the last write, trackers and the process group; see `Stepper.close`.
 
         Raises:
-            RunFolderError: the last checkpoint could not be written.
+            WriteError: the last checkpoint could not be written.
         """
         self.stepper.close()
         self.writer.wait()
@@ -354,7 +292,9 @@ def train(
 
     Raises:
         NonFiniteLossError, Interrupted: see `Trainer.run`.
-        RunFolderError: a checkpoint cannot be written, or every one is damaged.
+        ProcessLostError: another process does not answer any more.
+        WriteError: a checkpoint cannot be written.
+        RunFolderError: every checkpoint is damaged.
     """
     events = events or Events()
     trainer = Trainer(experiment, parts, accelerator, events)
@@ -366,7 +306,7 @@ def train(
         if experiment.train.trackers:
             accelerator.init_trackers(experiment.name)
         try:
-            with StopSignals().listening() as stop:
+            with StopSignals().listening() as stop, trainer.stepper.naming_the_lost():
                 trainer.run(stop)
         except (Interrupted, NonFiniteLossError):
             trainer.close()  # all ranks are here; trackers write out what they hold

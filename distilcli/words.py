@@ -1,7 +1,7 @@
 """Tokens of texts, word by word: what was tokenised once is looked up.
 
-Half of a text are a hundred words, and a tokenizer that never looks across a space gives each of
-them the same tokens wherever it stands.
+The hundred commonest words make up about half of a text, and a tokenizer that never looks across
+a space gives each of them the same tokens wherever it stands.
 """
 
 from collections.abc import Iterable, Sequence

@@ -31,8 +31,8 @@ def work(task: Task, num_steps: int) -> None:
 
     from distilcli.assembly import assemble_unsaved
     from distilcli.config import Experiment
+    from distilcli.processes import make_accelerator
     from distilcli.steps import Stepper
-    from distilcli.training import make_accelerator
 
     torch.set_num_threads(task.threads)
     experiment = Experiment.model_validate(task.experiment("all"))

@@ -14,8 +14,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from distilcli.assembly import assemble_unsaved
 from distilcli.config import Experiment
 from distilcli.experiment_file import load
+from distilcli.processes import make_accelerator
 from distilcli.steps import Stepper
-from distilcli.training import make_accelerator
 
 
 def make_stepper(experiment: Experiment, accelerator: Accelerator) -> Stepper:

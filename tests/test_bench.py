@@ -13,7 +13,7 @@ from tiny_experiments import MAX_LENGTH, environment, relative_difference
 
 from distilcli.assembly import assemble_unsaved
 from distilcli.experiment_file import load
-from distilcli.training import make_accelerator
+from distilcli.processes import make_accelerator
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))

@@ -44,6 +44,7 @@ ORDER = [
     "run_lock",
     "run_folder",
     "assembly",
+    "processes",
     "steps",
     "metrics",
     "training",

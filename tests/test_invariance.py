@@ -18,8 +18,8 @@ from torch import Tensor
 
 from distilcli.distillation import TERMS
 from distilcli.experiment_file import load
+from distilcli.processes import make_accelerator
 from distilcli.steps import Stepper
-from distilcli.training import make_accelerator
 
 NUM_MICRO_BATCHES = 8
 TOLERANCE = 1e-5  # of the difference's norm over the gradient's

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -28,8 +29,12 @@ from tiny_experiments import (
     relative_difference,
     run,
     start,
+    start_function,
     weights,
 )
+
+from distilcli.cli import main
+from distilcli.distillation import Distillation
 
 STEPS = 24  # train.max_steps of the tiny experiment, which saves every 4 and validates every 6
 NO_DROPOUT = ["student.dropout=0", "student.attention_dropout=0"]
@@ -44,7 +49,9 @@ def run_folder(folder: Path) -> Path:
     return folder / "tiny"
 
 
-def start_torchrun(command: list[str]) -> subprocess.Popen[bytes]:
+def start_torchrun(
+    command: list[str], stderr: int | IO[str] = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """The command as two processes of a real torchrun."""
     return subprocess.Popen(
         [
@@ -53,7 +60,7 @@ def start_torchrun(command: list[str]) -> subprocess.Popen[bytes]:
         ],
         env=environment(),
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
     )
 
 
@@ -350,6 +357,31 @@ def test_sigint_with_a_tracker(tiny_world, undisturbed, tmp_path):
     assert_same_end(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
+def test_sigterm_to_torchrun_and_to_all_of_its_processes(tiny_world, finished_by_two, tmp_path):
+    """As a scheduler sends it; torchrun tells its processes once more, and ends those left."""
+    arguments = command(tiny_world, tmp_path, "train.trackers=[tensorboard]")
+    with (
+        (tmp_path / "stderr").open("w") as stream,
+        start_torchrun(arguments, stderr=stream) as torchrun,
+    ):
+        while last_step(run_folder(tmp_path)) < 8 and torchrun.poll() is None:
+            time.sleep(0.001)
+        family = psutil.Process(torchrun.pid)
+        for process in [family, *family.children(recursive=True)]:
+            process.terminate()
+        torchrun.wait(timeout=60)
+    errors = (tmp_path / "stderr").read_text()
+    stopped_after = last_step(run_folder(tmp_path))
+    assert stopped_after < STEPS
+    newest = max((run_folder(tmp_path) / "checkpoints").glob("step-*"))
+    assert newest.name == f"step-{stopped_after:08d}"
+    [hint] = [line for line in errors.splitlines() if line.strip().startswith("torchrun")]
+    assert hint.strip().endswith("--resume")
+    finish([*arguments, "--resume"], num_processes=2)
+    assert_same_end(tmp_path, finished_by_two)
+
+
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tiny_world, tmp_path):
     running = start(*command(tiny_world, tmp_path), num_processes=2)
     running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)
@@ -361,9 +393,24 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tiny_world, tmp_path
 # Processes that are lost, and a folder that is taken
 
 
+@pytest.fixture(scope="module")
+def finished_by_two(tiny_world, tmp_path_factory) -> Path:
+    """The run of two processes that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("two")
+    finish(command(tiny_world, folder), num_processes=2)
+    return folder
+
+
+def assert_the_second_is_named(errors: str) -> None:
+    [error, hint] = errors.strip().splitlines()[-2:]
+    assert re.search(r"error: .*: not every process of 2 answers \(.*Ranks 1 failed", error)
+    assert "--resume" in hint
+    assert "Traceback" not in errors
+
+
 @pytest.mark.slow
-def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, tmp_path):
-    arguments = command(tiny_world, tmp_path, "train.timeout_seconds=4", "train.max_steps=2000")
+def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, finished_by_two, tmp_path):
+    arguments = command(tiny_world, tmp_path, "train.timeout_seconds=4")
     running = start(*arguments, num_processes=2)
     running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 6)
     first, second = running.processes
@@ -375,11 +422,42 @@ def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, tmp_path):
     running.kill()
     assert code == 1, errors
     assert waited >= 4
-    last_line = errors.strip().splitlines()[-2]
-    assert re.search(r"error: step \d+: not every process of 2 came to it within 4 s", last_line)
-    assert "Ranks 1 failed" in last_line
-    assert "--resume" in errors.strip().splitlines()[-1]
-    finish([*arguments, "train.max_steps=24", "--force"])
+    assert_the_second_is_named(errors)
+    finish([*arguments, "--resume"], num_processes=2)
+    assert_same_end(tmp_path, finished_by_two)
+
+
+def train_and_hang(*arguments: str) -> None:
+    """`train`, whose second process stops in the middle of its fourth micro-batch."""
+    forward = Distillation.forward
+    calls = []
+
+    def forward_or_hang(*given):
+        calls.append(given)
+        if os.environ["RANK"] == "1" and len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return forward(*given)
+
+    Distillation.forward = forward_or_hang
+    sys.argv = ["distilcli", *arguments]
+    main()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_within_a_step_is_named(tiny_world, finished_by_two, tmp_path):
+    """The others wait for its gradients, in vain, and then look who is there."""
+    arguments = command(tiny_world, tmp_path, "train.timeout_seconds=4")
+    running = start_function(train_and_hang, arguments, num_processes=2)
+    [first, _] = running.processes
+    first.join(timeout=60)
+    code, errors = first.exitcode, (running.folder / "0.stderr").read_text(encoding="utf-8")
+    running.kill()
+    assert code == 1, errors
+    assert re.search(
+        r"error: after an exchange that failed: not every process of 2 answers", errors
+    )
+    assert "Ranks 1 failed" in errors
+    assert "Traceback" not in errors
 
 
 def test_one_run_at_a_time_in_a_folder(tiny_world, tmp_path):

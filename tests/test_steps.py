@@ -13,7 +13,7 @@ from distilcli.batches import PackedBatch
 from distilcli.errors import NonFiniteLossError
 from distilcli.experiment_file import load
 from distilcli.optimization import make_optimizer
-from distilcli.training import make_accelerator
+from distilcli.processes import make_accelerator
 
 
 @pytest.fixture

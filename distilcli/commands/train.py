@@ -24,9 +24,10 @@ from distilcli.commands.prepare import show_progress
 from distilcli.config import Experiment
 from distilcli.console import Console, TrainingLog, duration, number
 from distilcli.preflight import Preflight, preflight
+from distilcli.processes import main_process_first, make_accelerator
 from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
-from distilcli.training import Events, TrainResult, make_accelerator, train
+from distilcli.training import Events, TrainResult, train
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
 # mistake should not wait longer than that.
@@ -82,7 +83,7 @@ def _assemble(
     """Load the parts; the main process makes what is missing before the others look."""
     tokenizer = experiment_tokenizer(experiment)
     accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
-    with accelerator.main_process_first():
+    with main_process_first(accelerator):
         if accelerator.is_main_process:
             _make_what_is_missing(experiment, folder, force, console, held)
         store = open_store(experiment, tokenizer)

@@ -1,0 +1,121 @@
+"""The processes of a run: what each is told of the others, and how they wait for one another."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
+
+from distilcli.config import Experiment
+from distilcli.errors import ConfigError, DistilError
+from distilcli.host_memory import settle_host_memory
+from distilcli.run_folder import RunFolder
+
+
+def make_accelerator(experiment: Experiment) -> Accelerator:
+    """The accelerator of one run: its devices, trackers, and plain data parallelism.
+
+    On a CPU it also settles how the process keeps memory; call it before anything is computed.
+
+    Raises:
+        ConfigError: accelerate is configured for sharding.
+    """
+    _refuse_sharding()
+    folder = RunFolder(experiment.run_folder)
+    gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
+    accelerator = Accelerator(
+        cpu=_launched_on_cpus(),
+        log_with=list(experiment.train.trackers) or None,
+        project_dir=str(folder.root),
+        kwargs_handlers=[gradients, processes],
+        mixed_precision="no",
+    )
+    plain = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if accelerator.distributed_type not in plain:
+        raise ConfigError(
+            f"accelerate is configured for {accelerator.distributed_type.value}", _PLAIN_LAUNCH
+        )
+    if accelerator.device.type == "cpu":
+        settle_host_memory()
+    return accelerator
+
+
+_PLAIN_LAUNCH = "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO."
+_SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+}
+
+
+def _refuse_sharding() -> None:
+    """Refuse what `accelerate launch` sets for sharded training, before accelerate looks.
+
+    On CPUs it would quietly leave them out, and the run would be another one than was asked for.
+
+    Raises:
+        ConfigError: naming the kind of sharding.
+    """
+    for variable, name in _SHARDING.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise ConfigError(
+                f"accelerate is configured for {name} ({variable}), and students are trained with "
+                "data parallelism alone",
+                f"{_PLAIN_LAUNCH} teacher.offload makes room for a large teacher.",
+            )
+
+
+def _launched_on_cpus() -> bool:
+    """Whether torchrun started several processes and only CPUs can join them.
+
+    Unless it is told, accelerate then gives each process a run of its own, all in one folder.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "LOCAL_RANK" in os.environ and (found is None or found.type == "mps")
+
+
+@contextmanager
+def main_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """The main process goes through the block before the others, which wait for days if need be.
+
+    accelerate's own waits no longer than `train.timeout_seconds`; a corpus may take hours.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=20))
+    if not accelerator.is_main_process:
+        torch.distributed.barrier(patient)
+    yield
+    if accelerator.is_main_process:
+        torch.distributed.barrier(patient)
+    torch.distributed.destroy_process_group(patient)
+
+
+def group_of_hosts(
+    accelerator: Accelerator, timeout_seconds: float
+) -> torch.distributed.ProcessGroup | None:
+    """The group in which ranks exchange numbers in host memory; None for a single one.
+
+    Also on CPUs not that of the gradients: it still works when they have been waited for in vain.
+
+    Raises:
+        DistilError: the hosts cannot reach one another.
+    """
+    if accelerator.num_processes == 1:
+        return None
+    try:
+        group: torch.distributed.ProcessGroup = torch.distributed.new_group(
+            backend="gloo", timeout=timedelta(seconds=timeout_seconds)
+        )
+    except RuntimeError as error:
+        raise DistilError(
+            f"the hosts of this job cannot reach one another over gloo ({error})",
+            "Name the network interface that joins them: GLOO_SOCKET_IFNAME=eth0.",
+        ) from error
+    return group

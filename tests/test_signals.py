@@ -1,0 +1,71 @@
+"""A first signal is remembered; a second one, some time later, ends the process at once."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from distilcli import signals
+from distilcli.signals import STOP_SIGNALS, StopSignals
+
+LISTENER = """
+import sys, time
+from distilcli import signals
+
+signals._SECONDS_OF_ONE_REQUEST = float(sys.argv[1])
+with signals.StopSignals().listening() as stop:
+    print("listening", flush=True)
+    while not stop.received:
+        time.sleep(0.01)
+    print(f"remembered {int(stop.received)}", flush=True)
+    sys.stdin.readline()
+print("out", flush=True)
+sys.stdin.readline()
+"""
+
+
+def listen(seconds_of_one_request: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", LISTENER, str(seconds_of_one_request)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("second", STOP_SIGNALS)
+@pytest.mark.parametrize("first", STOP_SIGNALS)
+def test_a_second_signal_leaves_at_once(first, second):
+    with listen(0.0) as process:
+        assert process.stdout.readline() == "listening\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == f"remembered {int(first)}\n"
+        assert process.poll() is None
+        process.send_signal(second)
+        assert process.wait(timeout=20) == -second
+        assert process.stderr.read() == ""
+
+
+def test_one_request_may_come_twice_and_torchrun_tidies_up_in_vain():
+    """A scheduler tells every process, torchrun tells its own; then it ends those that are left."""
+    with listen(60.0) as process:
+        assert process.stdout.readline() == "listening\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == f"remembered {int(signal.SIGTERM)}\n"
+        process.send_signal(signal.SIGTERM)
+        process.stdin.write("leave the block\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "out\n"
+        process.send_signal(signal.SIGTERM)
+        process.stdin.close()
+        assert process.wait(timeout=20) == 0
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with StopSignals().listening():
+        assert [signal.getsignal(number) for number in STOP_SIGNALS] != before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+    assert signals._SECONDS_OF_ONE_REQUEST > 1.0  # torchrun's copy comes within that
