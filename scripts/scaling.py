@@ -3,9 +3,9 @@
     python scripts/scaling.py [--size base] [--cores 2] [--rounds 3] [--steps 4] [--json]
 
 The same optimiser steps as one process with all cores and as one process a core, in turns, each
-time started anew under torchrun; medians over rounds. The share of a step that the ranks spend on
-meeting is measured within the same processes: steps whose gradients stay where they are, beside
-steps whose gradients are added up. Some 5 minutes on 2 cores with --size base.
+time started anew under torchrun; medians over rounds. The share of a step that adding up gradients
+takes is measured within the same processes: steps whose gradients stay where they are, beside steps
+whose gradients are added up. Some 4 minutes on 2 cores with --size base.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from workload import ROOT, SHAPES, Task, machine, write_teacher, write_text
+
+_NUM_WARM_UP = 2  # steps: one of each kind
 
 
 def work(task: Task, num_steps: int) -> None:
@@ -42,7 +44,7 @@ def work(task: Task, num_steps: int) -> None:
     batches = stepper.batches_from(0)
     timed: dict[str, list[float]] = {"together": [], "apart": []}
     tokens = []
-    for step in range(2 * num_steps + 1):  # the first warms up
+    for step in range(_NUM_WARM_UP + 2 * num_steps):
         # Outside a step, no_sync keeps all of its gradients apart.
         apart: AbstractContextManager[Any] = nullcontext()
         if step % 2 == 0 and accelerator.num_processes > 1:
@@ -54,7 +56,7 @@ def work(task: Task, num_steps: int) -> None:
             outcome = stepper.take(step, ready)
         accelerator.wait_for_everyone()
         seconds = (time.perf_counter() - start) / outcome.tokens
-        if step > 0:
+        if step >= _NUM_WARM_UP:
             timed["apart" if step % 2 == 0 else "together"].append(seconds)
             tokens.append(outcome.tokens)
     if accelerator.is_main_process:
@@ -84,7 +86,7 @@ def measure(task: Task, num_processes: int, num_steps: int) -> dict[str, float]:
     return figures
 
 
-def scaling(size: str, cores: int, rounds: int, num_steps: int) -> dict[str, Any]:
+def scaling(size: str, cores: int, rounds: int, num_steps: int, sequences: int) -> dict[str, Any]:
     """Take turns and compare."""
     from distilcli.assembly import ensure_store, experiment_tokenizer
     from distilcli.config import Experiment
@@ -93,7 +95,7 @@ def scaling(size: str, cores: int, rounds: int, num_steps: int) -> dict[str, Any
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        text = write_text(root, None, num_lines=32 * (2 * num_steps + 2))
+        text = write_text(root, None, num_lines=sequences * (2 * num_steps + 4))
         task = Task(
             size=size,
             teacher=write_teacher(root, size, max_length=128),
@@ -101,11 +103,11 @@ def scaling(size: str, cores: int, rounds: int, num_steps: int) -> dict[str, Any
             folder=folder,
             device="cpu",
             threads=cores,
-            sequences=32,
+            sequences=sequences,
             max_length=128,
             micro_batch=2560,
             dropout=0.1,
-            rounds=2 * num_steps + 1,
+            rounds=_NUM_WARM_UP + 2 * num_steps,
             compile=False,
         )
         experiment = Experiment.model_validate(task.experiment("all"))
@@ -143,12 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="timed ones of each kind a round")
+    parser.add_argument("--sequences", type=int, default=32, help="of an optimiser step")
     parser.add_argument("--json", action="store_true", help="print one object")
     options = parser.parse_args(arguments)
     if options.worker:
         work(Task(**json.loads(options.worker)), options.steps)
         return
-    report = scaling(options.size, options.cores, options.rounds, options.steps)
+    report = scaling(options.size, options.cores, options.rounds, options.steps, options.sequences)
     if options.json:
         print(json.dumps(report))
         return

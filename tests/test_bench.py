@@ -103,3 +103,18 @@ def test_one_object(tiny_world):
     assert all(len(set(each.values())) == 1 for each in tokens)
     work = {name: figures["gflop"] for name, figures in table["rounds"][0].items()}
     assert work["masked"] < work["all"] == work["padded"]
+
+
+@pytest.mark.slow
+def test_scaling_of_processes():
+    arguments = ["--size", "small", "--cores", "2", "--rounds", "1", "--steps", "1"]
+    arguments += ["--sequences", "4", "--json"]
+    command = [sys.executable, str(SCRIPTS / "scaling.py"), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    one, two = report["rounds"].values()
+    assert one[0]["tokens"] == two[0]["tokens"] > 0  # the same steps, however many take them
+    assert list(report["tokens_per_second"]) == ["1 process x 2 threads", "2 processes x 1 thread"]
+    assert report["ratio"] > 0
+    assert report["share_of_adding_up"] < 1

@@ -381,19 +381,20 @@ def float32(projection: Projection, grad: bool) -> Projection:
     return Projection(*(tensor.detach().float().requires_grad_(grad) for tensor in projection))
 
 
+@pytest.mark.parametrize("temperature", [2.0, 3.0])
 @pytest.mark.parametrize(
     ("autocast", "tolerance"), [(False, 2e-6), (True, 2.0**-7)], ids=["fp32", "bf16"]
 )
-def test_lower_precision_is_the_formulas_within_its_rounding(autocast, tolerance):
+def test_lower_precision_is_the_formulas_within_its_rounding(autocast, tolerance, temperature):
     """bf16 keeps 8 bits, so a product is off by up to 2^-9 of its factors' size, twice."""
     student, teacher = projections(64)
     labels, weights = labels_of(20), coefficients()
     small, small_teacher = float32(student, True), float32(teacher, False)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         found = fused_vocabulary_losses(
-            small, small_teacher, labels, coefficients(dtype=torch.float32), 2.0, 16
+            small, small_teacher, labels, coefficients(dtype=torch.float32), temperature, 16
         )
-    expected = plain(student, teacher, labels, weights, 2.0)
+    expected = plain(student, teacher, labels, weights, temperature)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype is torch.float32
         assert one.item() == pytest.approx(other.item(), rel=tolerance)

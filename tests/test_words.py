@@ -8,38 +8,64 @@ from hypothesis import strategies as st
 from token_stores import tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
-from distilcli.store import load_tokenizer
+from distilcli.sequences import make_recipe
+from distilcli.store import backend_tree, load_tokenizer
 from distilcli.words import Words, splits_at_spaces
 
 
-def as_text_reader(tokenizer) -> Tokenizer:
+def as_text_reader(backend: Tokenizer) -> Tokenizer:
     """A copy of the tokenizer that reads special tokens as text, as `prepare` does."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.encode_special_tokens = True
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.encode_special_tokens = True
+    return copy
+
+
+TINY = as_text_reader(tiny_tokenizer().backend_tokenizer)
+BUILTIN = as_text_reader(load_tokenizer("builtin:teacher").backend_tokenizer)
+
+
+def variant(normalizer=None, pre_tokenizer=None) -> Tokenizer:
+    """The built-in tokenizer with another way of cleaning and splitting."""
+    backend = as_text_reader(BUILTIN)
+    backend.normalizer = normalizer or backend.normalizer
+    backend.pre_tokenizer = pre_tokenizer or backend.pre_tokenizer
     return backend
 
 
 BACKENDS = {
-    "tiny": as_text_reader(tiny_tokenizer()),
-    "builtin": as_text_reader(load_tokenizer("builtin:teacher")),
+    "tiny": TINY,
+    "builtin": BUILTIN,
+    "cased": variant(normalizers.BertNormalizer(lowercase=False, strip_accents=False)),
+    "not cleaned": variant(normalizers.BertNormalizer(clean_text=False)),
+    "nothing": variant(normalizers.Sequence([])),
+    "lowercase": variant(normalizers.Lowercase()),
+    "NFC": variant(normalizers.NFC()),
+    "NFD, no accents": variant(
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    ),
+    "NFKC": variant(normalizers.NFKC()),
+    "NFKD": variant(normalizers.NFKD()),
+    "whitespace": variant(normalizers.NFC(), pre_tokenizers.Whitespace()),
+    "whitespace split": variant(normalizers.NFKC(), pre_tokenizers.WhitespaceSplit()),
 }
 
 
-# Every kind of white space, control characters, marks, ideographs, special tokens, long words.
 SPACES = [" ", "  ", "\n", "\r\n", "\t", "\x1c", "\x1f", "\x85", "\xa0", "\u2003", "\u2028"]
+MARKS = ["\xa8", "\xb4", "\u1100\u1161", "\u0345", "\u0327", "\u2126", "\uff76\uff9e"]
 CONTROLS = ["\x00", "\x07", "\u200b", "\ufeff", "\ufffd"]
 LETTERS = ["\u0301", "\u0308", "\xe9", "E\u0301", "\ufb01", "\xdf", "\u0130", "\u4e16\u754c"]
 WHOLE = ["[MASK]", "[CLS] ", "##ing", "don't", "U.S.", "na\xefve", "x" * 150]
-PIECES = st.sampled_from([*SPACES, *CONTROLS, *LETTERS, *WHOLE])
+PIECES = st.sampled_from([*SPACES, *MARKS, *CONTROLS, *LETTERS, *WHOLE])
 TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=6)), max_size=20).map("".join)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts=st.lists(TEXTS, max_size=4))
 @example(texts=["", " ", "\n\n", "a\nb  c"])
 @example(texts=[" \u0301a", "e \u0301"])
 def test_words_are_the_text(name, texts):
+    assert splits_at_spaces(json.loads(BACKENDS[name].to_str()))
     whole = BACKENDS[name].encode_batch(texts, add_special_tokens=False)
     words = Words(BACKENDS[name])
     for _ in range(2):  # learned, then remembered
@@ -48,7 +74,7 @@ def test_words_are_the_text(name, texts):
 
 def test_memory_is_bounded():
     """Words that do not fit make room for others, and a text longer than the bound still works."""
-    tokenizer = BACKENDS["builtin"]
+    tokenizer = BUILTIN
     words = Words(tokenizer, max_chars=100)
     texts = ["the cat sat on the mat", "x" * 150, "dogs and " * 40, "the cat sat on the mat"]
     for text in texts:
@@ -62,7 +88,7 @@ def test_memory_is_bounded():
 
 
 def changed(change) -> dict:
-    backend = Tokenizer.from_str(BACKENDS["tiny"].to_str())
+    backend = Tokenizer.from_str(TINY.to_str())
     change(backend)
     return json.loads(backend.to_str())
 
@@ -75,13 +101,6 @@ def set_pre_tokenizer(pre_tokenizer):
     return lambda backend: setattr(backend, "pre_tokenizer", pre_tokenizer)
 
 
-LOCAL = [
-    lambda backend: None,
-    set_normalizer(normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
-    set_normalizer(normalizers.Sequence([])),
-    set_normalizer(normalizers.Lowercase()),
-    set_pre_tokenizer(pre_tokenizers.WhitespaceSplit()),
-]
 ACROSS_SPACES = [
     set_normalizer(normalizers.Replace("new york", "new_york")),
     set_normalizer(normalizers.Sequence([normalizers.NFC(), normalizers.Prepend("_")])),
@@ -91,9 +110,11 @@ ACROSS_SPACES = [
 ]
 
 
-@pytest.mark.parametrize("change", LOCAL)
-def test_local_tokenizers_split_at_spaces(change):
-    assert splits_at_spaces(changed(change))
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), load_tokenizer("builtin:teacher")])
+def test_prepare_uses_words(tokenizer):
+    backend = json.dumps(backend_tree(tokenizer))
+    ids = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert make_recipe(backend, ids, (16, 4), 0.0).word_by_word
 
 
 @pytest.mark.parametrize("change", ACROSS_SPACES)
