@@ -181,11 +181,19 @@ def train_(
 
 
 def resume_command(config: Path, overrides: list[str]) -> str:
-    """What to type to go on, launched as this run was."""
+    """What to type to go on, launched as this run was; on several hosts, what to type on one."""
     command = ["distilcli"]
+    comment = ""
     if (processes := os.environ.get("LOCAL_WORLD_SIZE")) is not None:
         command = ["torchrun", "--nproc_per_node", processes, "-m", "distilcli"]
-    return shlex.join([*command, "train", "--config", str(config), *overrides, "--resume"])
+        if (hosts := os.environ.get("GROUP_WORLD_SIZE", "1")) != "1":
+            place = ["--nnodes", hosts, "--node_rank", os.environ["GROUP_RANK"]]
+            place += ["--master_addr", os.environ["MASTER_ADDR"]]
+            place += ["--master_port", os.environ["MASTER_PORT"]]
+            command[1:1] = place
+            comment = "  # and on every other host, with its own --node_rank"
+    words = [*command, "train", "--config", str(config), *overrides, "--resume"]
+    return shlex.join(words) + comment
 
 
 @app.command("eval")

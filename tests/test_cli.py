@@ -497,3 +497,15 @@ def test_resume_command_launches_as_the_run_was_launched(monkeypatch: pytest.Mon
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     launched = cli.resume_command(Path("my.yaml"), overrides)
     assert launched == f"torchrun --nproc_per_node 2 -m {plain}"
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    assert cli.resume_command(Path("my.yaml"), overrides) == launched
+    of_two_hosts = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    of_two_hosts |= {"MASTER_ADDR": "first-host", "MASTER_PORT": "29500"}
+    for name, value in of_two_hosts.items():
+        monkeypatch.setenv(name, value)
+    command, comment = cli.resume_command(Path("my.yaml"), overrides).split("  # ")
+    assert command == launched.replace(
+        "torchrun",
+        "torchrun --nnodes 2 --node_rank 0 --master_addr first-host --master_port 29500",
+    )
+    assert "every other host" in comment

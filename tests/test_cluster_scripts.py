@@ -109,11 +109,12 @@ def arguments(tiny_world, tmp_path) -> list[str]:
 def test_two_nodes_one_of_which_dies(tmp_path, played, arguments):
     """The other ends by itself; the same lines go on, on one machine too."""
     folder = tmp_path / "runs" / "tiny"
-    first, second = start_nodes(played, *arguments)
+    first, second = start_nodes(played, *arguments, "train.timeout_seconds=30")
     wait_for_step(folder, 9, first, second)
     kill_family(second)
     _, errors = first.communicate(timeout=PATIENCE)
     assert first.returncode != 0
+    assert "not every process of 2 answers" in errors
     assert last_step(folder) < STEPS, "it ended too soon to tell"
     played["MASTER_PORT"] = str(free_port())
     nodes = start_nodes(played, *arguments, "train.max_steps=24")
