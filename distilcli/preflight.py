@@ -156,9 +156,9 @@ def _disk(experiment: Experiment, student: MaskedLM, total_steps: int) -> tuple[
     needed, free = found
     if needed > free:
         raise RunFolderError(
-            f"{folder.root}: {needed / _GIB:.2f} GiB more are needed there, for {number} "
-            f"checkpoints of {size / _MIB:.0f} MiB and the student, and {free / _GIB:.2f} GiB are "
-            "free",
+            f"{folder.root}: {needed / _MIB:,.1f} MiB more are needed there, for {number} "
+            f"checkpoints of {size / _MIB:,.1f} MiB and the student, and {free / _MIB:,.1f} MiB "
+            "are free",
             "Free disk space, lower train.keep_checkpoints or choose another output_dir=...",
         )
     return needed, free

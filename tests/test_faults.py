@@ -76,7 +76,7 @@ def test_a_dry_run_sees_that_the_disk_will_be_full(tiny_world, small_disk, num_p
     assert refused.code == 2
     # 24 steps: every fourth, the four that validation may find the best, the last.
     assert "for 11 checkpoints of" in refused.stderr
-    assert "GiB are free" in refused.stderr
+    assert "MiB are free" in refused.stderr
     assert "train.keep_checkpoints" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not any(small_disk.iterdir())
