@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from distilcli import checkpoints
 from distilcli.checkpoint_writer import CheckpointWriter
-from distilcli.errors import RunFolderError
+from distilcli.errors import WriteError
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def test_one_write_at_a_time_and_older_ones_go(tmp_path):
 @pytest.mark.parametrize("told_by", ["write", "wait"])
 def test_what_a_write_runs_into_is_told_once(tmp_path, monkeypatch, failing, told_by):
     def fail(*_):
-        raise RunFolderError("disk full") if failing == "save" else PermissionError("read-only")
+        raise WriteError("disk full") if failing == "save" else PermissionError("read-only")
 
     writer = CheckpointWriter(tmp_path, keep=2)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, failing, fail)
         writer.write(1, tensors(1.0), {}, best_step=None)
-        with pytest.raises(RunFolderError, match=r"disk full|read-only"):
+        with pytest.raises(WriteError, match=r"disk full|read-only"):
             writer.wait() if told_by == "wait" else writer.write(2, tensors(2.0), {}, None)
     writer.wait()
     writer.write(3, tensors(3.0), {}, best_step=None)

@@ -135,6 +135,16 @@ def test_killed_at_a_random_instant(tiny_world, undisturbed, tmp_path, seed):
     assert_same_end(tmp_path, undisturbed)
 
 
+def test_killed_in_bf16(tiny_world, tmp_path):
+    """Masters and moments are in fp32 all the same; the last bit of them is kept."""
+    in_bf16 = ["train.precision=bf16", "teacher.precision=bf16"]
+    finish(command(tiny_world, tmp_path / "undisturbed", *in_bf16))
+    arguments = command(tiny_world, tmp_path, *in_bf16)
+    kill_at(start(*arguments), tmp_path, step=10)
+    finish([*arguments, "--resume"])
+    assert_same_end(tmp_path, tmp_path / "undisturbed")
+
+
 @pytest.mark.parametrize("delay", [0.2, 0.6])
 def test_killed_before_the_first_step(tiny_world, undisturbed, tmp_path, delay):
     """While the run folder and the initial student are made."""
