@@ -58,7 +58,10 @@ class CheckpointWriter:
             except WriteError as error:
                 self._error = error
             except OSError as error:  # while rotating
-                self._error = WriteError(f"{self.root}: {error}", "Mend that, then --resume.")
+                self._error = WriteError(
+                    f"{self.root}: older checkpoints cannot be removed ({error})",
+                    "Free disk space or mend the permissions, then resume; nothing is lost.",
+                )
 
         self._thread = threading.Thread(target=save_and_rotate, name="checkpoint")
         self._thread.start()

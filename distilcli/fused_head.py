@@ -218,6 +218,8 @@ class _Sums:
     ) -> Iterator[Float[Tensor, "rows tokens"]]:
         """Add one chunk, whose first len(labels) tokens are masked.
 
+        In here z and v stand for z/T and v/T; gradients are those of the logits themselves.
+
         Args:
             blocks: rows of the vocabulary.
             logits: z/T of each block.
@@ -225,7 +227,7 @@ class _Sums:
             labels: of the masked tokens.
 
         Yields:
-            d total / d z of each block.
+            d total / d logits of each block.
         """
         temperature = self.temperature
         ce, mlm, _, mse = self.coefficients

@@ -39,8 +39,8 @@ class Preflight:
         tokens_per_second: of the last step, all processes together.
         peak_memory_gib: of one process: of its GPU, or resident on the CPU.
         checkpoint_mib: size of one checkpoint.
-        disk_needed_gib: by the checkpoints that are kept, the one being written and the student,
-            less what lies in the run folder already.
+        disk_needed_gib: by the checkpoints that are kept, the best one, the one being written, and
+            the student as it starts and ends, less what lies in the run folder already.
         disk_free_gib: where the run folder is or will be.
     """
 
@@ -67,6 +67,7 @@ def preflight(experiment: Experiment, parts: Parts, accelerator: Accelerator) ->
         NonFiniteLossError: a step's loss is not finite.
         RunFolderError: the disk has no room for the checkpoints.
         DistilError: the ranks' weights differ after the same steps.
+        ProcessLostError: another process does not come to a step.
     """
     stepper = Stepper(experiment, parts, accelerator)
     disk_needed, disk_free = _disk(experiment, parts.student, stepper.total_steps)

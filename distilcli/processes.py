@@ -21,7 +21,7 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
     On a CPU it also settles how the process keeps memory; call it before anything is computed.
 
     Raises:
-        ConfigError: accelerate is configured for sharding.
+        ConfigError: accelerate is configured for sharding, or for other devices than GPUs and CPUs.
     """
     _refuse_sharding()
     folder = RunFolder(experiment.run_folder)
@@ -44,6 +44,8 @@ def make_accelerator(experiment: Experiment) -> Accelerator:
     return accelerator
 
 
+# gloo counts milliseconds, up to 2^31.
+_LONGEST_TIMEOUT = timedelta(days=20)
 _PLAIN_LAUNCH = "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO."
 _SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -84,11 +86,14 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
     """The main process goes through the block before the others, which wait for days if need be.
 
     accelerate's own waits no longer than `train.timeout_seconds`; a corpus may take hours.
+
+    Raises:
+        DistilError: the hosts cannot reach one another.
     """
     if accelerator.num_processes == 1:
         yield
         return
-    patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=20))
+    patient = _gloo_group(_LONGEST_TIMEOUT)
     if not accelerator.is_main_process:
         torch.distributed.barrier(patient)
     yield
@@ -102,16 +107,21 @@ def group_of_hosts(
 ) -> torch.distributed.ProcessGroup | None:
     """The group in which ranks exchange numbers in host memory; None for a single one.
 
-    Also on CPUs not that of the gradients: it still works when they have been waited for in vain.
+    A group of its own on CPUs too, so that it still works after an exchange of gradients has timed
+    out.
 
     Raises:
         DistilError: the hosts cannot reach one another.
     """
     if accelerator.num_processes == 1:
         return None
+    return _gloo_group(timedelta(seconds=timeout_seconds))
+
+
+def _gloo_group(timeout: timedelta) -> torch.distributed.ProcessGroup:
     try:
         group: torch.distributed.ProcessGroup = torch.distributed.new_group(
-            backend="gloo", timeout=timedelta(seconds=timeout_seconds)
+            backend="gloo", timeout=timeout
         )
     except RuntimeError as error:
         raise DistilError(

@@ -22,7 +22,9 @@ _SECONDS_OF_ONE_REQUEST = 2.0
 
 
 class StopSignals:
-    """Remembers a signal that asks to stop until the step boundary; a second one acts at once.
+    """Remembers a signal that asks to stop until the step boundary.
+
+    A second one, more than two seconds later, ends the process at once.
 
     Attributes:
         received: the signal; 0 before one has come.
@@ -34,7 +36,11 @@ class StopSignals:
 
     @contextmanager
     def listening(self) -> Iterator["StopSignals"]:
-        """Catch the signals inside the block."""
+        """Catch the signals inside the block.
+
+        Under torchrun SIGTERM stays ignored after a stop: as soon as one process has ended torchrun
+        sends it to the others, which are on their way out and have something to say.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self  # only the main thread may set handlers
             return
@@ -44,22 +50,25 @@ class StopSignals:
         try:
             yield self
         finally:
+            if self.received and _LAUNCHER is not None:
+                before[signal.SIGTERM] = signal.SIG_IGN
             for number, handler in before.items():
                 signal.signal(number, handler)
-            if self.received:
-                # As soon as one process has ended torchrun sends the others this; they are on
-                # their way out and have something to say.
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def receive(self, number: int) -> None:
+        """Note that a stop is asked for, by a signal here or by another process."""
+        if not self.received:
+            self._received_at = time.monotonic()
+            self.received = number
 
     def _watch_launcher(self) -> None:
         while os.getppid() == _LAUNCHER:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        self.received = self.received or signal.SIGTERM
+        self.receive(signal.SIGTERM)
 
     def _remember(self, number: int, _frame: Any) -> None:
         if not self.received:
-            self.received = number
-            self._received_at = time.monotonic()
+            self.receive(number)
         elif time.monotonic() - self._received_at > _SECONDS_OF_ONE_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -143,6 +143,9 @@ class Stepper:
             step: which one.
             batches: its micro-batches on this rank.
             stop_requested: whether this rank wants to stop after it; all ranks learn of it.
+
+        Raises:
+            ProcessLostError: another process does not come to the step.
         """
         self._meet(f"step {step + 1}")
         *counts, num_stopping, tokens = self._global_counts(batches, stop_requested)
@@ -223,6 +226,8 @@ class Stepper:
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
         """When the processes wait for one another in vain during the block, say for whom.
+
+        That is over gloo. NCCL ends a process by itself when it has waited for too long.
 
         Raises:
             ProcessLostError: instead of gloo's error, if some process does not answer.

@@ -19,7 +19,13 @@ from distilcli.assembly import Parts
 from distilcli.batches import held_out_batches
 from distilcli.checkpoint_writer import CheckpointWriter
 from distilcli.config import Experiment
-from distilcli.errors import Interrupted, NonFiniteLossError, RunFolderError
+from distilcli.errors import (
+    Interrupted,
+    ModelError,
+    NonFiniteLossError,
+    RunFolderError,
+    WriteError,
+)
 from distilcli.metrics import Metrics
 from distilcli.models import MaskedLM, save_model
 from distilcli.optimization import moments, restore_moments
@@ -116,6 +122,8 @@ class Trainer:
         Raises:
             NonFiniteLossError: before the update that would spoil the weights.
             Interrupted: a signal came; a checkpoint of the last finished step is written.
+            ProcessLostError: another process did not come to a step.
+            WriteError: a checkpoint or a record cannot be written.
         """
         train = self.experiment.train
         self.stepper.distillation.train()
@@ -125,6 +133,8 @@ class Trainer:
             self.state.step = outcome.step
             self.state.tokens += outcome.tokens
             stopping = bool(outcome.num_stopping)
+            if stopping:
+                stop.receive(signal.SIGTERM)  # where no signal came, but another process was told
             validates = self._validates()
             saves = self.finished or stopping or self._is_due(train.save_every)
             if not (validates or saves or self._is_due(train.log_every)):
@@ -135,7 +145,7 @@ class Trainer:
             if saves:
                 self.save(wait=self.finished or stopping)
             if stopping and not self.finished:
-                number = signal.Signals(stop.received or signal.SIGTERM)
+                number = signal.Signals(stop.received)
                 raise Interrupted(
                     f"stopped by {number.name} after step {outcome.step}; "
                     "a checkpoint is written, and this goes on from it:",
@@ -238,7 +248,12 @@ class Trainer:
             checkpoint = self._student_checkpoint(step)
             step = checkpoint.step
             copy_weights(self.parts.student, checkpoint.tensors("student"))
-            save_model(self.parts.student, self.parts.tokenizer, self.folder.student)
+            try:
+                save_model(self.parts.student, self.parts.tokenizer, self.folder.student)
+            except ModelError as error:
+                raise WriteError(
+                    error.message, "Free disk space or mend the permissions, then --resume."
+                ) from error
         self.accelerator.wait_for_everyone()
         return TrainResult(
             run_folder=str(self.folder.root),
@@ -292,8 +307,8 @@ def train(
 
     Raises:
         NonFiniteLossError, Interrupted: see `Trainer.run`.
-        ProcessLostError: another process does not answer any more.
-        WriteError: a checkpoint cannot be written.
+        ProcessLostError: another process does not answer any more, while steps are taken.
+        WriteError: a checkpoint, a record or the student cannot be written.
         RunFolderError: every checkpoint is damaged.
     """
     events = events or Events()

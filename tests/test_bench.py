@@ -116,5 +116,5 @@ def test_scaling_of_processes():
     one, two = report["rounds"].values()
     assert one[0]["tokens"] == two[0]["tokens"] > 0  # the same steps, however many take them
     assert list(report["tokens_per_second"]) == ["1 process x 2 threads", "2 processes x 1 thread"]
-    assert report["ratio"] > 0
-    assert report["share_of_adding_up"] < 1
+    assert report["ratio"] == pytest.approx(one[0]["together"] / two[0]["together"])
+    assert report["share_of_adding_up"] == pytest.approx(1 - two[0]["apart"] / two[0]["together"])

@@ -13,10 +13,11 @@ import pytest
 from accelerate.state import AcceleratorState
 from tiny_experiments import metrics, run, start_function, weights
 
+from distilcli import checkpoints, training
 from distilcli.cli import main
 from distilcli.commands import train as train_command
 from distilcli.config import Experiment
-from distilcli.errors import ConfigError
+from distilcli.errors import ConfigError, ModelError
 from distilcli.processes import make_accelerator
 
 KEEP_ALL = "train.keep_checkpoints=100"
@@ -56,15 +57,15 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
     [index] = [i for i, line in enumerate(lines) if "cannot be written" in line]
     assert "No space left on device" in lines[index]
     assert "Free disk space" in lines[index + 1]
-    checkpoints = sorted((small_disk / "tiny" / "checkpoints").glob("step-*"))
-    assert checkpoints
+    written = sorted((small_disk / "tiny" / "checkpoints").glob("step-*"))
+    assert written
 
     mount("-o", "remount,size=100m", str(small_disk))
     again = [*command, f"output_dir={small_disk}", "--resume"]
     resumed = run(*again, num_processes=num_processes)
     assert resumed.code == 0, resumed.stderr
     assert "warning" not in resumed.stderr
-    assert f"resumed after step {int(checkpoints[-1].name.removeprefix('step-'))}" in resumed.stderr
+    assert f"resumed after step {int(written[-1].name.removeprefix('step-'))}" in resumed.stderr
     assert weights(small_disk / "tiny") == weights(tmp_path / "tiny")
     assert metrics(small_disk / "tiny") == metrics(tmp_path / "tiny")
 
@@ -110,8 +111,19 @@ def give_up_privileges() -> None:
     assert libc.capset(header, sets) == 0
 
 
-def train_without_privileges(*arguments: str) -> None:
+def train_until_checkpoints_are_read_only(*arguments: str) -> None:
+    """`train`; after its second checkpoint permissions change."""
     give_up_privileges()
+    save = checkpoints.save
+    saved = []
+
+    def save_and_close(root: Path, *given: Any) -> Path:
+        if len(saved) == 2:
+            root.chmod(0o555)
+        saved.append(save(root, *given))
+        return saved[-1]
+
+    checkpoints.save = save_and_close
     sys.argv = ["distilcli", *arguments]
     main()
 
@@ -119,12 +131,9 @@ def train_without_privileges(*arguments: str) -> None:
 def test_a_folder_that_becomes_read_only_ends_the_run_and_loses_nothing(tiny_world, tmp_path):
     command = ["train", "--config", str(tiny_world.config)]
     assert run(*command, f"output_dir={tmp_path / 'undisturbed'}").code == 0
-    checkpoints = tmp_path / "tiny" / "checkpoints"
-    running = start_function(train_without_privileges, [*command, f"output_dir={tmp_path}"])
-    running.wait_until(lambda: any(checkpoints.glob("step-*")))
-    checkpoints.chmod(0o555)
-    ended = running.wait()
-    checkpoints.chmod(0o755)
+    arguments = [*command, f"output_dir={tmp_path}"]
+    ended = start_function(train_until_checkpoints_are_read_only, arguments).wait()
+    (tmp_path / "tiny" / "checkpoints").chmod(0o755)
     assert ended.code == 1, ended.stderr
     assert "checkpoint cannot be written" in ended.stderr
     assert "Permission denied" in ended.stderr
@@ -132,9 +141,32 @@ def test_a_folder_that_becomes_read_only_ends_the_run_and_loses_nothing(tiny_wor
     assert "Traceback" not in ended.stderr
     resumed = run(*command, f"output_dir={tmp_path}", "--resume")
     assert resumed.code == 0, resumed.stderr
-    assert "resumed after step" in resumed.stderr
+    assert "resumed after step 6 " in resumed.stderr  # the second: validation found it the best
     assert weights(tmp_path / "tiny") == weights(tmp_path / "undisturbed" / "tiny")
     assert metrics(tmp_path / "tiny") == metrics(tmp_path / "undisturbed" / "tiny")
+
+
+# A student that cannot be written
+
+
+def train_without_a_student(*arguments: str) -> None:
+    def refuse(*_: Any) -> None:
+        raise ModelError("student: the model cannot be written (No space left on device)", "Free.")
+
+    training.save_model = refuse
+    sys.argv = ["distilcli", *arguments]
+    main()
+
+
+def test_a_student_that_cannot_be_written_is_written_by_the_next_resume(tiny_world, tmp_path):
+    arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
+    ended = start_function(train_without_a_student, arguments).wait()
+    assert ended.code == 1
+    assert "No space left on device" in ended.stderr
+    assert "then --resume" in ended.stderr
+    assert not (tmp_path / "tiny" / "student").exists()
+    assert run(*arguments, "--resume").code == 0
+    assert (tmp_path / "tiny" / "student" / "model.safetensors").exists()
 
 
 # Text that takes longer to prepare than processes wait for one that hangs
@@ -144,7 +176,7 @@ def train_with_slow_preparation(*arguments: str) -> None:
     ensure_store = train_command.ensure_store
 
     def slowly(*given: Any) -> Any:
-        time.sleep(4.0)
+        time.sleep(15.0)
         return ensure_store(*given)
 
     train_command.ensure_store = slowly
@@ -152,9 +184,10 @@ def train_with_slow_preparation(*arguments: str) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_the_others_wait_for_the_text_as_long_as_it_takes(tiny_world, tmp_path):
     arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
-    arguments += ["train.timeout_seconds=2", "train.max_steps=2"]
+    arguments += ["train.timeout_seconds=10", "train.max_steps=2"]
     running = start_function(train_with_slow_preparation, arguments, num_processes=2)
     finished = running.wait()
     assert finished.code == 0, finished.stderr

@@ -367,9 +367,20 @@ def test_sigint_with_a_tracker(tiny_world, undisturbed, tmp_path):
     assert_same_end(tmp_path, undisturbed)
 
 
+def everyone(family: psutil.Process) -> list[psutil.Process]:
+    """As a scheduler sends a signal; torchrun then tells its processes once more."""
+    return [family, *family.children(recursive=True)]
+
+
+def the_second(family: psutil.Process) -> list[psutil.Process]:
+    """One that says nothing itself; as soon as it has ended torchrun ends those that are left."""
+    children = family.children(recursive=True)
+    return [child for child in children if child.environ().get("RANK") == "1"]
+
+
 @pytest.mark.slow
-def test_sigterm_to_torchrun_and_to_all_of_its_processes(tiny_world, finished_by_two, tmp_path):
-    """As a scheduler sends it; torchrun tells its processes once more, and ends those left."""
+@pytest.mark.parametrize("told", [everyone, the_second])
+def test_sigterm_under_torchrun(tiny_world, finished_by_two, tmp_path, told):
     arguments = command(tiny_world, tmp_path, "train.trackers=[tensorboard]")
     with (
         (tmp_path / "stderr").open("w") as stream,
@@ -377,8 +388,9 @@ def test_sigterm_to_torchrun_and_to_all_of_its_processes(tiny_world, finished_by
     ):
         while last_step(run_folder(tmp_path)) < 8 and torchrun.poll() is None:
             time.sleep(0.001)
-        family = psutil.Process(torchrun.pid)
-        for process in [family, *family.children(recursive=True)]:
+        processes = told(psutil.Process(torchrun.pid))
+        assert processes
+        for process in processes:
             process.terminate()
         torchrun.wait(timeout=60)
     errors = (tmp_path / "stderr").read_text()
