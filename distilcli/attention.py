@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from distilcli.batches import PackedBatch
+from distilcli.batches import PackedSequences
 
 PACKED = "distilcli_packed"
 
@@ -34,7 +34,7 @@ class Packing:
     max_length: int
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> "Packing":
+    def of(cls, batch: PackedSequences) -> "Packing":
         """The packing of a batch."""
         runs = tuple((len(list(group)), length) for length, group in groupby(batch.lengths))
         return cls(runs, batch.boundaries, max(batch.lengths))

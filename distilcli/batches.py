@@ -10,7 +10,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,27 +22,16 @@ from distilcli.masking import Masker
 from distilcli.store import Split
 
 IGNORE_INDEX = -100
-_TENSORS = (
-    "input_ids",
-    "position_ids",
-    "labels",
-    "masked_positions",
-    "soft_positions",
-    "boundaries",
-)
+_Batch = TypeVar("_Batch", bound="PackedSequences")
 
 
 @dataclass(frozen=True)
-class PackedBatch:
-    """One micro-batch: sequences end to end in one row, without padding.
+class PackedSequences:
+    """Sequences end to end in one row, without padding.
 
     Attributes:
-        input_ids: masked input, all sequences end to end.
+        input_ids: of all sequences end to end.
         position_ids: position of each token in its own sequence.
-        labels: the original id at chosen positions, IGNORE_INDEX elsewhere.
-        masked_positions: where labels are, in ascending order.
-        soft_positions: where soft targets are compared: masked_positions, then the others that
-            take part. With the masked ones first, labels belong to a prefix known without a sync.
         boundaries: first token of each sequence, then the number of tokens; int32.
         lengths: tokens of each sequence, in row order.
         sample_ids: index of each sequence in its split, in row order.
@@ -50,9 +39,6 @@ class PackedBatch:
 
     input_ids: Int[Tensor, "1 tokens"]
     position_ids: Int[Tensor, "1 tokens"]
-    labels: Int[Tensor, " tokens"]
-    masked_positions: Int[Tensor, " masked"]
-    soft_positions: Int[Tensor, " soft"]
     boundaries: Int[Tensor, " sequences_plus_1"]
     lengths: tuple[int, ...]
     sample_ids: tuple[int, ...]
@@ -60,7 +46,54 @@ class PackedBatch:
     @property
     def num_tokens(self) -> int:
         """Tokens in the row."""
-        return self.labels.shape[0]
+        return self.input_ids.shape[1]
+
+    def to(self: _Batch, device: torch.device) -> _Batch:
+        """The same batch on another device."""
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self: _Batch) -> _Batch:
+        """The same batch in memory that a GPU can copy from without blocking."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self: _Batch, change: Callable[[Tensor], Tensor]) -> _Batch:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As NumPy, which travels between processes by value: as tensors, each would hold a file
+        # descriptor, and a step of 4,000 sequences has hundreds.
+        return {
+            name: value.numpy() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(
+            {
+                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for name, value in state.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class PackedBatch(PackedSequences):
+    """One micro-batch of masked-LM training.
+
+    Attributes:
+        input_ids: masked input.
+        labels: the original id at chosen positions, IGNORE_INDEX elsewhere.
+        masked_positions: where labels are, in ascending order.
+        soft_positions: where soft targets are compared: masked_positions, then the others that
+            take part. With the masked ones first, labels belong to a prefix known without a sync.
+    """
+
+    labels: Int[Tensor, " tokens"]
+    masked_positions: Int[Tensor, " masked"]
+    soft_positions: Int[Tensor, " soft"]
 
     @property
     def num_masked(self) -> int:
@@ -71,26 +104,6 @@ class PackedBatch:
     def num_soft(self) -> int:
         """Positions that soft targets look at."""
         return self.soft_positions.shape[0]
-
-    def to(self, device: torch.device) -> "PackedBatch":
-        """The same batch on another device."""
-        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "PackedBatch":
-        """The same batch in memory that a GPU can copy from without blocking."""
-        return self._changed(Tensor.pin_memory)
-
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _TENSORS}
-        return replace(self, **changed)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # As NumPy, which travels between processes by value: as tensors, each would hold a file
-        # descriptor, and a step of 4,000 sequences has hundreds.
-        return {**vars(self), **{name: getattr(self, name).numpy() for name in _TENSORS}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state | {name: torch.from_numpy(state[name]) for name in _TENSORS})
 
 
 class StepPlan:
@@ -191,6 +204,39 @@ def balanced_bins(
         rounds += 1
 
 
+def positions(
+    lengths: np.ndarray,
+) -> tuple[Int[Tensor, "1 tokens"], Int[Tensor, " sequences_plus_1"]]:
+    """Position of each token in its own sequence, and where sequences of `lengths` begin."""
+    ends = np.cumsum(lengths)
+    position_ids = np.arange(ends[-1], dtype=np.int64) - np.repeat(ends - lengths, lengths)
+    boundaries = np.concatenate([[0], ends]).astype(np.int32)
+    return torch.from_numpy(position_ids)[None], torch.from_numpy(boundaries)
+
+
+def by_length(
+    samples: np.ndarray, lengths: np.ndarray, tokens_per_micro_batch: int
+) -> Iterator[list[int]]:
+    """Samples in order of length, in groups of at most so many tokens (or one sample).
+
+    Args:
+        samples: their indices.
+        lengths: tokens of every sequence that there is, of which `samples` are some.
+        tokens_per_micro_batch: bound on the tokens of one group.
+    """
+    batch: list[int] = []
+    tokens = 0
+    for sample in samples[np.argsort(lengths[samples], kind="stable")].tolist():
+        length = int(lengths[sample])
+        if batch and tokens + length > tokens_per_micro_batch:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(sample)
+        tokens += length
+    if batch:
+        yield batch
+
+
 def pack(
     split: Split,
     samples: Sequence[int],
@@ -212,19 +258,18 @@ def pack(
     original = np.concatenate(rows).astype(np.int32)
     sample_ids = np.asarray(samples, dtype=np.int64)
     masked, chosen = masker.mask(original, lengths, sample_ids, epoch)
-    starts = np.cumsum(lengths) - lengths
-    position_ids = np.arange(len(original), dtype=np.int64) - np.repeat(starts, lengths)
+    position_ids, boundaries = positions(lengths)
     labels = np.where(chosen, original, IGNORE_INDEX).astype(np.int64)
     joining = masker.sample(lengths, sample_ids, epoch, unmasked_share) & ~chosen
     masked_positions = np.flatnonzero(chosen)
     soft_positions = np.concatenate([masked_positions, np.flatnonzero(joining)])
     return PackedBatch(
         input_ids=torch.from_numpy(masked.astype(np.int64))[None],
-        position_ids=torch.from_numpy(position_ids)[None],
+        position_ids=position_ids,
         labels=torch.from_numpy(labels),
         masked_positions=torch.from_numpy(masked_positions),
         soft_positions=torch.from_numpy(soft_positions),
-        boundaries=torch.from_numpy(np.append(starts, len(original)).astype(np.int32)),
+        boundaries=boundaries,
         lengths=tuple(lengths.tolist()),
         sample_ids=tuple(int(sample) for sample in samples),
     )
@@ -244,15 +289,5 @@ def held_out_batches(
     """
     num_chosen = min(num_sequences, len(split))
     samples = (np.arange(num_chosen) * len(split) // num_chosen)[rank::world_size]
-    by_length = samples[np.argsort(split.lengths[samples], kind="stable")]
-    batch: list[int] = []
-    tokens = 0
-    for sample in by_length.tolist():
-        length = int(split.lengths[sample])
-        if batch and tokens + length > tokens_per_micro_batch:
-            yield pack(split, batch, masker, epoch=0)
-            batch, tokens = [], 0
-        batch.append(sample)
-        tokens += length
-    if batch:
+    for batch in by_length(samples, split.lengths, tokens_per_micro_batch):
         yield pack(split, batch, masker, epoch=0)

@@ -7,15 +7,15 @@ number that keeps growing would mean that something is compiled for every batch.
 """
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from distilcli.attention import packed_attention
-from distilcli.models import MaskedLM, encoder_layers
+from distilcli.models import encoder_layers
 
 _PACKED_UNCOMPILED = "distilcli_packed_uncompiled"
 
 
-def compile_layers(model: MaskedLM) -> None:
+def compile_layers(model: PreTrainedModel) -> None:
     """Compile a model's layers in place, at their first call. Names of weights stay the same."""
     AttentionInterface.register(_PACKED_UNCOMPILED, torch.compiler.disable(packed_attention))
     model.set_attn_implementation(_PACKED_UNCOMPILED)

@@ -1,16 +1,13 @@
 """One experiment, one frozen tree of settings, with every default, bound and description.
 
-`experiment_file.load` reads one. Relative paths are relative to the working directory;
-`builtin:NAME` names a file or folder that ships inside the package.
+`experiment_file.load` reads one. What only experiments on a task have is in `task_config.py`.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     StrictBool,
@@ -19,48 +16,25 @@ from pydantic import (
     model_validator,
 )
 
-BUILTIN_PREFIX = "builtin:"
-BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+from distilcli.schema import Count, Fraction, Number, PositiveInt, Precision, Section, Weight
 
-
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-# Lax: PyYAML reads 3e-4 as a string. But true is no 1.0.
-Number = Annotated[float, BeforeValidator(_refuse_bool)]
-Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
-Weight = Annotated[Number, Field(ge=0.0, allow_inf_nan=False)]
-PositiveInt = Annotated[StrictInt, Field(gt=0)]
-Count = Annotated[StrictInt, Field(ge=0)]
-Precision = Literal["auto", "fp32", "bf16"]
 LayerStrategy = Literal["alternate", "spread", "top", "bottom"]
 
 
-def resolve_path(name: str) -> str:
-    """The path that `name` stands for: `builtin:X` is X in the package, the rest is itself."""
-    if name.startswith(BUILTIN_PREFIX):
-        return str(BUILTIN_FOLDER / name.removeprefix(BUILTIN_PREFIX))
-    return name
-
-
-class Section(BaseModel):
-    """Base of every part of the tree: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TeacherConfig(Section):
+class BaseTeacher(Section):
     """The model whose behaviour the student learns."""
 
-    model: str = Field(description="Folder, hub name or builtin:NAME of a BertForMaskedLM.")
+    model: str = Field(description="Folder, hub name or builtin:NAME.")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
     precision: Precision = Field(
         "auto",
         description="Of the teacher's weights; auto: bf16 where the hardware computes in it.",
     )
+
+
+class TeacherConfig(BaseTeacher):
+    """A teacher with a masked-LM head."""
+
     offload: bool = Field(
         False,
         description="Keep the teacher's layers in host memory, and each on the device only while "
@@ -85,7 +59,9 @@ Layers = Annotated[
 ]
 
 
-class _StudentShape(Section):
+class StudentShape(Section):
+    """What every student may set."""
+
     dropout: Fraction | None = Field(
         None, description="Of embeddings and layers while training; null: as the source model."
     )
@@ -94,7 +70,7 @@ class _StudentShape(Section):
     )
 
 
-class CopiedStudent(_StudentShape):
+class CopiedStudent(StudentShape):
     """A DistilBERT that starts with layers copied from a BERT (Sanh et al. 2019, sec. 3)."""
 
     kind: Literal["copied"] = "copied"
@@ -106,7 +82,7 @@ class CopiedStudent(_StudentShape):
     source: str | None = Field(None, description="BERT to copy from; null: the teacher.")
 
 
-class CheckpointStudent(_StudentShape):
+class CheckpointStudent(StudentShape):
     """A student that starts as a saved BERT or DistilBERT."""
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -117,7 +93,7 @@ class CheckpointStudent(_StudentShape):
     )
 
 
-class RandomStudent(_StudentShape):
+class RandomStudent(StudentShape):
     """A DistilBERT with random weights, in the shape that `copied` would have."""
 
     kind: Literal["random"] = "random"
@@ -127,7 +103,8 @@ class RandomStudent(_StudentShape):
     )
 
 
-def _student_kind(value: Any) -> str:
+def student_kind(value: Any) -> str:
+    """The tag of a student section; `copied` where it says none."""
     if isinstance(value, dict):
         return str(value.get("kind", "copied"))
     return str(getattr(value, "kind", "copied"))
@@ -137,18 +114,19 @@ Student = Annotated[
     Annotated[CopiedStudent, Tag("copied")]
     | Annotated[CheckpointStudent, Tag("checkpoint")]
     | Annotated[RandomStudent, Tag("random")],
-    Discriminator(_student_kind),
+    Discriminator(student_kind),
 ]
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """One name as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
 class FilesSource(Section):
     """Documents in local files; `.gz` is opened by itself."""
 
-    files: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+    files: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] = Field(
         description="Paths or globs, in order."
     )
     format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = Field(
@@ -357,14 +335,27 @@ class ValidationConfig(Section):
     num_sequences: PositiveInt = Field(1000, description="Held-out sequences to look at, at most.")
 
 
-class Experiment(Section):
-    """Everything that one run depends on."""
+class BaseExperiment(Section):
+    """What every run has, whatever it trains on."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         description="The run folder is output_dir/name."
     )
     output_dir: str = Field("runs", description="Folder of run folders.")
     seed: Count = Field(42, description="Of data order, masks, dropout and new weights.")
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+
+    @property
+    def run_folder(self) -> Path:
+        """Where everything about this run is written."""
+        return Path(self.output_dir) / self.name
+
+
+class Experiment(BaseExperiment):
+    """Everything that one run of masked-LM training depends on."""
+
     teacher: TeacherConfig | None = Field(
         description="null: no teacher; plain masked-LM training on hard targets."
     )
@@ -372,9 +363,6 @@ class Experiment(Section):
     data: DataConfig
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
-    optim: OptimConfig = Field(default_factory=OptimConfig)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    validation: ValidationConfig = Field(default_factory=ValidationConfig)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
@@ -405,8 +393,3 @@ class Experiment(Section):
         name = self.teacher.model if self.teacher else self.model_source
         assert name is not None
         return name
-
-    @property
-    def run_folder(self) -> Path:
-        """Where everything about this run is written."""
-        return Path(self.output_dir) / self.name

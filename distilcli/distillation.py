@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from distilcli.attention import Packing, use_packed_attention
-from distilcli.batches import PackedBatch
+from distilcli.batches import PackedBatch, PackedSequences
 from distilcli.config import LossConfig
 from distilcli.fused_head import Coefficients, Projection, fused_vocabulary_losses
 from distilcli.losses import hidden_cosine_distance
@@ -145,11 +146,11 @@ class Distillation(nn.Module):
 
 
 def run_encoder(
-    model: MaskedLM, batch: PackedBatch, packing: Packing
+    model: PreTrainedModel, batch: PackedSequences, packing: Packing, **inputs: Tensor
 ) -> Float[Tensor, "tokens hidden"]:
-    """Last hidden states of a model with packed attention."""
+    """Last hidden states of a model with packed attention; `inputs` are what else it takes."""
     output = encoder(model)(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, packing=packing
+        input_ids=batch.input_ids, position_ids=batch.position_ids, packing=packing, **inputs
     )
     hidden: Tensor = output.last_hidden_state[0]
     return hidden

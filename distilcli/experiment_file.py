@@ -1,4 +1,4 @@
-"""Experiment files: `load(path, overrides)` gives an `Experiment`, `dump` writes one.
+"""Experiment files: `load(path, overrides)` gives an experiment, `dump` writes one.
 
 Defaults < file < dotted overrides, whose values are YAML too. A mistake is answered with the file
 or the override, the key as the user wrote it, and the nearest valid name.
@@ -19,15 +19,33 @@ from pydantic import Tag, ValidationError
 from pydantic_core import ErrorDetails
 from yaml.composer import ComposerError
 
-from distilcli.config import Experiment, Section
+from distilcli.config import BaseExperiment, Experiment
 from distilcli.errors import ConfigError
+from distilcli.schema import Section
+from distilcli.task_config import TaskExperiment
 
 # A key as the user writes it: optim.lr is ("optim", "lr"), data.sources.0 ("data", "sources", 0).
 Key = tuple[str | int, ...]
 
 
 def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
+    """Read an experiment of masked-LM training; see `load_any`.
+
+    Raises:
+        ConfigError: the experiment is on a task, or whatever `load_any` refuses.
+    """
+    experiment = load_any(path, overrides)
+    if isinstance(experiment, TaskExperiment):
+        raise ConfigError(
+            f"{path}: this experiment is on a task", "Only train, prepare and eval know tasks."
+        )
+    return experiment
+
+
+def load_any(path: Path, overrides: Sequence[str] | None = None) -> Experiment | TaskExperiment:
     """Read an experiment file and lay `key.sub=value` overrides over it.
+
+    One with a `task` is on a task, any other is masked-LM training.
 
     Raises:
         ConfigError: the file is missing, not YAML or has a key twice, an override is malformed, a
@@ -38,13 +56,15 @@ def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
     laid_over = copy.copy(tree)
     for override in parsed:
         _lay_over(laid_over, override)
+    kind: type[Experiment] | type[TaskExperiment]
+    kind = TaskExperiment if laid_over.get("task") is not None else Experiment
     try:
-        return Experiment.model_validate(laid_over)
+        return kind.model_validate(laid_over)
     except ValidationError as error:
-        raise ConfigError(_describe(error, path, tree, parsed)) from error
+        raise ConfigError(_describe(error, kind, path, tree, parsed)) from error
 
 
-def dump(experiment: Experiment) -> str:
+def dump(experiment: BaseExperiment) -> str:
     """The whole tree, defaults included, as YAML that `load` reads back to an equal tree."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -157,10 +177,14 @@ class _Problem:
 
 
 def _describe(
-    error: ValidationError, path: Path, tree: dict[str, Any], overrides: list[_Override]
+    error: ValidationError,
+    kind: type[Section],
+    path: Path,
+    tree: dict[str, Any],
+    overrides: list[_Override],
 ) -> str:
     """The first problem with where it is, and how many more there are."""
-    problems = [_problem(details) for details in error.errors()]
+    problems = [_problem(details, kind) for details in error.errors()]
     problems.sort(key=lambda problem: problem.kind != "extra_forbidden")
     # A key that is only mistyped is not missing as well.
     meant = {problem.suggestion for problem in problems}
@@ -194,8 +218,8 @@ def _is_in(tree: Any, key: Key) -> bool:
     return True
 
 
-def _problem(details: ErrorDetails) -> _Problem:
-    key, section, choices = _find(details["loc"])
+def _problem(details: ErrorDetails, root: type[Section]) -> _Problem:
+    key, section, choices = _find(details["loc"], root)
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
         return _unknown_key(key, section, choices)
@@ -233,7 +257,7 @@ def _nearest(name: str, names: list[str]) -> str | None:
 
 
 def _find(
-    location: tuple[int | str, ...],
+    location: tuple[int | str, ...], root: type[Section]
 ) -> tuple[Key, type[Section], dict[str, type[Section]]]:
     """The user's key for a location of pydantic, which also holds tags and names of types.
 
@@ -242,7 +266,7 @@ def _find(
         key, by their tags; none where the section is no member of a union.
     """
     key: Key = ()
-    section: type[Section] = Experiment
+    section: type[Section] = root
     choices: dict[str, type[Section]] = {}
     below_value = False
     for part in location:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from distilcli.config import BUILTIN_FOLDER, BUILTIN_PREFIX
 from distilcli.errors import DataError
+from distilcli.schema import BUILTIN_FOLDER, BUILTIN_PREFIX
 
 FileFormat = Literal["text", "jsonl", "csv", "tsv", "parquet"]
 

@@ -1,15 +1,12 @@
-"""Masked-LM models, teacher or student alike: loading, saving, and asking for their parts.
+"""Models, teacher or student alike: loading them, and asking for their parts.
 
-Loading refuses whatever would not compute what its files say; saving is all or nothing.
-`encoder`, `head_features` and `decoder` hide from the rest of the package whether a model is a
-BERT or a DistilBERT.
+Loading refuses whatever would not compute what its files say. `encoder`, `head_features` and
+`decoder` hide from the rest of the package whether a model is a BERT or a DistilBERT.
+`saving.py` writes them.
 """
 
 import logging
-import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,19 +23,17 @@ from transformers import (
     DistilBertConfig,
     DistilBertForMaskedLM,
     PreTrainedConfig,
-    PreTrainedTokenizerFast,
+    PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
-from distilcli.config import resolve_path
 from distilcli.errors import ModelError
+from distilcli.schema import resolve_path
 
 MaskedLM = BertForMaskedLM | DistilBertForMaskedLM
 
-_ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[MaskedLM]]] = {
-    "bert": (BertConfig, BertForMaskedLM),
-    "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
-}
+_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "distilbert": DistilBertConfig}
+_MASKED_LM_CLASSES = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
 
 
 # Loading
@@ -65,16 +60,44 @@ def load_masked_lm(
         ModelError: missing, unreachable, damaged, pickled, of another architecture, a decoder,
             or without all the weights of a masked-LM model.
     """
-    config, model_class = read_config(name, revision, role)
+    config = read_config(name, revision, role)
     where = f"{role} {name}"
     if new_head:
         config.tie_word_embeddings = True
-    _check_weight_files(Path(resolve_path(name)), where)
-    loader: Any = model_class  # with output_loading_info it returns a pair, which its type hides
     model: MaskedLM
+    model, missing = load_weights(
+        _MASKED_LM_CLASSES[config.model_type], config, name, revision, dtype, where
+    )
+    _check_all_found(model, missing, where, new_head)
+    _settle_ties(model)
+    return model
+
+
+def load_weights(
+    model_class: Any,
+    config: PreTrainedConfig,
+    name: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    where: str,
+) -> tuple[Any, set[str]]:
+    """A model in eval mode, and the names of its weights that its files do not have.
+
+    Args:
+        model_class: of transformers.
+        config: from `read_config`.
+        name: folder, hub name or builtin:NAME.
+        revision: hub revision.
+        dtype: of the loaded weights.
+        where: opens every error message.
+
+    Raises:
+        ModelError: unreachable, damaged, pickled, or of other shapes than `config` says.
+    """
+    _check_weight_files(Path(resolve_path(name)), where)
     try:
-        with _quiet():
-            model, info = loader.from_pretrained(
+        with quietly():
+            model, info = model_class.from_pretrained(
                 resolve_path(name),
                 config=config,
                 revision=revision or "main",
@@ -95,15 +118,11 @@ def load_masked_lm(
             "Use the config.json that was saved with these weights.",
         ) from error
     _check_shapes(info["mismatched_keys"], info["unexpected_keys"], where)
-    _check_all_found(model, set(info["missing_keys"]), where, new_head)
-    _settle_ties(model)
-    return model
+    return model, set(info["missing_keys"])
 
 
-def read_config(
-    name: str, revision: str | None, role: str
-) -> tuple[Any, type[BertForMaskedLM] | type[DistilBertForMaskedLM]]:
-    """The configuration and class of a model that this package can use.
+def read_config(name: str, revision: str | None, role: str) -> Any:
+    """The configuration of a model that this package can use.
 
     Raises:
         ModelError: there is no such model, or it is one that would not compute what it says.
@@ -115,18 +134,17 @@ def read_config(
             f"{where}: no such folder", "Check the path, or give the name of a hub model."
         )
     try:
-        with _quiet():
+        with quietly():
             tree, _ = PreTrainedConfig.get_config_dict(path, revision=revision or "main")
             if not tree:
                 raise ModelError(f"{where}: it has no config.json", "Copy or download it again.")
             model_type = str(tree.get("model_type"))
-            if model_type not in _ARCHITECTURES:
+            if model_type not in _CONFIGS:
                 raise ModelError(
                     f"{where}: its model_type is {model_type}, not bert or distilbert",
                     "Use a BERT (teacher or student) or a DistilBERT.",
                 )
-            config_class, model_class = _ARCHITECTURES[model_type]
-            config = config_class.from_dict(tree)
+            config = _CONFIGS[model_type].from_dict(tree)
     except OSError as error:
         raise _unreachable(where, error) from error
     except (ValueError, TypeError, StrictDataclassError) as error:
@@ -137,7 +155,7 @@ def read_config(
             "Use a model that was trained as a masked-LM.",
         )
     check_positions(tree, where)
-    return config, model_class
+    return config
 
 
 def check_positions(tree: dict[str, Any], where: str) -> None:
@@ -237,7 +255,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence transformers' load reports and progress bars; what matters is raised instead."""
     verbosity = transformers_logging.get_verbosity()
     had_bars = transformers_logging.is_progress_bar_enabled()
@@ -249,87 +267,6 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if had_bars:
             transformers_logging.enable_progress_bar()
-
-
-# Saving
-
-
-def save_model(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a plain transformers folder: model.safetensors, config.json and the tokenizer.
-
-    All or nothing: everything is written beside `folder` and renamed into place, so that whatever
-    goes wrong, `folder` holds the old model or the new one.
-
-    Raises:
-        ModelError: it cannot be written (disk full, no permission, a file in the way).
-    """
-    folder = Path(folder)
-    mark = uuid.uuid4().hex[:8]
-    fresh, aside = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
-    try:
-        fresh.mkdir(parents=True)
-        with _quiet():
-            model.save_pretrained(fresh)
-            tokenizer.save_pretrained(fresh)
-        _flush(fresh)
-        _replace(folder, fresh, aside)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder}: the model cannot be written ({error})",
-            "Free disk space, mend the permissions or choose another folder.",
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def _replace(folder: Path, fresh: Path, aside: Path) -> None:
-    had_old = folder.exists()
-    if had_old:
-        folder.rename(aside)
-    try:
-        fresh.rename(folder)
-    except BaseException:
-        if had_old:
-            aside.rename(folder)
-        raise
-
-
-def _flush(folder: Path) -> None:
-    """Force the files to disk, so that the rename cannot overtake their content."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def verify_saved(model: MaskedLM, folder: Path) -> None:
-    """Load `folder` again, compare every weight with `model` and run it once.
-
-    Raises:
-        ModelError: it does not load, a weight differs, or its logits are not finite.
-    """
-    saved = load_masked_lm(str(Path(folder).resolve()), dtype=model.dtype, role="saved model")
-    expected, found = model.state_dict(), saved.state_dict()
-    differing = sorted(
-        key
-        for key in expected.keys() | found.keys()
-        if key not in expected
-        or key not in found
-        or not torch.equal(expected[key].cpu(), found[key].cpu())
-    )
-    if differing:
-        raise ModelError(
-            f"{folder}: the saved weights differ from the model's ({differing[0]} first)"
-        )
-    with torch.inference_mode():
-        logits = saved(input_ids=torch.arange(min(4, saved.config.vocab_size))[None]).logits
-    if not bool(logits.isfinite().all()):
-        raise ModelError(f"{folder}: the saved model's logits are not finite")
 
 
 # What the rest of the package asks of a model
@@ -345,14 +282,20 @@ def size_mib(model: nn.Module) -> float:
     return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
 
 
-def encoder(model: MaskedLM) -> nn.Module:
+def is_bert(model: PreTrainedModel) -> bool:
+    """Whether a model is a BERT, with token types; else it is a DistilBERT, without."""
+    return isinstance(model.config, BertConfig)
+
+
+def encoder(model: PreTrainedModel) -> nn.Module:
     """The body: token ids to last hidden states."""
-    return model.bert if isinstance(model, BertForMaskedLM) else model.distilbert
+    body: nn.Module = model.base_model
+    return body
 
 
-def encoder_layers(model: MaskedLM) -> nn.ModuleList:
+def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The Transformer layers of the body, in order."""
-    stack = "encoder" if isinstance(model, BertForMaskedLM) else "transformer"
+    stack = "encoder" if is_bert(model) else "transformer"
     layers = encoder(model).get_submodule(stack).layer
     assert isinstance(layers, nn.ModuleList)
     return layers

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from distilcli.config import OptimConfig
-from distilcli.models import MaskedLM
 
 
 def learning_rate(optim: OptimConfig, step: int, total_steps: int) -> float:
@@ -18,7 +17,7 @@ def learning_rate(optim: OptimConfig, step: int, total_steps: int) -> float:
     return optim.lr * (total_steps - step) / max(1, total_steps - warmup)
 
 
-def make_optimizer(student: MaskedLM, optim: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices and embeddings only."""
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     groups = [

@@ -2,7 +2,7 @@
 
 import torch
 
-from distilcli.config import Precision
+from distilcli.schema import Precision
 
 
 def computes_in_bf16(device: torch.device) -> bool:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distilcli.config import FilesSource, HubSource, resolve_path
+from distilcli.config import FilesSource, HubSource
 from distilcli.errors import ConfigError, DataError
 from distilcli.formats import FileFormat, InputFile, checked_text, missing_column, read_documents
+from distilcli.schema import resolve_path
 
 ENDINGS: dict[str, FileFormat] = {
     ".txt": "text",

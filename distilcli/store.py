@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from distilcli.config import resolve_path
 from distilcli.errors import DataError, ModelError
 from distilcli.records import SPLITS, Manifest, SplitName
+from distilcli.schema import resolve_path
 from distilcli.shards import shard_path
 
 if TYPE_CHECKING:

@@ -162,7 +162,7 @@ def _build_random(
     student: RandomStudent, teacher: MaskedLM | None, seed: int
 ) -> DistilBertForMaskedLM:
     if student.like is not None:
-        like: Any = read_config(student.like, None, "student.like")[0]
+        like: Any = read_config(student.like, None, "student.like")
     else:
         assert teacher is not None, "config.Experiment asks for `like` where there is no teacher"
         like = teacher.config

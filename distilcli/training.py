@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from distilcli import checkpoints
 from distilcli.assembly import Parts
@@ -27,9 +28,9 @@ from distilcli.errors import (
     WriteError,
 )
 from distilcli.metrics import Metrics
-from distilcli.models import MaskedLM, save_model
 from distilcli.optimization import moments, restore_moments
 from distilcli.run_folder import RunFolder
+from distilcli.saving import save_model
 from distilcli.signals import StopSignals
 from distilcli.steps import Stepper
 from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
@@ -288,7 +289,7 @@ class Trainer:
         self.accelerator.end_training()
 
 
-def copy_weights(model: MaskedLM, tensors: dict[str, Tensor]) -> None:
+def copy_weights(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
     """Copy tensors by name into a model, all of its parameters and nothing else."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -23,8 +23,9 @@ import numpy as np
 from transformers import PreTrainedTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from distilcli.config import BUILTIN_FOLDER, DataConfig, FilesSource
+from distilcli.config import DataConfig, FilesSource
 from distilcli.corpus import prepare
+from distilcli.schema import BUILTIN_FOLDER
 from distilcli.store import load_tokenizer
 
 TOKENIZER = "builtin:teacher"

@@ -95,7 +95,7 @@ def write_teacher(folder: Path, size: str, max_length: int) -> str:
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    from distilcli.models import save_model
+    from distilcli.saving import save_model
     from distilcli.store import load_tokenizer
 
     torch.manual_seed(0)

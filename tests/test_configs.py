@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distilcli import config, experiment_file
+from distilcli import config, experiment_file, schema
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -94,5 +94,5 @@ def test_builtin_files_of_the_configs_ship() -> None:
     for path in CONFIGS:
         for source in experiment_file.load(path).data.sources:
             if isinstance(source, config.FilesSource):
-                builtin = [f for f in source.files if f.startswith(config.BUILTIN_PREFIX)]
-                assert all(Path(config.resolve_path(name)).is_file() for name in builtin)
+                builtin = [f for f in source.files if f.startswith(schema.BUILTIN_PREFIX)]
+                assert all(Path(schema.resolve_path(name)).is_file() for name in builtin)

@@ -12,7 +12,9 @@ PACKAGE = ROOT / "distilcli"
 # A module imports only from modules above it.
 ORDER = [
     "errors",
+    "schema",
     "config",
+    "task_config",
     "experiment_file",
     "records",
     "formats",
@@ -29,6 +31,7 @@ ORDER = [
     "loading",
     "attention",
     "models",
+    "saving",
     "compilation",
     "offloading",
     "students",

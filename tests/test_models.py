@@ -17,7 +17,7 @@ from transformers import (
     pipeline,
 )
 
-from distilcli import models, students
+from distilcli import models, saving, students
 from distilcli.errors import ModelError
 
 
@@ -175,7 +175,7 @@ def test_load_says_when_the_hub_cannot_be_reached(monkeypatch):
 
 def test_fill_mask_pipeline_runs_on_a_saved_student(teacher, tokenizer, tmp_path):
     student = students.copy_layers(teacher, [0, 2])
-    models.save_model(student, tokenizer, tmp_path / "student")
+    saving.save_model(student, tokenizer, tmp_path / "student")
     fill = pipeline("fill-mask", model=str(tmp_path / "student"), device="cpu")
     assert len(fill("w1 [MASK] w3", top_k=3)) == 3
 
@@ -184,8 +184,8 @@ def test_save_replaces_the_old_model_and_leaves_nothing_else(teacher, tokenizer,
     folder = tmp_path / "runs" / "student"
     for layers in ([0], [0, 1]):
         student = students.copy_layers(teacher, layers)
-        models.save_model(student, tokenizer, folder)
-        models.verify_saved(student, folder)
+        saving.save_model(student, tokenizer, folder)
+        saving.verify_saved(student, folder)
     assert [path.name for path in folder.parent.iterdir()] == ["student"]
 
 
@@ -193,7 +193,7 @@ def test_save_replaces_the_old_model_and_leaves_nothing_else(teacher, tokenizer,
 def test_a_failed_save_leaves_the_old_model(failing, teacher, tokenizer, tmp_path, monkeypatch):
     folder = tmp_path / "student"
     old = students.copy_layers(teacher, [0])
-    models.save_model(old, tokenizer, folder)
+    saving.save_model(old, tokenizer, folder)
 
     def fail(*arguments: object, **options: object) -> None:
         raise OSError("disk full")
@@ -206,19 +206,19 @@ def test_a_failed_save_leaves_the_old_model(failing, teacher, tokenizer, tmp_pat
             Path, "rename", lambda path, to: fail() if ".new-" in path.name else rename(path, to)
         )
     with pytest.raises(ModelError, match="disk full"):
-        models.save_model(students.copy_layers(teacher, [1]), tokenizer, folder)
+        saving.save_model(students.copy_layers(teacher, [1]), tokenizer, folder)
     monkeypatch.undo()
-    models.verify_saved(old, folder)
+    saving.verify_saved(old, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
 def test_verify_saved_finds_a_changed_weight(teacher, tokenizer, tmp_path):
     student = students.copy_layers(teacher, [0])
-    models.save_model(student, tokenizer, tmp_path / "student")
+    saving.save_model(student, tokenizer, tmp_path / "student")
     with torch.no_grad():
         student.vocab_projector.bias[3] += 1e-3
     with pytest.raises(ModelError, match=r"differ.*vocab_projector.bias"):
-        models.verify_saved(student, tmp_path / "student")
+        saving.verify_saved(student, tmp_path / "student")
 
 
 # Accessors and checks

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distilcli import models, students
+from distilcli import models, saving, students
 from distilcli.config import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError, ModelError
 
@@ -176,8 +176,8 @@ def test_a_copy_of_every_layer_is_the_teacher(changes, dtype, tolerance, ids):
 
 def test_a_copy_survives_save_and_plain_reload(teacher, tokenizer, ids, tmp_path):
     student = students.copy_layers(teacher, list(range(LAYERS)))
-    models.save_model(student, tokenizer, tmp_path / "student")
-    models.verify_saved(student, tmp_path / "student")
+    saving.save_model(student, tokenizer, tmp_path / "student")
+    saving.verify_saved(student, tmp_path / "student")
     reloaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
     assert isinstance(reloaded, DistilBertForMaskedLM)
     with torch.inference_mode():
@@ -188,8 +188,8 @@ def test_an_untied_decoder_survives_save_and_reload(tokenizer, ids, tmp_path):
     teacher = make_bert(tie_word_embeddings=False)
     student = students.copy_layers(teacher, list(range(LAYERS)))
     assert student.config.tie_word_embeddings is False
-    models.save_model(student, tokenizer, tmp_path / "student")
-    models.verify_saved(student, tmp_path / "student")
+    saving.save_model(student, tokenizer, tmp_path / "student")
+    saving.verify_saved(student, tmp_path / "student")
 
 
 def test_copying_refuses_what_distilbert_cannot_compute():

@@ -1,0 +1,323 @@
+"""An experiment on a downstream task: what `config.Experiment` is to masked-LM training.
+
+With a teacher it is task distillation, with `teacher: null` plain fine-tuning; the loop is the
+same. `experiment_file.load_any` reads one: an experiment with a `task` section is of this kind.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictInt,
+    Tag,
+    model_validator,
+)
+
+from distilcli.config import (
+    BaseExperiment,
+    BaseTeacher,
+    CopiedStudent,
+    OptimConfig,
+    StudentShape,
+    TrainConfig,
+    ValidationConfig,
+    as_list,
+    student_kind,
+)
+from distilcli.schema import Count, Fraction, Number, PositiveInt, Section, Weight
+
+GlueName = Literal["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
+
+
+class RowFiles(Section):
+    """Examples in local files, a row each; `.gz` is opened by itself."""
+
+    files: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] = Field(
+        description="Paths or globs, in order."
+    )
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "squad", "conll"] = Field(
+        "auto",
+        description="auto: by the file name's ending; for question answering .json is squad, for "
+        "tagging .tsv and .txt are conll.",
+    )
+    columns: list[str] | None = Field(
+        None, description="Names of the columns of a CSV, TSV or CoNLL file without a header row."
+    )
+
+
+class RowHub(Section):
+    """Examples of a data set on the Hugging Face hub, or a folder that `datasets` can load."""
+
+    hub: str = Field(description="Data set name, such as nyu-mll/glue.")
+    subset: str | None = Field(None, description="Configuration of the data set, such as cola.")
+    split: str = Field(description="Split to read, such as train or validation.")
+    revision: str | None = Field(None, description="Commit, tag or branch.")
+
+
+def _row_source_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "hub" if "hub" in value else "files"
+    return "hub" if isinstance(value, RowHub) else "files"
+
+
+RowSource = Annotated[
+    Annotated[RowFiles, Tag("files")] | Annotated[RowHub, Tag("hub")],
+    Discriminator(_row_source_kind),
+]
+
+
+class BaseTask(Section):
+    """What every task has."""
+
+    max_length: Annotated[StrictInt, Field(ge=8)] = Field(
+        128, description="Tokens of an input at most, special ones included; longer text is cut."
+    )
+    skip_bad_rows: StrictBool = Field(
+        False, description="Leave out rows that cannot be used, and say how many; else refuse them."
+    )
+
+
+class RowTask(BaseTask):
+    """A task whose examples are rows."""
+
+    train: RowSource = Field(description="Examples to train on.")
+    dev: RowSource = Field(description="Examples to be measured on.")
+
+
+class ClassificationTask(RowTask):
+    """One class for a text, or for a pair of texts."""
+
+    kind: Literal["classification"]
+    text: str = Field("text", description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
+    label: str = Field("label", description="Column of the class.")
+    labels: list[str] | None = Field(
+        None, description="The classes in the order of their ids; null: those found, sorted."
+    )
+    score: Literal["accuracy", "f1", "macro_f1", "accuracy_f1", "matthews"] = Field(
+        "accuracy",
+        description="What the student is chosen and compared by; f1: of the last of two classes; "
+        "accuracy_f1: the mean of the two.",
+    )
+
+
+class MultiLabelTask(RowTask):
+    """Any number of classes for a text, or for a pair of texts."""
+
+    kind: Literal["multi-label"]
+    text: str = Field("text", description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
+    label: str = Field("labels", description="Column of the classes: a list, or text with commas.")
+    labels: list[str] | None = Field(
+        None, description="The classes in the order of their ids; null: those found, sorted."
+    )
+    score: Literal["micro_f1", "macro_f1", "exact_match"] = Field(
+        "micro_f1", description="What the student is chosen and compared by."
+    )
+
+
+class RegressionTask(RowTask):
+    """A number for a text, or for a pair of texts."""
+
+    kind: Literal["regression"]
+    text: str = Field("text", description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
+    label: str = Field("label", description="Column of the number.")
+    score: Literal["pearson", "spearman", "pearson_spearman"] = Field(
+        "pearson_spearman",
+        description="What the student is chosen and compared by; pearson_spearman: their mean.",
+    )
+
+
+class QuestionAnsweringTask(RowTask):
+    """The answer to a question, as a span of a context (SQuAD 1.1)."""
+
+    kind: Literal["question-answering"]
+    max_length: Annotated[StrictInt, Field(ge=16)] = Field(
+        384, description="Tokens of a window: question, piece of context, special tokens."
+    )
+    stride: Count = Field(
+        128, description="Tokens by which windows of a long context overlap (Devlin et al. 2019)."
+    )
+    max_question_length: PositiveInt = Field(
+        64, description="Tokens of a question at most; longer ones are cut."
+    )
+    max_answer_length: PositiveInt = Field(30, description="Tokens of an answer at most.")
+    score: Literal["f1", "exact_match"] = Field(
+        "f1", description="What the student is chosen and compared by."
+    )
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> "QuestionAnsweringTask":
+        # Three special tokens; what is left of the window must be more than the overlap.
+        if self.max_length - self.max_question_length - 3 <= self.stride:
+            raise ValueError(
+                f"max_length {self.max_length} leaves no room for more than stride {self.stride} "
+                f"beside a question of max_question_length {self.max_question_length}"
+            )
+        return self
+
+
+class TaggingTask(RowTask):
+    """A tag for each word of a sentence."""
+
+    kind: Literal["tagging"]
+    words: str = Field("tokens", description="Column of the words; a list, or a CoNLL column.")
+    tags: str = Field("tags", description="Column of the tags; a list, or a CoNLL column.")
+    labels: list[str] | None = Field(
+        None, description="The tags in the order of their ids; null: those found, sorted."
+    )
+    score: Literal["accuracy", "macro_f1", "entity_f1"] = Field(
+        "accuracy",
+        description="What the student is chosen and compared by; entity_f1: of whole entities, "
+        "for tags such as B-PER, I-PER, O.",
+    )
+
+
+class GlueTask(BaseTask):
+    """One of the nine GLUE tasks, from its own untouched files or from the hub."""
+
+    kind: Literal["glue"]
+    name: GlueName = Field(description="Which task.")
+    folder: str | None = Field(
+        None, description="Folder with its train.tsv and dev.tsv; null: nyu-mll/glue on the hub."
+    )
+
+
+def _task_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("kind"))
+    return str(getattr(value, "kind", "classification"))
+
+
+Task = Annotated[
+    Annotated[ClassificationTask, Tag("classification")]
+    | Annotated[MultiLabelTask, Tag("multi-label")]
+    | Annotated[RegressionTask, Tag("regression")]
+    | Annotated[QuestionAnsweringTask, Tag("question-answering")]
+    | Annotated[TaggingTask, Tag("tagging")]
+    | Annotated[GlueTask, Tag("glue")],
+    Discriminator(_task_kind),
+]
+
+
+class TaskTeacher(BaseTeacher):
+    """A teacher with a head that was fine-tuned for the task."""
+
+    cache: str | None = Field(
+        "data/teacher-outputs",
+        description="Folder where its outputs are kept, so that it runs once over the training "
+        "examples and not in every epoch; null: it runs in every step.",
+    )
+
+
+class TaskCheckpoint(StudentShape):
+    """A student that starts as a saved BERT or DistilBERT, with the head it has or a new one."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    model: str = Field(description="Folder, hub name or builtin:NAME of the model to start from.")
+
+
+TaskStudent = Annotated[
+    Annotated[CopiedStudent, Tag("copied")] | Annotated[TaskCheckpoint, Tag("checkpoint")],
+    Discriminator(student_kind),
+]
+
+
+class TaskLossConfig(Section):
+    """The loss terms and their weights; each is a mean over its own examples, tags or tokens."""
+
+    temperature: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        2.0, description="T of the soft targets (Hinton et al. 2015)."
+    )
+    alpha_ce: Weight = Field(
+        1.0,
+        description="Weight of the soft targets, T^2 KL(teacher || student); for regression of "
+        "the squared difference to the teacher's output.",
+    )
+    alpha_hard: Weight = Field(1.0, description="Weight of the labels.")
+    alpha_cos: Weight = Field(0.0, description="Weight of 1 - cosine of last hidden states.")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "TaskLossConfig":
+        if not (self.alpha_ce or self.alpha_hard or self.alpha_cos):
+            raise ValueError("every alpha is 0: there is nothing to learn")
+        return self
+
+
+class TaskOptim(OptimConfig):
+    """AdamW, linear warm-up, linear decay to zero. Defaults: fine-tuning as in BERT's paper."""
+
+    lr: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        5e-5, description="Peak learning rate."
+    )
+    betas: tuple[
+        Annotated[Number, Field(ge=0.0, lt=1.0)], Annotated[Number, Field(ge=0.0, lt=1.0)]
+    ] = Field((0.9, 0.999), description="AdamW's betas.")
+    weight_decay: Weight = Field(
+        0.01, description="On matrices and embeddings; never on biases and norms."
+    )
+    warmup_fraction: Fraction = Field(
+        0.1, description="Share of the steps with rising learning rate."
+    )
+    max_grad_norm: Annotated[Number, Field(gt=0.0)] = Field(
+        1.0, description="Global norm to clip to."
+    )
+
+
+class TaskTrain(TrainConfig):
+    """The batch, the length of the run, and what is written on the way."""
+
+    global_batch_size: PositiveInt = Field(
+        32, description="Inputs in one optimiser step, over all processes and micro-batches."
+    )
+
+
+class TaskValidation(ValidationConfig):
+    """Validation on the dev examples while training."""
+
+    every: Count = Field(0, description="Steps between validations; 0: only after the last step.")
+
+
+class TaskExperiment(BaseExperiment):
+    """Everything that one run on a task depends on."""
+
+    task: Task
+    teacher: TaskTeacher | None = Field(
+        description="null: no teacher; plain fine-tuning on the labels."
+    )
+    student: TaskStudent
+    loss: TaskLossConfig = Field(default_factory=TaskLossConfig)
+    optim: TaskOptim = Field(default_factory=TaskOptim)
+    train: TaskTrain = Field(default_factory=TaskTrain)
+    validation: TaskValidation = Field(default_factory=TaskValidation)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TaskExperiment":
+        if self.teacher is None and self.model_source is None:
+            raise ValueError("without a teacher, student.source must name a model")
+        if self.teacher is None and not self.loss.alpha_hard:
+            raise ValueError("without a teacher, loss.alpha_hard must be above 0")
+        if self.train.tokens_per_micro_batch < self.task.max_length:
+            raise ValueError(
+                f"train.tokens_per_micro_batch {self.train.tokens_per_micro_batch} "
+                f"is under task.max_length {self.task.max_length}"
+            )
+        return self
+
+    @property
+    def model_source(self) -> str | None:
+        """The model that the student's own section names, if it names one."""
+        if isinstance(self.student, CopiedStudent):
+            return self.student.source
+        return self.student.model
+
+    @property
+    def tokenizer_source(self) -> str:
+        """The model whose tokenizer reads the examples: the teacher's, else the student's."""
+        name = self.teacher.model if self.teacher else self.model_source
+        assert name is not None
+        return name
