@@ -18,6 +18,7 @@ from distilcli.precision import resolve_precision
 from distilcli.saving import save_model, verify_saved
 from distilcli.store import TokenStore, load_tokenizer
 from distilcli.students import build_student, check_length, check_pair
+from distilcli.task_config import TaskCheckpoint
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,10 @@ def load_initial_student(experiment: Experiment, folder: Path) -> MaskedLM:
     )
 
 
-def student_description(experiment: Experiment) -> str:
+def student_description(
+    student: CopiedStudent | CheckpointStudent | RandomStudent | TaskCheckpoint,
+) -> str:
     """How the student starts, in a few words."""
-    student = experiment.student
     if isinstance(student, CopiedStudent):
         return "copied layers"
     if isinstance(student, RandomStudent):

@@ -18,6 +18,7 @@ from distilcli import __version__
 if TYPE_CHECKING:
     from distilcli.config import Experiment
     from distilcli.console import Console
+    from distilcli.task_config import TaskExperiment
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +33,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings to override.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave out rows of a task that cannot be used.")
+]
 NumProcOption = Annotated[
     int | None, typer.Option("--num-proc", min=1, help="Processes that tokenise; all cores.")
 ]
@@ -64,6 +68,17 @@ def _load(config: Path, overrides: list[str] | None) -> "Experiment":
     return load(config, overrides)
 
 
+def _load_any(config: Path, overrides: list[str] | None) -> "Experiment | TaskExperiment":
+    from distilcli.experiment_file import load_any
+
+    return load_any(config, overrides)
+
+
+def _with_skipping(overrides: list[str] | None, skip_bad_rows: bool) -> list[str]:
+    """The overrides, and what --skip-bad-rows is short for."""
+    return [*(overrides or []), *(["task.skip_bad_rows=true"] if skip_bad_rows else [])]
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -79,11 +94,12 @@ def prepare_(
     config: ConfigOption,
     overrides: Overrides = None,
     num_proc: NumProcOption = None,
+    skip_bad_rows: SkipOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Turn the experiment's text into its token store; shards that are done are skipped."""
+    """Turn the experiment's text into its token store; or check every row of its task."""
     with _console(json_output) as console:
-        experiment = _load(config, overrides)
+        experiment = _load_any(config, _with_skipping(overrides, skip_bad_rows))
         from distilcli.commands import prepare
 
         prepare.run(experiment, num_proc or os.cpu_count() or 1, console)
@@ -154,13 +170,15 @@ def train_(
         int | None,
         typer.Option("--profile", min=1, help="Take that many steps, write only their trace."),
     ] = None,
+    skip_bad_rows: SkipOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Distil a student: prepare and initialise what is missing, then train."""
     with _console(json_output) as console:
         from distilcli.errors import ConfigError, Interrupted
 
-        experiment = _load(config, overrides)
+        overrides = _with_skipping(overrides, skip_bad_rows)
+        experiment = _load_any(config, overrides)
         if resume and force:
             raise ConfigError("--resume and --force exclude each other")
         if dry_run and profile:
@@ -176,7 +194,7 @@ def train_(
         try:
             train.run(experiment, resume=resume, force=force, console=console)
         except Interrupted as interrupted:
-            interrupted.hint = resume_command(config, overrides or [])
+            interrupted.hint = resume_command(config, overrides)
             raise
 
 

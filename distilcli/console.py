@@ -22,6 +22,7 @@ _SHOWN_METRICS = {
     "loss/total": "loss",
     "loss/kl": "kl",
     "loss/mlm": "mlm",
+    "loss/hard": "hard",
     "loss/cos": "cos",
     "loss/mse": "mse",
     "held_out/loss": "held-out",
@@ -146,6 +147,7 @@ class TrainingLog:
         for key, name in _SHOWN_METRICS.items():
             if key in record:
                 parts.append(f"{name} {record[key]:.4f}")
+        parts += [f"{key[9:]} {record[key]:.4f}" for key in record if _is_score(key)]
         parts.append(f"lr {record['optim/lr']:.2e}")
         parts.append(f"{record['speed/tokens_per_second']:,.0f} tokens/s")
         start, first_step = self._first
@@ -154,6 +156,11 @@ class TrainingLog:
             parts.append(f"{duration(left)} to go")
         self._console.note("  ".join(parts))
         self._bar.update(step, total_steps, "")
+
+
+def _is_score(key: str) -> bool:
+    """Whether a key is of a task's scores, whose names differ from task to task."""
+    return key.startswith("held_out/") and key not in (*_SHOWN_METRICS, "held_out/kl")
 
 
 def duration(seconds: float) -> str:

@@ -1,14 +1,14 @@
-"""Teacher, student and losses as one module: what accelerate wraps, so that DDP sees every use.
+"""Teacher, student and the masked-LM losses as one module.
 
 Its `forward` takes one packed micro-batch and returns the weighted total, which carries the
 gradient, and the plain sum of each term. Nothing is averaged here.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilcli.attention import Packing, use_packed_attention
@@ -17,18 +17,12 @@ from distilcli.config import LossConfig
 from distilcli.fused_head import Coefficients, Projection, fused_vocabulary_losses
 from distilcli.losses import hidden_cosine_distance
 from distilcli.models import MaskedLM, decoder, encoder, head_features
+from distilcli.objective import LossModule, LossSums
 
-TERMS = ("ce", "mlm", "cos", "mse")
-
-
-class LossSums(NamedTuple):
-    """One micro-batch: the weighted total and the sums of `TERMS`, detached, in that order."""
-
-    total: Float[Tensor, ""]
-    terms: Float[Tensor, " 4"]
+TERMS = {"ce": "loss/kl", "mlm": "loss/mlm", "cos": "loss/cos", "mse": "loss/mse"}
 
 
-class Distillation(nn.Module):
+class Distillation(LossModule):
     """Runs student and teacher over the same masked input and compares them.
 
     Args:
@@ -38,6 +32,9 @@ class Distillation(nn.Module):
         offloaded: the teacher's layers are in host memory; it is then no part of this module,
             which can be moved and wrapped as one.
     """
+
+    terms = TERMS
+    student: MaskedLM
 
     def __init__(
         self,
@@ -72,13 +69,16 @@ class Distillation(nn.Module):
             self.teacher.eval()
         return self
 
-    def forward(self, batch: PackedBatch, coefficients: Coefficients) -> LossSums:
+    def forward(
+        self, batch: PackedBatch, coefficients: Sequence[Float[Tensor, ""] | None]
+    ) -> LossSums:
         """Loss sums of one micro-batch.
 
         Args:
             batch: packed sequences on this module's device.
-            coefficients: alpha / global count of each term; None where alpha is 0.
+            coefficients: alpha / global count of each of `TERMS`; None where alpha is 0.
         """
+        scale = Coefficients(*coefficients)
         packing = Packing.of(batch)
         teacher_hidden = None
         if self.teacher is not None:
@@ -90,13 +90,11 @@ class Distillation(nn.Module):
         zero = student_hidden.new_zeros((), dtype=torch.float32)
         total, ce, mlm, cos, mse = zero, zero, zero, zero, zero
         if self._uses_head:
-            vocabulary = self._vocabulary_losses(
-                batch, student_hidden, teacher_hidden, coefficients
-            )
+            vocabulary = self._vocabulary_losses(batch, student_hidden, teacher_hidden, scale)
             total, ce, mlm, mse = vocabulary
-        if teacher_hidden is not None and coefficients.cos is not None:
+        if teacher_hidden is not None and scale.cos is not None:
             distance = hidden_cosine_distance(student_hidden.float(), teacher_hidden.float())
-            total = total + coefficients.cos * distance
+            total = total + scale.cos * distance
             cos = distance.detach()
         return LossSums(total, torch.stack([ce, mlm, cos, mse]).detach())
 

@@ -49,14 +49,18 @@ def read_documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:
     Raises:
         DataError: its content is not what its format says.
     """
-    if file.format == "parquet":
-        return _parquet_documents(file, raw)
-    lines = _lines(file.path, _unzipped(file.path, raw))
-    if file.format == "jsonl":
-        return _jsonl_documents(file, lines)
-    if file.format in ("csv", "tsv"):
-        return _csv_documents(file, lines)
-    return _text_documents(file, lines)
+    if file.format == "text":
+        return _text_documents(file, text_lines(file.path, raw))
+    return _row_documents(file, raw)
+
+
+def text_lines(path: Path, raw: IO[bytes]) -> Iterator[str]:
+    """The lines of a text file, gzipped or not, which is open as `raw`.
+
+    Raises:
+        DataError: it is not UTF-8, or its gzip is corrupt.
+    """
+    return _lines(path, _unzipped(path, raw))
 
 
 def _is_gzip(path: Path, raw: IO[bytes]) -> bool:
@@ -112,81 +116,143 @@ def _text_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
         yield "".join(paragraph)
 
 
-def _jsonl_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
+def _row_documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:
+    what = "row" if file.format == "parquet" else "line"
+    for row in read_rows(file.path, raw, file.format, [file.text_column]):
+        where = f"{file.path} {what} {row.number}"
+        if isinstance(row, BadRow):
+            raise DataError(f"{where}: {row.reason}", row.hint)
+        if file.text_column not in row.values:
+            raise missing_column(where, file.text_column, row.values)
+        yield checked_text(row.values[file.text_column], where, file.text_column)
+
+
+# Rows, of JSONL, CSV, TSV and Parquet
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row that could be read: the line, or for Parquet the row, it is in, and its values."""
+
+    number: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """One row that could not be used, and why."""
+
+    number: int
+    reason: str
+    hint: str = ""
+
+
+def read_rows(
+    path: Path,
+    raw: IO[bytes],
+    file_format: FileFormat,
+    needed: list[str],
+    columns: list[str] | None = None,
+) -> Iterator[Row | BadRow]:
+    """The rows of a file, which is open as `raw`, in order; blank lines are none.
+
+    Args:
+        path: of the file, for messages.
+        raw: its bytes.
+        file_format: jsonl, csv, tsv or parquet.
+        needed: columns that a CSV, TSV or Parquet must have; of Parquet no others are read.
+        columns: names of the columns of a CSV or TSV that has no header.
+
+    Raises:
+        DataError: the file as a whole cannot be read, or lacks a column.
+    """
+    if file_format == "parquet":
+        return _parquet_rows(path, raw, needed)
+    lines = text_lines(path, raw)
+    if file_format == "jsonl":
+        return _jsonl_rows(lines)
+    return _csv_rows(path, lines, file_format, needed, columns)
+
+
+def _jsonl_rows(lines: Iterator[str]) -> Iterator[Row | BadRow]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"{file.path} line {number}"
         try:
             row = json.loads(line)
         except ValueError as error:
-            reason = getattr(error, "msg", str(error))
-            raise DataError(f"{where}: not valid JSON ({reason})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: not a JSON object", "JSONL has one object on each line.")
-        if file.text_column not in row:
-            raise missing_column(where, file.text_column, row)
-        yield checked_text(row[file.text_column], where, file.text_column)
+            yield BadRow(number, f"not valid JSON ({getattr(error, 'msg', str(error))})")
+            continue
+        if isinstance(row, dict):
+            yield Row(number, row)
+        else:
+            yield BadRow(number, "not a JSON object", "JSONL has one object on each line.")
 
 
-def _csv_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
-    """Rows under a header. CSV has quotes (RFC 4180); TSV has none, as IANA registered it."""
+def _csv_rows(
+    path: Path,
+    lines: Iterator[str],
+    file_format: FileFormat,
+    needed: list[str],
+    columns: list[str] | None,
+) -> Iterator[Row | BadRow]:
+    """CSV has quotes (RFC 4180); TSV has none, as IANA registered it."""
     csv.field_size_limit(MAX_CSV_FIELD)
     rows = (
         csv.reader(lines, strict=True)
-        if file.format == "csv"
+        if file_format == "csv"
         else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     )
+    named_by = "the header has" if columns is None else "the columns named are"
     try:
-        header = next(rows, None)
+        header = columns or next(rows, None)
         if header is None:
             return
-        if file.text_column not in header:
-            raise missing_column(f"{file.path} line 1", file.text_column, header)
-        column = header.index(file.text_column)
+        for column in needed:
+            if column not in header:
+                raise missing_column(f"{path} line 1", column, header)
         for row in rows:
-            if row and len(row) != len(header):
-                raise DataError(
-                    f"{file.path} line {rows.line_num}: {len(row)} fields, "
-                    f"but the header has {len(header)}"
-                )
-            if row:
-                yield row[column]
+            if not row:
+                continue
+            if len(row) == len(header):
+                yield Row(rows.line_num, dict(zip(header, row, strict=True)))
+            else:
+                yield BadRow(rows.line_num, f"{len(row)} fields, but {named_by} {len(header)}")
     except csv.Error as error:
-        raise DataError(f"{file.path} line {rows.line_num}: {error}") from error
+        raise DataError(f"{path} line {rows.line_num}: {error}") from error
 
 
-def _parquet_documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:
-    if not _is_gzip(file.path, raw):
-        yield from _parquet_rows(file, raw)
+def _parquet_rows(path: Path, raw: IO[bytes], needed: list[str]) -> Iterator[Row | BadRow]:
+    if not _is_gzip(path, raw):
+        yield from _plain_parquet_rows(path, raw, needed)
         return
     # Parquet is read from its end, which gzip can only reach by decompressing everything before.
     with tempfile.TemporaryFile() as plain:
         try:
-            shutil.copyfileobj(_unzipped(file.path, raw), plain, 1 << 20)
+            shutil.copyfileobj(_unzipped(path, raw), plain, 1 << 20)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise _corrupt_gzip(file.path, error) from error
+            raise _corrupt_gzip(path, error) from error
         plain.seek(0)
-        yield from _parquet_rows(file, plain)
+        yield from _plain_parquet_rows(path, plain, needed)
 
 
-def _parquet_rows(file: InputFile, stream: IO[bytes]) -> Iterator[str]:
+def _plain_parquet_rows(path: Path, stream: IO[bytes], needed: list[str]) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         parquet = pq.ParquetFile(stream)
-        if file.text_column not in parquet.schema_arrow.names:
-            raise missing_column(str(file.path), file.text_column, parquet.schema_arrow.names)
-        for batch in parquet.iter_batches(PARQUET_ROWS, columns=[file.text_column]):
-            for value in batch.column(0).to_pylist():
+        names = parquet.schema_arrow.names
+        for column in needed:
+            if column not in names:
+                raise missing_column(str(path), column, names)
+        for batch in parquet.iter_batches(PARQUET_ROWS, columns=needed):
+            for row in batch.to_pylist():
                 number += 1
-                yield checked_text(value, f"{file.path} row {number}", file.text_column)
+                yield Row(number, row)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file.path} after row {number}: not readable Parquet ({error})"
-        ) from error
+        raise DataError(f"{path} after row {number}: not readable Parquet ({error})") from error
 
 
 def checked_text(value: Any, where: str, column: str) -> str:
@@ -206,5 +272,5 @@ def missing_column(where: str, column: str, present: Any) -> DataError:
     """The error for a row or file that has the columns `present` but not `column`."""
     return DataError(
         f"{where}: no column {column!r}; there are: {', '.join(map(str, present))}",
-        "Name the column that holds the text with text_column.",
+        "Name the columns as the file does.",
     )

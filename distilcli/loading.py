@@ -9,62 +9,53 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distilcli.batches import PackedBatch, StepPlan, pack
+from distilcli.batches import PackedSequences, StepPlan
 from distilcli.errors import DistilError
-from distilcli.masking import Masker
 from distilcli.signals import STOP_SIGNALS
-from distilcli.store import Split
 
 _WORKERS = {"cuda": 2}
 _STEPS_AHEAD = 2  # of each worker
 
 
-class StepBatches(Dataset[list[PackedBatch]]):
+class StepBatches(Dataset[list[PackedSequences]]):
     """What one rank packs in each optimiser step; item s belongs to step s, from 0.
 
     Args:
-        split: the training split.
-        plan: which sequences make a step, and how it is cut.
-        masker: hides tokens.
-        unmasked_share: of the tokens that are not hidden, how many soft targets look at.
+        pack_samples: makes a micro-batch of samples, as they are in an epoch.
+        plan: which samples make a step, and how it is cut.
         rank: of this process.
         world_size: number of processes.
     """
 
     def __init__(
         self,
-        split: Split,
+        pack_samples: Callable[[Sequence[int], int], PackedSequences],
         plan: StepPlan,
-        masker: Masker,
-        unmasked_share: float,
         rank: int,
         world_size: int,
     ) -> None:
-        self.split = split
+        self.pack_samples = pack_samples
         self.plan = plan
-        self.masker = masker
-        self.unmasked_share = unmasked_share
         self.rank = rank
         self.world_size = world_size
 
-    def __getitem__(self, step: int) -> list[PackedBatch]:
+    def __getitem__(self, step: int) -> list[PackedSequences]:
         samples = self.plan.micro_batches(step, self.rank, self.world_size)
         return [self.pack(part, step) for part in samples]
 
-    def pack(self, samples: list[int], step: int) -> PackedBatch:
-        """One micro-batch of these sequences, masked as in `step`."""
-        epoch = self.plan.epoch(step)
-        return pack(self.split, samples, self.masker, epoch, self.unmasked_share)
+    def pack(self, samples: list[int], step: int) -> PackedSequences:
+        """One micro-batch of these samples, as they are in `step`."""
+        return self.pack_samples(samples, self.plan.epoch(step))
 
 
 def load_steps(
     batches: StepBatches, steps: range, device: torch.device, num_workers: int | None = None
-) -> Iterator[list[PackedBatch]]:
+) -> Iterator[list[PackedSequences]]:
     """The micro-batches of each step, on the device.
 
     Args:
@@ -78,7 +69,7 @@ def load_steps(
     with warnings.catch_warnings():
         # Two on a machine of one core are asked for, not a mistake.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        loader: DataLoader[list[PackedBatch] | DistilError] = DataLoader(
+        loader: DataLoader[list[PackedSequences] | DistilError] = DataLoader(
             _ErrorsAsItems(batches),
             batch_size=None,
             sampler=steps,
@@ -97,13 +88,13 @@ def load_steps(
         yield [batch.to(device) for batch in item]
 
 
-class _ErrorsAsItems(Dataset[list[PackedBatch] | DistilError]):
+class _ErrorsAsItems(Dataset[list[PackedSequences] | DistilError]):
     """Gives an error back as it is: one raised in a worker would arrive as a traceback."""
 
     def __init__(self, batches: StepBatches) -> None:
         self.batches = batches
 
-    def __getitem__(self, step: int) -> list[PackedBatch] | DistilError:
+    def __getitem__(self, step: int) -> list[PackedSequences] | DistilError:
         try:
             return self.batches[step]
         except DistilError as error:

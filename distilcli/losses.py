@@ -33,6 +33,35 @@ def soft_target_kl(
     return temperature**2 * (teacher_log_probs.exp() * difference).sum()
 
 
+def binary_soft_target_kl(
+    student_logits: Float[Tensor, "rows classes"],
+    teacher_logits: Float[Tensor, "rows classes"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Sum over rows of the mean over classes of T^2 * KL(p || q), where each class is right or not.
+
+    p and q are the sigmoids of v/T and z/T. Gradient with respect to the student's logits:
+    T * (q - p) / classes.
+
+    Raises:
+        ValueError: temperature is not positive.
+    Source: Hinton et al. 2015, eq. 1-2 and sec. 2, for two classes with logits z and 0.
+    """
+    check_temperature(temperature)
+    z, v = student_logits / temperature, teacher_logits / temperature
+    positive = F.logsigmoid(v).exp() * (F.logsigmoid(v) - F.logsigmoid(z))
+    negative = F.logsigmoid(-v).exp() * (F.logsigmoid(-v) - F.logsigmoid(-z))
+    return temperature**2 * (positive + negative).mean(dim=-1).sum()
+
+
+def binary_cross_entropy(
+    student_logits: Float[Tensor, "rows classes"], targets: Float[Tensor, "rows classes"]
+) -> Float[Tensor, ""]:
+    """Sum over rows of the mean over classes of the cross-entropy with targets 0 or 1, in nats."""
+    entropies = F.binary_cross_entropy_with_logits(student_logits, targets, reduction="none")
+    return entropies.mean(dim=-1).sum()
+
+
 def masked_lm_cross_entropy(
     student_logits: Float[Tensor, "masked vocab"], labels: Int[Tensor, " masked"]
 ) -> Float[Tensor, ""]:

@@ -9,33 +9,31 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from distilcli.distillation import TERMS
+from distilcli.objective import LossModule, Scores
 from distilcli.steps import StepOutcome
-from distilcli.validation import HeldOutScores
-
-TERM_KEYS = {"ce": "loss/kl", "mlm": "loss/mlm", "cos": "loss/cos", "mse": "loss/mse"}
 
 
 class Metrics:
     """Collects step outcomes and turns them into records.
 
     Args:
-        alphas: weight of each of `TERMS`.
+        module: whose loss terms are recorded.
         accelerator: reduces sums over ranks.
     """
 
-    def __init__(self, alphas: list[float], accelerator: Accelerator) -> None:
-        self._alphas = alphas
+    def __init__(self, module: LossModule, accelerator: Accelerator) -> None:
+        self._alphas = module.alphas()
+        self._keys = list(module.terms.values())
         self._accelerator = accelerator
         self._pending: list[StepOutcome] = []
-        self._held_out: dict[int, HeldOutScores] = {}
+        self._held_out: dict[int, Scores] = {}
         self._clock = time.perf_counter()
 
     def add(self, outcome: StepOutcome) -> None:
         """Remember a step; nothing is computed yet."""
         self._pending.append(outcome)
 
-    def add_held_out(self, step: int, scores: HeldOutScores) -> None:
+    def add_held_out(self, step: int, scores: Scores) -> None:
         """Put held-out scores into the record of a step that is still pending."""
         self._held_out[step] = scores
 
@@ -66,13 +64,13 @@ class Metrics:
         self, outcome: StepOutcome, sums: list[float], grad_norm: float, speed: float
     ) -> dict[str, Any]:
         means = [total / max(count, 1) for total, count in zip(sums, outcome.counts, strict=True)]
-        terms = list(zip(TERMS, self._alphas, means, strict=True))
+        terms = list(zip(self._keys, self._alphas, means, strict=True))
         record: dict[str, Any] = {
             "step": outcome.step,
             "epoch": outcome.epoch,
             "loss/total": sum(alpha * mean for _, alpha, mean in terms),
         }
-        record |= {TERM_KEYS[term]: mean for term, alpha, mean in terms if alpha}
+        record |= {key: mean for key, alpha, mean in terms if alpha}
         record |= {
             "optim/lr": outcome.lr,
             "optim/grad_norm": grad_norm,

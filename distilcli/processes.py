@@ -9,13 +9,13 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
 
-from distilcli.config import Experiment
+from distilcli.config import BaseExperiment
 from distilcli.errors import ConfigError, DistilError
 from distilcli.host_memory import settle_host_memory
 from distilcli.run_folder import RunFolder
 
 
-def make_accelerator(experiment: Experiment) -> Accelerator:
+def make_accelerator(experiment: BaseExperiment) -> Accelerator:
     """The accelerator of one run: its devices, trackers, and plain data parallelism.
 
     On a CPU it also settles how the process keeps memory; call it before anything is computed.

@@ -13,9 +13,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from distilcli.assembly import Parts
-from distilcli.config import Experiment
+from distilcli.config import BaseExperiment
 from distilcli.errors import ConfigError, RunFolderError
+from distilcli.objective import Objective
 from distilcli.steps import Stepper
 
 _WARM_UP_STEPS = 2
@@ -40,7 +40,11 @@ class Profile:
 
 
 def profile_steps(
-    experiment: Experiment, parts: Parts, accelerator: Accelerator, num_steps: int, trace: Path
+    experiment: BaseExperiment,
+    objective: Objective,
+    accelerator: Accelerator,
+    num_steps: int,
+    trace: Path,
 ) -> Profile:
     """Take steps under the profiler and write their trace; the student's weights do change.
 
@@ -51,7 +55,7 @@ def profile_steps(
         NonFiniteLossError: a step's loss is not finite.
         RunFolderError: the trace cannot be written.
     """
-    stepper = Stepper(experiment, parts, accelerator)
+    stepper = Stepper(experiment, objective, accelerator)
     if stepper.total_steps < _WARM_UP_STEPS + num_steps:
         raise ConfigError(
             f"--profile {num_steps}: with {_WARM_UP_STEPS} to warm up that is more than the "

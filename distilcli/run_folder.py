@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from distilcli import __version__
-from distilcli.config import Experiment
+from distilcli.config import BaseExperiment
 from distilcli.errors import RunFolderError, WriteError
 from distilcli.experiment_file import dump
 from distilcli.run_lock import locked
@@ -63,7 +63,7 @@ class RunFolder:
         """Whether training has begun here."""
         return self.metrics.exists() or self.checkpoints.exists() or self.student.exists()
 
-    def check(self, experiment: Experiment, *, resume: bool, force: bool) -> None:
+    def check(self, experiment: BaseExperiment, *, resume: bool, force: bool) -> None:
         """Refuse a folder that another run, or another experiment, already uses.
 
         Raises:
@@ -101,7 +101,7 @@ class RunFolder:
         with locked(self.root, patience_seconds, on_wait):
             yield
 
-    def begin(self, experiment: Experiment, *, force: bool) -> None:
+    def begin(self, experiment: BaseExperiment, *, force: bool) -> None:
         """Write the resolved experiment and the environment; with `force`, remove what ran here."""
         with self._beginning():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ class RunFolder:
                 "Free disk space or mend the permissions, then go on with --resume.",
             ) from error
 
-    def _changed_keys(self, experiment: Experiment) -> list[str]:
+    def _changed_keys(self, experiment: BaseExperiment) -> list[str]:
         try:
             before = yaml.safe_load(self.experiment.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:

@@ -16,6 +16,7 @@ from distilcli.config import FilesSource, HubSource
 from distilcli.errors import ConfigError, DataError
 from distilcli.formats import FileFormat, InputFile, checked_text, missing_column, read_documents
 from distilcli.schema import resolve_path
+from distilcli.task_config import RowHub
 
 ENDINGS: dict[str, FileFormat] = {
     ".txt": "text",
@@ -53,11 +54,12 @@ def resolve(sources: Sequence[FilesSource | HubSource], key: str) -> list[Input]
 
 def _resolve_files(source: FilesSource, key: str) -> list[InputFile]:
     # A dictionary, because a file that two patterns of one source match is read once.
-    paths = dict.fromkeys(path for pattern in source.files for path in _matches(pattern, key))
+    paths = dict.fromkeys(path for pattern in source.files for path in matching_files(pattern, key))
     return [_input_file(path, source, key) for path in paths]
 
 
-def _matches(pattern: str, key: str) -> list[Path]:
+def matching_files(pattern: str, key: str) -> list[Path]:
+    """The files that a path or glob names, `builtin:` ones too; DataError if there are none."""
     name = resolve_path(pattern)
     path = Path(name).expanduser()
     if path.is_file():
@@ -141,24 +143,38 @@ class Reader:
 
 def _hub_documents(source: HubSource) -> Iterator[str]:
     """Stream a data set of the hub, or a local folder that `load_dataset` understands."""
-    name, number = source.hub, 0
+    for number, row in enumerate(hub_rows(source, [source.text_column]), start=1):
+        where = f"{source.hub} row {number}"
+        if source.text_column not in row:
+            raise missing_column(where, source.text_column, row)
+        yield checked_text(row[source.text_column], where, source.text_column)
+
+
+def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Stream the rows of a data set of the hub, or of a local folder that `load_dataset` reads.
+
+    Args:
+        source: which data set.
+        columns: those that are wanted, where the data set says which it has. Numbers of classes
+            become the names that the data set has for them.
+
+    Raises:
+        DataError: the data set cannot be found or read.
+    """
+    number = 0
     try:
-        for number, row in enumerate(_hub_rows(source), start=1):
-            where = f"{name} row {number}"
-            if source.text_column not in row:
-                raise missing_column(where, source.text_column, row)
-            yield checked_text(row[source.text_column], where, source.text_column)
-    except DataError:
-        raise
+        for row in _streamed_rows(source, columns):
+            number += 1
+            yield row
     except Exception as error:  # network, hub and Arrow errors share no base class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(
-            f"data set {name} after row {number}: {reason}",
+            f"data set {source.hub} after row {number}: {reason}",
             "Check the name, subset, split and revision, and that the hub can be reached.",
         ) from error
 
 
-def _hub_rows(source: HubSource) -> Iterator[dict[str, Any]]:
+def _streamed_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[str, Any]]:
     import datasets
 
     rows = datasets.load_dataset(
@@ -168,6 +184,15 @@ def _hub_rows(source: HubSource) -> Iterator[dict[str, Any]]:
         revision=source.revision,
         streaming=True,
     )
-    if rows.column_names and source.text_column in rows.column_names:
-        rows = rows.select_columns([source.text_column])
-    return iter(rows)
+    if rows.column_names and set(columns) <= set(rows.column_names):
+        rows = rows.select_columns(columns)
+    classes = {
+        name: feature.names
+        for name, feature in (rows.features or {}).items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    for row in rows:
+        for name, names in classes.items():
+            if isinstance(row[name], int) and row[name] >= 0:
+                row[name] = names[row[name]]
+        yield row

@@ -20,16 +20,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from distilcli.assembly import Parts
-from distilcli.batches import PackedBatch, StepPlan
+from distilcli.batches import PackedSequences, StepPlan
 from distilcli.compilation import compile_layers, num_graphs
-from distilcli.config import Experiment
-from distilcli.distillation import TERMS, Distillation
+from distilcli.config import BaseExperiment
 from distilcli.errors import NonFiniteLossError, ProcessLostError
-from distilcli.fused_head import Coefficients
 from distilcli.loading import StepBatches, load_steps
-from distilcli.masking import Masker
-from distilcli.offloading import offload_layers
+from distilcli.objective import Objective
 from distilcli.optimization import learning_rate, make_optimizer
 from distilcli.precision import resolve_precision
 from distilcli.processes import group_of_hosts
@@ -45,8 +41,8 @@ class StepOutcome:
     Attributes:
         step: optimiser steps done, this one included.
         epoch: from 0.
-        sums: of `TERMS` on this rank, float64 [terms].
-        counts: tokens that each term was summed over, all ranks.
+        sums: of the loss terms on this rank, float64 [terms].
+        counts: what each term was summed over, all ranks.
         grad_norm: global norm before clipping, a 0-d tensor.
         lr: learning rate of the update.
         tokens: over all ranks.
@@ -73,16 +69,18 @@ class Stepper:
 
     Args:
         experiment: all settings.
-        parts: store, tokenizer, teacher and student; the student is trained in place.
+        objective: samples and losses; its student is trained in place.
         accelerator: wraps the module for its devices and ranks.
     """
 
-    def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+    def __init__(
+        self, experiment: BaseExperiment, objective: Objective, accelerator: Accelerator
+    ) -> None:
         self.experiment = experiment
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.plan = StepPlan(
-            parts.store.train.lengths,
+            objective.lengths,
             experiment.train.global_batch_size,
             experiment.train.tokens_per_micro_batch,
             experiment.seed,
@@ -90,27 +88,13 @@ class Stepper:
         self.total_steps = (
             experiment.train.max_steps or experiment.train.num_epochs * self.plan.steps_per_epoch
         )
-        masker = Masker(
-            experiment.masking,
-            parts.tokenizer,
-            parts.store.manifest.vocab_size,
-            parts.store.token_counts,
-            experiment.seed,
-        )
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
-        offload = experiment.teacher is not None and experiment.teacher.offload
-        if offload and parts.teacher is not None:
-            offload_layers(parts.teacher, accelerator.device)
-        self.distillation = Distillation(parts.student, parts.teacher, experiment.loss, offload)
-        share = experiment.loss.unmasked_share if self.distillation.uses_soft_targets else 0.0
-        self.step_batches = StepBatches(
-            parts.store.train, self.plan, masker, share, self.rank, self.world_size
-        )
+        self.distillation = objective.module
+        self.step_batches = StepBatches(objective.pack, self.plan, self.rank, self.world_size)
         if experiment.train.compile:
-            for model in (parts.student, None if offload else parts.teacher):
-                if model is not None:
-                    compile_layers(model)
-        self.optimizer = make_optimizer(parts.student, experiment.optim)
+            for model in objective.compilable():
+                compile_layers(model)
+        self.optimizer = make_optimizer(objective.student, experiment.optim)
         with warnings.catch_warnings():
             # PyTorch renames this option; accelerate knows the old name only.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -125,14 +109,14 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, self.dtype)
 
-    def batches_from(self, step: int) -> Iterator[list[PackedBatch]]:
+    def batches_from(self, step: int) -> Iterator[list[PackedSequences]]:
         """This rank's micro-batches of `step` and all later steps, on its device."""
         steps = range(step, self.total_steps)
         workers = self.experiment.train.num_workers
         return load_steps(self.step_batches, steps, self.accelerator.device, workers)
 
     def take(
-        self, step: int, batches: list[PackedBatch], stop_requested: bool = False
+        self, step: int, batches: list[PackedSequences], stop_requested: bool = False
     ) -> StepOutcome:
         """Take step `step`, from 0.
 
@@ -197,7 +181,7 @@ class Stepper:
         gc.collect()  # what is in a cycle would outlive the group
 
     def accumulate_gradient(
-        self, step: int, batches: list[PackedBatch], counts: Sequence[int]
+        self, step: int, batches: list[PackedSequences], counts: Sequence[int]
     ) -> Tensor:
         """Forward and backward of every micro-batch; the ranks' gradients meet once, at the last.
 
@@ -212,7 +196,9 @@ class Stepper:
         seed = (self.experiment.seed * _SEED_STRIDE + step) * self.world_size + self.rank
         torch.manual_seed(seed % _SEED_LIMIT)
         coefficients = self._coefficients(counts)
-        sums = torch.zeros(len(TERMS), dtype=torch.float64, device=self.accelerator.device)
+        sums = torch.zeros(
+            len(self.distillation.terms), dtype=torch.float64, device=self.accelerator.device
+        )
         for index, batch in enumerate(batches):
             is_last = index == len(batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
@@ -258,8 +244,8 @@ class Stepper:
                 "longer.",
             ) from error
 
-    def _global_counts(self, batches: list[PackedBatch], stop_requested: bool) -> list[int]:
-        """Over all ranks: tokens of each term, ranks that want to stop, tokens."""
+    def _global_counts(self, batches: list[PackedSequences], stop_requested: bool) -> list[int]:
+        """Over all ranks: counts of each term, ranks that want to stop, tokens."""
         counts = [self.distillation.counts(batch) for batch in batches]
         totals = [sum(column) for column in zip(*counts, strict=True)]
         totals += [int(stop_requested), sum(batch.num_tokens for batch in batches)]
@@ -269,8 +255,11 @@ class Stepper:
         torch.distributed.all_reduce(reduced, group=self._hosts)
         return list(reduced.tolist())
 
-    def _coefficients(self, counts: Sequence[int]) -> Coefficients:
-        """alpha / count of each term, times the ranks over which DDP takes a mean."""
+    def _coefficients(self, counts: Sequence[int]) -> list[Tensor | None]:
+        """alpha / count of each term, times the ranks over which DDP takes a mean.
+
+        None where alpha is 0: the term is not wanted.
+        """
         alphas = self.distillation.alphas()
         values = [
             alpha / max(count, 1) * self.world_size
@@ -279,15 +268,14 @@ class Stepper:
         is_pinned = self.accelerator.device.type == "cuda"  # else the copy would block
         scaled = torch.tensor(values, pin_memory=is_pinned)
         scaled = scaled.to(self.accelerator.device, non_blocking=True)
-        wanted = [
+        return [
             value if alpha else None for alpha, value in zip(alphas, scaled.unbind(), strict=True)
         ]
-        return Coefficients(*wanted)
 
     def _refuse_non_finite(self, step: int) -> None:
         """Find the sequences that are to blame, on all ranks, then stop."""
         batches = self.step_batches[step]
-        counts = self._global_counts(batches, stop_requested=False)[: len(TERMS)]
+        counts = self._global_counts(batches, stop_requested=False)[: len(self.distillation.terms)]
         coefficients = self._coefficients(counts)
         culprits: list[int] = []
         for sample in (sample for batch in batches for sample in batch.sample_ids):

@@ -12,13 +12,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    PreTrainedModel,
+)
 from transformers.models.bert.modeling_bert import BertSelfAttention
 from transformers.models.distilbert.modeling_distilbert import DistilBertSelfAttention
 
 from distilcli.config import CheckpointStudent, CopiedStudent, LayerStrategy, RandomStudent
 from distilcli.errors import ConfigError, ModelError
-from distilcli.models import MaskedLM, check_positions, decoder, load_masked_lm, read_config
+from distilcli.models import (
+    MaskedLM,
+    check_positions,
+    decoder,
+    is_bert,
+    load_masked_lm,
+    read_config,
+)
 
 # DistilBERT's LayerNorm epsilon is fixed in its code at 1e-12. Up to this much the difference is
 # lost in rounding; above it (1e-5, say) small-variance inputs would be normalised differently.
@@ -134,7 +147,7 @@ def build_student(
         model = _build_from_checkpoint(student, seed)
     else:
         model = _build_random(student, teacher, seed)
-    _set_dropout(model, student.dropout, student.attention_dropout)
+    set_dropout(model, student.dropout, student.attention_dropout)
     model.train(False)
     return model
 
@@ -154,7 +167,7 @@ def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> DistilBer
 def _build_from_checkpoint(student: CheckpointStudent, seed: int) -> MaskedLM:
     if not student.new_head:
         return load_masked_lm(student.model, role="student")
-    with _seeded(seed):
+    with seeded(seed):
         return load_masked_lm(student.model, role="student", new_head=True)
 
 
@@ -167,7 +180,7 @@ def _build_random(
         assert teacher is not None, "config.Experiment asks for `like` where there is no teacher"
         like = teacher.config
     num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
-    with _seeded(seed):
+    with seeded(seed):
         return DistilBertForMaskedLM(_student_config(like, num_layers, tied=True))
 
 
@@ -189,7 +202,7 @@ def copy_layers(teacher: BertForMaskedLM, layer_indices: list[int]) -> DistilBer
     assert teacher.dtype in (torch.float32, torch.float64), "copy before lowering the precision"
     _check_copyable(teacher.config)
     tied = torch.equal(decoder(teacher).weight, teacher.bert.embeddings.word_embeddings.weight)
-    with _seeded(0):  # every weight is overwritten; this keeps the global random state
+    with seeded(0):  # every weight is overwritten; this keeps the global random state
         student = DistilBertForMaskedLM(_student_config(teacher.config, len(layer_indices), tied))
     nn.Module.to(student, dtype=teacher.dtype)
     # strict: a weight that no line below copies would stay random without a word.
@@ -254,13 +267,15 @@ def _student_config(like: Any, num_layers: int, tied: bool) -> DistilBertConfig:
     )
 
 
-def _set_dropout(model: MaskedLM, dropout: float | None, attention_dropout: float | None) -> None:
+def set_dropout(
+    model: PreTrainedModel, dropout: float | None, attention_dropout: float | None
+) -> None:
     """Set both dropouts in the configuration, which is saved, and the modules, which compute."""
-    is_bert = isinstance(model, BertForMaskedLM)
+    on_bert = is_bert(model)
     if dropout is not None:
-        setattr(model.config, "hidden_dropout_prob" if is_bert else "dropout", dropout)
+        setattr(model.config, "hidden_dropout_prob" if on_bert else "dropout", dropout)
     if attention_dropout is not None:
-        name = "attention_probs_dropout_prob" if is_bert else "attention_dropout"
+        name = "attention_probs_dropout_prob" if on_bert else "attention_dropout"
         setattr(model.config, name, attention_dropout)
     for parent in model.modules():
         on_attention = isinstance(parent, (BertSelfAttention, DistilBertSelfAttention))
@@ -271,7 +286,7 @@ def _set_dropout(model: MaskedLM, dropout: float | None, attention_dropout: floa
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the CPU generator inside the block and put its state back afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -6,7 +6,7 @@ torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml 
 
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,10 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilcli import checkpoints
-from distilcli.assembly import Parts
-from distilcli.batches import held_out_batches
 from distilcli.checkpoint_writer import CheckpointWriter
-from distilcli.config import Experiment
+from distilcli.config import BaseExperiment
 from distilcli.errors import (
     Interrupted,
     ModelError,
@@ -28,12 +26,12 @@ from distilcli.errors import (
     WriteError,
 )
 from distilcli.metrics import Metrics
+from distilcli.objective import Objective
 from distilcli.optimization import moments, restore_moments
 from distilcli.run_folder import RunFolder
 from distilcli.saving import save_model
 from distilcli.signals import StopSignals
 from distilcli.steps import Stepper
-from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
 
 
 @dataclass
@@ -44,15 +42,17 @@ class TrainState:
         step: optimiser steps done.
         tokens: tokens trained on, over all processes.
         seconds: time spent in training, over all attempts.
-        best_step: step of the lowest held-out loss, None before the first validation.
-        best_loss: that loss, nats a token.
+        best_step: step of the best held-out scores, None before the first validation.
+        best_criterion: of those scores; lower is better.
+        best_scores: those scores as metrics.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     best_step: int | None = None
-    best_loss: float | None = None
+    best_criterion: float | None = None
+    best_scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class TrainResult:
         run_folder: where everything lies.
         student: folder of the trained student.
         steps: optimiser steps done.
-        student_step: the step that `student` was taken from: the best by held-out loss.
+        student_step: the step that `student` was taken from: the best by its held-out scores.
         tokens: tokens trained on.
         seconds: time spent training.
-        held_out_loss: of `student`, nats a token; None without held-out text.
+        held_out: scores of `student` as metrics; empty without held-out samples.
         already_finished: there was nothing left to do.
     """
 
@@ -76,7 +76,7 @@ class TrainResult:
     student_step: int
     tokens: int
     seconds: float
-    held_out_loss: float | None
+    held_out: dict[str, float]
     already_finished: bool
 
 
@@ -94,23 +94,27 @@ class Trainer:
 
     Args:
         experiment: all settings.
-        parts: tokenizer, store, teacher and student; the student is trained in place.
+        objective: samples and losses; its student is trained in place.
         accelerator: from `processes.make_accelerator`.
         events: told of notes, warnings and metrics.
     """
 
     def __init__(
-        self, experiment: Experiment, parts: Parts, accelerator: Accelerator, events: Events
+        self,
+        experiment: BaseExperiment,
+        objective: Objective,
+        accelerator: Accelerator,
+        events: Events,
     ) -> None:
         self.experiment = experiment
-        self.parts = parts
+        self.objective = objective
         self.accelerator = accelerator
         self.events = events
         self.folder = RunFolder(experiment.run_folder)
         self.state = TrainState()
         self.writer = CheckpointWriter(self.folder.checkpoints, experiment.train.keep_checkpoints)
-        self.stepper = Stepper(experiment, parts, accelerator)
-        self.metrics = Metrics(self.stepper.distillation.alphas(), accelerator)
+        self.stepper = Stepper(experiment, objective, accelerator)
+        self.metrics = Metrics(objective.module, accelerator)
 
     @property
     def finished(self) -> bool:
@@ -160,34 +164,20 @@ class Trainer:
     def _validates(self) -> bool:
         every = self.experiment.validation.every
         due = self.finished or bool(every and self._is_due(every))
-        return due and len(self.parts.store.held_out) > 0
+        return due and self.objective.num_held_out > 0
 
     def _validate(self) -> bool:
         """Measure held-out quality for the step's record; whether it is the best yet."""
-        scores = self.held_out()
+        with self.stepper.autocast():
+            scores = self.objective.held_out(self.accelerator)
         self.metrics.add_held_out(self.state.step, scores)
-        if self.state.best_loss is not None and scores.loss >= self.state.best_loss:
+        best = self.state.best_criterion
+        if best is not None and scores.criterion >= best:
             return False
-        self.state.best_loss = scores.loss
+        self.state.best_criterion = scores.criterion
+        self.state.best_scores = scores.metrics()
         self.state.best_step = self.state.step
         return True
-
-    def held_out(self) -> HeldOutScores:
-        """Held-out scores of the student as it is now, beside its teacher."""
-        experiment, accelerator = self.experiment, self.accelerator
-        masker = held_out_masker(
-            self.parts.store, self.parts.tokenizer, experiment.masking.mlm_probability
-        )
-        batches = held_out_batches(
-            self.parts.store.held_out,
-            masker,
-            experiment.validation.num_sequences,
-            experiment.train.tokens_per_micro_batch,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        with self.stepper.autocast():
-            return held_out_scores(self.parts.student, self.parts.teacher, batches, accelerator)
 
     def _flush_metrics(self) -> None:
         records, seconds = self.metrics.flush()
@@ -210,7 +200,7 @@ class Trainer:
             WriteError: this checkpoint, or the one before, could not be written.
         """
         if self.accelerator.is_main_process:
-            named_parameters = dict(self.parts.student.named_parameters())
+            named_parameters = dict(self.objective.student.named_parameters())
             tensors: dict[str, dict[str, Tensor]] = {
                 "student": {**named_parameters},
                 "optimizer": moments(self.stepper.optimizer, named_parameters),
@@ -234,23 +224,23 @@ class Trainer:
             return False
         folder = checkpoints.checkpoint_folder(self.folder.checkpoints, found[0])
         checkpoint = checkpoints.load(folder)
-        copy_weights(self.parts.student, checkpoint.tensors("student"))
-        named_parameters = dict(self.parts.student.named_parameters())
+        copy_weights(self.objective.student, checkpoint.tensors("student"))
+        named_parameters = dict(self.objective.student.named_parameters())
         restore_moments(self.stepper.optimizer, named_parameters, checkpoint.tensors("optimizer"))
         self.state = TrainState(**checkpoint.state)
         return True
 
     def finish(self, already_finished: bool) -> TrainResult:
-        """Write `student/` from the best checkpoint by held-out loss, else from the last."""
+        """Write `student/` from the best checkpoint by held-out scores, else from the last."""
         state = self.state
         step = state.step if state.best_step is None else state.best_step
         exported = (self.folder.student / "model.safetensors").exists()
         if self.accelerator.is_main_process and not (already_finished and exported):
             checkpoint = self._student_checkpoint(step)
             step = checkpoint.step
-            copy_weights(self.parts.student, checkpoint.tensors("student"))
+            copy_weights(self.objective.student, checkpoint.tensors("student"))
             try:
-                save_model(self.parts.student, self.parts.tokenizer, self.folder.student)
+                save_model(self.objective.student, self.objective.tokenizer, self.folder.student)
             except ModelError as error:
                 raise WriteError(
                     error.message, "Free disk space or mend the permissions, then --resume."
@@ -263,7 +253,7 @@ class Trainer:
             student_step=step,
             tokens=state.tokens,
             seconds=state.seconds,
-            held_out_loss=state.best_loss if step == state.best_step else None,
+            held_out=state.best_scores if step == state.best_step else {},
             already_finished=already_finished,
         )
 
@@ -297,14 +287,14 @@ def copy_weights(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
 
 
 def train(
-    experiment: Experiment,
-    parts: Parts,
+    experiment: BaseExperiment,
+    objective: Objective,
     accelerator: Accelerator,
     *,
     resume: bool,
     events: Events | None = None,
 ) -> TrainResult:
-    """Train the student of `parts`, from the last checkpoint when resuming.
+    """Train the student of `objective`, from the last checkpoint when resuming.
 
     Raises:
         NonFiniteLossError, Interrupted: see `Trainer.run`.
@@ -313,7 +303,7 @@ def train(
         RunFolderError: every checkpoint is damaged.
     """
     events = events or Events()
-    trainer = Trainer(experiment, parts, accelerator, events)
+    trainer = Trainer(experiment, objective, accelerator, events)
     if resume and trainer.restore() and accelerator.is_main_process:
         total = trainer.stepper.total_steps
         events.on_note(f"resumed after step {trainer.state.step} of {total}")

@@ -49,6 +49,11 @@ class HeldOutScores:
         """exp(loss); infinite when that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
+    @property
+    def criterion(self) -> float:
+        """By which students are chosen: the loss."""
+        return self.loss
+
     def metrics(self) -> dict[str, float]:
         """As metric keys and values; what was not measured is left out."""
         values = {

@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distilcli.assembly import Parts
-from distilcli.batches import IGNORE_INDEX, PackedBatch, StepPlan, pack
+from distilcli.batches import IGNORE_INDEX, PackedSequences, StepPlan, pack
 from distilcli.config import Experiment
+from distilcli.masked_lm import MaskedLMObjective
 from distilcli.masking import Masker
 from distilcli.optimization import learning_rate, make_optimizer
 from distilcli.steps import Stepper
@@ -37,10 +38,11 @@ class Packed:
     """distilcli: packed sequences, fused vocabulary head."""
 
     def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
-        self.stepper = Stepper(experiment, parts, accelerator)
+        objective = MaskedLMObjective(experiment, parts, accelerator.device)
+        self.stepper = Stepper(experiment, objective, accelerator)
         self.stepper.distillation.train()
         self.steps = self.stepper.batches_from(0)
-        self.batches: list[PackedBatch] = []
+        self.batches: list[PackedSequences] = []
 
     def read(self, index: int) -> None:
         """Take the batches that were made ahead."""

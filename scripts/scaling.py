@@ -33,13 +33,16 @@ def work(task: Task, num_steps: int) -> None:
 
     from distilcli.assembly import assemble_unsaved
     from distilcli.config import Experiment
+    from distilcli.masked_lm import MaskedLMObjective
     from distilcli.processes import make_accelerator
     from distilcli.steps import Stepper
 
     torch.set_num_threads(task.threads)
     experiment = Experiment.model_validate(task.experiment("all"))
     accelerator = make_accelerator(experiment)
-    stepper = Stepper(experiment, assemble_unsaved(experiment, accelerator.device), accelerator)
+    parts = assemble_unsaved(experiment, accelerator.device)
+    objective = MaskedLMObjective(experiment, parts, accelerator.device)
+    stepper = Stepper(experiment, objective, accelerator)
     stepper.distillation.train()
     batches = stepper.batches_from(0)
     timed: dict[str, list[float]] = {"together": [], "apart": []}

@@ -14,6 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from distilcli.assembly import assemble_unsaved
 from distilcli.config import Experiment
 from distilcli.experiment_file import load
+from distilcli.masked_lm import MaskedLMObjective
 from distilcli.processes import make_accelerator
 from distilcli.steps import Stepper
 
@@ -21,7 +22,8 @@ from distilcli.steps import Stepper
 def make_stepper(experiment: Experiment, accelerator: Accelerator) -> Stepper:
     """A stepper at the beginning of the experiment."""
     parts = assemble_unsaved(experiment, accelerator.device)
-    stepper = Stepper(experiment, parts, accelerator)
+    objective = MaskedLMObjective(experiment, parts, accelerator.device)
+    stepper = Stepper(experiment, objective, accelerator)
     stepper.distillation.train()
     return stepper
 

@@ -1,6 +1,7 @@
 """Micro-batches read ahead: the same ones, in order, whoever makes them."""
 
 import os
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from token_stores import tiny_tokenizer as word_pieces
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches import PackedBatch, StepPlan
+from distilcli.batches import PackedBatch, StepPlan, pack
 from distilcli.errors import ConfigError
 from distilcli.loading import StepBatches, load_steps
 from distilcli.signals import STOP_SIGNALS
@@ -32,7 +33,12 @@ class Signalled(StepBatches):
 def batches_of(tokenizer: PreTrainedTokenizerFast, rank: int = 0, world_size: int = 1) -> Signalled:
     split = random_split(LENGTHS, tokenizer)
     plan = StepPlan(split.lengths, 16, 64, seed=3)
-    return Signalled(split, plan, make_masker(tokenizer), 0.4, rank, world_size)
+    masker = make_masker(tokenizer)
+
+    def pack_samples(samples: Sequence[int], epoch: int) -> PackedBatch:
+        return pack(split, samples, masker, epoch, 0.4)
+
+    return Signalled(pack_samples, plan, rank, world_size)
 
 
 def assert_same(found: list[PackedBatch], expected: list[PackedBatch]) -> None:

@@ -555,7 +555,7 @@ def test_student_is_the_best_and_its_checkpoint_is_kept(tiny_world, tmp_path):
     best = min(losses, key=losses.__getitem__)
     assert best < 18  # so that only being the best keeps it
     assert finished.json["student_step"] == best
-    assert finished.json["held_out_loss"] == losses[best]
+    assert finished.json["held_out"]["held_out/loss"] == losses[best]
     checkpoints = run_folder(tmp_path) / "checkpoints"
     kept = {f"step-{step:08d}" for step in (best, 20, 24)}
     assert {path.name for path in checkpoints.iterdir()} == kept
@@ -568,7 +568,7 @@ def test_student_is_the_best_and_its_checkpoint_is_kept(tiny_world, tmp_path):
     shutil.rmtree(run_folder(tmp_path) / "student")
     again = finish(command(tiny_world, tmp_path, *ruin, "--resume", "--json"))
     assert "the last one becomes the student" in again.stderr
-    assert (again.json["student_step"], again.json["held_out_loss"]) == (24, None)
+    assert (again.json["student_step"], again.json["held_out"]) == (24, {})
     student = load_file(run_folder(tmp_path) / "student" / "model.safetensors")
     saved = load_file(checkpoints / "step-00000024" / "student.safetensors")
     assert all(bool((student[name] == saved[name]).all()) for name in student)

@@ -1,24 +1,53 @@
-"""`distilcli prepare`: text to token store."""
+"""`distilcli prepare`: text to token store, or the rows of a task looked at."""
 
 from collections.abc import Callable
+from typing import Any
 
 from distilcli.assembly import ensure_store, experiment_tokenizer
 from distilcli.config import Experiment
 from distilcli.console import Bar, Console
 from distilcli.corpus import Progress, is_prepared
 from distilcli.store import TokenStore
+from distilcli.task_config import TaskExperiment
+from distilcli.tasks.objective import open_task_of
 
 _LONG_FIELDS = {"token_counts", "length_histogram", "shards"}
 
 
-def run(experiment: Experiment, num_proc: int, console: Console) -> None:
+def run(experiment: Experiment | TaskExperiment, num_proc: int, console: Console) -> None:
     """Prepare the experiment's store, or say that it is there, and show what it holds."""
+    if isinstance(experiment, TaskExperiment):
+        _look_at_task(experiment, console)
+        return
     tokenizer = experiment_tokenizer(experiment)
     if is_prepared(experiment.data, tokenizer):
         console.note(f"{experiment.data.store}: already prepared")
     with console.bar("prepare") as bar:
         store = ensure_store(experiment, tokenizer, num_proc, show_progress(bar))
     _show(store, experiment.data.store, console)
+
+
+def _look_at_task(experiment: TaskExperiment, console: Console) -> None:
+    """Read every row, so that what is wrong is known before a run; nothing is written."""
+    task = open_task_of(experiment)
+    skipped = task.skipped.train, task.skipped.dev
+    record: dict[str, Any] = {"labels": task.labels}
+    rows = []
+    for name, inputs, examples, bad in zip(
+        ("train", "dev"), (task.train, task.dev), task.num_examples, skipped, strict=True
+    ):
+        tokens = int(inputs.lengths.sum())
+        record[name] = {
+            "examples": examples,
+            "inputs": len(inputs),
+            "tokens": tokens,
+            "skipped": bad,
+        }
+        rows.append([name, *(f"{value:,}" for value in record[name].values())])
+    columns = ["split", "examples", "inputs", "tokens", "bad rows left out"]
+    console.table(f"task of {experiment.name}", columns, rows)
+    console.say(f"outputs: {', '.join(task.labels)}")
+    console.result(record)
 
 
 def show_progress(bar: Bar) -> Callable[[Progress], None]:

@@ -21,12 +21,17 @@ from distilcli.assembly import (
     teacher_dtype,
 )
 from distilcli.commands.prepare import show_progress
-from distilcli.config import Experiment
+from distilcli.config import BaseExperiment, Experiment
 from distilcli.console import Console, TrainingLog, duration, number
+from distilcli.masked_lm import MaskedLMObjective
+from distilcli.objective import Objective
 from distilcli.preflight import Preflight, preflight
 from distilcli.processes import main_process_first, make_accelerator
 from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
+from distilcli.task_config import TaskExperiment
+from distilcli.tasks.objective import TaskObjective, assemble_task
+from distilcli.tasks.task import OpenTask
 from distilcli.training import Events, TrainResult, train
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
@@ -34,42 +39,75 @@ from distilcli.training import Events, TrainResult, train
 _LONGEST_WAIT = 120.0
 
 
-def run(experiment: Experiment, *, resume: bool, force: bool, console: Console) -> None:
+def run(
+    experiment: Experiment | TaskExperiment, *, resume: bool, force: bool, console: Console
+) -> None:
     """Train the experiment's student."""
     accelerator = make_accelerator(experiment)
     folder = RunFolder(experiment.run_folder)
     folder.check(experiment, resume=resume, force=force)
     with ExitStack() as held:  # the run folder, from the moment that something is written there
-        parts = _assemble(experiment, folder, accelerator, force, console, held)
+        objective = _objective(experiment, folder, accelerator, force, console, held)
         console.note(
-            f"{experiment.name}: student from {student_description(experiment)}, "
-            f"{len(parts.store.train):,} sequences, {accelerator.num_processes} process(es), "
+            f"{experiment.name}: student from {student_description(experiment.student)}, "
+            f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
             f"{accelerator.device}"
         )
         with console.bar("train") as bar:
             log = TrainingLog(console, bar)
             events = Events(console.note, console.warn, log.metrics)
-            result = train(experiment, parts, accelerator, resume=resume, events=events)
+            result = train(experiment, objective, accelerator, resume=resume, events=events)
     _show(result, console)
 
 
-def dry_run(experiment: Experiment, console: Console) -> None:
+def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
     accelerator = make_accelerator(experiment)
-    parts = assemble_unsaved(experiment, accelerator.device)
-    report = preflight(experiment, parts, accelerator)
+    report = preflight(experiment, _unsaved_objective(experiment, accelerator), accelerator)
     accelerator.end_training()
     _show_preflight(report, experiment, console)
 
 
-def profile(experiment: Experiment, num_steps: int, console: Console) -> None:
+def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
     accelerator = make_accelerator(experiment)
-    parts = assemble_unsaved(experiment, accelerator.device)
+    objective = _unsaved_objective(experiment, accelerator)
     trace = RunFolder(experiment.run_folder).trace
-    report = profile_steps(experiment, parts, accelerator, num_steps, trace)
+    report = profile_steps(experiment, objective, accelerator, num_steps, trace)
     accelerator.end_training()
     _show_profile(report, console)
+
+
+def _unsaved_objective(
+    experiment: Experiment | TaskExperiment, accelerator: Accelerator
+) -> Objective:
+    """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
+    if isinstance(experiment, Experiment):
+        parts = assemble_unsaved(experiment, accelerator.device)
+        return MaskedLMObjective(experiment, parts, accelerator.device)
+    with main_process_first(accelerator):
+        task_parts = assemble_task(experiment, accelerator.device)
+    return TaskObjective(experiment, task_parts, accelerator, cache=False)
+
+
+def _objective(
+    experiment: Experiment | TaskExperiment,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    force: bool,
+    console: Console,
+    held: ExitStack,
+) -> Objective:
+    """Samples and losses; the main process makes what is missing before the others look."""
+    if isinstance(experiment, Experiment):
+        parts = _assemble(experiment, folder, accelerator, force, console, held)
+        return MaskedLMObjective(experiment, parts, accelerator.device)
+    with main_process_first(accelerator):
+        task_parts = assemble_task(experiment, accelerator.device)
+    _tell_of_task(task_parts.task, console)
+    if accelerator.is_main_process:
+        _begin(experiment, folder, force, console, held)
+    return TaskObjective(experiment, task_parts, accelerator, console.note)
 
 
 def _assemble(
@@ -103,12 +141,28 @@ def _make_what_is_missing(
         student = make_student(experiment, load_teacher(experiment))
     with console.bar("prepare") as bar:
         ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+    _begin(experiment, folder, force, console, held)
+    if student is not None:
+        save_initial_student(student, tokenizer, folder.initial_student)
+
+
+def _begin(
+    experiment: BaseExperiment, folder: RunFolder, force: bool, console: Console, held: ExitStack
+) -> None:
+    """Take the run folder for this run, and write down what it runs."""
     patience = min(experiment.train.timeout_seconds, _LONGEST_WAIT)
     held.enter_context(folder.alone(patience, console.note))
     if force or not folder.has_run:
         folder.begin(experiment, force=force)
-    if student is not None:
-        save_initial_student(student, tokenizer, folder.initial_student)
+
+
+def _tell_of_task(task: OpenTask, console: Console) -> None:
+    for split, count, skipped in (
+        ("train", task.num_examples[0], task.skipped.train),
+        ("dev", task.num_examples[1], task.skipped.dev),
+    ):
+        if skipped:
+            console.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
 
 
 def _show(result: TrainResult, console: Console) -> None:
@@ -119,10 +173,11 @@ def _show(result: TrainResult, console: Console) -> None:
         f"{result.steps:,} steps, {result.tokens:,} tokens in {duration(result.seconds)} "
         f"({speed:,.0f} tokens/s)"
     )
-    if result.held_out_loss is not None:
-        console.say(
-            f"best held-out loss {result.held_out_loss:.4f}, after step {result.student_step}"
+    if result.held_out:
+        scores = ", ".join(
+            f"{key.removeprefix('held_out/')} {value:.4f}" for key, value in result.held_out.items()
         )
+        console.say(f"held out, after step {result.student_step}: {scores}")
     console.say(f"student: {result.student}")
     console.result(asdict(result))
 
@@ -135,7 +190,7 @@ def _show_profile(report: Profile, console: Console) -> None:
     console.result(asdict(report))
 
 
-def _show_preflight(report: Preflight, experiment: Experiment, console: Console) -> None:
+def _show_preflight(report: Preflight, experiment: BaseExperiment, console: Console) -> None:
     rows = [
         ["processes x micro-batches", f"{report.num_processes} x {report.micro_batches}"],
         ["steps", f"{report.total_steps:,} ({report.steps_per_epoch:,} an epoch)"],
@@ -145,11 +200,11 @@ def _show_preflight(report: Preflight, experiment: Experiment, console: Console)
         ["one checkpoint, MiB", f"{report.checkpoint_mib:.0f}"],
         ["disk needed, free, GiB", f"{report.disk_needed_gib:.2f}, {report.disk_free_gib:.2f}"],
         ["loss of the two steps", " ".join(f"{loss:.4f}" for loss in report.losses)],
-        ["held-out loss of token frequencies", number(report.unigram_loss)],
-        ["held-out loss of the teacher", number(report.teacher_loss)],
     ]
+    rows += [[f"held-out {key.replace('_', ' ')}", number(x)] for key, x in report.teacher.items()]
     folder = RunFolder(experiment.run_folder)
     console.table(f"dry run of {folder.root}: nothing was written", ["what", "figure"], rows)
     if folder.has_run:
         console.note(f"{folder.root} exists: train will ask for --resume or --force")
-    console.result(asdict(report))
+    record = asdict(report)
+    console.result(record | record.pop("teacher"))

@@ -1,0 +1,115 @@
+"""Masked-LM training as an objective: a token store, dynamic masks, teacher and student."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from distilcli.assembly import Parts
+from distilcli.batches import IGNORE_INDEX, PackedBatch, held_out_batches, pack
+from distilcli.config import Experiment
+from distilcli.distillation import Distillation
+from distilcli.errors import ModelError
+from distilcli.masking import Masker
+from distilcli.objective import Objective
+from distilcli.offloading import offload_layers
+from distilcli.store import TokenStore
+from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
+
+_SANITY_SEQUENCES = 200
+
+
+class MaskedLMObjective(Objective):
+    """Trains a student on masked text, beside its teacher if there is one.
+
+    Args:
+        experiment: all settings.
+        parts: store, tokenizer, teacher and student; the student is trained in place.
+        device: where the models will be.
+    """
+
+    module: Distillation
+
+    def __init__(self, experiment: Experiment, parts: Parts, device: torch.device) -> None:
+        self.experiment = experiment
+        self.store = parts.store
+        self.tokenizer = parts.tokenizer
+        self.lengths = parts.store.train.lengths
+        self.num_held_out = len(parts.store.held_out)
+        self.offloaded = experiment.teacher is not None and experiment.teacher.offload
+        if self.offloaded and parts.teacher is not None:
+            offload_layers(parts.teacher, device)
+        self.module = Distillation(parts.student, parts.teacher, experiment.loss, self.offloaded)
+        uses_soft_targets = self.module.uses_soft_targets
+        self._unmasked_share = experiment.loss.unmasked_share if uses_soft_targets else 0.0
+        self._masker = Masker(
+            experiment.masking,
+            parts.tokenizer,
+            parts.store.manifest.vocab_size,
+            parts.store.token_counts,
+            experiment.seed,
+        )
+
+    def compilable(self) -> list[PreTrainedModel]:
+        """Student and teacher, if that is not offloaded."""
+        models = [self.module.student, None if self.offloaded else self.module.teacher]
+        return [model for model in models if model is not None]
+
+    def pack(self, samples: Sequence[int], epoch: int) -> PackedBatch:
+        """One micro-batch, masked as in this epoch."""
+        return pack(self.store.train, samples, self._masker, epoch, self._unmasked_share)
+
+    def held_out(self, accelerator: Accelerator) -> HeldOutScores:
+        """Held-out scores of the student as it is now, beside its teacher."""
+        batches = self._held_out_batches(self.experiment.validation.num_sequences, accelerator)
+        return held_out_scores(self.module.student, self.module.teacher, batches, accelerator)
+
+    def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
+        """Held-out loss of the teacher and of token frequencies, in nats a masked token.
+
+        Raises:
+            ModelError: the teacher predicts held-out text no better than token frequencies do.
+        """
+        if not self.num_held_out:
+            return {"teacher_loss": None, "unigram_loss": None}
+        batches = self._held_out_batches(_SANITY_SEQUENCES, accelerator)
+        unigram = unigram_loss(self.store, batches, accelerator)
+        teacher = self.experiment.teacher
+        if teacher is None or self.module.teacher is None:
+            return {"teacher_loss": None, "unigram_loss": unigram}
+        teacher_loss = held_out_scores(self.module.teacher, None, batches, accelerator).loss
+        if not teacher_loss < unigram:
+            raise ModelError(
+                f"teacher.model {teacher.model}: its held-out masked-LM loss, "
+                f"{teacher_loss:.3f}, is no better than the {unigram:.3f} of token frequencies "
+                "alone",
+                "Check that the teacher and its tokenizer belong together and know this text.",
+            )
+        return {"teacher_loss": teacher_loss, "unigram_loss": unigram}
+
+    def _held_out_batches(self, num_sequences: int, accelerator: Accelerator) -> list[PackedBatch]:
+        experiment = self.experiment
+        masker = held_out_masker(self.store, self.tokenizer, experiment.masking.mlm_probability)
+        batches = held_out_batches(
+            self.store.held_out,
+            masker,
+            num_sequences,
+            experiment.train.tokens_per_micro_batch,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        return list(batches)
+
+
+def unigram_loss(store: TokenStore, batches: list[PackedBatch], accelerator: Accelerator) -> float:
+    """Cross-entropy of the masked tokens under the training split's token frequencies."""
+    counts = store.token_counts.astype(np.float64) + 1.0
+    log_probs = torch.from_numpy(np.log(counts / counts.sum()))
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:
+        labels = batch.labels[batch.labels != IGNORE_INDEX].cpu()
+        sums += torch.stack([-log_probs[labels].sum(), torch.tensor(float(len(labels)))])
+    total, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+    return float(total / max(count, 1.0))

@@ -1,0 +1,266 @@
+"""Sequence classification (one class, or any number) and regression, of texts and pairs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
+from distilcli.tasks.examples import BadExample, Examples, read_examples
+from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.task import OpenTask, Skipped, batched, class_names, scikit_metrics
+
+SequenceTask = ClassificationTask | MultiLabelTask | RegressionTask
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """A text or a pair, with its class, its classes or its number."""
+
+    texts: tuple[str, ...]
+    label: Any
+
+
+class _SequenceTask(OpenTask):
+    """What texts with a label have in common."""
+
+    head = "sequence"
+
+    def __init__(
+        self,
+        config: SequenceTask,
+        tokenizer: PreTrainedTokenizerFast,
+        teacher_labels: list[str] | None,
+    ) -> None:
+        self.score = config.score
+        train, dev = read_splits(config, _converter(config, self.parse))
+        self.labels = self.choose_labels(config, train, teacher_labels)
+        for split in (train, dev):
+            self.keep_known(split)
+            split.check(config.skip_bad_rows)
+        self.skipped = Skipped(len(train.bad), len(dev.bad))
+        self.num_examples = len(train.usable), len(dev.usable)
+        self.train = self._inputs(train.usable, tokenizer, config.max_length)
+        self.dev = self._inputs(dev.usable, tokenizer, config.max_length)
+
+    def _inputs(
+        self,
+        examples: Sequence[TextExample],
+        tokenizer: PreTrainedTokenizerFast,
+        max_length: int,
+    ) -> Inputs:
+        ids, types = tokenized([example.texts for example in examples], tokenizer, max_length)
+        return join(ids, types, [[0]] * len(ids), self.targets(examples))
+
+    def parse(self, value: Any) -> Any:
+        """The label of a row; raises `BadExample`."""
+        return label_text(value)
+
+    def choose_labels(
+        self, config: Any, train: Examples[TextExample], teacher_labels: list[str] | None
+    ) -> list[str]:
+        """The names of the outputs."""
+        found = {example.label for example in train.usable}
+        return class_names(found, config.labels, teacher_labels)
+
+    def keep_known(self, split: Examples[TextExample]) -> None:
+        """Move examples of unknown classes to the bad ones."""
+        move_unknown(split, set(self.labels), lambda example: [example.label])
+
+    def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
+        """int64 [examples], the ids of classes."""
+        ids = {name: index for index, name in enumerate(self.labels)}
+        return np.array([ids[example.label] for example in examples], dtype=np.int64)
+
+
+class Classification(_SequenceTask):
+    """One class for each text or pair."""
+
+    family = "one-of"
+
+    def scores(self, outputs: np.ndarray) -> dict[str, float]:
+        """Accuracy, F1 (of the last of two classes, and the mean over classes), Matthews."""
+        metrics = scikit_metrics()
+        truth, chosen = self.dev.targets, outputs.argmax(axis=1)
+        accuracy = float(metrics.accuracy_score(truth, chosen))
+        ids = list(range(len(self.labels)))
+        each = metrics.f1_score(truth, chosen, labels=ids, average=None, zero_division=0.0)
+        found = {
+            "accuracy": accuracy,
+            "macro_f1": float(each.mean()),
+            "matthews": float(metrics.matthews_corrcoef(truth, chosen)),
+        }
+        if len(ids) == 2:
+            found["f1"] = float(each[1])
+            found["accuracy_f1"] = (accuracy + float(each[1])) / 2
+        return found
+
+    def constant_outputs(self) -> np.ndarray:
+        """Logarithms of the training frequencies of the classes."""
+        counts = np.bincount(self.train.targets, minlength=len(self.labels))
+        return np.tile(np.log((counts + 1.0) / counts.sum()), (len(self.dev), 1))
+
+
+class MultiLabel(_SequenceTask):
+    """Any number of classes for each text or pair."""
+
+    family = "any-of"
+
+    def parse(self, value: Any) -> Any:
+        """A set of classes, from a list or from text with commas; none is a label too."""
+        if value is None:
+            raise BadExample("no label")
+        parts = value if isinstance(value, list) else str(value).split(",")
+        return frozenset(str(part).strip() for part in parts) - {""}
+
+    def choose_labels(
+        self, config: Any, train: Examples[TextExample], teacher_labels: list[str] | None
+    ) -> list[str]:
+        """The names of the outputs."""
+        found = {label for example in train.usable for label in example.label}
+        return class_names(found, config.labels, teacher_labels)
+
+    def keep_known(self, split: Examples[TextExample]) -> None:
+        """Move examples of unknown classes to the bad ones."""
+        move_unknown(split, set(self.labels), lambda example: sorted(example.label))
+
+    def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
+        """float32 [examples, classes], 1 where a class is right."""
+        rows = [[float(name in example.label) for name in self.labels] for example in examples]
+        return np.array(rows, dtype=np.float32)
+
+    def scores(self, outputs: np.ndarray) -> dict[str, float]:
+        """F1 over all labels, its mean over classes, share of inputs with every class right."""
+        metrics = scikit_metrics()
+        truth, chosen = self.dev.targets.astype(int), (outputs > 0).astype(int)
+        return {
+            f"{average}_f1": float(
+                metrics.f1_score(truth, chosen, average=average, zero_division=0.0)
+            )
+            for average in ("micro", "macro")
+        } | {"exact_match": float(metrics.accuracy_score(truth, chosen))}
+
+    def constant_outputs(self) -> np.ndarray:
+        """Log-odds of the training frequencies of the classes."""
+        share = self.train.targets.mean(axis=0).clip(1e-6, 1 - 1e-6)
+        return np.tile(np.log(share / (1 - share)), (len(self.dev), 1))
+
+
+class Regression(_SequenceTask):
+    """A number for each text or pair."""
+
+    family = "number"
+
+    def parse(self, value: Any) -> float:
+        """A finite number."""
+        try:
+            number = float(label_text(value))
+        except ValueError:
+            raise BadExample(f"label {value!r} is no number") from None
+        if not math.isfinite(number):
+            raise BadExample(f"label {value!r} is not finite")
+        return number
+
+    def choose_labels(
+        self, config: Any, train: Examples[TextExample], teacher_labels: list[str] | None
+    ) -> list[str]:
+        """One output, which transformers calls LABEL_0."""
+        return ["LABEL_0"]
+
+    def keep_known(self, split: Examples[TextExample]) -> None:
+        """Every number is known."""
+
+    def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
+        """float32 [examples]."""
+        return np.array([example.label for example in examples], dtype=np.float32)
+
+    def scores(self, outputs: np.ndarray) -> dict[str, float]:
+        """Pearson's and Spearman's correlation, 0 where a side is constant, and their mean."""
+        scikit_metrics()  # the extra brings SciPy too
+        from scipy import stats
+
+        truth, found = self.dev.targets, outputs[:, 0]
+        if min(np.ptp(truth), np.ptp(found)) == 0:
+            return {"pearson": 0.0, "spearman": 0.0, "pearson_spearman": 0.0}
+        pearson = float(stats.pearsonr(truth, found).statistic)
+        spearman = float(stats.spearmanr(truth, found).statistic)
+        mean = (pearson + spearman) / 2
+        return {"pearson": pearson, "spearman": spearman, "pearson_spearman": mean}
+
+    def constant_outputs(self) -> np.ndarray:
+        """The mean of the training examples."""
+        return np.full((len(self.dev), 1), self.train.targets.mean())
+
+
+def read_splits(
+    config: Any, convert: Callable[[dict[str, Any]], Any], needed: list[str] | None = None
+) -> tuple[Examples[Any], Examples[Any]]:
+    """The training and the dev examples of a task of texts with labels."""
+    if needed is None:
+        pair = [config.text_pair] if config.text_pair else []
+        needed = [config.text, *pair, config.label]
+    train = read_examples(config.train, "task.train", needed, convert, {})
+    return train, read_examples(config.dev, "task.dev", needed, convert, {})
+
+
+def _converter(
+    config: SequenceTask, parse: Callable[[Any], Any]
+) -> Callable[[dict[str, Any]], TextExample]:
+    columns = [config.text, *([config.text_pair] if config.text_pair else [])]
+
+    def convert(values: dict[str, Any]) -> TextExample:
+        texts = []
+        for column in columns:
+            text = values[column]
+            if not isinstance(text, str) or not text.strip():
+                raise BadExample(f"no text in {column}")
+            texts.append(text)
+        return TextExample(tuple(texts), parse(values[config.label]))
+
+    return convert
+
+
+def label_text(value: Any) -> str:
+    """A label as text; raises `BadExample` where there is none."""
+    text = "" if value is None else str(value).strip()
+    if not text:
+        raise BadExample("no label")
+    return text
+
+
+def move_unknown(
+    split: Examples[Any], known: set[str], labels_of: Callable[[Any], Sequence[str]]
+) -> None:
+    """Move the examples with a label that is not known from the usable to the bad ones."""
+    kept = []
+    for place, example in zip(split.places, split.usable, strict=True):
+        unknown = [label for label in labels_of(example) if label not in known]
+        if unknown:
+            names = ", ".join(sorted(known)[:20])
+            split.bad.append(f"{place}: unknown class {unknown[0]!r}; there are {names}")
+        else:
+            kept.append(example)
+    split.usable[:] = kept
+
+
+def tokenized(
+    texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids and token types of texts or pairs; of a pair the longer text is cut first."""
+    ids: list[list[int]] = []
+    types: list[list[int]] = []
+    for part in batched(len(texts)):
+        columns = [list(column) for column in zip(*texts[part], strict=True)]
+        encoded = tokenizer(
+            *columns,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=True,
+        )
+        ids += encoded["input_ids"]
+        types += encoded["token_type_ids"]
+    return ids, types

@@ -1,0 +1,195 @@
+"""Rows of a task's sources, and what becomes of those that cannot be used.
+
+A row that is wrong does not stop the reading: all of them are found, then refused together, each
+with its file, its number and the reason, or with `task.skip_bad_rows` left out and counted.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from distilcli.errors import ConfigError, DataError
+from distilcli.formats import BadRow, Row, read_rows, text_lines
+from distilcli.sources import ENDINGS, hub_rows, matching_files
+from distilcli.task_config import RowFiles, RowHub
+from distilcli.tasks.squad import squad_rows
+
+_SHOWN = 10
+_ROW_FORMATS = ("jsonl", "csv", "tsv", "parquet")
+
+Example = TypeVar("Example")
+
+
+class BadExample(Exception):
+    """Raised while a row is made an example: why it cannot be one."""
+
+
+@dataclass
+class Examples(Generic[Example]):
+    """The usable examples of one split, and the rows that are not.
+
+    Attributes:
+        name: of the files or the data set, for messages.
+        usable: the examples.
+        places: where each of them is.
+        bad: place and reason of each row that is none.
+    """
+
+    name: str
+    usable: list[Example] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+    def check(self, skip_bad_rows: bool) -> None:
+        """Refuse bad rows, unless they are to be skipped.
+
+        Raises:
+            DataError: some rows are bad, or none is usable.
+        """
+        if self.bad and not skip_bad_rows:
+            shown = "\n  ".join(self.bad[:_SHOWN])
+            more = len(self.bad) - _SHOWN
+            shown += f"\n  and {more:,} more" if more > 0 else ""
+            raise DataError(
+                f"{self.name}: {len(self.bad):,} bad row{'s' if len(self.bad) > 1 else ''}\n"
+                f"  {shown}",
+                "Mend them, or leave them out with --skip-bad-rows.",
+            )
+        if not self.usable:
+            bad = f" but {len(self.bad):,} bad ones, such as {self.bad[0]}" if self.bad else ""
+            raise DataError(f"{self.name}: there are no rows{bad}")
+
+
+def read_examples(
+    source: RowFiles | RowHub,
+    key: str,
+    needed: list[str],
+    convert: Callable[[dict[str, Any]], Example],
+    by_ending: dict[str, str],
+) -> Examples[Example]:
+    """Every example of a source.
+
+    Args:
+        source: files or a data set.
+        key: its dotted place in the experiment, for messages.
+        needed: columns that rows must have.
+        convert: makes an example of a row, or raises `BadExample`.
+        by_ending: formats of this task's own, by the ending of a file's name.
+
+    Raises:
+        ConfigError: the format of a file is unknown.
+        DataError: a file or data set as a whole cannot be read.
+    """
+    examples: Examples[Example] = Examples(_name(source))
+    for where, row in _rows(source, key, needed, by_ending):
+        if isinstance(row, BadRow):
+            examples.bad.append(f"{where}: {row.reason}")
+            continue
+        missing = [column for column in needed if column not in row.values]
+        try:
+            if missing:
+                there = ", ".join(map(str, row.values))
+                raise BadExample(f"no column {missing[0]!r}; there are: {there}")
+            examples.usable.append(convert(row.values))
+            examples.places.append(where)
+        except BadExample as error:
+            examples.bad.append(f"{where}: {error}")
+    return examples
+
+
+def _name(source: RowFiles | RowHub) -> str:
+    return source.hub if isinstance(source, RowHub) else ", ".join(source.files)
+
+
+def _rows(
+    source: RowFiles | RowHub, key: str, needed: list[str], by_ending: dict[str, str]
+) -> Iterator[tuple[str, Row | BadRow]]:
+    """Each row with where it is."""
+    if isinstance(source, RowHub):
+        for number, values in enumerate(hub_rows(source, needed), start=1):
+            yield f"{source.hub} {source.split} row {number}", Row(number, values)
+        return
+    for path in (path for name in source.files for path in matching_files(name, key)):
+        file_format = source.format
+        if file_format == "auto":
+            file_format = _format_of(path, by_ending, key)
+        unit = {"parquet": "row", "squad": "question"}.get(file_format, "line")
+        try:
+            with path.open("rb") as raw:
+                for row in _file_rows(path, raw, file_format, needed, source.columns):
+                    yield f"{path} {unit} {row.number}", row
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _file_rows(
+    path: Path, raw: Any, file_format: str, needed: list[str], columns: list[str] | None
+) -> Iterator[Row | BadRow]:
+    if file_format == "squad":
+        return squad_rows(path, "".join(text_lines(path, raw)))
+    if file_format == "conll":
+        return _conll_rows(text_lines(path, raw), needed, columns)
+    return read_rows(path, raw, file_format, needed, columns)  # type: ignore[arg-type]
+
+
+def _format_of(path: Path, by_ending: dict[str, str], key: str) -> Any:
+    endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
+    last = endings[-1] if endings else ""
+    file_format = by_ending.get(last) or ENDINGS.get(last)
+    if file_format not in (*_ROW_FORMATS, "squad", "conll"):
+        raise ConfigError(
+            f"{key}.format: {path} has no ending that tells its format",
+            "Set it to csv, tsv, jsonl, parquet, squad or conll.",
+        )
+    return file_format
+
+
+def _conll_rows(
+    lines: Iterator[str], needed: list[str], columns: list[str] | None
+) -> Iterator[Row | BadRow]:
+    """Sentences: a word a line, its columns set apart by tabs (or blanks), blank lines between.
+
+    Without names the first column is that of the words and the last that of the tags, which is
+    the order of `needed`.
+    """
+    words_column, tags_column = needed
+    names = columns or [words_column]
+    sentence: list[list[str]] = []
+    first, bad = 0, ""
+
+    def finish() -> Iterator[Row | BadRow]:
+        if bad:
+            yield BadRow(first, bad)
+        elif sentence and sentence[0][0] != "-DOCSTART-":
+            yield Row(first, _columns_of(sentence, names, words_column, tags_column))
+
+    for number, line in enumerate(lines, start=1):
+        line = line.rstrip("\r\n")
+        if not line.strip():
+            yield from finish()
+            sentence, bad = [], ""
+            continue
+        if line.startswith("#") and "\t" not in line and " " in line:
+            continue  # a comment of CoNLL-U
+        fields = line.split("\t") if "\t" in line else line.split()
+        wanted = len(columns) if columns else len(sentence[0]) if sentence else max(2, len(fields))
+        if not sentence and not bad:
+            first = number
+        if len(fields) != wanted and not bad:
+            first, bad = number, f"{len(fields)} columns where there should be {wanted}"
+        sentence.append(fields)
+    yield from finish()
+
+
+def _columns_of(
+    sentence: list[list[str]], names: list[str], words_column: str, tags_column: str
+) -> dict[str, Any]:
+    if len(names) == 1:  # not named: the first and the last
+        return {
+            words_column: [fields[0] for fields in sentence],
+            tags_column: [fields[-1] for fields in sentence],
+        }
+    return {
+        name: list(values) for name, values in zip(names, zip(*sentence, strict=True), strict=True)
+    }

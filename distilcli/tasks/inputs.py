@@ -1,0 +1,148 @@
+"""Inputs of a task as the models take them: tokens end to end, where outputs are read, targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from distilcli.batches import PackedSequences, positions
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All inputs of one split.
+
+    Attributes:
+        token_ids: int32 [tokens], all inputs end to end.
+        token_types: int8 [tokens], 1 in the second text of a pair.
+        offsets: int64 [inputs + 1], the first token of each input, then the number of tokens.
+        output_positions: int32 [rows], the tokens in their own inputs at which outputs are read.
+        output_offsets: int64 [inputs + 1], the first row of each input, then the number of rows.
+        targets: of each row, or of each input for spans (start and end); see the tasks.
+    """
+
+    token_ids: np.ndarray
+    token_types: np.ndarray
+    offsets: np.ndarray
+    output_positions: np.ndarray
+    output_offsets: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each input, int32."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def num_outputs_of(self) -> np.ndarray:
+        """Rows of each input, int64."""
+        return np.diff(self.output_offsets)
+
+    @property
+    def targets_are_of_rows(self) -> bool:
+        """Whether there is a target for each row of outputs; else there is one for each input."""
+        return len(self.targets) == int(self.output_offsets[-1])
+
+    def fingerprint(self) -> str:
+        """Hash of what a model is shown and where it is read; hexadecimal."""
+        digest = blake2b(digest_size=16)
+        for array in (self.token_ids, self.token_types, self.offsets, self.output_positions):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def join(
+    token_ids: Sequence[Sequence[int]],
+    token_types: Sequence[Sequence[int]],
+    output_positions: Sequence[Sequence[int]],
+    targets: np.ndarray,
+) -> Inputs:
+    """Inputs from a list of each thing for every input."""
+    return Inputs(
+        token_ids=_flat(token_ids, np.int32),
+        token_types=_flat(token_types, np.int8),
+        offsets=_offsets(token_ids),
+        output_positions=_flat(output_positions, np.int32),
+        output_offsets=_offsets(output_positions),
+        targets=targets,
+    )
+
+
+def _flat(rows: Sequence[Sequence[int]], dtype: type) -> np.ndarray:
+    total = sum(len(row) for row in rows)
+    return np.fromiter((value for row in rows for value in row), dtype, total)
+
+
+def _offsets(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class TaskBatch(PackedSequences):
+    """One micro-batch of a task.
+
+    Attributes:
+        token_type_ids: 1 in the second text of a pair.
+        output_positions: where in the row of tokens outputs are read.
+        targets: of each output, or of each input for spans.
+        teacher_outputs: the teacher's outputs, where they are known.
+        teacher_hidden: the teacher's last hidden states, where they are known and wanted.
+    """
+
+    token_type_ids: Int[Tensor, "1 tokens"]
+    output_positions: Int[Tensor, " outputs"]
+    targets: Tensor
+    teacher_outputs: Float[Tensor, "outputs classes"] | None = None
+    teacher_hidden: Float[Tensor, "tokens hidden"] | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of outputs."""
+        return self.output_positions.shape[0]
+
+
+def pack(
+    inputs: Inputs,
+    samples: Sequence[int],
+    teacher: tuple[np.ndarray, np.ndarray | None] | None = None,
+) -> TaskBatch:
+    """Lay the given inputs end to end.
+
+    Args:
+        inputs: what they are taken from.
+        samples: their indices.
+        teacher: its outputs and hidden states for these samples, end to end.
+    """
+    chosen = np.asarray(samples, dtype=np.int64)
+    lengths = inputs.lengths[chosen].astype(np.int64)
+    position_ids, boundaries = positions(lengths)
+    tokens = _spans(inputs.offsets, chosen)
+    rows = _spans(inputs.output_offsets, chosen)
+    starts = np.repeat(np.cumsum(lengths) - lengths, inputs.num_outputs_of[chosen])
+    outputs, hidden = teacher or (None, None)
+    return TaskBatch(
+        input_ids=torch.from_numpy(inputs.token_ids[tokens].astype(np.int64))[None],
+        position_ids=position_ids,
+        boundaries=boundaries,
+        lengths=tuple(lengths.tolist()),
+        sample_ids=tuple(int(sample) for sample in samples),
+        token_type_ids=torch.from_numpy(inputs.token_types[tokens].astype(np.int64))[None],
+        output_positions=torch.from_numpy(inputs.output_positions[rows] + starts),
+        targets=torch.from_numpy(inputs.targets[rows if inputs.targets_are_of_rows else chosen]),
+        teacher_outputs=None if outputs is None else torch.from_numpy(outputs),
+        teacher_hidden=None if hidden is None else torch.from_numpy(hidden),
+    )
+
+
+def _spans(offsets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The indices offsets[i] ... offsets[i + 1] - 1 of each chosen i, one after another."""
+    if len(chosen) == 0:
+        return np.zeros(0, dtype=np.int64)
+    return np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in chosen])

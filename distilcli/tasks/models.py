@@ -1,0 +1,222 @@
+"""Models with a head for a task: transformers' own classes, so that pipelines can use them.
+
+A BERT reads a sequence through its pooler, a DistilBERT through its own layer before the
+classifier; both read tags and spans with one linear layer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    PreTrainedModel,
+)
+
+from distilcli.config import CopiedStudent
+from distilcli.errors import ModelError
+from distilcli.models import is_bert, load_weights, read_config
+from distilcli.students import layer_map, seeded, set_dropout
+from distilcli.task_config import TaskCheckpoint, TaskExperiment
+from distilcli.tasks.task import Family, Head, OpenTask
+
+_CLASSES: dict[tuple[str, Head], type[PreTrainedModel]] = {
+    ("bert", "sequence"): BertForSequenceClassification,
+    ("bert", "token"): BertForTokenClassification,
+    ("bert", "span"): BertForQuestionAnswering,
+    ("distilbert", "sequence"): DistilBertForSequenceClassification,
+    ("distilbert", "token"): DistilBertForTokenClassification,
+    ("distilbert", "span"): DistilBertForQuestionAnswering,
+}
+_PROBLEM_TYPES: dict[Family, str] = {
+    "one-of": "single_label_classification",
+    "any-of": "multi_label_classification",
+    "number": "regression",
+}
+
+
+# Loading
+
+
+def teacher_labels(experiment: TaskExperiment) -> list[str] | None:
+    """Names of the teacher's outputs; None without a teacher.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if experiment.teacher is None:
+        return None
+    config = read_config(experiment.teacher.model, experiment.teacher.revision, "teacher")
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def load_teacher(
+    experiment: TaskExperiment, task: OpenTask, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel | None:
+    """The experiment's fine-tuned teacher, in eval mode; None without one.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no head for this task.
+    """
+    if experiment.teacher is None:
+        return None
+    name, revision = experiment.teacher.model, experiment.teacher.revision
+    model: PreTrainedModel
+    model, missing = _load(name, revision, task, dtype, "teacher")
+    if missing:
+        raise ModelError(
+            f"teacher {name}: it has no head for this task ({min(missing)} is missing)",
+            "Fine-tune it first: the same experiment with teacher=null and "
+            "student={kind: checkpoint, model: ...}; its runs/NAME/student is the teacher.",
+        )
+    _check_length(experiment, model, f"teacher {name}")
+    return model
+
+
+def build_student(
+    experiment: TaskExperiment, task: OpenTask, teacher: PreTrainedModel | None
+) -> PreTrainedModel:
+    """The student as the experiment says it starts: fp32, on the CPU, in eval mode.
+
+    A head that its source does not have is made new, from `experiment.seed`.
+
+    Raises:
+        ConfigError: layers that the source does not have.
+        ModelError: the source cannot be used.
+    """
+    student = experiment.student
+    model: PreTrainedModel
+    with seeded(experiment.seed):
+        if isinstance(student, TaskCheckpoint):
+            model, _ = _load(student.model, None, task, torch.float32, "student")
+        else:
+            source = teacher
+            if student.source is not None:
+                source, _ = _load(student.source, None, task, torch.float32, "source")
+            assert source is not None, "TaskExperiment asks for a source where there is no teacher"
+            model = _copied(source, student)
+    set_dropout(model, student.dropout, student.attention_dropout)
+    model.config.label2id = {name: index for index, name in enumerate(task.labels)}
+    model.config.id2label = dict(enumerate(task.labels))
+    model.train(False)
+    _check_length(experiment, model, "the student")
+    return model
+
+
+def _load(
+    name: str, revision: str | None, task: OpenTask, dtype: torch.dtype, role: str
+) -> tuple[Any, set[str]]:
+    """A model with the task's head, and the names of the head's weights that are new."""
+    where = f"{role} {name}"
+    config = read_config(name, revision, role)
+    model_class = _CLASSES[config.model_type, task.head]
+    if model_class.__name__ in (config.architectures or []):
+        _check_head_size(config, task, where)
+    config.num_labels = len(task.labels)
+    if task.head == "sequence":
+        config.problem_type = _PROBLEM_TYPES[task.family]
+    model, missing = load_weights(model_class, config, name, revision, dtype, where)
+    body = f"{model.base_model_prefix}."
+    lacking = {key for key in missing if key.startswith(body) and ".pooler." not in key}
+    if lacking:
+        raise ModelError(
+            f"{where}: {len(lacking)} weights of its body are missing, {min(lacking)} first",
+            "Copy or download it again.",
+        )
+    return model, missing
+
+
+def _check_head_size(config: Any, task: OpenTask, where: str) -> None:
+    if config.num_labels != len(task.labels):
+        raise ModelError(
+            f"{where}: its head has {config.num_labels} outputs, the task needs {len(task.labels)}",
+            "Use a model of this very task, or for a student one without such a head.",
+        )
+
+
+def _copied(source: PreTrainedModel, student: CopiedStudent) -> PreTrainedModel:
+    """The source with some of its layers, and with its head: of the same kind as the source.
+
+    With every layer copied it computes what the source does.
+    """
+    config = source.config.__class__.from_dict(source.config.to_dict())
+    depth = int(config.num_hidden_layers)
+    indices = layer_map(depth, student.num_layers, student.layers)
+    config.num_hidden_layers = len(indices)
+    model: PreTrainedModel = source.__class__(config)
+    stack = "bert.encoder.layer." if is_bert(source) else "distilbert.transformer.layer."
+    weights = source.state_dict()
+    copied = {key: value for key, value in weights.items() if not key.startswith(stack)}
+    for place, index in enumerate(indices):
+        from_here = f"{stack}{index}."
+        copied |= {
+            f"{stack}{place}.{key.removeprefix(from_here)}": value
+            for key, value in weights.items()
+            if key.startswith(from_here)
+        }
+    model.load_state_dict(copied, strict=True)
+    return model
+
+
+def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str) -> None:
+    positions = model.config.max_position_embeddings
+    if experiment.task.max_length > positions:
+        raise ModelError(
+            f"task.max_length {experiment.task.max_length} is over the {positions} positions of "
+            f"{where}",
+            f"Set task.max_length to {positions} or less.",
+        )
+
+
+# Heads
+
+
+def head_outputs(
+    model: PreTrainedModel, hidden: Float[Tensor, "outputs hidden"]
+) -> Float[Tensor, "outputs classes"]:
+    """What a model's head makes of last hidden states where outputs are read."""
+    return _HEADS[type(model)](model, hidden)
+
+
+def _bert_sequence(model: Any, hidden: Tensor) -> Tensor:
+    pooler = model.bert.pooler
+    return _linear(model.classifier, model.dropout(pooler.activation(pooler.dense(hidden))))
+
+
+def _distilbert_sequence(model: Any, hidden: Tensor) -> Tensor:
+    pooled = nn.functional.relu(model.pre_classifier(hidden))
+    return _linear(model.classifier, model.dropout(pooled))
+
+
+def _tokens(model: Any, hidden: Tensor) -> Tensor:
+    return _linear(model.classifier, model.dropout(hidden))
+
+
+def _bert_spans(model: Any, hidden: Tensor) -> Tensor:
+    return _linear(model.qa_outputs, hidden)
+
+
+def _distilbert_spans(model: Any, hidden: Tensor) -> Tensor:
+    return _linear(model.qa_outputs, model.dropout(hidden))
+
+
+def _linear(layer: nn.Linear, features: Tensor) -> Tensor:
+    outputs: Tensor = layer(features)
+    return outputs.float()
+
+
+_HEADS: dict[type[PreTrainedModel], Callable[[Any, Tensor], Tensor]] = {
+    BertForSequenceClassification: _bert_sequence,
+    BertForTokenClassification: _tokens,
+    BertForQuestionAnswering: _bert_spans,
+    DistilBertForSequenceClassification: _distilbert_sequence,
+    DistilBertForTokenClassification: _tokens,
+    DistilBertForQuestionAnswering: _distilbert_spans,
+}

@@ -1,0 +1,265 @@
+"""A task as an objective: its inputs, student, teacher or the teacher's cached outputs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from distilcli.attention import use_packed_attention
+from distilcli.batches import by_length
+from distilcli.errors import ModelError
+from distilcli.objective import Objective
+from distilcli.precision import resolve_precision
+from distilcli.store import load_tokenizer, tokenizer_fingerprint
+from distilcli.task_config import TaskCheckpoint, TaskExperiment
+from distilcli.tasks.distillation import TaskDistillation, run_model
+from distilcli.tasks.inputs import Inputs, TaskBatch, pack
+from distilcli.tasks.models import build_student, load_teacher, teacher_labels
+from distilcli.tasks.opening import open_task
+from distilcli.tasks.task import OpenTask
+from distilcli.tasks.teacher_outputs import TeacherOutputs
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Held-out scores on a task.
+
+    Attributes:
+        values: all scores, by name.
+        score: the name of the one that students are chosen by.
+    """
+
+    values: dict[str, float]
+    score: str
+
+    @property
+    def criterion(self) -> float:
+        """By which students are chosen: lower is better."""
+        return -self.values[self.score]
+
+    def metrics(self) -> dict[str, float]:
+        """As metric keys and values; the score by which students are chosen comes first."""
+        first = {self.score: self.values[self.score]}
+        return {f"held_out/{name}": value for name, value in (first | self.values).items()}
+
+
+@dataclass(frozen=True)
+class TaskParts:
+    """What training on a task needs, loaded on the CPU.
+
+    Attributes:
+        tokenizer: of both models.
+        task: its inputs.
+        teacher: None when the experiment has none.
+        student: in fp32, as it starts.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    task: OpenTask
+    teacher: PreTrainedModel | None
+    student: PreTrainedModel
+
+
+def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts:
+    """Read the task's examples and load its models.
+
+    Raises:
+        ConfigError, DataError, ModelError: see `open_task`, `load_teacher` and `build_student`;
+            also where student and teacher have other tokenizers, or other widths but a cosine.
+    """
+    tokenizer = _tokenizer(experiment)
+    _check_tokenizers(experiment, tokenizer)
+    task = open_task(experiment.task, tokenizer, teacher_labels(experiment))
+    # Copied before the teacher's precision is lowered: the student starts from fp32.
+    teacher = load_teacher(experiment, task)
+    student = build_student(experiment, task, teacher)
+    if teacher is not None and experiment.teacher is not None:
+        _check_pair(experiment, student, teacher)
+        nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
+    return TaskParts(tokenizer, task, teacher, student)
+
+
+def open_task_of(experiment: TaskExperiment) -> OpenTask:
+    """The experiment's task, read as training will read it; see `open_task`."""
+    return open_task(experiment.task, _tokenizer(experiment), teacher_labels(experiment))
+
+
+def _tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
+    revision = experiment.teacher.revision if experiment.teacher else None
+    return load_tokenizer(experiment.tokenizer_source, revision)
+
+
+def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:
+    student = experiment.student
+    if experiment.teacher is None or not isinstance(student, TaskCheckpoint):
+        return
+    own = load_tokenizer(student.model)
+    if tokenizer_fingerprint(own) != tokenizer_fingerprint(tokenizer):
+        raise ModelError(
+            f"student.model {student.model}: its tokenizer is another than that of "
+            f"teacher.model {experiment.teacher.model}",
+            "Both must read the same tokens: use a student of this teacher's family.",
+        )
+
+
+def _check_pair(
+    experiment: TaskExperiment, student: PreTrainedModel, teacher: PreTrainedModel
+) -> None:
+    widths = student.config.hidden_size, teacher.config.hidden_size
+    if experiment.loss.alpha_cos and widths[0] != widths[1]:
+        raise ModelError(
+            f"loss.alpha_cos: the student's hidden size is {widths[0]}, the teacher's {widths[1]}",
+            "Set loss.alpha_cos=0, or use a student of the teacher's width.",
+        )
+
+
+class TaskObjective(Objective):
+    """Trains a student on a task, beside its teacher if there is one.
+
+    With `teacher.cache` the teacher runs once over the training inputs, before the first step.
+
+    Args:
+        experiment: all settings.
+        parts: task, tokenizer, teacher and student; the student is trained in place.
+        accelerator: of the run.
+        on_note: told what the teacher is doing.
+        cache: false: the teacher runs in every step, whatever the experiment says.
+    """
+
+    module: TaskDistillation
+
+    def __init__(
+        self,
+        experiment: TaskExperiment,
+        parts: TaskParts,
+        accelerator: Accelerator,
+        on_note: Callable[[str], None] = lambda _: None,
+        cache: bool = True,
+    ) -> None:
+        self.experiment = experiment
+        self.task = parts.task
+        self.tokenizer = parts.tokenizer
+        self.lengths = parts.task.train.lengths
+        self.num_held_out = len(parts.task.dev)
+        self._teacher = parts.teacher
+        self._cached: TeacherOutputs | None = None
+        uses_teacher = bool(experiment.loss.alpha_ce or experiment.loss.alpha_cos)
+        teacher = parts.teacher if uses_teacher else None
+        root = experiment.teacher.cache if experiment.teacher and cache else None
+        if teacher is not None and root is not None:
+            self._cached = self._cache(Path(root), teacher, accelerator, on_note)
+        self.module = TaskDistillation(
+            parts.student,
+            None if self._cached else teacher,
+            parts.task.head,
+            parts.task.family,
+            experiment.loss,
+            has_teacher=teacher is not None,
+        )
+
+    def _cache(
+        self,
+        root: Path,
+        teacher: PreTrainedModel,
+        accelerator: Accelerator,
+        on_note: Callable[[str], None],
+    ) -> TeacherOutputs:
+        cached = TeacherOutputs(
+            root, teacher, self.task.train, bool(self.experiment.loss.alpha_cos)
+        )
+        if cached.is_complete:
+            on_note(f"the teacher's outputs are in {cached.folder}")
+            return cached
+        on_note(f"the teacher runs once over {len(self.task.train):,} inputs: {cached.folder}")
+        nn.Module.to(teacher.eval(), accelerator.device)
+        cached.compute(
+            teacher,
+            accelerator,
+            self.experiment.train.tokens_per_micro_batch,
+            lambda done, total: on_note(f"teacher: part {done} of {total}"),
+        )
+        teacher.cpu()
+        return cached
+
+    def compilable(self) -> list[PreTrainedModel]:
+        """Student and teacher, if that runs in the steps."""
+        models = [self.module.student, self.module.teacher]
+        return [model for model in models if model is not None]
+
+    def pack(self, samples: Sequence[int], epoch: int) -> TaskBatch:
+        """One micro-batch, with the teacher's outputs where they are cached."""
+        known = self._cached.of(samples) if self._cached else None
+        return pack(self.task.train, samples, known)
+
+    def held_out(self, accelerator: Accelerator) -> TaskScores:
+        """Scores of the student as it is now on the dev examples."""
+        return dev_scores(
+            self.task, self.student, accelerator, self.experiment.train.tokens_per_micro_batch
+        )
+
+    def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
+        """Dev score of the teacher, and of a model that knows only how frequent labels are.
+
+        Raises:
+            ModelError: the teacher's is no higher.
+        """
+        constant = self.task.scores(self.task.constant_outputs())[self.task.score]
+        if self._teacher is None or self.experiment.teacher is None:
+            return {"teacher_score": None, "constant_score": constant}
+        teacher = self._teacher.eval()
+        nn.Module.to(teacher, accelerator.device)
+        use_packed_attention(teacher)
+        tokens = self.experiment.train.tokens_per_micro_batch
+        score = dev_scores(self.task, teacher, accelerator, tokens).values[self.task.score]
+        if not score > constant:
+            raise ModelError(
+                f"teacher.model {self.experiment.teacher.model}: its {self.task.score} on the dev "
+                f"examples, {score:.3f}, is no better than the {constant:.3f} of knowing only how "
+                "frequent labels are",
+                "Check that it was fine-tuned on this task, with the classes in this order.",
+            )
+        return {"teacher_score": score, "constant_score": constant}
+
+
+def dev_scores(
+    task: OpenTask, model: PreTrainedModel, accelerator: Accelerator, tokens_per_micro_batch: int
+) -> TaskScores:
+    """Scores of a packed model on the dev examples, over all processes; its mode is restored."""
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    mine = np.arange(len(task.dev))[rank::world_size]
+    found = outputs_of(model, task.dev, mine, accelerator.device, tokens_per_micro_batch)
+    everywhere: list[tuple[int, np.ndarray]] = gather_object(found)
+    scores: list[dict[str, float] | None] = [None]
+    if accelerator.is_main_process:
+        rows = [outputs for _, outputs in sorted(everywhere, key=lambda pair: pair[0])]
+        scores = [task.scores(np.concatenate(rows))]
+    broadcast_object_list(scores)
+    assert scores[0] is not None
+    return TaskScores(scores[0], task.score)
+
+
+@torch.no_grad()
+def outputs_of(
+    model: PreTrainedModel,
+    inputs: Inputs,
+    samples: np.ndarray,
+    device: torch.device,
+    tokens_per_micro_batch: int,
+) -> list[tuple[int, np.ndarray]]:
+    """Each of these inputs' index with the model's outputs, float32 [rows, outputs]."""
+    was_training = model.training
+    model.eval()
+    found: list[tuple[int, np.ndarray]] = []
+    for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
+        batch = pack(inputs, group).to(device)
+        outputs, _ = run_model(model, batch)
+        ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
+        found += zip(group, np.split(outputs.float().cpu().numpy(), ends), strict=True)
+    model.train(was_training)
+    return found

@@ -1,0 +1,45 @@
+"""Opening a task: its examples read, checked and made inputs."""
+
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.task_config import (
+    ClassificationTask,
+    GlueTask,
+    MultiLabelTask,
+    QuestionAnsweringTask,
+    RegressionTask,
+    Task,
+)
+from distilcli.tasks import glue
+from distilcli.tasks.classification import Classification, MultiLabel, Regression
+from distilcli.tasks.question_answering import QuestionAnswering
+from distilcli.tasks.tagging import Tagging
+from distilcli.tasks.task import OpenTask
+
+
+def open_task(
+    task: Task, tokenizer: PreTrainedTokenizerFast, teacher_labels: list[str] | None = None
+) -> OpenTask:
+    """Read a task's examples.
+
+    Args:
+        task: the experiment's task.
+        tokenizer: of the models.
+        teacher_labels: names of a fine-tuned teacher's outputs; None without one.
+
+    Raises:
+        ConfigError: formats or classes cannot be told.
+        DataError: sources cannot be read, have bad rows (each is named), or none.
+        ModelError: the teacher's classes are others than the task's.
+    """
+    if isinstance(task, GlueTask):
+        task = glue.expand(task)
+    if isinstance(task, QuestionAnsweringTask):
+        return QuestionAnswering(task, tokenizer)
+    if isinstance(task, ClassificationTask):
+        return Classification(task, tokenizer, teacher_labels)
+    if isinstance(task, MultiLabelTask):
+        return MultiLabel(task, tokenizer, teacher_labels)
+    if isinstance(task, RegressionTask):
+        return Regression(task, tokenizer, teacher_labels)
+    return Tagging(task, tokenizer, teacher_labels)

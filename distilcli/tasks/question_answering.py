@@ -1,0 +1,177 @@
+"""Extractive question answering: the answer is a span of the context.
+
+A long context is cut into windows that overlap; the answer is the span with the highest sum of
+start and end logits over all windows of its question (Devlin et al. 2019, sec. 4.2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.task_config import QuestionAnsweringTask
+from distilcli.tasks import squad
+from distilcli.tasks.examples import BadExample, read_examples
+from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.task import OpenTask, Skipped, batched
+
+_ENDINGS = {".json": "squad"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its context, and its answers as (text, first character)."""
+
+    question: str
+    context: str
+    answers: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where an input's tokens lie in its question's context.
+
+    Attributes:
+        question: index of the question.
+        first: the first token of the context, in the input.
+        spans: first and last-plus-one character of each token of the context, int32 [tokens, 2].
+    """
+
+    question: int
+    first: int
+    spans: np.ndarray
+
+
+class QuestionAnswering(OpenTask):
+    """Start and end of the answer among the tokens of a window."""
+
+    head = "span"
+    family = "one-of"
+
+    def __init__(self, config: QuestionAnsweringTask, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.score = config.score
+        self.labels = ["start", "end"]
+        self._max_answer_length = config.max_answer_length
+        train = read_examples(config.train, "task.train", squad.COLUMNS[1:], _question, _ENDINGS)
+        dev = read_examples(config.dev, "task.dev", squad.COLUMNS[1:], _question, _ENDINGS)
+        for split in (train, dev):
+            split.check(config.skip_bad_rows)
+        self.skipped = Skipped(len(train.bad), len(dev.bad))
+        self.num_examples = len(train.usable), len(dev.usable)
+        self._questions = dev.usable
+        self.train, _ = _inputs(train.usable, tokenizer, config)
+        self.dev, self._windows = _inputs(dev.usable, tokenizer, config)
+
+    def answers(self, outputs: np.ndarray) -> list[str]:
+        """The answer to each dev question, from start and end logits [rows, 2]."""
+        best = [(-np.inf, "")] * len(self._questions)
+        for window, first in zip(self._windows, self.dev.output_offsets[:-1], strict=True):
+            begin = first + window.first
+            logits = outputs[begin : begin + len(window.spans)]
+            value, start, end = best_span(logits[:, 0], logits[:, 1], self._max_answer_length)
+            if value > best[window.question][0]:
+                context = self._questions[window.question].context
+                text = context[window.spans[start, 0] : window.spans[end, 1]]
+                best[window.question] = (value, text)
+        return [text for _, text in best]
+
+    def scores(self, outputs: np.ndarray) -> dict[str, float]:
+        """Exact match and F1 by the rules of the official SQuAD script."""
+        pairs = [
+            (found, [text for text, _ in question.answers])
+            for found, question in zip(self.answers(outputs), self._questions, strict=True)
+        ]
+        count = len(pairs)
+        return {
+            "exact_match": sum(squad.exact_match(*pair) for pair in pairs) / count,
+            "f1": sum(squad.f1(*pair) for pair in pairs) / count,
+        }
+
+    def constant_outputs(self) -> np.ndarray:
+        """The same logit everywhere: the first token of the first window is the answer."""
+        return np.zeros((int(self.dev.output_offsets[-1]), 2))
+
+
+def best_span(start: np.ndarray, end: np.ndarray, max_length: int) -> tuple[float, int, int]:
+    """The highest start[i] + end[j] with i <= j < i + max_length, with i and j."""
+    size = len(start)
+    sums = start[:, None] + end[None, :]
+    allowed = np.triu(np.ones((size, size), dtype=bool))
+    allowed &= ~np.triu(np.ones((size, size), dtype=bool), k=max_length)
+    flat = int(np.where(allowed, sums, -np.inf).argmax())
+    first, last = divmod(flat, size)
+    return float(sums[first, last]), first, last
+
+
+def _question(values: dict[str, Any]) -> Question:
+    question, context = values["question"], values["context"]
+    for name, text in (("question", question), ("context", context)):
+        if not isinstance(text, str) or not text.strip():
+            raise BadExample(f"no {name}")
+    try:
+        answers = squad.answers_of(values["answers"])
+    except ValueError as error:
+        raise BadExample(str(error)) from None
+    if not answers:
+        raise BadExample("no answer")
+    for text, start in answers:
+        if not text or context[start : start + len(text)] != text:
+            raise BadExample(f"the answer {text!r} is not in the context at character {start}")
+    return Question(question, context, answers)
+
+
+def _inputs(
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerFast,
+    config: QuestionAnsweringTask,
+) -> tuple[Inputs, list[Window]]:
+    ids: list[list[int]] = []
+    types: list[list[int]] = []
+    targets: list[tuple[int, int]] = []
+    windows: list[Window] = []
+    for part in batched(len(questions), 256):
+        chosen = questions[part]
+        encoded = tokenizer(
+            _cut([question.question for question in chosen], tokenizer, config.max_question_length),
+            [question.context for question in chosen],
+            truncation="only_second",
+            max_length=config.max_length,
+            stride=config.stride,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=True,
+        )
+        for row, index in enumerate(encoded["overflow_to_sample_mapping"]):
+            inside = [i for i, text in enumerate(encoded.sequence_ids(row)) if text == 1]
+            if not inside:
+                continue  # a context of which the tokenizer keeps nothing
+            first = inside[0]
+            spans = np.array(encoded["offset_mapping"][row], dtype=np.int32)[inside]
+            windows.append(Window(part.start + index, first, spans))
+            ids.append(encoded["input_ids"][row])
+            types.append(encoded["token_type_ids"][row])
+            targets.append(_target(chosen[index].answers[0], spans, first))
+    positions = [list(range(len(row))) for row in ids]
+    return join(ids, types, positions, np.array(targets, dtype=np.int64)), windows
+
+
+def _cut(texts: list[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[str]:
+    """The texts, each cut after so many tokens."""
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        text if len(spans) <= max_tokens else text[: spans[max_tokens - 1][1]]
+        for text, spans in zip(texts, encoded["offset_mapping"], strict=True)
+    ]
+
+
+def _target(answer: tuple[str, int], spans: np.ndarray, first: int) -> tuple[int, int]:
+    """First and last token of the answer in the input; [CLS], token 0, where it is not inside."""
+    text, begin = answer
+    end = begin + len(text)
+    touched = np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > begin))
+    if len(touched) == 0 or spans[0, 0] > begin or spans[-1, 1] < end:
+        return 0, 0
+    return first + int(touched[0]), first + int(touched[-1])

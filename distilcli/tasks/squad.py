@@ -1,0 +1,84 @@
+"""SQuAD 1.1: its files, and the official scores of its answers (Rajpurkar et al. 2016, sec. 6.1).
+
+The scores are those of the official evaluation script: answers are compared after lower-casing,
+without punctuation, articles and extra blanks, with the best of a question's answers.
+"""
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distilcli.errors import DataError
+from distilcli.formats import BadRow, Row
+
+COLUMNS = ["id", "question", "context", "answers"]
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
+    """A row for each question of a file in the official format, numbered from 1.
+
+    Raises:
+        DataError: the file is not JSON, or not of this format.
+    """
+    hint = "The format is SQuAD's: data, paragraphs, qas."
+    try:
+        articles = json.loads(text)["data"] if text.strip() else []
+        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+        questions = [(part["context"], qa) for part in paragraphs for qa in part["qas"]]
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})", hint) from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: no {error} where there should be one", hint) from error
+    for number, (context, qa) in enumerate(questions, start=1):
+        if not isinstance(qa, dict):
+            yield BadRow(number, "a question that is no object")
+        elif qa.get("is_impossible"):
+            yield BadRow(number, "a question without an answer (is_impossible): only SQuAD 1.1")
+        else:
+            yield Row(number, qa | {"context": context})
+
+
+def answers_of(value: Any) -> list[tuple[str, int]]:
+    """(text, first character) of each answer, from a file's list or the hub's lists.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        if isinstance(value, dict):
+            return [
+                (str(text), int(start))
+                for text, start in zip(value["text"], value["answer_start"], strict=True)
+            ]
+        return [(str(answer["text"]), int(answer["answer_start"])) for answer in value]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"answers are not of SQuAD's form ({error})") from error
+
+
+def normalized(answer: str) -> str:
+    """What is compared: lower case, no punctuation, no articles, single blanks."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction equals one of the answers once normalized, else 0."""
+    return float(normalized(prediction) in {normalized(answer) for answer in answers})
+
+
+def f1(prediction: str, answers: Sequence[str]) -> float:
+    """The best F1 of the prediction's words with those of an answer, between 0 and 1."""
+    return max(_word_f1(normalized(prediction).split(), normalized(a).split()) for a in answers)
+
+
+def _word_f1(predicted: list[str], expected: list[str]) -> float:
+    shared = sum((Counter(predicted) & Counter(expected)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(predicted), shared / len(expected)
+    return 2 * precision * recall / (precision + recall)

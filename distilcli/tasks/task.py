@@ -1,0 +1,142 @@
+"""What a task is to the rest: inputs, an output head, a family of losses, scores."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from distilcli.errors import ConfigError, ModelError
+from distilcli.tasks.inputs import Inputs
+
+# Where outputs are read: the first token of an input, the first token of each word, every token.
+Head = Literal["sequence", "token", "span"]
+# What outputs are: logits of classes of which one is right, logits of classes of which each is
+# right or not, numbers.
+Family = Literal["one-of", "any-of", "number"]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Rows that were left out.
+
+    Attributes:
+        train: of the training examples.
+        dev: of the dev examples.
+    """
+
+    train: int = 0
+    dev: int = 0
+
+
+class OpenTask(ABC):
+    """A task with its examples read and made inputs.
+
+    Attributes:
+        head: where outputs are read.
+        family: what outputs are.
+        labels: names of the outputs, in order.
+        train: inputs to train on.
+        dev: inputs to be measured on.
+        num_examples: of the training and of the dev split; there may be more inputs than examples.
+        skipped: bad rows that were left out.
+        score: name of the score by which students are chosen and compared.
+    """
+
+    head: Head
+    family: Family
+    labels: list[str]
+    train: Inputs
+    dev: Inputs
+    num_examples: tuple[int, int]
+    skipped: Skipped
+    score: str
+
+    @abstractmethod
+    def scores(self, outputs: np.ndarray) -> dict[str, float]:
+        """Scores of the outputs for all dev inputs.
+
+        Args:
+            outputs: float32 [rows, outputs], in the order of `dev`.
+
+        Returns:
+            By name, `score` among them; shares and correlations as fractions.
+        """
+
+    @abstractmethod
+    def constant_outputs(self) -> np.ndarray:
+        """What a model that looks at no input would put out for `dev`: the training frequencies."""
+
+
+def batched(count: int, size: int = 1024) -> Iterator[slice]:
+    """Slices of `size` that cover `count`."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def class_names(
+    found: set[str], given: list[str] | None, of_teacher: list[str] | None
+) -> list[str]:
+    """Classes in the order of their ids: as the experiment lists them, the teacher's, or as found.
+
+    Args:
+        found: classes of the training examples.
+        given: `task.labels`.
+        of_teacher: names in the configuration of a fine-tuned teacher; None where it has none.
+
+    Raises:
+        ConfigError: `task.labels` are not different from one another, or fewer than two.
+        ModelError: the teacher's classes are others than the experiment's or the data's.
+    """
+    names = given or sorted(found, key=_by_number)
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise ConfigError(
+            f"task.labels: {', '.join(names) or 'none'}", "A task needs two classes or more."
+        )
+    if of_teacher is None:
+        return names
+    generic = all(name == f"LABEL_{index}" for index, name in enumerate(of_teacher))
+    # Data that has ids and no names says nothing about the teacher's names.
+    generic = generic or names == [str(index) for index in range(len(names))]
+    if len(of_teacher) != len(names) or not (generic or set(of_teacher) == set(names)):
+        raise ModelError(
+            f"the teacher's classes are {_few(of_teacher)}, the task's are {_few(names)}",
+            "Use a teacher that was fine-tuned on this task, or list its classes in task.labels.",
+        )
+    if generic or given:
+        if not generic and of_teacher != names:
+            raise ModelError(
+                f"the teacher's classes are in the order {_few(of_teacher)}, task.labels says "
+                f"{_few(names)}",
+                "Leave task.labels out: the teacher's order is taken.",
+            )
+        return names
+    return of_teacher
+
+
+def _by_number(name: str) -> tuple[bool, float, str]:
+    """Sorts 2 before 10, and numbers before words."""
+    try:
+        return (False, float(name), name)
+    except ValueError:
+        return (True, 0.0, name)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def scikit_metrics() -> Any:
+    """scikit-learn's metrics, which come with the extra `eval`.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise ConfigError(
+            f"tasks are scored with scikit-learn and SciPy ({error})",
+            "pip install 'distilcli[eval]'",
+        ) from error
+    return metrics

@@ -1,0 +1,181 @@
+"""A teacher's outputs for all training inputs, computed once and kept on disk.
+
+They lie under a name made of fingerprints of all they depend on: the teacher's weights, what it is
+shown (which is data, tokenizer and lengths), its precision. Whatever changes there is another
+entry; an old one is never looked at. They are in parts of `PART` inputs, each whole or not there:
+several processes share the work, and a kill costs one part.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from transformers import PreTrainedModel
+
+from distilcli.attention import use_packed_attention
+from distilcli.batches import by_length
+from distilcli.errors import DataError, WriteError
+from distilcli.tasks.distillation import run_model
+from distilcli.tasks.inputs import Inputs, pack
+
+PART = 2048  # inputs
+_OUTPUTS, _HIDDEN = "outputs", "hidden"
+_REMOVE_IT = "Remove it; it is made anew."
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Hash of a model's configuration and of every weight; hexadecimal."""
+    digest = blake2b(digest_size=16)
+    config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class TeacherOutputs:
+    """Outputs of one teacher for the inputs of one split.
+
+    Args:
+        root: folder of all entries.
+        teacher: whose outputs they are.
+        inputs: what it is shown.
+        with_hidden: whether last hidden states are kept too (in half precision).
+    """
+
+    def __init__(
+        self, root: Path, teacher: PreTrainedModel, inputs: Inputs, with_hidden: bool
+    ) -> None:
+        self.inputs = inputs
+        self.with_hidden = with_hidden
+        parts = [weights_fingerprint(teacher), inputs.fingerprint(), str(teacher.dtype)]
+        parts.append(str(with_hidden))
+        self.key = blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
+        self.folder = root / self.key
+        self._files: dict[int, safe_open] = {}
+
+    @property
+    def num_parts(self) -> int:
+        """Files that the outputs are kept in."""
+        return -(-len(self.inputs) // PART)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of them are there."""
+        return all(self._path(part).exists() for part in range(self.num_parts))
+
+    def _path(self, part: int) -> Path:
+        return self.folder / f"part-{part:05d}.safetensors"
+
+    def compute(
+        self,
+        teacher: PreTrainedModel,
+        accelerator: Accelerator,
+        tokens_per_micro_batch: int,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        """Compute the parts that are missing, this process its share of them.
+
+        Args:
+            teacher: in eval mode, on the device.
+            accelerator: names device and processes; all of them must call this.
+            tokens_per_micro_batch: of one forward pass.
+            on_progress: told of parts done and of parts to do, of this process.
+
+        Raises:
+            WriteError: a part cannot be written.
+        """
+        use_packed_attention(teacher)
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        missing = [part for part in range(self.num_parts) if not self._path(part).exists()]
+        accelerator.wait_for_everyone()  # all have looked before anyone writes
+        mine = missing[rank::world_size]
+        for done, part in enumerate(mine, start=1):
+            self._write(
+                part, self._compute_part(teacher, part, accelerator, tokens_per_micro_batch)
+            )
+            on_progress(done, len(mine))
+        accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def _compute_part(
+        self,
+        teacher: PreTrainedModel,
+        part: int,
+        device: torch.device,
+        tokens_per_micro_batch: int,
+    ) -> dict[str, np.ndarray]:
+        inputs = self.inputs
+        samples = np.arange(part * PART, min(len(inputs), (part + 1) * PART))
+        outputs: dict[int, np.ndarray] = {}
+        hidden: dict[int, np.ndarray] = {}
+        for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
+            batch = pack(inputs, group).to(device)
+            batch_outputs, batch_hidden = run_model(teacher, batch)
+            ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
+            outputs |= zip(group, np.split(batch_outputs.cpu().numpy(), ends), strict=True)
+            if self.with_hidden:
+                ends = np.cumsum(inputs.lengths[group])[:-1]
+                halved = batch_hidden.half().cpu().numpy()
+                hidden |= zip(group, np.split(halved, ends), strict=True)
+        found = {_OUTPUTS: np.concatenate([outputs[sample] for sample in samples.tolist()])}
+        if self.with_hidden:
+            found[_HIDDEN] = np.concatenate([hidden[sample] for sample in samples.tolist()])
+        return found
+
+    def _write(self, part: int, tensors: dict[str, np.ndarray]) -> None:
+        path = self._path(part)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, aside, metadata={"key": self.key})
+            aside.replace(path)
+        except (OSError, SafetensorError) as error:
+            aside.unlink(missing_ok=True)
+            raise WriteError(
+                f"{path}: the teacher's outputs cannot be written ({error})",
+                "Free disk space, name another folder in teacher.cache, or set it to null.",
+            ) from error
+
+    def of(self, samples: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Outputs of these inputs, end to end, and hidden states where they are kept.
+
+        Raises:
+            DataError: a part is damaged or of something else.
+        """
+        outputs = [self._read(sample, _OUTPUTS, self.inputs.output_offsets) for sample in samples]
+        hidden = None
+        if self.with_hidden:
+            rows = [self._read(sample, _HIDDEN, self.inputs.offsets) for sample in samples]
+            hidden = np.concatenate(rows)
+        return np.concatenate(outputs), hidden
+
+    def _read(self, sample: int, name: str, offsets: np.ndarray) -> np.ndarray:
+        part = sample // PART
+        first = offsets[part * PART]
+        begin, end = int(offsets[sample] - first), int(offsets[sample + 1] - first)
+        rows: np.ndarray = self._file(part).get_slice(name)[begin:end]
+        return rows
+
+    def _file(self, part: int) -> safe_open:
+        if part not in self._files:
+            path = self._path(part)
+            try:
+                file = safe_open(path, framework="np")
+                is_ours = file.metadata() == {"key": self.key}
+            except (OSError, SafetensorError) as error:
+                raise DataError(
+                    f"{path}: damaged ({error})", "Remove it; it is made anew."
+                ) from error
+            if not is_ours:
+                raise DataError(f"{path}: made for something else", "Remove it; it is made anew.")
+            self._files[part] = file
+        return self._files[part]
