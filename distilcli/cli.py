@@ -234,13 +234,43 @@ def evaluate_(
         int | None,
         typer.Option("--num-sequences", min=1, help="Held-out sequences to look at; all."),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", help="Fine-tune and distil on tasks: glue, imdb, squad, tokens or a file."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the suite's data; the hub without.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Pretrained teacher of the suite; that of the run without.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each run of a suite.")] = 5,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Runs of a suite at a time; one a GPU, else one."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Measure students beside their teacher on held-out text: quality, size, speed."""
+    """Measure students beside their teacher: on held-out text, on a task, or on a suite of them."""
     with _console(json_output) as console:
-        from distilcli.commands import evaluate
+        from distilcli.errors import ConfigError
 
         given = models or []
         overrides = [word for word in given if "=" in word]
         names = [word for word in given if "=" not in word]
+        if suite is not None:
+            from distilcli.commands import evaluate_suite
+
+            if config is not None or num_sequences is not None:
+                raise ConfigError("--config and --num-sequences do not go with --suite")
+            wanted = evaluate_suite.Wanted(suite, data, names, teacher, seeds, jobs, output)
+            evaluate_suite.run(wanted, overrides, console)
+            return
+        alone = {"--data": data, "--teacher": teacher, "--jobs": jobs}
+        if wrong := [name for name, value in alone.items() if value is not None]:
+            raise ConfigError(f"{wrong[0]} goes with --suite")
+        from distilcli.commands import evaluate
+
         evaluate.run(names, config, overrides, output, num_sequences, console)

@@ -51,17 +51,55 @@ def load_any(path: Path, overrides: Sequence[str] | None = None) -> Experiment |
         ConfigError: the file is missing, not YAML or has a key twice, an override is malformed, a
             key is unknown (with the nearest valid name), or a value has the wrong type or bound.
     """
-    tree = _read_yaml(path)
+    experiment = read(path, overrides, _kind_of)
+    assert isinstance(experiment, (Experiment, TaskExperiment))
+    return experiment
+
+
+def _kind_of(tree: dict[str, Any]) -> type[Section]:
+    return TaskExperiment if tree.get("task") is not None else Experiment
+
+
+def read(
+    path: Path,
+    overrides: Sequence[str] | None,
+    kind_of: Callable[[dict[str, Any]], type[Section]],
+) -> Section:
+    """Read a file of settings and lay overrides over it; see `build`."""
+    return build(_read_yaml(path), overrides, kind_of, path)
+
+
+def build(
+    tree: dict[str, Any],
+    overrides: Sequence[str] | None,
+    kind_of: Callable[[dict[str, Any]], type[Section]],
+    path: Path,
+) -> Section:
+    """Settings from a tree and `key.sub=value` overrides.
+
+    Args:
+        tree: as YAML gives it.
+        overrides: from the command line.
+        kind_of: which settings the tree is, overrides included.
+        path: where the tree is from, for messages.
+
+    Raises:
+        ConfigError: see `load_any`.
+    """
     parsed = [_parse_override(text) for text in overrides or []]
     laid_over = copy.copy(tree)
     for override in parsed:
         _lay_over(laid_over, override)
-    kind: type[Experiment] | type[TaskExperiment]
-    kind = TaskExperiment if laid_over.get("task") is not None else Experiment
+    kind = kind_of(laid_over)
     try:
         return kind.model_validate(laid_over)
     except ValidationError as error:
         raise ConfigError(_describe(error, kind, path, tree, parsed)) from error
+
+
+def described(error: ValidationError, kind: type[Section], path: Path, tree: dict[str, Any]) -> str:
+    """What is wrong with a tree of `kind` that was made of the settings in `path`."""
+    return _describe(error, kind, path, tree, [])
 
 
 def dump(experiment: BaseExperiment) -> str:

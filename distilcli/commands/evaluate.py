@@ -9,13 +9,15 @@ from distilcli.assembly import (
     load_teacher,
     open_store,
 )
+from distilcli.commands import evaluate_task
 from distilcli.config import Experiment
 from distilcli.console import Console, number, percent
 from distilcli.errors import ConfigError, ModelError, RunFolderError
 from distilcli.evaluation import Evaluation, evaluate
-from distilcli.experiment_file import load
+from distilcli.experiment_file import load_any
 from distilcli.models import load_masked_lm
 from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.task_config import TaskExperiment
 
 _TEACHER = "teacher"
 
@@ -30,6 +32,9 @@ def run(
 ) -> None:
     """Evaluate the teacher and the named models or runs."""
     experiment = _experiment_of(names, config, overrides)
+    if isinstance(experiment, TaskExperiment):
+        evaluate_task.run(names, experiment, output, num_sequences, console)
+        return
     paths = _students(names, experiment)
     teacher = load_teacher(experiment)
     models = {} if teacher is None else {_TEACHER: teacher}
@@ -55,13 +60,15 @@ def run(
     console.result({**record, "results": str(target)})
 
 
-def _experiment_of(names: list[str], config: Path | None, overrides: list[str]) -> Experiment:
+def _experiment_of(
+    names: list[str], config: Path | None, overrides: list[str]
+) -> Experiment | TaskExperiment:
     if config is not None:
-        return load(config, overrides)
+        return load_any(config, overrides)
     for name in names:
         own = RunFolder(Path(name)).experiment
         if own.exists():
-            return load(own, overrides)
+            return load_any(own, overrides)
     raise ConfigError(
         "no experiment to evaluate with", "Give --config FILE or a run folder, such as runs/NAME."
     )

@@ -57,10 +57,8 @@ def teacher_labels(experiment: TaskExperiment) -> list[str] | None:
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
-def load_teacher(
-    experiment: TaskExperiment, task: OpenTask, dtype: torch.dtype = torch.float32
-) -> PreTrainedModel | None:
-    """The experiment's fine-tuned teacher, in eval mode; None without one.
+def load_teacher(experiment: TaskExperiment, task: OpenTask) -> PreTrainedModel | None:
+    """The experiment's fine-tuned teacher, in fp32 and eval mode; None without one.
 
     Raises:
         ModelError: it cannot be loaded, or has no head for this task.
@@ -68,15 +66,27 @@ def load_teacher(
     if experiment.teacher is None:
         return None
     name, revision = experiment.teacher.model, experiment.teacher.revision
+    model = load_finetuned(name, task, revision, "teacher")
+    _check_length(experiment, model, f"teacher {name}")
+    return model
+
+
+def load_finetuned(
+    name: str, task: OpenTask, revision: str | None = None, role: str = "student"
+) -> PreTrainedModel:
+    """A model with a head that was trained for the task, in fp32 and eval mode.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no head for this task.
+    """
     model: PreTrainedModel
-    model, missing = _load(name, revision, task, dtype, "teacher")
+    model, missing = _load(name, revision, task, role)
     if missing:
         raise ModelError(
-            f"teacher {name}: it has no head for this task ({min(missing)} is missing)",
+            f"{role} {name}: it has no head for this task ({min(missing)} is missing)",
             "Fine-tune it first: the same experiment with teacher=null and "
-            "student={kind: checkpoint, model: ...}; its runs/NAME/student is the teacher.",
+            "'student={kind: checkpoint, model: ...}'; what lies in runs/NAME/student has one.",
         )
-    _check_length(experiment, model, f"teacher {name}")
     return model
 
 
@@ -95,11 +105,11 @@ def build_student(
     model: PreTrainedModel
     with seeded(experiment.seed):
         if isinstance(student, TaskCheckpoint):
-            model, _ = _load(student.model, None, task, torch.float32, "student")
+            model, _ = _load(student.model, None, task, "student")
         else:
             source = teacher
             if student.source is not None:
-                source, _ = _load(student.source, None, task, torch.float32, "source")
+                source, _ = _load(student.source, None, task, "source")
             assert source is not None, "TaskExperiment asks for a source where there is no teacher"
             model = _copied(source, student)
     set_dropout(model, student.dropout, student.attention_dropout)
@@ -110,9 +120,7 @@ def build_student(
     return model
 
 
-def _load(
-    name: str, revision: str | None, task: OpenTask, dtype: torch.dtype, role: str
-) -> tuple[Any, set[str]]:
+def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[Any, set[str]]:
     """A model with the task's head, and the names of the head's weights that are new."""
     where = f"{role} {name}"
     config = read_config(name, revision, role)
@@ -122,7 +130,7 @@ def _load(
     config.num_labels = len(task.labels)
     if task.head == "sequence":
         config.problem_type = _PROBLEM_TYPES[task.family]
-    model, missing = load_weights(model_class, config, name, revision, dtype, where)
+    model, missing = load_weights(model_class, config, name, revision, torch.float32, where)
     body = f"{model.base_model_prefix}."
     lacking = {key for key in missing if key.startswith(body) and ".pooler." not in key}
     if lacking:

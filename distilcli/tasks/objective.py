@@ -212,11 +212,8 @@ class TaskObjective(Objective):
         constant = self.task.scores(self.task.constant_outputs())[self.task.score]
         if self._teacher is None or self.experiment.teacher is None:
             return {"teacher_score": None, "constant_score": constant}
-        teacher = self._teacher.eval()
-        nn.Module.to(teacher, accelerator.device)
-        use_packed_attention(teacher)
         tokens = self.experiment.train.tokens_per_micro_batch
-        score = dev_scores(self.task, teacher, accelerator, tokens).values[self.task.score]
+        score = measured_scores(self.task, self._teacher, accelerator, tokens)[self.task.score]
         if not score > constant:
             raise ModelError(
                 f"teacher.model {self.experiment.teacher.model}: its {self.task.score} on the dev "
@@ -225,6 +222,16 @@ class TaskObjective(Objective):
                 "Check that it was fine-tuned on this task, with the classes in this order.",
             )
         return {"teacher_score": score, "constant_score": constant}
+
+
+def measured_scores(
+    task: OpenTask, model: PreTrainedModel, accelerator: Accelerator, tokens_per_micro_batch: int
+) -> dict[str, float]:
+    """Dev scores of a model as it was loaded; the one that models are compared by comes first."""
+    nn.Module.to(model.eval(), accelerator.device)
+    use_packed_attention(model)
+    scores = dev_scores(task, model, accelerator, tokens_per_micro_batch)
+    return {task.score: scores.values[task.score]} | scores.values
 
 
 def dev_scores(

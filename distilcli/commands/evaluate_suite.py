@@ -1,0 +1,190 @@
+"""`distilcli eval --suite`: what teacher and students reach on tasks, over several seeds."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distilcli.config import Experiment
+from distilcli.console import Console, percent
+from distilcli.errors import ConfigError, DistilError, RunFolderError
+from distilcli.experiment_file import build, load
+from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
+from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.suite_results import table
+from distilcli.suite_runs import finished_scores, measure_teachers, take
+from distilcli.suites import (
+    SUITES,
+    TEACHER,
+    Suite,
+    SuiteRun,
+    builtin_suite,
+    plan,
+)
+from distilcli.suites import load as load_suite
+from distilcli.tasks.objective import open_task_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The command line.
+
+    Attributes:
+        suite: name of a built-in suite, or a file.
+        data: folder with the data of a built-in suite; None: the hub.
+        models: the student of a built-in suite (or a run, whose student and teacher are meant),
+            then other models to fine-tune beside it.
+        teacher: of a built-in suite.
+        seeds: how many.
+        jobs: runs at a time; None: one a GPU, or one.
+        output: folder of the suite; None: as the suite says.
+    """
+
+    suite: str
+    data: Path | None
+    models: Sequence[str]
+    teacher: str | None
+    seeds: int
+    jobs: int | None
+    output: Path | None
+
+
+def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
+    """Take the runs of a suite that are not done, then show all of them."""
+    if "LOCAL_RANK" in os.environ:
+        raise ConfigError(
+            "--suite starts processes of its own", "Start it plainly; --jobs says how many."
+        )
+    suite, where = _suite(wanted, overrides, console)
+    runs = plan(suite, wanted.seeds, where)
+    _check_rows(runs, console)
+    gpus = torch.cuda.device_count()
+    results, failed = take(runs, wanted.jobs or gpus or 1, gpus, console.note)
+    measure_teachers(suite, runs, results)
+    record = table(suite, results)
+    target = suite.folder / "results.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise RunFolderError(f"{target}: cannot be written ({error})") from error
+    _show(record, console)
+    console.say(f"written: {target}")
+    console.result(record | {"results": str(target)})
+    if failed:
+        raise DistilError(
+            f"{len(failed)} runs failed: {', '.join(failed)}",
+            f"Each has a .log in {suite.folder}; mend the cause and start the suite again.",
+        )
+
+
+def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suite, Path]:
+    if wanted.output is not None:
+        overrides = [*overrides, f"output_dir={wanted.output.parent}", f"name={wanted.output.name}"]
+    where = Path(wanted.suite)
+    if wanted.suite not in SUITES:
+        if not where.is_file():
+            raise ConfigError(
+                f"--suite {wanted.suite}: there is no such suite and no such file",
+                f"Give one of {', '.join(SUITES)}, or a file.",
+            )
+        if wanted.models or wanted.teacher or wanted.data:
+            raise ConfigError(
+                "the file of a suite names its models and data", "Override them: teacher=..."
+            )
+        return load_suite(where, overrides), where
+    teacher, student, others = _models(wanted)
+    section = {"kind": "checkpoint", "model": student}
+    tree, left_out = builtin_suite(wanted.suite, wanted.data, teacher, section)
+    baselines = {Path(name).name: {"kind": "checkpoint", "model": name} for name in others}
+    for name in left_out:
+        console.note(f"{wanted.data}: no folder {name}; that task is left out")
+    suite = build(tree | {"baselines": baselines}, overrides, lambda _: Suite, where)
+    assert isinstance(suite, Suite)
+    return suite, where
+
+
+def _models(wanted: Wanted) -> tuple[str, str, Sequence[str]]:
+    """Teacher, student and others."""
+    if not wanted.models:
+        raise ConfigError(
+            f"--suite {wanted.suite}: no student", "Name a run folder, or a model and --teacher."
+        )
+    first, *others = wanted.models
+    own = RunFolder(Path(first))
+    if own.experiment.exists():
+        experiment = load(own.experiment)
+        assert isinstance(experiment, Experiment)
+        named = experiment.teacher.model if experiment.teacher else None
+        teacher = wanted.teacher or named
+        first = str(own.student)
+    else:
+        teacher = wanted.teacher
+    if teacher is None:
+        raise ConfigError(f"--suite {wanted.suite}: no teacher", "Name one with --teacher.")
+    return teacher, first, others
+
+
+def _check_rows(runs: list[SuiteRun], console: Console) -> None:
+    """Read the rows of every task that has something to do: mistakes come before the hours."""
+    names = dict.fromkeys(run.task for run in runs if finished_scores(run) is None)
+    for name in names:
+        console.note(f"{name}: looking at its rows")
+        open_task_of(
+            next(run.experiment for run in runs if run.task == name and not run.needs_teacher)
+        )
+
+
+def _show(record: dict[str, Any], console: Console) -> None:
+    tasks, macro = record["tasks"], record["macro"]
+    models = list(dict.fromkeys(model for task in tasks.values() for model in task["models"]))
+    students = [model for model in models if model != TEACHER]
+    columns = ["task", "score", *models, *(f"{model} kept" for model in students)]
+    columns += ["BERT-base", "DistilBERT"]
+    rows = []
+    for name, task in tasks.items():
+        found = task["models"]
+        score = next((summary["score"] for summary in found.values()), "-")
+        row = [name, score, *(_cell(found.get(model)) for model in models)]
+        row += [percent(found.get(model, {}).get("retained")) for model in students]
+        known = task.get("published")
+        row += ["-", "-"] if known is None else [f"{value:.1f}" for value in known.values()]
+        rows.append(row)
+    if macro:
+        row = ["mean", f"{macro['tasks']} tasks"]
+        row += [f"{100 * macro[model]['mean']:.1f}" for model in models]
+        row += [percent(macro[model]["retained"]) for model in students]
+        nine = all(task["is_glue"] for task in tasks.values()) and len(tasks) == 9
+        row += [f"{value:.1f}" for value in GLUE_MACRO] if nine else ["-", "-"]
+        rows.append(row)
+    seeds = max(
+        (len(m["seeds"]) for task in tasks.values() for m in task["models"].values()), default=0
+    )
+    console.table(
+        f"{record['suite']}: dev scores, medians of up to {seeds} seed(s) (lowest - highest)",
+        columns,
+        rows,
+    )
+    console.say(
+        "student: fine-tuned on labels alone; distilled: from the fine-tuned teacher. The last "
+        "columns: Sanh et al. 2019, on the whole data."
+    )
+    if "SQuAD" in tasks:
+        console.say(
+            f"SQuAD there: exact match {SQUAD_EXACT_MATCH.bert} and "
+            f"{SQUAD_EXACT_MATCH.distilbert}; DistilBERT with task distillation "
+            f"{SQUAD_DISTILLED[0]}, F1 {SQUAD_DISTILLED[1]}"
+        )
+
+
+def _cell(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return "-"
+    median = f"{100 * summary['median']:.1f}"
+    if len(summary["seeds"]) == 1:
+        return median
+    return f"{median} ({100 * summary['lowest']:.1f} - {100 * summary['highest']:.1f})"

@@ -1,0 +1,107 @@
+"""`distilcli eval` of a run on a task: scores, size and speed beside its teacher."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from distilcli.console import Console, percent
+from distilcli.errors import ModelError, RunFolderError
+from distilcli.models import num_parameters, size_mib
+from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.task_config import TaskExperiment
+from distilcli.tasks.models import load_finetuned, load_teacher
+from distilcli.tasks.objective import measured_scores, open_task_of
+from distilcli.tasks.speed import Pass, measure_passes
+
+_TEACHER = "teacher"
+
+
+def run(
+    names: list[str],
+    experiment: TaskExperiment,
+    output: Path | None,
+    num_inputs: int | None,
+    console: Console,
+) -> None:
+    """Measure the teacher and the students of runs, or named models, on the dev examples."""
+    task = open_task_of(experiment)
+    teacher = load_teacher(experiment, task)
+    models: dict[str, PreTrainedModel] = {} if teacher is None else {_TEACHER: teacher}
+    paths = _students(names, experiment)
+    models |= {label: load_finetuned(path, task) for label, path in paths.items()}
+    accelerator = Accelerator()
+    found: dict[str, dict[str, Any]] = {}
+    for name, model in models.items():
+        console.note(f"measuring scores of {name}")
+        found[name] = {
+            "path": paths.get(name),
+            "scores": measured_scores(
+                task, model, accelerator, experiment.train.tokens_per_micro_batch
+            ),
+            "parameters": num_parameters(model),
+            "size_mib": size_mib(model),
+        }
+    passes = measure_passes(models, task.dev, num_inputs, console.note)
+    for name, record in found.items():
+        if teacher is not None:
+            reference = found[_TEACHER]["scores"][task.score]
+            record["retained"] = record["scores"][task.score] / reference if reference else None
+        record["passes"] = [asdict(one) for one in passes[name]]
+    result = {"experiment": experiment.name, "score": task.score, "models": found}
+    target = (output or experiment.run_folder) / "results.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise RunFolderError(f"{target}: cannot be written ({error})") from error
+    _show(found, passes, task.num_examples[1], console)
+    console.say(f"written: {target}")
+    console.result({**result, "results": str(target)})
+
+
+def _students(names: list[str], experiment: TaskExperiment) -> dict[str, str]:
+    """Label to path: of a run its trained student, else the named model."""
+    students: dict[str, str] = {}
+    for name in names or [str(experiment.run_folder)]:
+        run = RunFolder(Path(name))
+        if run.student.exists():
+            students[run.root.name] = str(run.student)
+        elif names:
+            students[name] = name
+    if not students:
+        raise ModelError(
+            f"{experiment.run_folder}: there is no student to evaluate",
+            "Run distilcli train first, or name a model.",
+        )
+    return students
+
+
+def _show(
+    found: dict[str, dict[str, Any]],
+    passes: dict[str, list[Pass]],
+    num_examples: int,
+    console: Console,
+) -> None:
+    """One column a model, so that the table fits a terminal."""
+    records = list(found.values())
+    rows = [[name, *(percent(r["scores"][name]) for r in records)] for name in records[0]["scores"]]
+    rows += [
+        ["retained", *(percent(record.get("retained")) for record in records)],
+        ["parameters", *(f"{record['parameters']:,}" for record in records)],
+        ["MiB", *(f"{record['size_mib']:.1f}" for record in records)],
+    ]
+    for index, first in enumerate(next(iter(passes.values()))):
+        each = [passes[name][index] for name in found]
+        where = f"{first.inputs:,} inputs, {first.device}"
+        rows.append([f"{where}, one by one, s", *(f"{one.single_seconds:.2f}" for one in each)])
+        rows.append([f"{where}, batched, s", *(f"{one.batched_seconds:.2f}" for one in each)])
+        rows.append(["  in batches of", *(str(one.best_batch_size) for one in each)])
+    console.table(f"{num_examples:,} dev examples", ["", *found], rows)
+    first = next(iter(passes.values()))[0]
+    console.say(
+        f"seconds: fp32, medians of 3 passes after a warm-up, {first.threads} CPU thread(s)"
+    )

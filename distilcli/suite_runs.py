@@ -1,0 +1,220 @@
+"""Taking the runs of a suite: each in a process of its own, several at a time, none twice.
+
+A run is `distilcli train --resume`; when it is done its scores are written beside its student, and
+its checkpoints go. Whoever starts the suite again takes only what has no scores yet.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from distilcli.errors import ConfigError, DistilError, Interrupted
+from distilcli.experiment_file import dump
+from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.signals import StopSignals
+from distilcli.suite_results import Results
+from distilcli.suites import TEACHER, Suite, SuiteRun
+from distilcli.task_config import TaskExperiment
+from distilcli.tasks.objective import assemble_task, measured_scores
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+_LAST_LINES = 5
+
+
+def take(
+    runs: list[SuiteRun], num_jobs: int, gpus: int, on_note: Callable[[str], None]
+) -> tuple[Results, list[str]]:
+    """Take all runs that are not done, and give the scores of all.
+
+    Args:
+        runs: in this order, as far as their teachers are there.
+        num_jobs: how many at a time.
+        gpus: over which they are spread; 0: they share the cores.
+        on_note: told what begins and ends.
+
+    Returns:
+        Scores, and the names of the runs that failed or whose teacher did.
+
+    Raises:
+        Interrupted: a signal came; what was running has stopped after a checkpoint.
+    """
+    results: Results = {}
+    waiting = []
+    for run in runs:
+        scores = finished_scores(run)
+        if scores is None:
+            waiting.append(run)
+        else:
+            results[run.task, run.model, run.seed] = scores
+    on_note(f"{len(results)} runs are done, {len(waiting)} are to do, {num_jobs} at a time")
+    failed: list[SuiteRun] = []
+    running: dict[int, _Job] = {}  # by place: the GPU, or the share of the cores
+    with StopSignals().listening() as stop, _ending(running):
+        while waiting or running:
+            _start_what_can(waiting, running, failed, results, num_jobs, gpus)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if stop.received:
+                _stop_all(running)
+                raise Interrupted(
+                    "stopped; what was running has a checkpoint", "", signal.Signals(stop.received)
+                )
+            for place, job in list(running.items()):
+                if job.process.poll() is None:
+                    continue
+                del running[place]
+                scores = job.finish()
+                if scores is None:
+                    failed.append(job.run)
+                    on_note(f"{job.run.name} failed: {job.last_lines()}")
+                else:
+                    results[job.run.task, job.run.model, job.run.seed] = scores
+                    on_note(f"{job.run.name}: {_said(scores)}, {len(waiting)} to do")
+    return results, [run.name for run in failed]
+
+
+def _start_what_can(
+    waiting: list[SuiteRun],
+    running: "dict[int, _Job]",
+    failed: list[SuiteRun],
+    results: Results,
+    num_jobs: int,
+    gpus: int,
+) -> None:
+    """Fill the free places with runs whose teachers are there; give up those whose failed."""
+    gone = {(run.task, run.seed) for run in failed if run.model == TEACHER}
+    for run in [run for run in waiting if run.needs_teacher and (run.task, run.seed) in gone]:
+        waiting.remove(run)
+        failed.append(run)
+    for place in range(num_jobs):
+        if place in running:
+            continue
+        for run in waiting:
+            if not run.needs_teacher or (run.task, TEACHER, run.seed) in results:
+                waiting.remove(run)
+                running[place] = _Job(run, place, num_jobs, gpus)
+                break
+
+
+def _said(scores: dict[str, float]) -> str:
+    name, value = next(iter(scores.items()))
+    return f"{name} {100 * value:.1f}"
+
+
+@contextmanager
+def _ending(running: "dict[int, _Job]") -> Iterator[None]:
+    """Whatever goes wrong here, no run goes on unseen."""
+    try:
+        yield
+    finally:
+        _stop_all(running)
+
+
+def _stop_all(running: "dict[int, _Job]") -> None:
+    for job in running.values():
+        if job.process.poll() is None:
+            job.process.send_signal(signal.SIGTERM)
+    for job in running.values():
+        job.process.wait()
+
+
+class _Job:
+    """A run in a process of its own; what it says goes to a file."""
+
+    def __init__(self, run: SuiteRun, place: int, num_jobs: int, gpus: int) -> None:
+        self.run = run
+        folder = run.experiment.run_folder
+        config = folder.with_name(f"{folder.name}.yaml")
+        self.log = folder.with_name(f"{folder.name}.log")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(config, dump(run.experiment))
+            log = self.log.open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{folder.parent}: cannot be written ({error})") from error
+        environment = dict(os.environ)
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
+        elif num_jobs > 1:
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_jobs))
+        words = ["train", "--config", str(config), "--resume", "--json"]
+        with log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "distilcli", *words],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                start_new_session=True,  # a Ctrl-C is passed on once, by us
+            )
+
+    def finish(self) -> dict[str, float] | None:
+        """The scores, written beside the student; None if the run failed."""
+        assert self.process.stdout is not None
+        said = self.process.stdout.read()
+        if self.process.returncode != 0:
+            return None
+        held_out = json.loads(said)["held_out"]
+        scores = {key.removeprefix("held_out/"): value for key, value in held_out.items()}
+        write_scores(self.run, scores)
+        shutil.rmtree(RunFolder(self.run.experiment.run_folder).checkpoints, ignore_errors=True)
+        return scores
+
+    def last_lines(self) -> str:
+        """The end of what it said."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n  ".join([f"see {self.log}", *lines[-_LAST_LINES:]])
+
+
+def _scores_file(run: SuiteRun) -> Path:
+    return run.experiment.run_folder / "scores.json"
+
+
+def write_scores(run: SuiteRun, scores: dict[str, float]) -> None:
+    """Write the scores of a finished run, which is not taken again then."""
+    write_atomically(_scores_file(run), json.dumps(scores, indent=1) + "\n")
+
+
+def finished_scores(run: SuiteRun) -> dict[str, float] | None:
+    """The scores of a run that is finished, else None.
+
+    Raises:
+        RunFolderError: it was made with other settings.
+        DistilError: its scores cannot be read.
+    """
+    path = _scores_file(run)
+    folder = RunFolder(run.experiment.run_folder)
+    folder.check(run.experiment, resume=True, force=False)
+    try:
+        scores: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DistilError(f"{path}: cannot be read ({error})", "Remove it.") from error
+    return scores
+
+
+def measure_teachers(suite: Suite, runs: list[SuiteRun], results: Results) -> None:
+    """Add the scores of teachers that were fine-tuned before, the same for every seed."""
+    accelerator = Accelerator()
+    for name, task in suite.tasks.items():
+        students = [run for run in runs if run.task == name and run.experiment.teacher is not None]
+        if task.teacher is None or not students:
+            continue
+        scores = _teacher_scores(students[0].experiment, accelerator)
+        results |= {(name, TEACHER, run.seed): scores for run in students}
+
+
+def _teacher_scores(experiment: TaskExperiment, accelerator: Accelerator) -> dict[str, float]:
+    parts: Any = assemble_task(experiment, accelerator.device)
+    tokens = experiment.train.tokens_per_micro_batch
+    return measured_scores(parts.task, parts.teacher, accelerator, tokens)

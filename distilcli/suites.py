@@ -1,0 +1,267 @@
+"""A suite: several tasks, and for each a teacher, a student and the baselines beside it.
+
+`load` reads one from a file, `builtin_suite` makes one of data in a folder or on the hub. On each
+task and for each seed a suite is these runs, all with the same settings:
+
+    teacher     the pretrained teacher, fine-tuned
+    student     the student, fine-tuned on the labels alone: the baseline without distillation
+    distilled   the student, distilled from the fine-tuned teacher
+    NAME        any other model of `baselines`, fine-tuned
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from distilcli.config import CopiedStudent
+from distilcli.errors import ConfigError, DataError
+from distilcli.experiment_file import described, read
+from distilcli.schema import Section
+from distilcli.task_config import (
+    GlueName,
+    Task,
+    TaskCheckpoint,
+    TaskExperiment,
+    TaskStudent,
+)
+
+TEACHER, STUDENT, DISTILLED = "teacher", "student", "distilled"
+SUITES = ("glue", "imdb", "squad", "tokens")
+
+# Epochs by task: small ones need more of them.
+_GLUE_EPOCHS = {"CoLA": 5, "MRPC": 5, "RTE": 8, "STS-B": 8, "WNLI": 5}
+_NUM_EPOCHS = 3
+_ROW_ENDINGS = ("jsonl", "jsonl.gz", "csv", "tsv", "parquet")
+
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # of a folder, too
+
+
+class SuiteTask(Section):
+    """One task of a suite, and where its runs differ from those of the others."""
+
+    task: Task
+    teacher: str | None = Field(
+        None, description="A teacher that is fine-tuned on this task already; null: the suite's."
+    )
+    train: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's train.")
+    optim: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's optim.")
+    loss: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's loss.")
+
+
+class Suite(Section):
+    """Everything that the runs of one suite depend on."""
+
+    name: _Name = Field(description="The suite's folder is output_dir/name.")
+    output_dir: str = Field("runs", description="Folder of suites.")
+    teacher: str = Field(description="Folder, hub name or builtin:NAME of the pretrained teacher.")
+    student: TaskStudent = Field(
+        description="Copied without a source: fine-tuned it starts from layers of the pretrained "
+        "teacher, distilled from those of the fine-tuned one."
+    )
+    baselines: dict[_Name, TaskStudent] = Field(
+        default_factory=dict, description="More models to fine-tune, by the name in the table."
+    )
+    tasks: Annotated[dict[_Name, SuiteTask], Field(min_length=1)] = Field(
+        description="By the name in the table."
+    )
+    train: dict[str, Any] = Field(default_factory=dict, description="As `train` of an experiment.")
+    optim: dict[str, Any] = Field(default_factory=dict, description="As `optim` of an experiment.")
+    loss: dict[str, Any] = Field(default_factory=dict, description="As `loss` of an experiment.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Suite":
+        taken = sorted({TEACHER, STUDENT, DISTILLED} & set(self.baselines))
+        if taken:
+            raise ValueError(f"baselines: {taken[0]} is the name of a model that is there anyway")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where everything about this suite is written."""
+        return Path(self.output_dir) / self.name
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """One model on one task with one seed.
+
+    Attributes:
+        task: name in the suite.
+        model: teacher, student, distilled or the name of a baseline.
+        seed: of new heads, order and dropout.
+        experiment: what is run.
+        needs_teacher: whether it waits for the fine-tuned teacher of the same task and seed.
+    """
+
+    task: str
+    model: str
+    seed: int
+    experiment: TaskExperiment
+    needs_teacher: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people and for file names."""
+        return f"{self.task}/{self.experiment.name}"
+
+
+def load(path: Path, overrides: Sequence[str] | None = None) -> Suite:
+    """Read a suite from a file and lay overrides over it.
+
+    Raises:
+        ConfigError: as `experiment_file.load_any`.
+    """
+    suite = read(path, overrides, lambda _: Suite)
+    assert isinstance(suite, Suite)
+    return suite
+
+
+def builtin_suite(
+    name: str, data: Path | None, teacher: str, student: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The tree of one of `SUITES`, and the tasks that are left out because `data` lacks them.
+
+    Args:
+        name: which.
+        data: folder with the tasks' files; None: the hub.
+        teacher: pretrained model.
+        student: as in a suite file.
+
+    Raises:
+        DataError: the folder has none of the tasks, or the suite is not on the hub.
+    """
+    tree: dict[str, Any] = {"name": name, "teacher": teacher, "student": dict(student)}
+    if name == "glue":
+        tasks, left_out = _glue_tasks(data)
+    else:
+        makers = {"imdb": _imdb_task, "squad": _squad_task, "tokens": _tokens_task}
+        labels = {"imdb": "IMDb", "squad": "SQuAD", "tokens": "tokens"}
+        tasks, left_out = {labels[name]: makers[name](data)}, []
+    tree |= {"tasks": tasks, "train": {"num_epochs": _NUM_EPOCHS}}
+    return tree, left_out
+
+
+def _glue_tasks(data: Path | None) -> tuple[dict[str, Any], list[str]]:
+    tasks: dict[str, Any] = {}
+    left_out: list[str] = []
+    for name in get_args(GlueName):
+        folder = None if data is None else data / name
+        if folder is not None and not folder.is_dir():
+            left_out.append(name)
+            continue
+        task = {"kind": "glue", "name": name, "folder": None if folder is None else str(folder)}
+        train = {"num_epochs": _GLUE_EPOCHS[name]} if name in _GLUE_EPOCHS else {}
+        tasks[name] = {"task": task, "train": train}
+    if not tasks:
+        raise DataError(
+            f"--data {data}: there is no folder of a GLUE task",
+            f"It should hold folders named {', '.join(get_args(GlueName))}, or some of them.",
+        )
+    return tasks, left_out
+
+
+def _imdb_task(data: Path | None) -> dict[str, Any]:
+    task = {"kind": "classification", "labels": ["0", "1"], "max_length": 512}
+    if data is None:
+        hub = {"hub": "stanfordnlp/imdb"}
+        names = {"labels": ["neg", "pos"]}
+        sources = {"train": hub | {"split": "train"}, "dev": hub | {"split": "test"}}
+        return {"task": task | names | sources}
+    return {"task": task | {split: _rows_in(data, split) for split in ("train", "dev")}}
+
+
+def _squad_task(data: Path | None) -> dict[str, Any]:
+    task = {"kind": "question-answering"}
+    if data is None:
+        hub = {"hub": "rajpurkar/squad"}
+        return {
+            "task": task | {"train": hub | {"split": "train"}, "dev": hub | {"split": "validation"}}
+        }
+    files = {split: {"files": [str(_file(data, split, ("json",)))]} for split in ("train", "dev")}
+    return {"task": task | files}
+
+
+def _tokens_task(data: Path | None) -> dict[str, Any]:
+    if data is None:
+        raise DataError(
+            "--suite tokens: its data set has no fixed place on the hub",
+            "Give --data DIR with train.tsv and dev.tsv (word, tab, tag; blank lines between).",
+        )
+    files = {
+        split: {"files": [str(_file(data, split, ("tsv", "txt", "conll")))], "format": "conll"}
+        for split in ("train", "dev")
+    }
+    return {"task": {"kind": "tagging"} | files}
+
+
+def _rows_in(data: Path, split: str) -> dict[str, Any]:
+    return {"files": [str(_file(data, split, _ROW_ENDINGS))]}
+
+
+def _file(data: Path, stem: str, endings: Sequence[str]) -> Path:
+    for ending in endings:
+        if (data / f"{stem}.{ending}").is_file():
+            return data / f"{stem}.{ending}"
+    named = ", ".join(f"{stem}.{ending}" for ending in endings)
+    raise DataError(f"--data {data}: there is none of {named}", "Name the folder that holds it.")
+
+
+def plan(suite: Suite, seeds: int, where: Path) -> list[SuiteRun]:
+    """All runs of a suite, seed by seed, each teacher before the students that need it.
+
+    Args:
+        suite: what to run.
+        seeds: how many, from 1.
+        where: the suite's file, for messages.
+
+    Raises:
+        ConfigError: settings that no experiment can have.
+    """
+    return [
+        run
+        for seed in range(1, seeds + 1)
+        for name, task in suite.tasks.items()
+        for run in _runs_of(suite, name, task, seed, where)
+    ]
+
+
+def _runs_of(suite: Suite, name: str, task: SuiteTask, seed: int, where: Path) -> list[SuiteRun]:
+    def experiment(model: str, teacher: str | None, student: Any) -> TaskExperiment:
+        tree = {
+            "name": f"{model}-{seed}",
+            "output_dir": str(suite.folder / name),
+            "seed": seed,
+            "task": task.task.model_dump(mode="json"),
+            "teacher": None if teacher is None else {"model": teacher},
+            "student": student.model_dump(mode="json"),
+            **{key: getattr(suite, key) | getattr(task, key) for key in ("train", "optim", "loss")},
+        }
+        if teacher is not None:
+            tree["teacher"]["cache"] = str(suite.folder / name / "teacher-outputs")
+        try:
+            return TaskExperiment.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(described(error, TaskExperiment, where, tree)) from error
+
+    student = suite.student
+    dropouts = student.dropout, student.attention_dropout
+    whole = TaskCheckpoint(model=suite.teacher, dropout=dropouts[0], attention_dropout=dropouts[1])
+    alone = student
+    if isinstance(student, CopiedStudent) and student.source is None:
+        alone = student.model_copy(update={"source": suite.teacher})
+    runs = []
+    teacher = task.teacher
+    if teacher is None:
+        run = SuiteRun(name, TEACHER, seed, experiment(TEACHER, None, whole))
+        teacher = str(run.experiment.run_folder / "student")
+        runs.append(run)
+    runs.append(SuiteRun(name, STUDENT, seed, experiment(STUDENT, None, alone)))
+    distilled = experiment(DISTILLED, teacher, student)
+    runs.append(SuiteRun(name, DISTILLED, seed, distilled, needs_teacher=task.teacher is None))
+    for label, baseline in suite.baselines.items():
+        runs.append(SuiteRun(name, label, seed, experiment(label, None, baseline)))
+    return runs
