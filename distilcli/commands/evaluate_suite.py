@@ -161,11 +161,8 @@ def _show(record: dict[str, Any], console: Console) -> None:
         nine = all(task["is_glue"] for task in tasks.values()) and len(tasks) == 9
         row += [f"{value:.1f}" for value in GLUE_MACRO] if nine else ["-", "-"]
         rows.append(row)
-    seeds = max(
-        (len(m["seeds"]) for task in tasks.values() for m in task["models"].values()), default=0
-    )
     console.table(
-        f"{record['suite']}: dev scores, medians of up to {seeds} seed(s) (lowest - highest)",
+        f"{record['suite']}: dev scores, medians over seeds (lowest - highest)",
         columns,
         rows,
     )

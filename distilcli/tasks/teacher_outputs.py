@@ -107,17 +107,13 @@ class TeacherOutputs:
 
     @torch.no_grad()
     def _compute_part(
-        self,
-        teacher: PreTrainedModel,
-        part: int,
-        device: torch.device,
-        tokens_per_micro_batch: int,
+        self, teacher: PreTrainedModel, part: int, device: torch.device, tokens: int
     ) -> dict[str, np.ndarray]:
         inputs = self.inputs
         samples = np.arange(part * PART, min(len(inputs), (part + 1) * PART))
         outputs: dict[int, np.ndarray] = {}
         hidden: dict[int, np.ndarray] = {}
-        for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
+        for group in by_length(samples, inputs.lengths, tokens):
             batch = pack(inputs, group).to(device)
             batch_outputs, batch_hidden = run_model(teacher, batch)
             ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
