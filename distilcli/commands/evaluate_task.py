@@ -70,6 +70,8 @@ def _students(names: list[str], experiment: TaskExperiment) -> dict[str, str]:
         run = RunFolder(Path(name))
         if run.student.exists():
             students[run.root.name] = str(run.student)
+        elif run.experiment.exists():
+            raise ModelError(f"{run.root}: this run has no student yet", "Train it to its end.")
         elif names:
             students[name] = name
     if not students:

@@ -99,9 +99,8 @@ class TeacherOutputs:
         accelerator.wait_for_everyone()  # all have looked before anyone writes
         mine = missing[rank::world_size]
         for done, part in enumerate(mine, start=1):
-            self._write(
-                part, self._compute_part(teacher, part, accelerator, tokens_per_micro_batch)
-            )
+            tensors = self._compute_part(teacher, part, accelerator.device, tokens_per_micro_batch)
+            self._write(part, tensors)
             on_progress(done, len(mine))
         accelerator.wait_for_everyone()
 
