@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -19,13 +19,13 @@ from distilcli.suite_results import table
 from distilcli.suite_runs import finished_scores, measure_teachers, take
 from distilcli.suites import (
     SUITES,
-    TEACHER,
     Suite,
     SuiteRun,
     builtin_suite,
     plan,
 )
 from distilcli.suites import load as load_suite
+from distilcli.task_config import GlueName
 from distilcli.tasks.objective import open_task_of
 
 
@@ -140,35 +140,32 @@ def _check_rows(runs: list[SuiteRun], console: Console) -> None:
 
 
 def _show(record: dict[str, Any], console: Console) -> None:
+    """A table that fits a terminal: a row a task, a column a model."""
     tasks, macro = record["tasks"], record["macro"]
     models = list(dict.fromkeys(model for task in tasks.values() for model in task["models"]))
-    students = [model for model in models if model != TEACHER]
-    columns = ["task", "score", *models, *(f"{model} kept" for model in students)]
-    columns += ["BERT-base", "DistilBERT"]
     rows = []
     for name, task in tasks.items():
         found = task["models"]
         score = next((summary["score"] for summary in found.values()), "-")
-        row = [name, score, *(_cell(found.get(model)) for model in models)]
-        row += [percent(found.get(model, {}).get("retained")) for model in students]
         known = task.get("published")
-        row += ["-", "-"] if known is None else [f"{value:.1f}" for value in known.values()]
-        rows.append(row)
+        published = " / ".join(f"{value:.1f}" for value in known.values()) if known else "-"
+        rows.append([name, score, *(_cell(found.get(model)) for model in models), published])
     if macro:
-        row = ["mean", f"{macro['tasks']} tasks"]
-        row += [f"{100 * macro[model]['mean']:.1f}" for model in models]
-        row += [percent(macro[model]["retained"]) for model in students]
-        nine = all(task["is_glue"] for task in tasks.values()) and len(tasks) == 9
-        row += [f"{value:.1f}" for value in GLUE_MACRO] if nine else ["-", "-"]
-        rows.append(row)
-    console.table(
-        f"{record['suite']}: dev scores, medians over seeds (lowest - highest)",
-        columns,
-        rows,
-    )
+        cells = [_cell({"median": macro[model]["mean"]} | macro[model]) for model in models]
+        whole = len(tasks) == len(get_args(GlueName)) and all(t["is_glue"] for t in tasks.values())
+        published = " / ".join(f"{value:.1f}" for value in GLUE_MACRO) if whole else "-"
+        rows.append(["mean", f"{macro['tasks']} tasks", *cells, published])
+    title = f"{record['suite']}: dev scores (kept of the teacher's), medians over seeds"
+    console.table(title, ["task", "score", *models, "published"], rows)
+    ranges = [
+        [name, *(_range(task["models"].get(model)) for model in models)]
+        for name, task in tasks.items()
+    ]
+    if any(cell != "-" for row in ranges for cell in row[1:]):
+        console.table("lowest - highest (seeds)", ["task", *models], ranges)
     console.say(
-        "student: fine-tuned on labels alone; distilled: from the fine-tuned teacher. The last "
-        "columns: Sanh et al. 2019, on the whole data."
+        "student: fine-tuned on labels alone; distilled: from the fine-tuned teacher; published: "
+        "BERT-base / DistilBERT on the whole data (Sanh et al. 2019)"
     )
     if "SQuAD" in tasks:
         console.say(
@@ -181,7 +178,12 @@ def _show(record: dict[str, Any], console: Console) -> None:
 def _cell(summary: dict[str, Any] | None) -> str:
     if summary is None:
         return "-"
-    median = f"{100 * summary['median']:.1f}"
-    if len(summary["seeds"]) == 1:
-        return median
-    return f"{median} ({100 * summary['lowest']:.1f} - {100 * summary['highest']:.1f})"
+    kept = f" ({percent(summary['retained'])})" if "retained" in summary else ""
+    return f"{100 * summary['median']:.1f}{kept}"
+
+
+def _range(summary: dict[str, Any] | None) -> str:
+    if summary is None or len(summary["seeds"]) == 1:
+        return "-"
+    lowest, highest = (f"{100 * summary[key]:.1f}" for key in ("lowest", "highest"))
+    return f"{lowest} - {highest} ({len(summary['seeds'])})"
