@@ -328,10 +328,15 @@ class TrainConfig(Section):
     )
 
 
-class ValidationConfig(Section):
+class BaseValidation(Section):
     """Held-out validation while training."""
 
     every: Count = Field(500, description="Steps between validations; 0: only after the last step.")
+
+
+class ValidationConfig(BaseValidation):
+    """Held-out validation of masked-LM training."""
+
     num_sequences: PositiveInt = Field(1000, description="Held-out sequences to look at, at most.")
 
 
@@ -345,7 +350,7 @@ class BaseExperiment(Section):
     seed: Count = Field(42, description="Of data order, masks, dropout and new weights.")
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
-    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    validation: BaseValidation = Field(default_factory=BaseValidation)
 
     @property
     def run_folder(self) -> Path:
@@ -363,6 +368,7 @@ class Experiment(BaseExperiment):
     data: DataConfig
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":

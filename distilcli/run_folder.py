@@ -28,6 +28,7 @@ _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "n
 # Keys that may differ at a resume: they change the partition or the cadence, not the training.
 _FREE_KEYS = frozenset(
     {
+        "teacher.cache",
         "teacher.offload",
         "train.tokens_per_micro_batch",
         "train.compile",

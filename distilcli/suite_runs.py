@@ -1,7 +1,8 @@
 """Taking the runs of a suite: each in a process of its own, several at a time, none twice.
 
 A run is `distilcli train --resume`; when it is done its scores are written beside its student, and
-its checkpoints go. Whoever starts the suite again takes only what has no scores yet.
+its checkpoints and its teacher's outputs go. Whoever starts the suite again takes only what has no
+scores yet.
 """
 
 import json
@@ -166,7 +167,10 @@ class _Job:
         held_out = json.loads(said)["held_out"]
         scores = {key.removeprefix("held_out/"): value for key, value in held_out.items()}
         write_scores(self.run, scores)
-        shutil.rmtree(RunFolder(self.run.experiment.run_folder).checkpoints, ignore_errors=True)
+        experiment = self.run.experiment
+        shutil.rmtree(RunFolder(experiment.run_folder).checkpoints, ignore_errors=True)
+        if self.run.needs_teacher and experiment.teacher and experiment.teacher.cache:
+            shutil.rmtree(experiment.teacher.cache, ignore_errors=True)  # of this run alone
         return scores
 
     def last_lines(self) -> str:

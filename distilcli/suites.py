@@ -241,7 +241,9 @@ def _runs_of(suite: Suite, name: str, task: SuiteTask, seed: int, where: Path) -
             **{key: getattr(suite, key) | getattr(task, key) for key in ("train", "optim", "loss")},
         }
         if teacher is not None:
-            tree["teacher"]["cache"] = str(suite.folder / name / "teacher-outputs")
+            # Outputs of a teacher that all seeds have in common are shared.
+            mark = "" if task.teacher else f"-{seed}"
+            tree["teacher"]["cache"] = str(suite.folder / name / f"teacher-outputs{mark}")
         try:
             return TaskExperiment.model_validate(tree)
         except ValidationError as error:

@@ -19,11 +19,11 @@ from pydantic import (
 from distilcli.config import (
     BaseExperiment,
     BaseTeacher,
+    BaseValidation,
     CopiedStudent,
     OptimConfig,
     StudentShape,
     TrainConfig,
-    ValidationConfig,
     as_list,
     student_kind,
 )
@@ -276,7 +276,7 @@ class TaskTrain(TrainConfig):
     )
 
 
-class TaskValidation(ValidationConfig):
+class TaskValidation(BaseValidation):
     """Validation on the dev examples while training."""
 
     every: Count = Field(0, description="Steps between validations; 0: only after the last step.")
