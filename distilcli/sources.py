@@ -186,13 +186,19 @@ def _streamed_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[d
     )
     if rows.column_names and set(columns) <= set(rows.column_names):
         rows = rows.select_columns(columns)
-    classes = {
-        name: feature.names
-        for name, feature in (rows.features or {}).items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
+    classes = {}
+    for name, feature in (rows.features or {}).items():
+        inner = getattr(feature, "feature", feature)  # of lists, what is in them
+        if isinstance(inner, datasets.ClassLabel):
+            classes[name] = inner.names
     for row in rows:
         for name, names in classes.items():
-            if isinstance(row[name], int) and row[name] >= 0:
-                row[name] = names[row[name]]
+            row[name] = _named(row[name], names)
         yield row
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """The class of a number, or the classes of several; what is no class stays as it is."""
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value

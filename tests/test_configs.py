@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from distilcli import config, experiment_file, schema
+from distilcli import config, experiment_file, schema, suites
+from distilcli.task_config import GlueTask, RowFiles, TaskExperiment
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-EXPECTED = {
+TASKS = {"finetuned-teacher", "imdb", "mrpc", "pos", "squad", "sst2", "stsb"}
+EXPECTED = TASKS | {
     "builtin-student",
     "builtin-teacher",
     "distilbert-base-cased",
@@ -31,23 +33,38 @@ def header_of(path: Path) -> list[str]:
     return lines
 
 
+def files_of(experiment: config.Experiment | TaskExperiment) -> list[str]:
+    """The files and folders of data that an experiment names."""
+    if isinstance(experiment, config.Experiment):
+        sources = [*experiment.data.sources, *(experiment.data.held_out_sources or [])]
+    elif isinstance(experiment.task, GlueTask):
+        assert experiment.task.folder is not None
+        return [experiment.task.folder]
+    else:
+        sources = [experiment.task.train, experiment.task.dev]
+    named = [s.files for s in sources if isinstance(s, (config.FilesSource, RowFiles))]
+    return [name for files in named for name in files]
+
+
 def test_the_promised_experiments_ship() -> None:
     assert {path.stem for path in CONFIGS} >= EXPECTED
-    assert [path.name for path in (ROOT / "configs").iterdir() if path not in CONFIGS] == []
+    assert [path.name for path in (ROOT / "configs").iterdir() if path not in CONFIGS] == ["suites"]
+    assert [path.name for path in (ROOT / "configs" / "suites").iterdir()] == ["english.yaml"]
 
 
 @each_config
 def test_config_loads(path: Path) -> None:
-    experiment = experiment_file.load(path)
+    experiment = experiment_file.load_any(path)
     assert experiment.name == path.stem
+    assert isinstance(experiment, TaskExperiment) == (path.stem in TASKS)
 
 
 @each_config
 def test_config_survives_dump_and_load(path: Path, tmp_path: Path) -> None:
-    experiment = experiment_file.load(path)
+    experiment = experiment_file.load_any(path)
     copy = tmp_path / "experiment.yaml"
     copy.write_text(experiment_file.dump(experiment), encoding="utf-8")
-    assert experiment_file.load(copy) == experiment
+    assert experiment_file.load_any(copy) == experiment
 
 
 @each_config
@@ -59,12 +76,11 @@ def test_header_gives_the_command_and_what_it_needs(path: Path) -> None:
 
 @each_config
 def test_paths_are_relative(path: Path) -> None:
-    experiment = experiment_file.load(path)
-    held_out = experiment.data.held_out_sources or []
-    names = [experiment.data.store, experiment.output_dir]
-    for source in [*experiment.data.sources, *held_out]:
-        if isinstance(source, config.FilesSource):
-            names += source.files
+    experiment = experiment_file.load_any(path)
+    names = [*files_of(experiment), experiment.output_dir]
+    if isinstance(experiment, config.Experiment):
+        names.append(experiment.data.store)
+    assert len(names) > 1 or path.stem.startswith("distilbert")
     assert not [name for name in names if name.startswith(("/", "~", "../"))]
 
 
@@ -75,7 +91,7 @@ def test_header_overrides_are_valid(path: Path) -> None:
         words = [word for word in line.rstrip("\\").split() if "=" in word and "." in word]
         overrides = [word for word in line.rstrip("\\").split() if "=" in word] if words else []
         if overrides:
-            experiment_file.load(path, overrides)
+            experiment_file.load_any(path, overrides)
 
 
 @pytest.mark.parametrize("name", ["distilbert-base-uncased", "distilbert-base-cased"])
@@ -92,7 +108,15 @@ def test_the_paper_run_has_the_release_settings(name: str) -> None:
 
 def test_builtin_files_of_the_configs_ship() -> None:
     for path in CONFIGS:
-        for source in experiment_file.load(path).data.sources:
-            if isinstance(source, config.FilesSource):
-                builtin = [f for f in source.files if f.startswith(schema.BUILTIN_PREFIX)]
-                assert all(Path(schema.resolve_path(name)).is_file() for name in builtin)
+        for name in files_of(experiment_file.load_any(path)):
+            if name.startswith(schema.BUILTIN_PREFIX):
+                assert Path(schema.resolve_path(name)).is_file()
+
+
+def test_the_suite_has_all_kinds_of_tasks() -> None:
+    path = ROOT / "configs" / "suites" / "english.yaml"
+    assert header_of(path)[0].startswith("distilcli eval --suite configs/suites/english.yaml")
+    suite = suites.load(path)
+    assert suite.name == path.stem
+    assert set(suite.tasks) == {"CoLA", "IMDb", "MRPC", "POS", "RTE", "SQuAD", "SST-2", "STS-B"}
+    assert len(suites.plan(suite, 3, path)) == 3 * 3 * len(suite.tasks)

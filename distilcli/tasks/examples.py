@@ -170,8 +170,8 @@ def _conll_rows(
             yield from finish()
             sentence, bad = [], ""
             continue
-        if line.startswith("#") and "\t" not in line and " " in line:
-            continue  # a comment of CoNLL-U
+        if line.startswith("# ") and " = " in line and "\t" not in line:
+            continue  # a comment of CoNLL-U, such as "# text = ..."; "#" may be a word, too
         fields = line.split("\t") if "\t" in line else line.split()
         wanted = len(columns) if columns else len(sentence[0]) if sentence else max(2, len(fields))
         if not sentence and not bad:

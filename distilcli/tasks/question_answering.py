@@ -160,7 +160,7 @@ def _inputs(
 
 def _cut(texts: list[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[str]:
     """The texts, each cut after so many tokens."""
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         text if len(spans) <= max_tokens else text[: spans[max_tokens - 1][1]]
         for text, spans in zip(texts, encoded["offset_mapping"], strict=True)

@@ -147,7 +147,9 @@ def _pieces(
     """The pieces of each word of each sentence; [UNK] for a word that the tokenizer drops."""
     unknown = tokenizer.unk_token_id
     assert isinstance(unknown, int)
-    encoded = tokenizer(list(sentences), is_split_into_words=True, add_special_tokens=False)
+    encoded = tokenizer(
+        list(sentences), is_split_into_words=True, add_special_tokens=False, verbose=False
+    )
     result = []
     for index, words in enumerate(sentences):
         pieces: list[list[int]] = [[] for _ in words]
