@@ -1,5 +1,6 @@
 """A task as an objective: its inputs, student, teacher or the teacher's cached outputs."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,7 @@ class TaskObjective(Objective):
             return cached
         on_note(f"the teacher runs once over {len(self.task.train):,} inputs: {cached.folder}")
         nn.Module.to(teacher.eval(), accelerator.device)
+        start = time.perf_counter()
         cached.compute(
             teacher,
             accelerator,
@@ -185,6 +187,7 @@ class TaskObjective(Objective):
             lambda done, total: on_note(f"teacher: part {done} of {total}"),
         )
         teacher.cpu()
+        on_note(f"that took the teacher {time.perf_counter() - start:.1f} s")
         return cached
 
     def compilable(self) -> list[PreTrainedModel]:
