@@ -11,7 +11,14 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.tasks.examples import BadExample, Examples, read_examples
 from distilcli.tasks.inputs import Inputs, join
-from distilcli.tasks.task import OpenTask, Skipped, batched, class_names, scikit_metrics
+from distilcli.tasks.task import (
+    OpenTask,
+    Skipped,
+    batched,
+    check_score,
+    class_names,
+    scikit_metrics,
+)
 
 SequenceTask = ClassificationTask | MultiLabelTask | RegressionTask
 
@@ -41,6 +48,7 @@ class _SequenceTask(OpenTask):
         for split in (train, dev):
             self.keep_known(split)
             split.check(config.skip_bad_rows)
+        check_score(self.score, ("f1", "accuracy_f1"), len(self.labels) == 2, "two classes")
         self.skipped = Skipped(len(train.bad), len(dev.bad))
         self.num_examples = len(train.usable), len(dev.usable)
         self.train = self._inputs(train.usable, tokenizer, config.max_length)
@@ -87,11 +95,13 @@ class Classification(_SequenceTask):
         truth, chosen = self.dev.targets, outputs.argmax(axis=1)
         accuracy = float(metrics.accuracy_score(truth, chosen))
         ids = list(range(len(self.labels)))
+        varies = len({*truth.tolist(), *chosen.tolist()}) > 1
         each = metrics.f1_score(truth, chosen, labels=ids, average=None, zero_division=0.0)
         found = {
             "accuracy": accuracy,
             "macro_f1": float(each.mean()),
-            "matthews": float(metrics.matthews_corrcoef(truth, chosen)),
+            # Of a single class scikit-learn would warn; 0 is what it gives.
+            "matthews": float(metrics.matthews_corrcoef(truth, chosen)) if varies else 0.0,
         }
         if len(ids) == 2:
             found["f1"] = float(each[1])
@@ -182,7 +192,7 @@ class Regression(_SequenceTask):
         scikit_metrics()  # the extra brings SciPy too
         from scipy import stats
 
-        truth, found = self.dev.targets, outputs[:, 0]
+        truth, found = (x.astype(np.float64) for x in (self.dev.targets, outputs[:, 0]))
         if min(np.ptp(truth), np.ptp(found)) == 0:
             return {"pearson": 0.0, "spearman": 0.0, "pearson_spearman": 0.0}
         pearson = float(stats.pearsonr(truth, found).statistic)

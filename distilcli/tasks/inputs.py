@@ -53,7 +53,8 @@ class Inputs:
     def fingerprint(self) -> str:
         """Hash of what a model is shown and where it is read; hexadecimal."""
         digest = blake2b(digest_size=16)
-        for array in (self.token_ids, self.token_types, self.offsets, self.output_positions):
+        shown = self.token_ids, self.token_types, self.offsets
+        for array in (*shown, self.output_positions, self.output_offsets):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 

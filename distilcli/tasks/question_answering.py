@@ -117,7 +117,7 @@ def _question(values: dict[str, Any]) -> Question:
     if not answers:
         raise BadExample("no answer")
     for text, start in answers:
-        if not text or context[start : start + len(text)] != text:
+        if not text or start < 0 or not context.startswith(text, start):
             raise BadExample(f"the answer {text!r} is not in the context at character {start}")
     return Question(question, context, answers)
 
@@ -129,7 +129,6 @@ def _inputs(
 ) -> tuple[Inputs, list[Window]]:
     ids: list[list[int]] = []
     types: list[list[int]] = []
-    targets: list[tuple[int, int]] = []
     windows: list[Window] = []
     for part in batched(len(questions), 256):
         chosen = questions[part]
@@ -153,9 +152,9 @@ def _inputs(
             windows.append(Window(part.start + index, first, spans))
             ids.append(encoded["input_ids"][row])
             types.append(encoded["token_type_ids"][row])
-            targets.append(_target(chosen[index].answers[0], spans, first))
     positions = [list(range(len(row))) for row in ids]
-    return join(ids, types, positions, np.array(targets, dtype=np.int64)), windows
+    targets = np.array(_targets(questions, windows), dtype=np.int64).reshape(-1, 2)
+    return join(ids, types, positions, targets), windows
 
 
 def _cut(texts: list[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[str]:
@@ -167,11 +166,29 @@ def _cut(texts: list[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) 
     ]
 
 
-def _target(answer: tuple[str, int], spans: np.ndarray, first: int) -> tuple[int, int]:
-    """First and last token of the answer in the input; [CLS], token 0, where it is not inside."""
+def _targets(questions: Sequence[Question], windows: Sequence[Window]) -> list[tuple[int, int]]:
+    """First and last token of the answer in each input; [CLS], token 0, where it is not whole.
+
+    What the tokenizer keeps of the answer counts: blanks at its edges belong to no token.
+    """
+    touched = [_touched(questions[window.question].answers[0], window) for window in windows]
+    kept: dict[int, tuple[int, int]] = {}  # characters of each question's answer, over all windows
+    for window, inside in zip(windows, touched, strict=True):
+        if len(inside):
+            begin, end = kept.get(window.question, (len(questions[window.question].context), 0))
+            spans = window.spans[inside]
+            kept[window.question] = min(begin, int(spans[0, 0])), max(end, int(spans[-1, 1]))
+    targets = []
+    for window, inside in zip(windows, touched, strict=True):
+        spans = window.spans[inside]
+        if len(inside) and (spans[0, 0], spans[-1, 1]) == kept[window.question]:
+            targets.append((window.first + int(inside[0]), window.first + int(inside[-1])))
+        else:
+            targets.append((0, 0))
+    return targets
+
+
+def _touched(answer: tuple[str, int], window: Window) -> np.ndarray:
+    """Indices of the window's context tokens that have a character of the answer."""
     text, begin = answer
-    end = begin + len(text)
-    touched = np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > begin))
-    if len(touched) == 0 or spans[0, 0] > begin or spans[-1, 1] < end:
-        return 0, 0
-    return first + int(touched[0]), first + int(touched[-1])
+    return np.flatnonzero((window.spans[:, 0] < begin + len(text)) & (window.spans[:, 1] > begin))

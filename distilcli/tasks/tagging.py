@@ -16,7 +16,14 @@ from distilcli.task_config import TaggingTask
 from distilcli.tasks.classification import move_unknown
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Inputs, join
-from distilcli.tasks.task import OpenTask, Skipped, batched, class_names, scikit_metrics
+from distilcli.tasks.task import (
+    OpenTask,
+    Skipped,
+    batched,
+    check_score,
+    class_names,
+    scikit_metrics,
+)
 
 _ENDINGS = dict.fromkeys((".tsv", ".txt", ".conll", ".conllu", ".bio"), "conll")
 
@@ -54,6 +61,8 @@ class Tagging(OpenTask):
         for split in (train, dev):
             move_unknown(split, set(self.labels), lambda sentence: sentence.tags)
             split.check(config.skip_bad_rows)
+        self._has_entities = any(name.startswith("B-") for name in self.labels)
+        check_score(self.score, ("entity_f1",), self._has_entities, "tags such as B-PER, I-PER, O")
         self.skipped = Skipped(len(train.bad), len(dev.bad))
         self.num_examples = len(train.usable), len(dev.usable)
         self.train, _ = self._inputs(train.usable, tokenizer, config.max_length)
@@ -96,12 +105,13 @@ class Tagging(OpenTask):
         """Share of words tagged right, mean F1 over tags; F1 of entities for tags like B-PER."""
         metrics = scikit_metrics()
         truth, chosen = self.dev.targets, outputs.argmax(axis=1)
-        macro = metrics.f1_score(truth, chosen, average="macro", zero_division=0.0)
+        ids = list(range(len(self.labels)))
+        each = metrics.f1_score(truth, chosen, labels=ids, average=None, zero_division=0.0)
         found = {
             "accuracy": float(metrics.accuracy_score(truth, chosen)),
-            "macro_f1": float(macro),
+            "macro_f1": float(each.mean()),
         }
-        if any(name.startswith("B-") for name in self.labels):
+        if self._has_entities:
             ends = np.cumsum(self._words_of_sentences)[:-1]
             names = np.array(self.labels)
             found["entity_f1"] = entity_f1(

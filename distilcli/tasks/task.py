@@ -126,6 +126,16 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+def check_score(score: str, names: tuple[str, ...], is_possible: bool, needs: str) -> None:
+    """Refuse a score that these classes do not have.
+
+    Raises:
+        ConfigError: `score` is one of `names`, and those are not possible.
+    """
+    if score in names and not is_possible:
+        raise ConfigError(f"task.score: {score} needs {needs}", "Choose another one.")
+
+
 def scikit_metrics() -> Any:
     """scikit-learn's metrics, which come with the extra `eval`.
 

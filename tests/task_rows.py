@@ -1,0 +1,38 @@
+"""Tasks made of rows that a test writes down."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.task_config import Task
+from distilcli.tasks.opening import open_task
+from distilcli.tasks.task import OpenTask
+
+Rows = Sequence[dict[str, Any]]
+
+
+def open_rows(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    kind: str,
+    train: Rows,
+    dev: Rows,
+    **settings: Any,
+) -> OpenTask:
+    """A task that was read from JSON lines in `folder`."""
+    section: dict[str, Any] = {"kind": kind} | settings
+    for split, rows in (("train", train), ("dev", dev)):
+        path = folder / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        section[split] = {"files": [str(path)]}
+    return open_task(TypeAdapter(Task).validate_python(section), tokenizer)
+
+
+def question(context: str, *answers: str, text: str = "bo") -> dict[str, Any]:
+    """A row of question answering; each answer is where it first stands in the context."""
+    found = [{"text": answer, "answer_start": context.index(answer)} for answer in answers]
+    return {"question": text, "context": context, "answers": found}
