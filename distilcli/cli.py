@@ -68,15 +68,22 @@ def _load(config: Path, overrides: list[str] | None) -> "Experiment":
     return load(config, overrides)
 
 
-def _load_any(config: Path, overrides: list[str] | None) -> "Experiment | TaskExperiment":
+def _load_any(
+    config: Path, overrides: list[str] | None, skip_bad_rows: bool
+) -> tuple["Experiment | TaskExperiment", list[str]]:
+    """The experiment, and the overrides with what --skip-bad-rows is short for."""
+    from distilcli.errors import ConfigError
     from distilcli.experiment_file import load_any
+    from distilcli.task_config import TaskExperiment
 
-    return load_any(config, overrides)
-
-
-def _with_skipping(overrides: list[str] | None, skip_bad_rows: bool) -> list[str]:
-    """The overrides, and what --skip-bad-rows is short for."""
-    return [*(overrides or []), *(["task.skip_bad_rows=true"] if skip_bad_rows else [])]
+    words = list(overrides or [])
+    experiment = load_any(config, words)
+    if skip_bad_rows:
+        if not isinstance(experiment, TaskExperiment):
+            raise ConfigError(f"--skip-bad-rows: {config} is not on a task")
+        words.append("task.skip_bad_rows=true")
+        experiment = load_any(config, words)
+    return experiment, words
 
 
 @app.callback(invoke_without_command=True)
@@ -99,7 +106,7 @@ def prepare_(
 ) -> None:
     """Turn the experiment's text into its token store; or check every row of its task."""
     with _console(json_output) as console:
-        experiment = _load_any(config, _with_skipping(overrides, skip_bad_rows))
+        experiment, _ = _load_any(config, overrides, skip_bad_rows)
         from distilcli.commands import prepare
 
         prepare.run(experiment, num_proc or os.cpu_count() or 1, console)
@@ -177,8 +184,7 @@ def train_(
     with _console(json_output) as console:
         from distilcli.errors import ConfigError, Interrupted
 
-        overrides = _with_skipping(overrides, skip_bad_rows)
-        experiment = _load_any(config, overrides)
+        experiment, overrides = _load_any(config, overrides, skip_bad_rows)
         if resume and force:
             raise ConfigError("--resume and --force exclude each other")
         if dry_run and profile:
@@ -246,7 +252,9 @@ def evaluate_(
     teacher: Annotated[
         str | None, typer.Option(help="Pretrained teacher of the suite; that of the run without.")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each run of a suite.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Seeds of each run of a suite; 5.")
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", min=1, help="Runs of a suite at a time; one a GPU, else one."),
@@ -265,10 +273,10 @@ def evaluate_(
 
             if config is not None or num_sequences is not None:
                 raise ConfigError("--config and --num-sequences do not go with --suite")
-            wanted = evaluate_suite.Wanted(suite, data, names, teacher, seeds, jobs, output)
+            wanted = evaluate_suite.Wanted(suite, data, names, teacher, seeds or 5, jobs, output)
             evaluate_suite.run(wanted, overrides, console)
             return
-        alone = {"--data": data, "--teacher": teacher, "--jobs": jobs}
+        alone = {"--data": data, "--teacher": teacher, "--seeds": seeds, "--jobs": jobs}
         if wrong := [name for name, value in alone.items() if value is not None]:
             raise ConfigError(f"{wrong[0]} goes with --suite")
         from distilcli.commands import evaluate

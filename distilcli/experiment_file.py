@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import Tag, ValidationError
@@ -37,7 +37,7 @@ def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
     experiment = load_any(path, overrides)
     if isinstance(experiment, TaskExperiment):
         raise ConfigError(
-            f"{path}: this experiment is on a task", "Only train, prepare and eval know tasks."
+            f"{path}: this experiment is on a task", "A masked-LM experiment is needed here."
         )
     return experiment
 
@@ -57,7 +57,7 @@ def load_any(path: Path, overrides: Sequence[str] | None = None) -> Experiment |
 
 
 def _kind_of(tree: dict[str, Any]) -> type[Section]:
-    return TaskExperiment if tree.get("task") is not None else Experiment
+    return TaskExperiment if "task" in tree else Experiment
 
 
 def read(
@@ -306,9 +306,13 @@ def _find(
     key: Key = ()
     section: type[Section] = root
     choices: dict[str, type[Section]] = {}
-    below_value = False
+    below_value = is_name = False
     for part in location:
-        if isinstance(part, str) and below_value and part in choices:
+        if part == "[key]":  # it is the name itself that is wrong
+            break
+        if is_name:
+            key, is_name = (*key, part), False
+        elif isinstance(part, str) and below_value and part in choices:
             section, below_value = choices[part], False
         elif isinstance(part, int) and below_value:
             key = (*key, part)
@@ -316,7 +320,9 @@ def _find(
             key = (*key, part)
             if part not in section.model_fields:
                 break
-            choices = _sections(section.model_fields[str(part)].annotation)
+            annotation = section.model_fields[str(part)].annotation
+            is_name = get_origin(annotation) is dict  # the next part is what the user calls it
+            choices = _sections(annotation)
             below_value = "" not in choices
             section = choices.pop("", section)
     return key, section, choices
@@ -337,6 +343,7 @@ def _sections(annotation: Any) -> dict[str, type[Section]]:
 
 # Messages by pydantic's error type, from its context.
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "dict_type": lambda _: "must be keys with something below each",
     "model_type": lambda _: "this is a section: it takes keys below it, not a value",
     "invalid_key": lambda _: "not a key; keys are words",
     "string_type": lambda _: "must be text; put it in quotes",

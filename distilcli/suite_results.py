@@ -64,7 +64,8 @@ def _macro(tasks: dict[str, Any]) -> dict[str, Any]:
     for model in whole[0]:
         mean = statistics.fmean(task[model]["median"] for task in whole)
         macro[model] = {"mean": mean}
-    for model in macro:
-        if model not in ("tasks", TEACHER):
-            macro[model]["retained"] = macro[model]["mean"] / macro[TEACHER]["mean"]
+    reference = macro.get(TEACHER, {}).get("mean")
+    for model in models - {TEACHER}:
+        if reference:  # every teacher may have failed, or scored 0
+            macro[model]["retained"] = macro[model]["mean"] / reference
     return macro

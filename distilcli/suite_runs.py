@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -26,7 +25,8 @@ from distilcli.signals import StopSignals
 from distilcli.suite_results import Results
 from distilcli.suites import TEACHER, Suite, SuiteRun
 from distilcli.task_config import TaskExperiment
-from distilcli.tasks.objective import assemble_task, measured_scores
+from distilcli.tasks.models import load_teacher
+from distilcli.tasks.objective import measured_scores, open_task_of
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LAST_LINES = 5
@@ -62,7 +62,7 @@ def take(
     running: dict[int, _Job] = {}  # by place: the GPU, or the share of the cores
     with StopSignals().listening() as stop, _ending(running):
         while waiting or running:
-            _start_what_can(waiting, running, failed, results, num_jobs, gpus)
+            _start_what_can(waiting, running, failed, results, num_jobs, gpus, on_note)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             if stop.received:
                 _stop_all(running)
@@ -90,12 +90,14 @@ def _start_what_can(
     results: Results,
     num_jobs: int,
     gpus: int,
+    on_note: Callable[[str], None],
 ) -> None:
     """Fill the free places with runs whose teachers are there; give up those whose failed."""
     gone = {(run.task, run.seed) for run in failed if run.model == TEACHER}
     for run in [run for run in waiting if run.needs_teacher and (run.task, run.seed) in gone]:
         waiting.remove(run)
         failed.append(run)
+        on_note(f"{run.name} is given up: its teacher failed")
     for place in range(num_jobs):
         if place in running:
             continue
@@ -144,7 +146,10 @@ class _Job:
             raise ConfigError(f"{folder.parent}: cannot be written ({error})") from error
         environment = dict(os.environ)
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
+            # Of the GPUs that we were given, which need not be the first.
+            given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            names = given.split(",") if given else [str(index) for index in range(gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = names[place % len(names)]
         elif num_jobs > 1:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // num_jobs))
         words = ["train", "--config", str(config), "--resume", "--json"]
@@ -219,6 +224,7 @@ def measure_teachers(suite: Suite, runs: list[SuiteRun], results: Results) -> No
 
 
 def _teacher_scores(experiment: TaskExperiment, accelerator: Accelerator) -> dict[str, float]:
-    parts: Any = assemble_task(experiment, accelerator.device)
-    tokens = experiment.train.tokens_per_micro_batch
-    return measured_scores(parts.task, parts.teacher, accelerator, tokens)
+    task = open_task_of(experiment)
+    teacher = load_teacher(experiment, task)
+    assert teacher is not None
+    return measured_scores(task, teacher, accelerator, experiment.train.tokens_per_micro_batch)

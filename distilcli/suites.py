@@ -238,16 +238,18 @@ def _runs_of(suite: Suite, name: str, task: SuiteTask, seed: int, where: Path) -
             "task": task.task.model_dump(mode="json"),
             "teacher": None if teacher is None else {"model": teacher},
             "student": student.model_dump(mode="json"),
-            **{key: getattr(suite, key) | getattr(task, key) for key in ("train", "optim", "loss")},
+            **{key: getattr(suite, key) | getattr(task, key) for key in ("train", "optim")},
         }
         if teacher is not None:
+            tree["loss"] = suite.loss | task.loss  # without a teacher there are labels alone
             # Outputs of a teacher that all seeds have in common are shared.
             mark = "" if task.teacher else f"-{seed}"
             tree["teacher"]["cache"] = str(suite.folder / name / f"teacher-outputs{mark}")
         try:
             return TaskExperiment.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(described(error, TaskExperiment, where, tree)) from error
+            said = described(error, TaskExperiment, where, tree)
+            raise ConfigError(f"{said} (task {name}, model {model})") from error
 
     student = suite.student
     dropouts = student.dropout, student.attention_dropout

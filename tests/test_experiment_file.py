@@ -75,9 +75,9 @@ def test_positions_of_soft_targets(path: Path, value: str, share: float) -> None
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_dump_is_read_back_as_the_same(config: Path, path: Path) -> None:
-    experiment = experiment_file.load(config)
+    experiment = experiment_file.load_any(config)
     path.write_text(experiment_file.dump(experiment), encoding="utf-8")
-    assert experiment_file.load(path) == experiment
+    assert experiment_file.load_any(path) == experiment
 
 
 def test_dump_keeps_every_kind_of_value(path: Path) -> None:

@@ -83,7 +83,7 @@ def test_ranks_share_a_step(tiny_tokenizer):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_mistake_is_the_same_error_wherever_it_is_found(tiny_tokenizer, num_workers):
     whole = batches_of(tiny_tokenizer)
-    batches = Failing(whole.split, whole.plan, whole.masker, 0.4, 0, 1)
+    batches = Failing(whole.pack_samples, whole.plan, 0, 1)
     loaded = load_steps(batches, range(9), CPU, num_workers)
     assert len([next(loaded), next(loaded)]) == 2
     with pytest.raises(ConfigError) as caught:
@@ -94,7 +94,10 @@ def test_a_mistake_is_the_same_error_wherever_it_is_found(tiny_tokenizer, num_wo
 def leave_a_loader_behind() -> None:
     """Ends with workers at work and a reference to them that nobody lets go of."""
     global _loaded
-    _loaded = load_steps(batches_of(word_pieces()), range(9), CPU, 2)
+    signalled = batches_of(word_pieces())
+    # Which sends nothing itself: of two SIGTERMs that wait at once a process is given one.
+    batches = StepBatches(signalled.pack_samples, signalled.plan, 0, 1)
+    _loaded = load_steps(batches, range(9), CPU, 2)
     next(_loaded)
 
 

@@ -1,7 +1,9 @@
 """`distilcli eval --suite`: what teacher and students reach on tasks, over several seeds."""
 
+import itertools
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +11,18 @@ from typing import Any, get_args
 
 import torch
 
-from distilcli.config import Experiment
 from distilcli.console import Console, percent
-from distilcli.errors import ConfigError, DistilError, RunFolderError
+from distilcli.errors import ConfigError, DistilError, ModelError, RunFolderError
 from distilcli.experiment_file import build, load
 from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
 from distilcli.run_folder import RunFolder, write_atomically
 from distilcli.suite_results import table
 from distilcli.suite_runs import finished_scores, measure_teachers, take
 from distilcli.suites import (
+    DISTILLED,
+    STUDENT,
     SUITES,
+    TEACHER,
     Suite,
     SuiteRun,
     builtin_suite,
@@ -64,7 +68,11 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
     _check_rows(runs, console)
     gpus = torch.cuda.device_count()
     results, failed = take(runs, wanted.jobs or gpus or 1, gpus, console.note)
-    measure_teachers(suite, runs, results)
+    try:
+        measure_teachers(suite, runs, results)
+    except DistilError as error:  # what was run for hours is shown all the same
+        console.warn(error.message)
+        failed.append("a teacher that is fine-tuned already")
     record = table(suite, results)
     target = suite.folder / "results.json"
     try:
@@ -84,7 +92,9 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
 
 def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suite, Path]:
     if wanted.output is not None:
-        overrides = [*overrides, f"output_dir={wanted.output.parent}", f"name={wanted.output.name}"]
+        # Quoted, since override values are YAML: a folder may be called 2024.
+        place = {"output_dir": str(wanted.output.parent), "name": wanted.output.name}
+        overrides = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in place.items())]
     where = Path(wanted.suite)
     if wanted.suite not in SUITES:
         if not where.is_file():
@@ -100,7 +110,12 @@ def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suit
     teacher, student, others = _models(wanted)
     section = {"kind": "checkpoint", "model": student}
     tree, left_out = builtin_suite(wanted.suite, wanted.data, teacher, section)
-    baselines = {Path(name).name: {"kind": "checkpoint", "model": name} for name in others}
+    baselines = {
+        label: {"kind": "checkpoint", "model": model} for label, model in _labelled(others).items()
+    }
+    if any(word.startswith("train.num_epochs=") for word in overrides):
+        for task in tree["tasks"].values():  # what is asked for wins over our own choice
+            task.pop("train", None)
     for name in left_out:
         console.note(f"{wanted.data}: no folder {name}; that task is left out")
     suite = build(tree | {"baselines": baselines}, overrides, lambda _: Suite, where)
@@ -115,18 +130,38 @@ def _models(wanted: Wanted) -> tuple[str, str, Sequence[str]]:
             f"--suite {wanted.suite}: no student", "Name a run folder, or a model and --teacher."
         )
     first, *others = wanted.models
+    teacher = wanted.teacher
     own = RunFolder(Path(first))
     if own.experiment.exists():
         experiment = load(own.experiment)
-        assert isinstance(experiment, Experiment)
-        named = experiment.teacher.model if experiment.teacher else None
-        teacher = wanted.teacher or named
-        first = str(own.student)
-    else:
-        teacher = wanted.teacher
+        teacher = teacher or (experiment.teacher.model if experiment.teacher else None)
+        first = _student_of(first)
     if teacher is None:
         raise ConfigError(f"--suite {wanted.suite}: no teacher", "Name one with --teacher.")
     return teacher, first, others
+
+
+def _student_of(name: str) -> str:
+    """A model's own name, or the trained student of a run folder."""
+    own = RunFolder(Path(name))
+    if not own.experiment.exists():
+        return name
+    if not own.student.exists():
+        raise ModelError(f"{name}: this run has no student yet", "Train it to its end.")
+    return str(own.student)
+
+
+def _labelled(names: Sequence[str]) -> dict[str, str]:
+    """A label for each model, which can be a folder's name and is no other's."""
+    labels: dict[str, str] = {}
+    taken = {TEACHER, STUDENT, DISTILLED}
+    for name in names:
+        own = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).lstrip("._-") or "model"
+        tries = (own if count == 1 else f"{own}-{count}" for count in itertools.count(1))
+        label = next(one for one in tries if one not in taken)
+        taken.add(label)
+        labels[label] = _student_of(name)
+    return labels
 
 
 def _check_rows(runs: list[SuiteRun], console: Console) -> None:

@@ -69,7 +69,9 @@ def _students(names: list[str], experiment: TaskExperiment) -> dict[str, str]:
     for name in names or [str(experiment.run_folder)]:
         run = RunFolder(Path(name))
         if run.student.exists():
-            students[run.root.name] = str(run.student)
+            label = run.root.name
+            taken = label in students or label == _TEACHER
+            students[name if taken else label] = str(run.student)
         elif run.experiment.exists():
             raise ModelError(f"{run.root}: this run has no student yet", "Train it to its end.")
         elif names:

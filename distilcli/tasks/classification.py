@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
-from distilcli.tasks.examples import BadExample, Examples, read_examples
+from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
 from distilcli.tasks.inputs import Inputs, join
 from distilcli.tasks.task import (
     OpenTask,
@@ -44,7 +44,8 @@ class _SequenceTask(OpenTask):
     ) -> None:
         self.score = config.score
         train, dev = read_splits(config, _converter(config, self.parse))
-        self.labels = self.choose_labels(config, train, teacher_labels)
+        with bad_rows_first(train, dev, config.skip_bad_rows):
+            self.labels = self.choose_labels(config, train, teacher_labels)
         for split in (train, dev):
             self.keep_known(split)
             split.check(config.skip_bad_rows)
@@ -121,9 +122,11 @@ class MultiLabel(_SequenceTask):
 
     def parse(self, value: Any) -> Any:
         """A set of classes, from a list or from text with commas; none is a label too."""
-        if value is None:
+        if is_nothing(value):
             raise BadExample("no label")
         parts = value if isinstance(value, list) else str(value).split(",")
+        if any(is_nothing(part) for part in parts):
+            raise BadExample("a label of the list is nothing")
         return frozenset(str(part).strip() for part in parts) - {""}
 
     def choose_labels(
@@ -233,9 +236,14 @@ def _converter(
     return convert
 
 
+def is_nothing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or the NaN that tables have in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def label_text(value: Any) -> str:
     """A label as text; raises `BadExample` where there is none."""
-    text = "" if value is None else str(value).strip()
+    text = "" if is_nothing(value) else str(value).strip()
     if not text:
         raise BadExample("no label")
     return text
@@ -245,15 +253,16 @@ def move_unknown(
     split: Examples[Any], known: set[str], labels_of: Callable[[Any], Sequence[str]]
 ) -> None:
     """Move the examples with a label that is not known from the usable to the bad ones."""
+    names = ", ".join(sorted(known)[:20])
     kept = []
     for place, example in zip(split.places, split.usable, strict=True):
         unknown = [label for label in labels_of(example) if label not in known]
         if unknown:
-            names = ", ".join(sorted(known)[:20])
             split.bad.append(f"{place}: unknown class {unknown[0]!r}; there are {names}")
         else:
-            kept.append(example)
-    split.usable[:] = kept
+            kept.append((place, example))
+    split.places[:] = [place for place, _ in kept]
+    split.usable[:] = [example for _, example in kept]
 
 
 def tokenized(

@@ -5,11 +5,12 @@ with its file, its number and the reason, or with `task.skip_bad_rows` left out 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from distilcli.errors import ConfigError, DataError
+from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.formats import BadRow, Row, read_rows, text_lines
 from distilcli.sources import ENDINGS, hub_rows, matching_files
 from distilcli.task_config import RowFiles, RowHub
@@ -59,6 +60,17 @@ class Examples(Generic[Example]):
         if not self.usable:
             bad = f" but {len(self.bad):,} bad ones, such as {self.bad[0]}" if self.bad else ""
             raise DataError(f"{self.name}: there are no rows{bad}")
+
+
+@contextmanager
+def bad_rows_first(train: Examples[Any], dev: Examples[Any], skip_bad_rows: bool) -> Iterator[None]:
+    """Where classes cannot be told in the block, refuse bad rows, which may be why, instead."""
+    try:
+        yield
+    except (ConfigError, ModelError):
+        for split in (train, dev):
+            split.check(skip_bad_rows)
+        raise
 
 
 def read_examples(
@@ -114,6 +126,10 @@ def _rows(
         file_format = source.format
         if file_format == "auto":
             file_format = _format_of(path, by_ending, key)
+        elif file_format not in (*_ROW_FORMATS, *by_ending.values()):
+            raise ConfigError(
+                f"{key}.format: {file_format} is not for a task of this kind", "Choose another one."
+            )
         unit = {"parquet": "row", "squad": "question"}.get(file_format, "line")
         try:
             with path.open("rb") as raw:
@@ -155,6 +171,8 @@ def _conll_rows(
     """
     words_column, tags_column = needed
     names = columns or [words_column]
+    all_lines = [line.rstrip("\r\n") for line in lines]
+    by_tabs = any("\t" in line for line in all_lines)
     sentence: list[list[str]] = []
     first, bad = 0, ""
 
@@ -164,15 +182,14 @@ def _conll_rows(
         elif sentence and sentence[0][0] != "-DOCSTART-":
             yield Row(first, _columns_of(sentence, names, words_column, tags_column))
 
-    for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\r\n")
+    for number, line in enumerate(all_lines, start=1):
         if not line.strip():
             yield from finish()
             sentence, bad = [], ""
             continue
-        if line.startswith("# ") and " = " in line and "\t" not in line:
-            continue  # a comment of CoNLL-U, such as "# text = ..."; "#" may be a word, too
-        fields = line.split("\t") if "\t" in line else line.split()
+        if line.startswith("#") and ("\t" not in line if by_tabs else " = " in line):
+            continue  # a comment of CoNLL-U; "#" may be a word, too
+        fields = line.split("\t") if by_tabs else line.split()
         wanted = len(columns) if columns else len(sentence[0]) if sentence else max(2, len(fields))
         if not sentence and not bad:
             first = number

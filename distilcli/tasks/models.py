@@ -35,6 +35,7 @@ _CLASSES: dict[tuple[str, Head], type[PreTrainedModel]] = {
     ("distilbert", "token"): DistilBertForTokenClassification,
     ("distilbert", "span"): DistilBertForQuestionAnswering,
 }
+_NAMES = {model_class.__name__ for model_class in _CLASSES.values()}
 _PROBLEM_TYPES: dict[Family, str] = {
     "one-of": "single_label_classification",
     "any-of": "multi_label_classification",
@@ -125,11 +126,15 @@ def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[A
     where = f"{role} {name}"
     config = read_config(name, revision, role)
     model_class = _CLASSES[config.model_type, task.head]
-    if model_class.__name__ in (config.architectures or []):
+    saved_as = set(config.architectures or [])
+    if model_class.__name__ in saved_as:
         _check_head_size(config, task, where)
-    config.num_labels = len(task.labels)
     if task.head == "sequence":
         config.problem_type = _PROBLEM_TYPES[task.family]
+    # The head of another task may have weights of the same names: it is not this task's.
+    has_other_head = bool(saved_as & _NAMES) and model_class.__name__ not in saved_as
+    if not has_other_head:
+        config.num_labels = len(task.labels)
     model, missing = load_weights(model_class, config, name, revision, torch.float32, where)
     body = f"{model.base_model_prefix}."
     lacking = {key for key in missing if key.startswith(body) and ".pooler." not in key}
@@ -138,6 +143,11 @@ def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[A
             f"{where}: {len(lacking)} weights of its body are missing, {min(lacking)} first",
             "Copy or download it again.",
         )
+    if has_other_head:
+        config.num_labels = len(task.labels)
+        model, with_other_head = model_class(config), model
+        model.base_model.load_state_dict(with_other_head.base_model.state_dict())
+        missing |= {key for key in model.state_dict() if not key.startswith(body)}
     return model, missing
 
 

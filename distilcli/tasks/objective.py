@@ -18,7 +18,7 @@ from distilcli.errors import ModelError
 from distilcli.objective import Objective
 from distilcli.precision import resolve_precision
 from distilcli.store import load_tokenizer, tokenizer_fingerprint
-from distilcli.task_config import TaskCheckpoint, TaskExperiment
+from distilcli.task_config import TaskExperiment
 from distilcli.tasks.distillation import TaskDistillation, run_model
 from distilcli.tasks.inputs import Inputs, TaskBatch, pack
 from distilcli.tasks.models import build_student, load_teacher, teacher_labels
@@ -97,13 +97,12 @@ def _tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
 
 
 def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:
-    student = experiment.student
-    if experiment.teacher is None or not isinstance(student, TaskCheckpoint):
+    source = experiment.model_source
+    if experiment.teacher is None or source is None:
         return
-    own = load_tokenizer(student.model)
-    if tokenizer_fingerprint(own) != tokenizer_fingerprint(tokenizer):
+    if tokenizer_fingerprint(load_tokenizer(source)) != tokenizer_fingerprint(tokenizer):
         raise ModelError(
-            f"student.model {student.model}: its tokenizer is another than that of "
+            f"the student's {source}: its tokenizer is another than that of "
             f"teacher.model {experiment.teacher.model}",
             "Both must read the same tokens: use a student of this teacher's family.",
         )

@@ -13,8 +13,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.task_config import TaggingTask
-from distilcli.tasks.classification import move_unknown
-from distilcli.tasks.examples import BadExample, read_examples
+from distilcli.tasks.classification import is_nothing, move_unknown
+from distilcli.tasks.examples import BadExample, bad_rows_first, read_examples
 from distilcli.tasks.inputs import Inputs, join
 from distilcli.tasks.task import (
     OpenTask,
@@ -57,7 +57,8 @@ class Tagging(OpenTask):
         train = read_examples(config.train, "task.train", needed, convert, _ENDINGS)
         dev = read_examples(config.dev, "task.dev", needed, convert, _ENDINGS)
         found = {tag for sentence in train.usable for tag in sentence.tags}
-        self.labels = class_names(found, config.labels, teacher_labels)
+        with bad_rows_first(train, dev, config.skip_bad_rows):
+            self.labels = class_names(found, config.labels, teacher_labels)
         for split in (train, dev):
             move_unknown(split, set(self.labels), lambda sentence: sentence.tags)
             split.check(config.skip_bad_rows)
@@ -143,12 +144,12 @@ def _sentence(words: Any, tags: Any) -> Sentence:
 def _listed(value: Any) -> list[str]:
     if isinstance(value, str):  # a cell of a CSV
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.lstrip().startswith("[") else value.split()
         except ValueError:
             value = value.split()
     if not isinstance(value, list):
         raise BadExample(f"{value!r} is no list")
-    return [str(item) for item in value]
+    return ["" if is_nothing(item) else str(item) for item in value]
 
 
 def _pieces(

@@ -1,5 +1,6 @@
 """What a task is to the rest: inputs, an output head, a family of losses, scores."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ def class_names(
         return names
     generic = all(name == f"LABEL_{index}" for index, name in enumerate(of_teacher))
     # Data that has ids and no names says nothing about the teacher's names.
-    generic = generic or names == [str(index) for index in range(len(names))]
+    are_ids = names == [str(index) for index in range(len(names))]
+    generic = generic or (are_ids and set(of_teacher) != set(names))
     if len(of_teacher) != len(names) or not (generic or set(of_teacher) == set(names)):
         raise ModelError(
             f"the teacher's classes are {_few(of_teacher)}, the task's are {_few(names)}",
@@ -117,9 +119,10 @@ def class_names(
 def _by_number(name: str) -> tuple[bool, float, str]:
     """Sorts 2 before 10, and numbers before words."""
     try:
-        return (False, float(name), name)
+        number = float(name)
     except ValueError:
-        return (True, 0.0, name)
+        number = math.inf
+    return (False, number, name) if math.isfinite(number) else (True, 0.0, name)
 
 
 def _few(names: list[str]) -> str:

@@ -9,6 +9,7 @@ several processes share the work, and a kill costs one part.
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -134,7 +135,8 @@ class TeacherOutputs:
             save_file(tensors, aside, metadata={"key": self.key})
             aside.replace(path)
         except (OSError, SafetensorError) as error:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
             raise WriteError(
                 f"{path}: the teacher's outputs cannot be written ({error})",
                 "Free disk space, name another folder in teacher.cache, or set it to null.",

@@ -1,0 +1,132 @@
+"""Models with heads, and inputs for them, beside the plain padded runs they are compared with."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    PreTrainedModel,
+)
+
+from distilcli.tasks.inputs import Inputs, join
+
+VOCAB = 60
+NUM_POSITIONS = 40
+BODIES = ("bert", "distilbert")
+HEADS = ("sequence", "token", "span")
+CLASSES: dict[tuple[str, str], type[PreTrainedModel]] = {
+    ("bert", "sequence"): BertForSequenceClassification,
+    ("bert", "token"): BertForTokenClassification,
+    ("bert", "span"): BertForQuestionAnswering,
+    ("bert", "masked-lm"): BertForMaskedLM,
+    ("distilbert", "sequence"): DistilBertForSequenceClassification,
+    ("distilbert", "token"): DistilBertForTokenClassification,
+    ("distilbert", "span"): DistilBertForQuestionAnswering,
+    ("distilbert", "masked-lm"): DistilBertForMaskedLM,
+}
+
+
+class Padded(NamedTuple):
+    """What a plain run of padded inputs gives, as packed runs have it.
+
+    Attributes:
+        outputs: one row for each output, input after input.
+        hidden: last hidden states of the real tokens, input after input.
+    """
+
+    outputs: Tensor
+    hidden: Tensor
+
+
+def make_model(
+    body: str,
+    head: str,
+    num_labels: int = 3,
+    num_layers: int = 2,
+    seed: int = 0,
+    width: int = 16,
+    vocab: int = VOCAB,
+    positions: int = NUM_POSITIONS,
+) -> PreTrainedModel:
+    """A model whose every weight, biases and token types included, is well away from zero."""
+    shape: dict[str, Any] = {"vocab_size": vocab, "max_position_embeddings": positions}
+    if head != "masked-lm":
+        shape["num_labels"] = 2 if head == "span" else num_labels
+    if body == "bert":
+        shape |= {"hidden_size": width, "intermediate_size": 24}
+        shape |= {"num_hidden_layers": num_layers, "num_attention_heads": 4}
+        config: Any = BertConfig(**shape)
+    else:
+        shape |= {"dim": width, "hidden_dim": 24, "n_layers": num_layers, "n_heads": 4}
+        config = DistilBertConfig(**shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLASSES[body, head](config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def make_inputs(
+    lengths: list[int], head: str, family: str = "one-of", num_labels: int = 3, seed: int = 0
+) -> Inputs:
+    """Random inputs, of which each is a pair, with targets as the tasks make them."""
+    draw = np.random.default_rng(seed)
+    ids = [draw.integers(5, VOCAB, length).tolist() for length in lengths]
+    types = [[int(i >= draw_split) for i in range(n)] for n in lengths for draw_split in [n // 2]]
+    positions = {
+        "sequence": [[0] for _ in lengths],
+        # Another number of words in each, never the same neighbours.
+        "token": [sorted(draw.permutation(n)[: 1 + n // 3].tolist()) for n in lengths],
+        "span": [list(range(n)) for n in lengths],
+    }[head]
+    rows = sum(map(len, positions))
+    if head == "span":
+        targets = np.array([sorted(draw.integers(0, n, 2)) for n in lengths], dtype=np.int64)
+    elif family == "one-of":
+        targets = draw.integers(0, num_labels, rows)
+    elif family == "any-of":
+        targets = draw.integers(0, 2, (rows, num_labels)).astype(np.float32)
+    else:
+        targets = draw.normal(size=rows).astype(np.float32)
+    return join(ids, types, positions, targets)
+
+
+def run_padded(model: PreTrainedModel, inputs: Inputs, samples: list[int]) -> Padded:
+    """Run some inputs as transformers has it: one a row, padded, with a mask."""
+    model.set_attn_implementation("eager")
+    ids, types = (
+        pad_sequence([torch.from_numpy(values[i].astype(np.int64)) for i in samples], True)
+        for values in (_by_input(inputs.token_ids, inputs), _by_input(inputs.token_types, inputs))
+    )
+    lengths = torch.from_numpy(inputs.lengths[samples].astype(np.int64))
+    real = torch.arange(ids.shape[1]) < lengths[:, None]
+    more = {"token_type_ids": types} if isinstance(model.config, BertConfig) else {}
+    found = model(input_ids=ids, attention_mask=real.long(), output_hidden_states=True, **more)
+    if hasattr(found, "start_logits"):
+        outputs = torch.stack([found.start_logits, found.end_logits], dim=-1)[real]
+    elif found.logits.ndim == 2:
+        outputs = found.logits
+    else:
+        places = np.split(inputs.output_positions, inputs.output_offsets[1:-1])
+        outputs = torch.cat(
+            [found.logits[row, places[i].tolist()] for row, i in enumerate(samples)]
+        )
+    return Padded(outputs, found.hidden_states[-1][real])
+
+
+def _by_input(values: np.ndarray, inputs: Inputs) -> list[np.ndarray]:
+    return np.split(values, inputs.offsets[1:-1])

@@ -1,0 +1,481 @@
+"""Settings of experiments on a task: which kind a file is, defaults, and answers to mistakes."""
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from distilcli import experiment_file
+from distilcli.cli import app
+from distilcli.config import CopiedStudent, Experiment
+from distilcli.errors import ConfigError
+from distilcli.task_config import (
+    ClassificationTask,
+    GlueTask,
+    MultiLabelTask,
+    QuestionAnsweringTask,
+    RegressionTask,
+    RowFiles,
+    RowHub,
+    TaggingTask,
+    TaskCheckpoint,
+    TaskExperiment,
+)
+
+FILES = {"train": {"files": "train.csv"}, "dev": {"files": "dev.csv"}}
+TASK = {"kind": "classification"} | FILES
+SMALLEST = {"name": "small", "task": TASK, "teacher": None, "student": {"source": "some-bert"}}
+MASKED_LM = {
+    "name": "small",
+    "teacher": {"model": "some-bert"},
+    "data": {"sources": [{"files": "a.jsonl"}], "store": "data/small"},
+}
+KINDS = "classification, multi-label, regression, question-answering, tagging or glue"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "small.yaml"
+
+
+def load(path: Path, *overrides: str, **changes: Any) -> Experiment | TaskExperiment:
+    """SMALLEST with other top-level keys, through a file."""
+    path.write_text(yaml.safe_dump(SMALLEST | changes), encoding="utf-8")
+    return experiment_file.load_any(path, list(overrides))
+
+
+def complaint(path: Path, *overrides: str, **changes: Any) -> str:
+    """The error's message, with PATH for the file."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, *overrides, **changes)
+    assert caught.value.exit_code == 2
+    assert "\n" not in caught.value.message
+    return caught.value.message.replace(str(path), "PATH")
+
+
+def on(**changes: Any) -> dict[str, Any]:
+    """The section `task` with some keys changed."""
+    return {"task": TASK | changes}
+
+
+# Which kind of experiment
+
+
+def test_an_experiment_with_a_task_is_one_on_a_task(path: Path) -> None:
+    experiment = load(path)
+    assert isinstance(experiment, TaskExperiment)
+    assert isinstance(experiment.task, ClassificationTask)
+    assert experiment.run_folder == Path("runs/small")
+
+
+def test_an_override_may_bring_the_task_and_may_change_its_kind(path: Path) -> None:
+    without = {key: value for key, value in SMALLEST.items() if key != "task"}
+    path.write_text(yaml.safe_dump(without), encoding="utf-8")
+    experiment = experiment_file.load_any(path, ["task={kind: glue, name: CoLA}"])
+    assert isinstance(experiment, TaskExperiment)
+    assert experiment.task == GlueTask(kind="glue", name="CoLA")
+    assert isinstance(load(path, "task.kind=tagging").task, TaggingTask)
+
+
+def test_a_masked_lm_experiment_is_read_by_both(path: Path) -> None:
+    path.write_text(yaml.safe_dump(MASKED_LM), encoding="utf-8")
+    experiment = experiment_file.load(path)
+    assert type(experiment) is Experiment
+    assert experiment_file.load_any(path) == experiment
+    assert experiment_file.load(path, ["seed=3"]).seed == 3
+
+
+def test_a_task_is_refused_where_only_masked_lm_training_is_known(path: Path) -> None:
+    load(path)
+    with pytest.raises(ConfigError, match="this experiment is on a task") as caught:
+        experiment_file.load(path)
+    assert caught.value.message.startswith(str(path))
+    result = CliRunner().invoke(app, ["init-student", "--config", str(path)])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert f"error: {path}: this experiment is on a task" in result.stderr
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_skipping_bad_rows_without_a_task_is_refused_in_its_own_words(
+    path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The option is what the user typed: no answer about keys that it stands for."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    path.write_text(yaml.safe_dump(MASKED_LM), encoding="utf-8")
+    result = CliRunner().invoke(app, [command, "--config", str(path), "--skip-bad-rows"])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert result.exit_code == 2
+    assert "--skip-bad-rows" in result.stderr
+    assert "unknown key" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+@pytest.mark.parametrize("flag", [True, False])
+def test_skipping_bad_rows_is_a_setting_of_the_task(
+    path: Path, command: str, flag: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(path)
+    seen = []
+    module = importlib.import_module(f"distilcli.commands.{command}")
+    monkeypatch.setattr(module, "run", lambda experiment, *_, **__: seen.append(experiment))
+    flags = ["--skip-bad-rows"] if flag else []
+    result = CliRunner().invoke(app, [command, "--config", str(path), "seed=5", *flags])
+    assert result.exit_code == 0, result.output
+    assert [experiment.task.skip_bad_rows for experiment in seen] == [flag]
+    assert seen[0].seed == 5
+
+
+# Defaults
+
+
+def test_what_a_file_leaves_out_is_as_in_bert_fine_tuning(path: Path) -> None:
+    """Devlin et al. 2019, sec. A.3, with a middle learning rate; soft and hard targets alike."""
+    experiment = load(path)
+    assert isinstance(experiment, TaskExperiment)
+    optim, train, loss = experiment.optim, experiment.train, experiment.loss
+    assert (optim.lr, optim.betas, optim.eps) == (5e-5, (0.9, 0.999), 1e-6)
+    assert (optim.weight_decay, optim.warmup_fraction, optim.max_grad_norm) == (0.01, 0.1, 1.0)
+    assert (train.global_batch_size, train.num_epochs, train.max_steps) == (32, 3, None)
+    assert (train.tokens_per_micro_batch, train.precision) == (4096, "auto")
+    assert (loss.temperature, loss.alpha_ce, loss.alpha_hard, loss.alpha_cos) == (2.0, 1, 1, 0)
+    assert experiment.validation.every == 0
+    assert experiment.student == CopiedStudent(source="some-bert")
+
+
+def test_masked_lm_training_keeps_its_own_defaults(path: Path) -> None:
+    path.write_text(yaml.safe_dump(MASKED_LM), encoding="utf-8")
+    experiment = experiment_file.load(path)
+    assert (experiment.optim.lr, experiment.optim.betas) == (5e-4, (0.9, 0.98))
+    assert (experiment.train.global_batch_size, experiment.validation.every) == (256, 500)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("classification", {"text": "text", "label": "label", "score": "accuracy"}),
+        ("multi-label", {"text": "text", "label": "labels", "score": "micro_f1"}),
+        ("regression", {"text": "text", "label": "label", "score": "pearson_spearman"}),
+        ("tagging", {"words": "tokens", "tags": "tags", "score": "accuracy", "max_length": 128}),
+        (
+            "question-answering",
+            {
+                "max_length": 384,
+                "stride": 128,
+                "max_question_length": 64,
+                "max_answer_length": 30,
+                "score": "f1",
+            },
+        ),
+    ],
+)
+def test_defaults_of_each_kind(path: Path, kind: str, expected: dict[str, Any]) -> None:
+    task = load(path, f"task.kind={kind}").task
+    found = task.model_dump()
+    assert {key: found[key] for key in expected} == expected
+    assert found["skip_bad_rows"] is False
+    assert task.train == RowFiles(files=["train.csv"])
+    assert task.dev.format == "auto"
+
+
+def test_a_teacher_keeps_its_outputs_unless_told_otherwise(path: Path) -> None:
+    teacher = load(path, teacher={"model": "m"}).teacher
+    assert (teacher.cache, teacher.precision) == ("data/teacher-outputs", "auto")
+    assert load(path, teacher={"model": "m", "cache": None}).teacher.cache is None
+
+
+def test_rows_may_be_of_the_hub_or_of_files(path: Path) -> None:
+    task = load(path, "task.dev={hub: a/b, split: test}", "task.train.files=[a, b]").task
+    assert task.dev == RowHub(hub="a/b", split="test")
+    assert task.train == RowFiles(files=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "source", "tokenizer"),
+    [
+        ({}, "some-bert", "some-bert"),
+        ({"teacher": {"model": "t"}, "student": {}}, None, "t"),
+        ({"teacher": {"model": "t"}}, "some-bert", "t"),
+        ({"student": {"kind": "checkpoint", "model": "m"}}, "m", "m"),
+        ({"teacher": {"model": "t"}, "student": {"kind": "checkpoint", "model": "m"}}, "m", "t"),
+    ],
+)
+def test_where_the_student_and_the_tokenizer_are_from(
+    path: Path, changes: dict[str, Any], source: str | None, tokenizer: str
+) -> None:
+    experiment = load(path, **changes)
+    assert experiment.model_source == source
+    assert experiment.tokenizer_source == tokenizer
+
+
+# Unknown keys
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (on(max_lenght=8), "task.max_lenght: unknown key; did you mean task.max_length?"),
+        (on(skip_bad_row=True), "task.skip_bad_row: unknown key; did you mean task.skip_bad_rows?"),
+        (on(words="w"), "task.words: goes with tagging, not with classification"),
+        (on(stride=3), "task.stride: goes with question-answering, not with classification"),
+        (on(folder="f"), "task.folder: goes with glue, not with classification"),
+        (
+            on(train={"files": "a", "fromat": "csv"}),
+            "task.train.fromat: unknown key; did you mean task.train.format?",
+        ),
+        (on(dev={"hub": "a", "splt": "x"}), "task.dev.splt: unknown key; did you mean task.dev.sp"),
+        (on(dev={"files": "a", "split": "x"}), "task.dev.split: goes with hub, not with files"),
+        ({"train": {"num_epoch": 1}}, "train.num_epoch: unknown key; did you mean train.num_epoch"),
+        ({"optim": {"lrr": 1}}, "optim.lrr: unknown key; did you mean optim.lr?"),
+        ({"loss": {"alpha_mlm": 1}}, "loss.alpha_mlm: unknown key"),
+        ({"teacher": {"model": "m", "cach": "x"}}, "teacher.cach: unknown key; did you mean teach"),
+        ({"teacher": {"model": "m", "offload": True}}, "teacher.offload: unknown key"),
+        ({"student": {"model": "m"}}, "student.model: goes with checkpoint, not with copied"),
+        ({"validation": {"num_sequences": 9}}, "validation.num_sequences: unknown key"),
+        ({"tasks": TASK}, "tasks: unknown key; did you mean task?"),
+        ({"masking": {}}, "masking: unknown key"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
+    assert complaint(path, **changes).startswith(f"PATH: {message}")
+
+
+def test_an_override_of_an_unknown_key_is_named(path: Path) -> None:
+    assert complaint(path, "task.max_lenght=8") == (
+        "override 'task.max_lenght=8': task.max_lenght: unknown key; did you mean task.max_length?"
+    )
+
+
+# Wrong values
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (FILES, f"task.kind: must be {KINDS} (given: null)"),
+        ({}, f"task.kind: must be {KINDS} (given: null)"),
+        (TASK | {"kind": "foo"}, f"task.kind: must be {KINDS} (given: 'foo')"),
+        (TASK | {"kind": None}, f"task.kind: must be {KINDS} (given: null)"),
+        ("sst2", "task: this is a section: it takes keys below it, not a value (given: 'sst2')"),
+        (3, "task: this is a section: it takes keys below it, not a value (given: 3)"),
+        ([TASK], "task: this is a section: it takes keys below it, not a value"),
+    ],
+)
+def test_a_task_that_is_none_is_answered_once(path: Path, task: Any, message: str) -> None:
+    assert complaint(path, task=task) == f"PATH: {message}"
+
+
+def test_an_empty_task_is_a_task_without_keys(path: Path) -> None:
+    """`task:` with nothing below it: no other kind of experiment is meant."""
+    assert complaint(path, task=None).startswith("PATH: task: this is a section")
+    assert complaint(path, "task=null").startswith("override 'task=null': task: this is a section")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (on(max_length=7), "task.max_length: must be at least 8 (given: 7)"),
+        (on(max_length="long"), "task.max_length: must be a whole number (given: 'long')"),
+        (on(skip_bad_rows=1), "task.skip_bad_rows: must be true or false (given: 1)"),
+        (
+            on(score="pearson"),
+            "task.score: must be accuracy, f1, macro_f1, accuracy_f1 or matthews",
+        ),
+        (on(labels="a, b"), "task.labels: must be a list, such as [a, b] (given: 'a, b')"),
+        (on(labels=["a", 1]), "task.labels.1: must be text; put it in quotes (given: 1)"),
+        (on(train={"files": []}), "task.train.files: needs 1 or more"),
+        (on(train="a.csv"), "task.train: this is a section: it takes keys below it, not a value"),
+        (on(dev={"hub": "a/b"}), "task.dev.split: this key is required"),
+        (on(dev={"files": "a", "format": "xml"}), "task.dev.format: must be auto, csv, tsv, jsonl"),
+        ({"task": {"kind": "tagging", "train": {"files": "a"}}}, "task.dev: this key is required"),
+        ({"task": {"kind": "glue"}}, "task.name: this key is required"),
+        (
+            {"task": {"kind": "glue", "name": "sst2"}},
+            "task.name: must be CoLA, MNLI, MRPC, QNLI, Q",
+        ),
+        (on(kind="question-answering", max_length=15), "task.max_length: must be at least 16"),
+        (on(kind="question-answering", stride=-1), "task.stride: must be at least 0 (given: -1)"),
+        (
+            {"student": {"kind": "random", "like": "m"}},
+            "student.kind: must be copied or checkpoint",
+        ),
+        ({"student": {"kind": "checkpoint"}}, "student.model: this key is required"),
+        ({"loss": {"temperature": 0}}, "loss.temperature: must be above 0 (given: 0)"),
+        ({"optim": {"lr": True}}, "optim.lr: must be a number (given: true)"),
+        (
+            {"train": {"global_batch_size": 0}},
+            "train.global_batch_size: must be above 0 (given: 0)",
+        ),
+    ],
+)
+def test_a_wrong_value_is_answered_in_plain_words(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
+    found = complaint(path, **changes)
+    assert found.startswith(f"PATH: {message}")
+    assert "more)" not in found
+
+
+@pytest.mark.parametrize("missing", ["name", "teacher", "student"])
+def test_a_section_that_must_be_there(path: Path, missing: str) -> None:
+    tree = {key: value for key, value in SMALLEST.items() if key != missing}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        experiment_file.load_any(path)
+    assert caught.value.message == f"{path}: {missing}: this key is required"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": {}}, "without a teacher, student.source must name a model"),
+        ({"loss": {"alpha_hard": 0}}, "without a teacher, loss.alpha_hard must be above 0"),
+        (
+            {"train": {"tokens_per_micro_batch": 127}},
+            "train.tokens_per_micro_batch 127 is under task.max_length 128",
+        ),
+        (
+            {"train": {"tokens_per_micro_batch": 300}, **on(kind="question-answering")},
+            "train.tokens_per_micro_batch 300 is under task.max_length 384",
+        ),
+        (
+            {"loss": {"alpha_ce": 0, "alpha_hard": 0, "alpha_cos": 0}},
+            "loss: every alpha is 0: there is nothing to learn",
+        ),
+        (
+            on(kind="question-answering", stride=317),
+            "task: max_length 384 leaves no room for more than stride 317 beside a question of "
+            "max_question_length 64",
+        ),
+    ],
+)
+def test_what_does_not_fit_together(path: Path, changes: dict[str, Any], message: str) -> None:
+    assert complaint(path, **changes) == f"PATH: {message}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teacher": {"model": "t"}, "student": {}},
+        {"teacher": {"model": "t"}, "loss": {"alpha_hard": 0}},
+        {"teacher": {"model": "t"}, "loss": {"alpha_hard": 0, "alpha_ce": 0, "alpha_cos": 1}},
+        {"loss": {"alpha_ce": 0}},
+        {"train": {"tokens_per_micro_batch": 128}},
+        on(kind="question-answering", stride=316),
+    ],
+)
+def test_what_just_fits(path: Path, changes: dict[str, Any]) -> None:
+    assert isinstance(load(path, **changes), TaskExperiment)
+
+
+@given(st.integers(16, 60), st.integers(0, 40), st.integers(1, 50))
+def test_windows_are_refused_that_would_not_reach_the_end(
+    length: int, stride: int, question: int
+) -> None:
+    """Windows are slid over a context beside the longest question, until one ends it or stands."""
+    room = length - question - len(["[CLS]", "[SEP]", "[SEP]"])
+    start, context = 0, 200
+    while room > 0 and start + room < context:
+        following = start + room - stride
+        if following <= start:
+            break
+        start = following
+    reaches_the_end = room > 0 and start + room >= context
+    sizes = {"max_length": length, "stride": stride, "max_question_length": question}
+    tree = {"kind": "question-answering"} | FILES | sizes
+    if reaches_the_end:
+        assert QuestionAnsweringTask.model_validate(tree).stride == stride
+    else:
+        with pytest.raises(ValidationError, match="leaves no room"):
+            QuestionAnsweringTask.model_validate(tree)
+
+
+# Writing
+
+
+ROWS = {"files": ["a b.tsv", "yes"], "format": "tsv", "columns": ["#1 String", "no", "3e-4"]}
+HUB = {"hub": "a/b", "subset": "null", "split": "train", "revision": "0123"}
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "classification": {
+        "text": "t",
+        "text_pair": "u",
+        "label": "l",
+        "labels": ["0", "1"],
+        "score": "matthews",
+    },
+    "multi-label": {
+        "text": "t",
+        "text_pair": "u",
+        "label": "l",
+        "labels": ["true", "off"],
+        "score": "exact_match",
+    },
+    "regression": {"text": "t", "text_pair": "u", "label": "l", "score": "spearman"},
+    "question-answering": {
+        "max_length": 40,
+        "stride": 7,
+        "max_question_length": 9,
+        "max_answer_length": 3,
+        "score": "exact_match",
+    },
+    "tagging": {"words": "w", "tags": "t", "labels": ["O", "B-X"], "score": "entity_f1"},
+    "glue": {"name": "STS-B", "folder": "~/glue data/STS-B"},
+}
+CLASSES = {
+    "classification": ClassificationTask,
+    "multi-label": MultiLabelTask,
+    "regression": RegressionTask,
+    "question-answering": QuestionAnsweringTask,
+    "tagging": TaggingTask,
+    "glue": GlueTask,
+}
+
+
+@pytest.mark.parametrize("kind", EVERYTHING)
+def test_dump_is_read_back_as_the_same(path: Path, kind: str) -> None:
+    rows = {} if kind == "glue" else {"train": ROWS, "dev": HUB}
+    task = {"kind": kind, "max_length": 33, "skip_bad_rows": True} | rows | EVERYTHING[kind]
+    assert task.keys() == CLASSES[kind].model_fields.keys()  # nothing is left out here
+    experiment = load(
+        path,
+        task=task,
+        teacher={"model": "t", "revision": "1e3", "precision": "bf16", "cache": None},
+        student={"kind": "checkpoint", "model": "m", "dropout": 0.3, "attention_dropout": 0},
+        loss={"temperature": 3, "alpha_ce": 0.25, "alpha_hard": 0, "alpha_cos": 2},
+        optim={"lr": "3e-4", "max_grad_norm": math.inf},
+        train={"trackers": ["tensorboard"], "max_steps": 3},
+        validation={"every": 4},
+    )
+    assert isinstance(experiment.task, CLASSES[kind])
+    assert isinstance(experiment.student, TaskCheckpoint)
+    path.write_text(experiment_file.dump(experiment), encoding="utf-8")
+    again = experiment_file.load_any(path)
+    assert type(again) is TaskExperiment
+    assert again == experiment
+    # Equal trees, and the very settings: what both lost would be equal as well.
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {key: written["task"][key] for key in task} == task
+
+
+@settings(max_examples=20)  # writing and reading YAML takes its time
+@given(st.lists(st.text(max_size=8), max_size=3), st.text(max_size=8))
+def test_dump_keeps_every_name_of_a_class(
+    tmp_path_factory: pytest.TempPathFactory, labels: list[str], column: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "names.yaml"
+    tree = SMALLEST | on(labels=labels, text=column)
+    experiment = TaskExperiment.model_validate(tree)
+    path.write_text(experiment_file.dump(experiment), encoding="utf-8")
+    found = experiment_file.load_any(path).task
+    assert (found.labels, found.text) == (labels, column)

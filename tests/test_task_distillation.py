@@ -1,0 +1,553 @@
+"""Losses of tasks against their formulas; student and teacher together, packed, against padded
+models of transformers; and a step's gradient, however the step is cut.
+"""
+
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+
+import formulas
+import gradient_worker
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+from safetensors.torch import load_file
+from task_models import BODIES, make_inputs, make_model, run_padded
+from tiny_experiments import relative_difference, run
+from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
+from torch import Tensor, nn
+
+from distilcli.losses import binary_cross_entropy, binary_soft_target_kl, soft_target_kl
+from distilcli.processes import make_accelerator
+from distilcli.steps import Stepper
+from distilcli.task_config import TaskExperiment, TaskLossConfig
+from distilcli.tasks.distillation import TERMS, TaskDistillation, by_input
+from distilcli.tasks.inputs import pack
+from distilcli.tasks.objective import TaskObjective, assemble_task
+
+ROWS, CLASSES = 5, 4
+TEMPERATURES = [0.5, 1.0, 2.0, 10.0]
+
+
+def randn(*shape: int, scale: float = 2.0, grad: bool = False) -> Tensor:
+    return (torch.randn(*shape, dtype=torch.float64) * scale).requires_grad_(grad)
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, check_dtype=False)
+
+
+def gradient(value: Tensor, at: Tensor) -> Tensor:
+    return torch.autograd.grad(value, at)[0]
+
+
+# The losses of classes that are each right or not
+
+
+def logistic(x: Tensor) -> Tensor:
+    return 1 / (1 + (-x).exp())
+
+
+def plain_binary_kl(z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    """T^2 / classes times the sum of p log(p/q) + (1-p) log((1-p)/(1-q))."""
+    q, p = logistic(z / temperature), logistic(v / temperature)
+    divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    return temperature**2 * divergence.sum() / z.shape[1]
+
+
+def plain_binary_cross_entropy(z: Tensor, targets: Tensor) -> Tensor:
+    """1 / classes times the sum of -log q where a class is right, -log(1-q) where it is not."""
+    q = logistic(z)
+    return -torch.where(targets == 1, q.log(), (1 - q).log()).sum() / z.shape[1]
+
+
+def targets_of(*shape: int) -> Tensor:
+    return torch.randint(0, 2, shape).double()
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_binary_soft_targets_are_the_formula(temperature):
+    z, v = randn(ROWS, CLASSES, grad=True), randn(ROWS, CLASSES)
+    found, expected = (f(z, v, temperature) for f in (binary_soft_target_kl, plain_binary_kl))
+    close(found, expected)
+    close(gradient(found, z), gradient(expected, z))
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_gradient_of_binary_soft_targets_in_closed_form(temperature):
+    z, v = randn(ROWS, CLASSES, grad=True), randn(ROWS, CLASSES)
+    q, p = logistic(z / temperature).detach(), logistic(v / temperature)
+    found = gradient(binary_soft_target_kl(z, v, temperature), z)
+    close(found, temperature * (q - p) / CLASSES)
+
+
+def test_binary_hard_targets_are_the_formula():
+    z, targets = randn(ROWS, CLASSES, grad=True), targets_of(ROWS, CLASSES)
+    found, expected = (f(z, targets) for f in (binary_cross_entropy, plain_binary_cross_entropy))
+    close(found, expected)
+    close(gradient(found, z), (logistic(z.detach()) - targets) / CLASSES)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_each_class_is_a_softmax_of_its_logit_and_zero(temperature):
+    z, v = randn(ROWS, CLASSES), randn(ROWS, CLASSES)
+    pairs = [torch.stack([x.flatten(), torch.zeros(ROWS * CLASSES)], dim=1) for x in (z, v)]
+    expected = soft_target_kl(*pairs, temperature) / CLASSES
+    close(binary_soft_target_kl(z, v, temperature), expected)
+    targets = targets_of(ROWS, CLASSES)
+    chosen = formulas.cross_entropy(pairs[0], 1 - targets.flatten().long())
+    close(binary_cross_entropy(z, targets), chosen / CLASSES)
+
+
+def test_gradcheck_of_binary_losses():
+    z, v, targets = randn(3, 4, grad=True), randn(3, 4), targets_of(3, 4)
+    assert torch.autograd.gradcheck(lambda z: binary_soft_target_kl(z, v, 2.0), (z,))
+    assert torch.autograd.gradcheck(lambda z: binary_cross_entropy(z, targets), (z,))
+
+
+matrix = st.lists(st.floats(-8, 8, width=32), min_size=6, max_size=6).map(
+    lambda x: torch.tensor(x, dtype=torch.float64).view(2, 3)
+)
+
+
+@given(matrix, matrix, st.floats(0.5, 4.0))
+def test_binary_soft_targets_are_zero_only_where_probabilities_match(z, v, temperature):
+    assert binary_soft_target_kl(z, z.clone(), temperature) == 0
+    found = binary_soft_target_kl(z, v, temperature)
+    assert found >= -1e-12
+    if (z - v).abs().max() > 0.1:
+        assert found > 1e-7
+
+
+@given(matrix, matrix, st.floats(0.5, 4.0))
+def test_binary_losses_are_symmetric_in_right_and_wrong(z, v, temperature):
+    """No class is worth more for being right than another for being wrong."""
+    close(
+        binary_soft_target_kl(-z, -v, temperature), binary_soft_target_kl(z, v, temperature), 1e-10
+    )
+    targets = (v > 0).double()
+    close(binary_cross_entropy(-z, 1 - targets), binary_cross_entropy(z, targets), 1e-10)
+    assert binary_cross_entropy(z, targets) >= 0
+
+
+def test_binary_losses_stay_finite_where_probabilities_are_not():
+    """In fp32 a logistic of 200 is 1, of which the logarithm of the rest is minus infinity."""
+    z = torch.tensor([[200.0, -200.0, 30.0]], requires_grad=True)
+    v = torch.tensor([[-200.0, 200.0, 30.0]])
+    found = binary_soft_target_kl(z, v, 1.0)
+    assert found.item() == pytest.approx(400 / 3)
+    close(gradient(found, z), torch.tensor([[1 / 3, -1 / 3, 0.0]]), 1e-6)
+    hard = binary_cross_entropy(z, torch.tensor([[0.0, 1.0, 1.0]]))
+    assert hard.item() == pytest.approx(400 / 3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_the_temperature_of_binary_soft_targets_must_be_positive(temperature):
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        binary_soft_target_kl(randn(2, 3), randn(2, 3), temperature)
+
+
+def test_shapes_of_binary_losses_are_checked():
+    with pytest.raises(TypeCheckError):
+        binary_soft_target_kl(randn(2, 3), randn(2, 1), 2.0)
+    with pytest.raises(TypeCheckError):
+        binary_cross_entropy(randn(2, 3), randn(2))
+
+
+# Student and teacher, packed, against a padded computation
+
+
+LENGTHS = [9, 5, 12, 12, 3, 20, 7]
+SAMPLES = [3, 0, 2, 5, 4]  # not all, not in order
+TASKS = [
+    ("sequence", "one-of"),
+    ("sequence", "any-of"),
+    ("sequence", "number"),
+    ("token", "one-of"),
+    ("span", "one-of"),
+]
+each_task = pytest.mark.parametrize(("head", "family"), TASKS)
+each_body = pytest.mark.parametrize("body", BODIES)
+LOSSES = {
+    "both": TaskLossConfig(),
+    "all terms": TaskLossConfig(alpha_ce=0.7, alpha_hard=0.4, alpha_cos=0.6, temperature=3.0),
+    "soft targets": TaskLossConfig(alpha_hard=0.0, temperature=1.0),
+    "labels": TaskLossConfig(alpha_ce=0.0),
+    "cosine": TaskLossConfig(alpha_ce=0.0, alpha_hard=0.0, alpha_cos=1.0),
+}
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+ALL_TERMS = LOSSES["all terms"]
+
+
+def num_labels_of(family: str) -> int:
+    return 1 if family == "number" else 3
+
+
+def models_of(body: str, head: str, family: str) -> tuple[nn.Module, nn.Module]:
+    """A student and a deeper teacher, in fp64."""
+    labels = num_labels_of(family)
+    student, teacher = (
+        make_model(body, head, labels, num_layers=depth, seed=depth).double() for depth in (1, 3)
+    )
+    return student, teacher
+
+
+def inputs_of(head: str, family: str):
+    return make_inputs(LENGTHS, head, family, num_labels_of(family))
+
+
+def naive_terms(student, teacher, inputs, samples, head, family, temperature) -> Tensor:
+    """Sums of TERMS from padded runs, input by input and row by row."""
+    z, hidden = run_padded(student, inputs, samples)
+    v, teacher_hidden = (tensor.detach() for tensor in run_padded(teacher, inputs, samples))
+    rows = inputs.num_outputs_of[samples].tolist()
+    soft, hard = z.new_zeros(()), z.new_zeros(())
+    for sample, own_z, own_v in zip(samples, z.split(rows), v.split(rows), strict=True):
+        if head == "span":
+            for column in (0, 1):  # a distribution of starts, and one of ends
+                logits, taught = own_z[None, :, column], own_v[None, :, column]
+                soft = soft + formulas.soft_target_kl(logits, taught, temperature)
+                target = torch.from_numpy(inputs.targets[sample : sample + 1, column])
+                hard = hard + formulas.cross_entropy(logits, target)
+            continue
+        first = inputs.output_offsets[sample]
+        targets = torch.from_numpy(inputs.targets[first : first + len(own_z)])
+        if family == "one-of":
+            soft = soft + formulas.soft_target_kl(own_z, own_v, temperature)
+            hard = hard + formulas.cross_entropy(own_z, targets)
+        elif family == "any-of":
+            soft = soft + plain_binary_kl(own_z, own_v, temperature)
+            hard = hard + plain_binary_cross_entropy(own_z, targets)
+        else:
+            soft = soft + ((own_z - own_v) ** 2).sum()
+            hard = hard + ((own_z[:, 0] - targets) ** 2).sum()
+    return torch.stack([soft, hard, formulas.cosine_distance(hidden, teacher_hidden)])
+
+
+def coefficients_of(module: TaskDistillation, counts: list[int] | None = None) -> list:
+    """alpha / count, as the loop gives it; counts that differ from term to term unless said."""
+    pairs = zip(module.alphas(), counts or [5, 3, 4], strict=True)
+    return [torch.tensor(alpha / n) if alpha else None for alpha, n in pairs]
+
+
+@each_body
+@each_task
+@each_loss
+@pytest.mark.parametrize("cached", [False, True], ids=["beside the student", "known"])
+def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss, cached):
+    student, teacher = models_of(body, head, family)
+    inputs = inputs_of(head, family)
+    plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
+    known = None
+    if cached:
+        with torch.no_grad():
+            taught = run_padded(plain_teacher, inputs, SAMPLES)
+        known = tuple(tensor.float().numpy() for tensor in taught)
+    module = TaskDistillation(student, None if cached else teacher, head, family, loss, True)
+    weights = coefficients_of(module)
+    found = module(pack(inputs, SAMPLES, known), weights)
+    terms = naive_terms(
+        plain_student, plain_teacher, inputs, SAMPLES, head, family, loss.temperature
+    )
+    total = sum(w * term for w, term in zip(weights, terms, strict=True) if w is not None)
+    # Outputs are in fp32 whatever the models are in.
+    close(found.total, total, 2e-6)
+    used = torch.tensor(module.alphas()) != 0
+    close(found.terms[used], terms[used].detach(), 2e-6)
+    assert not found.terms[~used].any()
+    assert not found.terms.requires_grad
+
+    found.total.backward()
+    total.backward()
+    expected = dict(plain_student.named_parameters())
+    assert sum(p.grad is not None for p in student.parameters()) > 10
+    for name, parameter in student.named_parameters():
+        if parameter.grad is None:
+            # Frozen: a head that no loss looks at, or BERT's unused pooler.
+            assert not parameter.requires_grad
+            assert expected[name].grad is None or not expected[name].grad.any(), name
+        else:
+            close(parameter.grad, expected[name].grad, 2e-6)
+
+
+@each_body
+@each_task
+@each_loss
+def test_every_trained_parameter_gets_a_gradient(body, head, family, loss):
+    """Processes that train together wait for each of them."""
+    student, teacher = models_of(body, head, family)
+    module = TaskDistillation(student, teacher, head, family, loss, True)
+    batch = pack(inputs_of(head, family), SAMPLES)
+    module(batch, coefficients_of(module)).total.backward()
+    for name, parameter in student.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+@each_task
+@each_loss
+def test_counts_are_what_terms_are_summed_over(head, family, loss):
+    """A student is a mean away from its teacher: of inputs, words, starts and ends, or tokens."""
+    module = TaskDistillation(*models_of("bert", head, family), head, family, loss, True)
+    inputs = inputs_of(head, family)
+    outputs = {"sequence": len(SAMPLES), "span": 2 * len(SAMPLES)}.get(head)
+    if outputs is None:
+        outputs = sum(1 + LENGTHS[sample] // 3 for sample in SAMPLES)
+    counts = dict(zip(TERMS, module.counts(pack(inputs, SAMPLES)), strict=True))
+    assert counts == {
+        "ce": outputs if loss.alpha_ce else 0,
+        "hard": outputs if loss.alpha_hard else 0,
+        "cos": sum(LENGTHS[sample] for sample in SAMPLES) if loss.alpha_cos else 0,
+    }
+
+
+@each_task
+@pytest.mark.parametrize("cuts", [[2], [1, 2, 3, 4]])
+def test_sums_over_micro_batches_are_those_of_the_whole(head, family, cuts):
+    module = TaskDistillation(*models_of("bert", head, family), head, family, ALL_TERMS, True)
+    inputs = inputs_of(head, family)
+    whole = pack(inputs, SAMPLES)
+    weights = coefficients_of(module, module.counts(whole))
+    expected = module(whole, weights)
+    expected.total.backward()
+    gradients = {name: p.grad.clone() for name, p in module.student.named_parameters()}
+    module.student.zero_grad()
+    terms, counts = torch.zeros(3), np.zeros(3, int)
+    for first, last in pairwise([0, *cuts, len(SAMPLES)]):
+        part = pack(inputs, SAMPLES[first:last])
+        sums = module(part, weights)
+        sums.total.backward()
+        terms, counts = terms + sums.terms, counts + module.counts(part)
+    assert counts.tolist() == module.counts(whole)
+    close(terms, expected.terms, 2e-6)
+    for name, parameter in module.student.named_parameters():
+        close(parameter.grad, gradients[name], 2e-6)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.data())
+def test_starts_and_ends_are_rows_of_their_own_input(lengths, data):
+    logit = st.floats(-9, 9, width=32)
+    pairs = data.draw(
+        st.lists(st.tuples(logit, logit), min_size=sum(lengths), max_size=sum(lengths))
+    )
+    rows = by_input(torch.tensor(pairs), lengths).tolist()
+    assert len(rows) == 2 * len(lengths)
+    begin = 0
+    for index, length in enumerate(lengths):
+        own = pairs[begin : begin + length]
+        assert rows[index][:length] == [start for start, _ in own]
+        assert rows[len(lengths) + index][:length] == [end for _, end in own]
+        for row in (rows[index], rows[len(lengths) + index]):
+            assert len(row) == max(lengths)
+            assert all(value < -1e20 for value in row[length:])  # no share of any softmax
+        begin += length
+
+
+@each_task
+def test_an_input_alone_is_an_input_among_others(head, family):
+    """The filling up beside longer inputs gives no share away and no NaN, in fp32 as well."""
+    student, teacher = models_of("bert", head, family)
+    module = TaskDistillation(student.float(), teacher.float(), head, family, ALL_TERMS, True)
+    inputs, weights = inputs_of(head, family), coefficients_of(module)
+    together = module(pack(inputs, SAMPLES), weights)
+    alone = [module(pack(inputs, [sample]), weights) for sample in SAMPLES]
+    close(together.terms, sum(one.terms for one in alone), 1e-5)
+    together.total.backward()
+    assert all(p.grad.isfinite().all() for p in student.parameters())
+
+
+# The teacher
+
+
+@each_task
+def test_the_teacher_is_frozen_and_stays_in_eval_mode(head, family):
+    student, teacher = models_of("bert", head, family)
+    for module in teacher.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    before = deepcopy(teacher.state_dict())
+    module = TaskDistillation(student, teacher, head, family, ALL_TERMS, True)
+    assert module.train() is module
+    assert all(part.training for part in student.modules())
+    assert not any(part.training for part in teacher.modules())
+    module(pack(inputs_of(head, family), SAMPLES), coefficients_of(module)).total.backward()
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
+    module.eval()
+    assert not student.training
+
+
+@each_task
+def test_teacher_and_student_alike_differ_in_labels_alone(head, family):
+    _, teacher = models_of("distilbert", head, family)
+    module = TaskDistillation(deepcopy(teacher), teacher, head, family, ALL_TERMS, True)
+    batch = pack(inputs_of(head, family), SAMPLES)
+    soft, hard, cosine = module(batch, coefficients_of(module)).terms.tolist()
+    assert abs(soft) < 1e-5
+    assert abs(cosine) < 1e-4
+    assert hard > 0.1
+
+
+@each_task
+def test_without_a_teacher_labels_alone_count(head, family):
+    student, _ = models_of("bert", head, family)
+    module = TaskDistillation(student, None, head, family, ALL_TERMS, has_teacher=False)
+    batch = pack(inputs_of(head, family), SAMPLES)
+    assert module.alphas() == [0.0, ALL_TERMS.alpha_hard, 0.0]
+    counts = module.counts(batch)
+    assert counts[0] == counts[2] == 0 < counts[1]
+    terms = module(batch, coefficients_of(module)).terms
+    assert terms[0] == terms[2] == 0 < terms[1]
+
+
+@each_body
+@each_task
+def test_the_cosine_alone_freezes_the_head(body, head, family):
+    student, teacher = models_of(body, head, family)
+    TaskDistillation(student, teacher, head, family, LOSSES["cosine"], True)
+    frozen = {name for name, p in student.named_parameters() if not p.requires_grad}
+    body_names = {
+        f"{student.base_model_prefix}.{n}" for n, _ in student.base_model.named_parameters()
+    }
+    head_names = {name for name, _ in student.named_parameters()} - body_names
+    assert frozen == head_names | {name for name in body_names if ".pooler." in name}
+    assert head_names
+
+
+@pytest.mark.parametrize("head", ["sequence", "token", "span"])
+def test_bf16_autocast_is_near_the_padded_computation(head):
+    student, teacher = models_of("bert", head, "one-of")
+    plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
+    module = TaskDistillation(student.float(), teacher.bfloat16(), head, "one-of", ALL_TERMS, True)
+    inputs = inputs_of(head, "one-of")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(pack(inputs, SAMPLES), coefficients_of(module))
+    found.total.backward()
+    assert all(p.grad.dtype is torch.float32 for p in student.parameters())
+    expected = naive_terms(plain_student, plain_teacher, inputs, SAMPLES, head, "one-of", 3.0)
+    torch.testing.assert_close(found.terms.double(), expected.detach(), rtol=0.05, atol=0.05)
+    assert found.terms.dtype == torch.float32
+
+
+# The gradient of a step does not depend on how the step is cut
+
+
+KINDS = ["classification", "multi-label", "regression", "question-answering", "tagging"]
+NUM_OUTPUTS = dict(zip(KINDS, (2, 3, 1, 2, 3), strict=True))
+TOLERANCE = 1e-5  # of the difference's norm over the gradient's
+WRONG = 1e-3  # far above it: what a wrong average makes of the gradient
+NO_DROPOUT = {"kind": "copied", "num_layers": 2, "dropout": 0.0, "attention_dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> TinyTasks:
+    return make_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def teacher_of(tasks):
+    """Saves, once, a teacher with a head for a kind of task; it has learnt nothing."""
+    heads = {"question-answering": "span", "tagging": "token"}
+
+    def make(kind: str) -> str:
+        folder = tasks.root / "teachers" / kind
+        if not folder.exists():
+            vocab, labels = len(pair_tokenizer()), NUM_OUTPUTS[kind]
+            head = heads.get(kind, "sequence")
+            make_model("bert", head, labels, 4, vocab=vocab).save_pretrained(folder)
+            pair_tokenizer().save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+def sections(kind: str, teacher: str, folder: Path, tokens: int = 10_000) -> dict:
+    return {
+        "name": kind,
+        "output_dir": str(folder),
+        "teacher": {"model": teacher, "precision": "fp32", "cache": None},
+        "student": NO_DROPOUT,
+        "loss": {"alpha_ce": 0.7, "alpha_hard": 0.4, "alpha_cos": 0.6},
+        # The gradient itself, not what clipping leaves of it.
+        "optim": {"lr": 1e-3, "max_grad_norm": 1e9},
+        "train": {
+            "precision": "fp32",
+            "global_batch_size": 16,
+            "tokens_per_micro_batch": tokens,
+            "max_steps": 6,
+        },
+    }
+
+
+@pytest.fixture
+def stepper_of(tasks, teacher_of, tmp_path):
+    """Makes steppers of this process."""
+
+    def make(kind: str, tokens: int, **others) -> Stepper:
+        changed = sections(kind, teacher_of(kind), tmp_path, tokens) | others
+        experiment = TaskExperiment.model_validate(tasks.experiment(kind, **changed))
+        accelerator = make_accelerator(experiment)
+        parts = assemble_task(experiment, accelerator.device)
+        stepper = Stepper(experiment, TaskObjective(experiment, parts, accelerator), accelerator)
+        stepper.distillation.train()
+        return stepper
+
+    yield make
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_do_not_change_the_gradient(stepper_of, kind, monkeypatch):
+    whole, parts = stepper_of(kind, 10_000), stepper_of(kind, 33)
+    assert len(whole.step_batches[0]) == 1
+    assert len(parts.step_batches[0]) >= 4
+    expected = gradient_worker.gradient_of_step(whole, 0)
+    found = gradient_worker.gradient_of_step(parts, 0)
+    assert relative_difference(found, expected) < TOLERANCE
+
+    # It would be noticed: the mean of each micro-batch's means is something else.
+    right = Stepper.accumulate_gradient
+
+    def mean_of_means(stepper, step, batches, counts):
+        sums = torch.zeros(len(counts), dtype=torch.float64)
+        for batch in batches:
+            own = [count * len(batches) for count in stepper.distillation.counts(batch)]
+            sums += right(stepper, step, [batch], own)
+        return sums
+
+    monkeypatch.setattr(Stepper, "accumulate_gradient", mean_of_means)
+    wrong = gradient_worker.gradient_of_step(stepper_of(kind, 33), 0)
+    assert relative_difference(wrong, expected) > WRONG
+
+
+def test_dropout_would_be_noticed(stepper_of):
+    """So it was off in the comparison above."""
+    expected = gradient_worker.gradient_of_step(stepper_of("tagging", 48), 0)
+    dropping = {"student": NO_DROPOUT | {"dropout": 0.1}}
+    found = gradient_worker.gradient_of_step(stepper_of("tagging", 48, **dropping), 0)
+    assert relative_difference(found, expected) > WRONG
+
+
+def test_two_processes_train_the_student_that_one_does(tasks, teacher_of, tmp_path):
+    """They share the work on the teacher's outputs too."""
+    students = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        changed = sections("tagging", teacher_of("tagging"), folder, tokens=96)
+        changed["teacher"]["cache"] = str(folder / "cache")
+        folder.mkdir()
+        config = tasks.write_config(folder / "tagging.yaml", "tagging", **changed)
+        finished = run("train", "--config", str(config), num_processes=number)
+        assert finished.code == 0, finished.stderr
+        assert f"{number} process(es)" in finished.stderr
+        students.append(load_file(folder / "tagging" / "student" / "model.safetensors"))
+    alone, together = students
+    assert relative_difference(together, alone) < 1e-4
+    teacher = load_file(Path(teacher_of("tagging")) / "model.safetensors")
+    start = {name: weight for name, weight in teacher.items() if name in alone}
+    moved = {name: alone[name] for name in start if ".layer." not in name}
+    start = {name: start[name] for name in moved}
+    assert relative_difference(moved, start) > 1e-3
