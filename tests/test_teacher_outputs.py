@@ -369,7 +369,7 @@ def test_training_towards_hidden_states_is_nearly_the_same(tasks, tmp_path):
         steps_of(experiment_of(tasks, "tagging", tmp_path, cache, alpha_cos=alpha))
         for cache, alpha in ((None, 1.0), (tmp_path / "cache", 1.0), (tmp_path / "cache", 0.0))
     )
-    assert relative_difference(kept, without) < 1e-3
+    assert relative_difference(kept, without) < 1e-4
     assert moved(kept, tmp_path / "teacher") > 1e-2
     assert relative_difference(other, without) > 2e-3  # so that the cosine took part
 
