@@ -197,29 +197,37 @@ def _csv_rows(
     columns: list[str] | None,
 ) -> Iterator[Row | BadRow]:
     """CSV has quotes (RFC 4180); TSV has none, as IANA registered it."""
-    csv.field_size_limit(MAX_CSV_FIELD)
-    rows = (
-        csv.reader(lines, strict=True)
-        if file_format == "csv"
-        else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    )
     named_by = "the header has" if columns is None else "the columns named are"
+    rows = _csv_fields(path, lines) if file_format == "csv" else _tsv_fields(lines)
+    header = columns or next((fields for _, fields in rows), None)
+    if header is None:
+        return
+    for column in needed:
+        if column not in header:
+            raise missing_column(f"{path} line 1", column, header)
+    for number, fields in rows:
+        if len(fields) == len(header):
+            yield Row(number, dict(zip(header, fields, strict=True)))
+        else:
+            yield BadRow(number, f"{len(fields)} fields, but {named_by} {len(header)}")
+
+
+def _csv_fields(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(MAX_CSV_FIELD)
+    rows = csv.reader(lines, strict=True)
     try:
-        header = columns or next(rows, None)
-        if header is None:
-            return
-        for column in needed:
-            if column not in header:
-                raise missing_column(f"{path} line 1", column, header)
-        for row in rows:
-            if not row:
-                continue
-            if len(row) == len(header):
-                yield Row(rows.line_num, dict(zip(header, row, strict=True)))
-            else:
-                yield BadRow(rows.line_num, f"{len(row)} fields, but {named_by} {len(header)}")
+        for fields in rows:
+            if fields:
+                yield rows.line_num, fields
     except csv.Error as error:
         raise DataError(f"{path} line {rows.line_num}: {error}") from error
+
+
+def _tsv_fields(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
+        text = line.rstrip("\r\n")
+        if text:
+            yield number, text.split("\t")
 
 
 def _parquet_rows(path: Path, raw: IO[bytes], needed: list[str]) -> Iterator[Row | BadRow]:

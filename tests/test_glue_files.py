@@ -344,6 +344,21 @@ def test_files_of_another_task_are_refused_by_their_columns(tmp_path):
 # The real files
 
 
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        (["neutral", "contradiction", "entailment"], ["neutral", "contradiction", "entailment"]),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["entailment", "neutral", "contradiction"]),
+    ],
+    ids=["named", "without names"],
+)
+def test_a_teacher_that_names_the_classes_says_their_order(tmp_path, teacher, expected):
+    unpacked(tmp_path, "MNLI")
+    task = expand(GlueTask(kind="glue", name="MNLI", folder=str(tmp_path)), teacher)
+    assert isinstance(task, ClassificationTask)
+    assert task.labels == expected
+
+
 def written(path: Path, columns: list[int], header: bool) -> list[list[str]]:
     """Fields of a file of tabs and ends of lines, nothing else meaning anything."""
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")

@@ -1006,6 +1006,38 @@ def test_comments_of_conllu_are_no_words(tmp_path):
     assert train == [(["#", "ba"],), (["be"],)]
 
 
+def test_conllu_says_its_columns_and_words_that_are_written_as_one_are_left_out(tmp_path):
+    lines = ["# text = babe bi", "1-2\tbabe\t_", "1\tba\tN", "2\tbe\tV", "2.1\tbo\tX", "3\tbi\tN"]
+    path = write(tmp_path / "rows.conllu", "\n".join(lines) + "\n\n")
+    error = refusal(section("tagging", path, path), ConfigError)
+    assert error.message == f"task.train.columns: must be said for {path}"
+    source = {"files": [str(path)], "columns": ["id", "form", "upos"]}
+    _, train, _ = recorded(section("tagging", source, source, words="form", tags="upos"))
+    assert train == [(["ba", "be", "bi"],)]
+
+
+def test_a_number_sign_that_lost_its_tag_is_a_bad_row(tmp_path):
+    path = write(tmp_path / "rows.tsv", "ba\tN\n#\nbe\tV\n\nbi\tN\nbo\tV\n")
+    assert refusal(section("tagging", path, path), DataError).message.splitlines() == [
+        f"{path}: 1 bad row",
+        f"  {path} line 2: 1 columns where there should be 2",
+    ]
+
+
+def test_a_lone_carriage_return_is_part_of_a_field(tmp_path):
+    path = write(tmp_path / "rows.tsv", "text\tlabel\nba\rbe\tno\nbi\tyes\r\n")
+    found, train, _ = recorded(section("classification", path, path))
+    assert train == [("ba\rbe",), ("bi",)]
+    assert found.labels == ["no", "yes"]
+
+
+def test_a_file_that_two_patterns_match_is_read_once(tmp_path):
+    path = write(tmp_path / "rows.tsv", "text\tlabel\nba\tno\nbi\tyes\n")
+    source = {"files": [str(path), str(tmp_path / "*.tsv")]}
+    found, _, _ = recorded(section("classification", source, path))
+    assert found.num_examples == (2, 2)
+
+
 # Classes
 
 

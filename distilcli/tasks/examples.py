@@ -122,7 +122,15 @@ def _rows(
         for number, values in enumerate(hub_rows(source, needed), start=1):
             yield f"{source.hub} {source.split} row {number}", Row(number, values)
         return
-    for path in (path for name in source.files for path in matching_files(name, key)):
+    # A dictionary, because a file that two patterns match is read once.
+    paths = dict.fromkeys(path for name in source.files for path in matching_files(name, key))
+    for path in paths:
+        if path.suffix == ".conllu" and source.columns is None:
+            raise ConfigError(
+                f"{key}.columns: must be said for {path}",
+                "Such as [id, form, lemma, upos, xpos, feats, head, deprel, deps, misc], with "
+                "task.words=form task.tags=upos.",
+            )
         file_format = source.format
         if file_format == "auto":
             file_format = _format_of(path, by_ending, key)
@@ -187,9 +195,12 @@ def _conll_rows(
             yield from finish()
             sentence, bad = [], ""
             continue
-        if line.startswith("#") and ("\t" not in line if by_tabs else " = " in line):
-            continue  # a comment of CoNLL-U; "#" may be a word, too
+        is_comment = "\t" not in line if by_tabs else " = " in line
+        if line.startswith("#") and is_comment and not sentence:
+            continue  # of CoNLL-U; "#" may be a word, too
         fields = line.split("\t") if by_tabs else line.split()
+        if names[0] == "id" and not fields[0].isdecimal():
+            continue  # of CoNLL-U: words that are written as one, or not at all
         wanted = len(columns) if columns else len(sentence[0]) if sentence else max(2, len(fields))
         if not sentence and not bad:
             first = number

@@ -141,8 +141,15 @@ TASKS: dict[str, _Glue] = {
 }
 
 
-def expand(task: GlueTask) -> ClassificationTask | RegressionTask:
+def expand(
+    task: GlueTask, teacher_labels: list[str] | None = None
+) -> ClassificationTask | RegressionTask:
     """The task with its files or its hub data set, columns, classes and score.
+
+    Args:
+        task: which one, and where its files are.
+        teacher_labels: names of a fine-tuned teacher's outputs; if they are the task's, in any
+            order, their order is taken.
 
     Raises:
         DataError: the folder has no such files.
@@ -168,9 +175,9 @@ def expand(task: GlueTask) -> ClassificationTask | RegressionTask:
     }
     if labels is None:
         return RegressionTask.model_validate({"kind": "regression", **common})
-    return ClassificationTask.model_validate(
-        {"kind": "classification", "labels": list(labels), **common}
-    )
+    named = teacher_labels is not None and set(teacher_labels) == set(labels)
+    order = teacher_labels if named else list(labels)
+    return ClassificationTask.model_validate({"kind": "classification", "labels": order, **common})
 
 
 def _file(folder: str, stem: str, glue: _Glue) -> RowFiles:

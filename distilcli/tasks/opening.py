@@ -33,7 +33,7 @@ def open_task(
         ModelError: the teacher's classes are others than the task's.
     """
     if isinstance(task, GlueTask):
-        task = glue.expand(task)
+        task = glue.expand(task, teacher_labels)
     if isinstance(task, QuestionAnsweringTask):
         return QuestionAnswering(task, tokenizer)
     if isinstance(task, ClassificationTask):

@@ -33,8 +33,10 @@ def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
         questions = [(part["context"], qa) for part in paragraphs for qa in part["qas"]]
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})", hint) from error
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise DataError(f"{path}: no {error} where there should be one", hint) from error
+    except TypeError as error:
+        raise DataError(f"{path}: not of SQuAD's form ({error})", hint) from error
     for number, (context, qa) in enumerate(questions, start=1):
         if not isinstance(qa, dict):
             yield BadRow(number, "a question that is no object")
