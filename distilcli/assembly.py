@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.config import CheckpointStudent, CopiedStudent, Experiment, RandomStudent
+from distilcli.config import Experiment
 from distilcli.corpus import Progress, is_prepared, prepare
 from distilcli.errors import DataError, ModelError
 from distilcli.models import MaskedLM, load_masked_lm
 from distilcli.precision import resolve_precision
 from distilcli.saving import save_model, verify_saved
 from distilcli.store import TokenStore, load_tokenizer
+from distilcli.student_config import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.students import build_student, check_length, check_pair
 from distilcli.task_config import TaskCheckpoint
 

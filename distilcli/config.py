@@ -17,8 +17,7 @@ from pydantic import (
 )
 
 from distilcli.schema import Count, Fraction, Number, PositiveInt, Precision, Section, Weight
-
-LayerStrategy = Literal["alternate", "spread", "top", "bottom"]
+from distilcli.student_config import CopiedStudent, Student, StudentShape
 
 
 class BaseTeacher(Section):
@@ -40,82 +39,6 @@ class TeacherConfig(BaseTeacher):
         description="Keep the teacher's layers in host memory, and each on the device only while "
         "it computes: for a teacher that does not fit beside the student.",
     )
-
-
-def _layers_kind(value: Any) -> str | None:
-    if isinstance(value, list):
-        return "list"
-    return "strategy" if value in get_args(LayerStrategy) else None
-
-
-# A union with a say on which part is meant, so that a mistake is one error and not one for each.
-Layers = Annotated[
-    Annotated[LayerStrategy, Tag("strategy")] | Annotated[list[Count], Tag("list")],
-    Discriminator(
-        _layers_kind,
-        custom_error_type="layers",
-        custom_error_message="must be alternate, spread, top, bottom or a list of layer numbers",
-    ),
-]
-
-
-class StudentShape(Section):
-    """What every student may set."""
-
-    dropout: Fraction | None = Field(
-        None, description="Of embeddings and layers while training; null: as the source model."
-    )
-    attention_dropout: Fraction | None = Field(
-        None, description="Of attention probabilities while training; null: as the source model."
-    )
-
-
-class CopiedStudent(StudentShape):
-    """A DistilBERT that starts with layers copied from a BERT (Sanh et al. 2019, sec. 3)."""
-
-    kind: Literal["copied"] = "copied"
-    num_layers: PositiveInt | None = Field(None, description="Depth; null: half the source's.")
-    layers: Layers = Field(
-        "alternate",
-        description="Which source layers to copy: a strategy or a list of indices from 0.",
-    )
-    source: str | None = Field(None, description="BERT to copy from; null: the teacher.")
-
-
-class CheckpointStudent(StudentShape):
-    """A student that starts as a saved BERT or DistilBERT."""
-
-    kind: Literal["checkpoint"] = "checkpoint"
-    model: str = Field(description="Folder, hub name or builtin:NAME of the model to start from.")
-    new_head: StrictBool = Field(
-        False,
-        description="Give a model without a masked-LM head a new one, tied to its embeddings.",
-    )
-
-
-class RandomStudent(StudentShape):
-    """A DistilBERT with random weights, in the shape that `copied` would have."""
-
-    kind: Literal["random"] = "random"
-    num_layers: PositiveInt | None = Field(None, description="Depth; null: half of like's.")
-    like: str | None = Field(
-        None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
-    )
-
-
-def student_kind(value: Any) -> str:
-    """The tag of a student section; `copied` where it says none."""
-    if isinstance(value, dict):
-        return str(value.get("kind", "copied"))
-    return str(getattr(value, "kind", "copied"))
-
-
-Student = Annotated[
-    Annotated[CopiedStudent, Tag("copied")]
-    | Annotated[CheckpointStudent, Tag("checkpoint")]
-    | Annotated[RandomStudent, Tag("random")],
-    Discriminator(student_kind),
-]
 
 
 def as_list(value: Any) -> Any:
@@ -348,6 +271,8 @@ class BaseExperiment(Section):
     )
     output_dir: str = Field("runs", description="Folder of run folders.")
     seed: Count = Field(42, description="Of data order, masks, dropout and new weights.")
+    teacher: BaseTeacher | None
+    student: StudentShape
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     validation: BaseValidation = Field(default_factory=BaseValidation)
@@ -356,6 +281,18 @@ class BaseExperiment(Section):
     def run_folder(self) -> Path:
         """Where everything about this run is written."""
         return Path(self.output_dir) / self.name
+
+    @property
+    def model_source(self) -> str | None:
+        """The model that the student's own section names, if it names one."""
+        return self.student.named_model
+
+    @property
+    def tokenizer_source(self) -> str:
+        """The model whose tokenizer reads the text: the teacher's, else the student's."""
+        name = self.teacher.model if self.teacher else self.model_source
+        assert name is not None
+        return name
 
 
 class Experiment(BaseExperiment):
@@ -383,19 +320,3 @@ class Experiment(BaseExperiment):
                 f"is under data.max_length {self.data.max_length}"
             )
         return self
-
-    @property
-    def model_source(self) -> str | None:
-        """The model that the student's own section names, if it names one."""
-        if isinstance(self.student, CopiedStudent):
-            return self.student.source
-        if isinstance(self.student, CheckpointStudent):
-            return self.student.model
-        return self.student.like
-
-    @property
-    def tokenizer_source(self) -> str:
-        """The model whose tokenizer makes the token store: the teacher's, else the student's."""
-        name = self.teacher.model if self.teacher else self.model_source
-        assert name is not None
-        return name

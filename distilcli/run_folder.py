@@ -194,6 +194,23 @@ def write_atomically(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def write_results(folder: Path, record: dict[str, Any]) -> Path:
+    """Write `results.json` into a folder, which is made if it is not there; the file's path.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    target = folder / "results.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise RunFolderError(
+            f"{target}: cannot be written ({error})", "Choose another folder with --output."
+        ) from error
+    return target
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions, hardware, command and commit, as far as they can be known."""
     import torch

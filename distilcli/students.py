@@ -22,7 +22,6 @@ from transformers import (
 from transformers.models.bert.modeling_bert import BertSelfAttention
 from transformers.models.distilbert.modeling_distilbert import DistilBertSelfAttention
 
-from distilcli.config import CheckpointStudent, CopiedStudent, LayerStrategy, RandomStudent
 from distilcli.errors import ConfigError, ModelError
 from distilcli.models import (
     MaskedLM,
@@ -32,6 +31,7 @@ from distilcli.models import (
     load_masked_lm,
     read_config,
 )
+from distilcli.student_config import CheckpointStudent, CopiedStudent, LayerStrategy, RandomStudent
 
 # DistilBERT's LayerNorm epsilon is fixed in its code at 1e-12. Up to this much the difference is
 # lost in rounding; above it (1e-5, say) small-variance inputs would be normalised differently.
@@ -313,8 +313,18 @@ def check_pair(student: MaskedLM, teacher: MaskedLM, *, cosine: bool) -> None:
             f"the student's vocabulary has {sizes[0]} tokens, the teacher's {sizes[1]}",
             "Distillation compares logits token by token: both need the same tokenizer.",
         )
+    if cosine:
+        check_widths(student, teacher)
+
+
+def check_widths(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Refuse a pair whose hidden states cannot be compared.
+
+    Raises:
+        ModelError: other hidden sizes.
+    """
     widths = student.config.hidden_size, teacher.config.hidden_size
-    if cosine and widths[0] != widths[1]:
+    if widths[0] != widths[1]:
         raise ModelError(
             f"loss.alpha_cos: the student's hidden size is {widths[0]}, the teacher's {widths[1]}",
             "Set loss.alpha_cos=0, or use a student of the teacher's width.",

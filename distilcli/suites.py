@@ -16,10 +16,10 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from distilcli.config import CopiedStudent
 from distilcli.errors import ConfigError, DataError
 from distilcli.experiment_file import described, read
 from distilcli.schema import Section
+from distilcli.student_config import CopiedStudent
 from distilcli.task_config import (
     GlueName,
     Task,

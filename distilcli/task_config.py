@@ -20,14 +20,12 @@ from distilcli.config import (
     BaseExperiment,
     BaseTeacher,
     BaseValidation,
-    CopiedStudent,
     OptimConfig,
-    StudentShape,
     TrainConfig,
     as_list,
-    student_kind,
 )
 from distilcli.schema import Count, Fraction, Number, PositiveInt, Section, Weight
+from distilcli.student_config import CopiedStudent, StudentShape, student_kind
 
 GlueName = Literal["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
 
@@ -220,6 +218,11 @@ class TaskCheckpoint(StudentShape):
     kind: Literal["checkpoint"] = "checkpoint"
     model: str = Field(description="Folder, hub name or builtin:NAME of the model to start from.")
 
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names."""
+        return self.model
+
 
 TaskStudent = Annotated[
     Annotated[CopiedStudent, Tag("copied")] | Annotated[TaskCheckpoint, Tag("checkpoint")],
@@ -307,17 +310,3 @@ class TaskExperiment(BaseExperiment):
                 f"is under task.max_length {self.task.max_length}"
             )
         return self
-
-    @property
-    def model_source(self) -> str | None:
-        """The model that the student's own section names, if it names one."""
-        if isinstance(self.student, CopiedStudent):
-            return self.student.source
-        return self.student.model
-
-    @property
-    def tokenizer_source(self) -> str:
-        """The model whose tokenizer reads the examples: the teacher's, else the student's."""
-        name = self.teacher.model if self.teacher else self.model_source
-        assert name is not None
-        return name

@@ -5,7 +5,7 @@ cannot be compiled: a test of `torch.compile` runs in a process of its own.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jaxtyping
 
@@ -19,6 +19,7 @@ import pytest  # noqa: E402
 import tiny_experiments  # noqa: E402
 import token_stores  # noqa: E402
 import torch  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from transformers import (  # noqa: E402
     BertConfig,
@@ -36,6 +37,15 @@ TinyBert = Callable[..., BertForMaskedLM]
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command has a process of its own; here each gets an accelerator of its own."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from distilcli import experiment_file
-from distilcli.config import CopiedStudent, Experiment, FilesSource, HubSource, RandomStudent
+from distilcli.config import Experiment, FilesSource, HubSource
 from distilcli.errors import ConfigError
+from distilcli.student_config import CopiedStudent, RandomStudent
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
 SMALLEST = {

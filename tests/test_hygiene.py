@@ -13,6 +13,7 @@ PACKAGE = ROOT / "distilcli"
 ORDER = [
     "errors",
     "schema",
+    "student_config",
     "config",
     "task_config",
     "experiment_file",

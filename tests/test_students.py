@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from distilcli import models, saving, students
-from distilcli.config import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError, ModelError
+from distilcli.student_config import CheckpointStudent, CopiedStudent, RandomStudent
 
 STRATEGIES = ["alternate", "spread", "top", "bottom"]
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from distilcli import experiment_file
 from distilcli.cli import app
-from distilcli.config import CopiedStudent, Experiment
+from distilcli.config import Experiment
 from distilcli.errors import ConfigError
+from distilcli.student_config import CopiedStudent
 from distilcli.task_config import (
     ClassificationTask,
     GlueTask,

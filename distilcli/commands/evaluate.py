@@ -1,6 +1,5 @@
 """`distilcli eval`: students beside their teacher, as a table and as results.json."""
 
-import json
 from pathlib import Path
 
 from distilcli.assembly import (
@@ -12,11 +11,11 @@ from distilcli.assembly import (
 from distilcli.commands import evaluate_task
 from distilcli.config import Experiment
 from distilcli.console import Console, number, percent
-from distilcli.errors import ConfigError, ModelError, RunFolderError
+from distilcli.errors import ConfigError, ModelError
 from distilcli.evaluation import Evaluation, evaluate
 from distilcli.experiment_file import load_any
 from distilcli.models import load_masked_lm
-from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.run_folder import RunFolder, write_results
 from distilcli.task_config import TaskExperiment
 
 _TEACHER = "teacher"
@@ -45,16 +44,11 @@ def run(
         check_vocabulary(model, store, name)
     teacher_name = _TEACHER if teacher is not None else None
     rows = evaluate(models, teacher_name, experiment, store, tokenizer, console.note, num_sequences)
-    target = (output or experiment.run_folder) / "results.json"
     record = {
         "experiment": experiment.name,
         "models": {row.name: {"path": paths.get(row.name), **row.record()} for row in rows},
     }
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, json.dumps(record, indent=1) + "\n")
-    except OSError as error:
-        raise RunFolderError(f"{target}: cannot be written ({error})") from error
+    target = write_results(output or experiment.run_folder, record)
     _show(rows, console)
     console.say(f"written: {target}")
     console.result({**record, "results": str(target)})

@@ -12,10 +12,10 @@ from typing import Any, get_args
 import torch
 
 from distilcli.console import Console, percent
-from distilcli.errors import ConfigError, DistilError, ModelError, RunFolderError
+from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.experiment_file import build, load
 from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
-from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.run_folder import RunFolder, write_results
 from distilcli.suite_results import table
 from distilcli.suite_runs import finished_scores, measure_teachers, take
 from distilcli.suites import (
@@ -74,12 +74,7 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
         console.warn(error.message)
         failed.append("a teacher that is fine-tuned already")
     record = table(suite, results)
-    target = suite.folder / "results.json"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, json.dumps(record, indent=1) + "\n")
-    except OSError as error:
-        raise RunFolderError(f"{target}: cannot be written ({error})") from error
+    target = write_results(suite.folder, record)
     _show(record, console)
     console.say(f"written: {target}")
     console.result(record | {"results": str(target)})

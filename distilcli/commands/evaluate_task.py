@@ -1,6 +1,5 @@
 """`distilcli eval` of a run on a task: scores, size and speed beside its teacher."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from distilcli.console import Console, percent
-from distilcli.errors import ModelError, RunFolderError
+from distilcli.errors import ModelError
 from distilcli.models import num_parameters, size_mib
-from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.run_folder import RunFolder, write_results
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.models import load_finetuned, load_teacher
 from distilcli.tasks.objective import measured_scores, open_task_of
@@ -52,12 +51,7 @@ def run(
             record["retained"] = record["scores"][task.score] / reference if reference else None
         record["passes"] = [asdict(one) for one in passes[name]]
     result = {"experiment": experiment.name, "score": task.score, "models": found}
-    target = (output or experiment.run_folder) / "results.json"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, json.dumps(result, indent=1) + "\n")
-    except OSError as error:
-        raise RunFolderError(f"{target}: cannot be written ({error})") from error
+    target = write_results(output or experiment.run_folder, result)
     _show(found, passes, task.num_examples[1], console)
     console.say(f"written: {target}")
     console.result({**result, "results": str(target)})

@@ -16,13 +16,14 @@ from distilcli.assembly import (
 )
 from distilcli.attention import use_packed_attention
 from distilcli.batches import held_out_batches
-from distilcli.config import CopiedStudent, Experiment
+from distilcli.config import Experiment
 from distilcli.console import Console, number, percent
 from distilcli.corpus import is_prepared
 from distilcli.errors import ConfigError, RunFolderError
 from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
 from distilcli.run_folder import RunFolder
 from distilcli.store import TokenStore, load_tokenizer
+from distilcli.student_config import CopiedStudent
 from distilcli.students import build_student, layer_map, layer_table
 from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
 

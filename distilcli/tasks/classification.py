@@ -43,7 +43,7 @@ class _SequenceTask(OpenTask):
         teacher_labels: list[str] | None,
     ) -> None:
         self.score = config.score
-        train, dev = read_splits(config, _converter(config, self.parse))
+        train, dev = _read_splits(config, _converter(config, self.parse))
         with bad_rows_first(train, dev, config.skip_bad_rows):
             self.labels = self.choose_labels(config, train, teacher_labels)
         for split in (train, dev):
@@ -208,13 +208,12 @@ class Regression(_SequenceTask):
         return np.full((len(self.dev), 1), self.train.targets.mean())
 
 
-def read_splits(
-    config: Any, convert: Callable[[dict[str, Any]], Any], needed: list[str] | None = None
-) -> tuple[Examples[Any], Examples[Any]]:
-    """The training and the dev examples of a task of texts with labels."""
-    if needed is None:
-        pair = [config.text_pair] if config.text_pair else []
-        needed = [config.text, *pair, config.label]
+def _read_splits(
+    config: SequenceTask, convert: Callable[[dict[str, Any]], TextExample]
+) -> tuple[Examples[TextExample], Examples[TextExample]]:
+    """The training and the dev examples."""
+    pair = [config.text_pair] if config.text_pair else []
+    needed = [config.text, *pair, config.label]
     train = read_examples(config.train, "task.train", needed, convert, {})
     return train, read_examples(config.dev, "task.dev", needed, convert, {})
 

@@ -20,9 +20,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from distilcli.config import CopiedStudent
 from distilcli.errors import ModelError
 from distilcli.models import is_bert, load_weights, read_config
+from distilcli.student_config import CopiedStudent
 from distilcli.students import layer_map, seeded, set_dropout
 from distilcli.task_config import TaskCheckpoint, TaskExperiment
 from distilcli.tasks.task import Family, Head, OpenTask

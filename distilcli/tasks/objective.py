@@ -18,6 +18,7 @@ from distilcli.errors import ModelError
 from distilcli.objective import Objective
 from distilcli.precision import resolve_precision
 from distilcli.store import load_tokenizer, tokenizer_fingerprint
+from distilcli.students import check_widths
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.distillation import TaskDistillation, run_model
 from distilcli.tasks.inputs import Inputs, TaskBatch, pack
@@ -81,7 +82,8 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
     teacher = load_teacher(experiment, task)
     student = build_student(experiment, task, teacher)
     if teacher is not None and experiment.teacher is not None:
-        _check_pair(experiment, student, teacher)
+        if experiment.loss.alpha_cos:
+            check_widths(student, teacher)
         nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
     return TaskParts(tokenizer, task, teacher, student)
 
@@ -105,17 +107,6 @@ def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizer
             f"the student's {source}: its tokenizer is another than that of "
             f"teacher.model {experiment.teacher.model}",
             "Both must read the same tokens: use a student of this teacher's family.",
-        )
-
-
-def _check_pair(
-    experiment: TaskExperiment, student: PreTrainedModel, teacher: PreTrainedModel
-) -> None:
-    widths = student.config.hidden_size, teacher.config.hidden_size
-    if experiment.loss.alpha_cos and widths[0] != widths[1]:
-        raise ModelError(
-            f"loss.alpha_cos: the student's hidden size is {widths[0]}, the teacher's {widths[1]}",
-            "Set loss.alpha_cos=0, or use a student of the teacher's width.",
         )
 
 

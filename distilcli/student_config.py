@@ -1,0 +1,105 @@
+"""How a student starts: copied from a BERT, from a saved model, or with random weights."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Discriminator, Field, StrictBool, Tag
+
+from distilcli.schema import Count, Fraction, PositiveInt, Section
+
+LayerStrategy = Literal["alternate", "spread", "top", "bottom"]
+
+
+def _layers_kind(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "list"
+    return "strategy" if value in get_args(LayerStrategy) else None
+
+
+# A union with a say on which part is meant, so that a mistake is one error and not one for each.
+Layers = Annotated[
+    Annotated[LayerStrategy, Tag("strategy")] | Annotated[list[Count], Tag("list")],
+    Discriminator(
+        _layers_kind,
+        custom_error_type="layers",
+        custom_error_message="must be alternate, spread, top, bottom or a list of layer numbers",
+    ),
+]
+
+
+class StudentShape(Section):
+    """What every student may set."""
+
+    dropout: Fraction | None = Field(
+        None, description="Of embeddings and layers while training; null: as the source model."
+    )
+    attention_dropout: Fraction | None = Field(
+        None, description="Of attention probabilities while training; null: as the source model."
+    )
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return None
+
+
+class CopiedStudent(StudentShape):
+    """A DistilBERT that starts with layers copied from a BERT (Sanh et al. 2019, sec. 3)."""
+
+    kind: Literal["copied"] = "copied"
+    num_layers: PositiveInt | None = Field(None, description="Depth; null: half the source's.")
+    layers: Layers = Field(
+        "alternate",
+        description="Which source layers to copy: a strategy or a list of indices from 0.",
+    )
+    source: str | None = Field(None, description="BERT to copy from; null: the teacher.")
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return self.source
+
+
+class CheckpointStudent(StudentShape):
+    """A student that starts as a saved BERT or DistilBERT."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    model: str = Field(description="Folder, hub name or builtin:NAME of the model to start from.")
+    new_head: StrictBool = Field(
+        False,
+        description="Give a model without a masked-LM head a new one, tied to its embeddings.",
+    )
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return self.model
+
+
+class RandomStudent(StudentShape):
+    """A DistilBERT with random weights, in the shape that `copied` would have."""
+
+    kind: Literal["random"] = "random"
+    num_layers: PositiveInt | None = Field(None, description="Depth; null: half of like's.")
+    like: str | None = Field(
+        None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
+    )
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return self.like
+
+
+def student_kind(value: Any) -> str:
+    """The tag of a student section; `copied` where it says none."""
+    if isinstance(value, dict):
+        return str(value.get("kind", "copied"))
+    return str(getattr(value, "kind", "copied"))
+
+
+Student = Annotated[
+    Annotated[CopiedStudent, Tag("copied")]
+    | Annotated[CheckpointStudent, Tag("checkpoint")]
+    | Annotated[RandomStudent, Tag("random")],
+    Discriminator(student_kind),
+]

@@ -1,0 +1,231 @@
+"""`eval` of runs on a task: scores as plain transformers has them, and seconds that are true."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_suites import invoke, plain_score, refused, regression_model
+from tiny_tasks import NUM_DEV, TinyTasks, make_tasks
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from distilcli.attention import use_packed_attention
+from distilcli.run_folder import RunFolder
+from distilcli.task_config import TaskExperiment
+from distilcli.tasks import speed
+from distilcli.tasks.inputs import Inputs, join
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> TinyTasks:
+    return make_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def expert(tmp_path_factory) -> Path:
+    return regression_model(tmp_path_factory.mktemp("expert"), 1)
+
+
+# eval of a run on a task
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tasks, expert) -> Path:
+    """A run folder with a student that was never trained; its teacher is `expert`."""
+    root = tmp_path_factory.mktemp("trained")
+    tree = tasks.experiment("regression", name="own", output_dir=str(root))
+    experiment = TaskExperiment.model_validate(tree | {"teacher": {"model": str(expert)}})
+    RunFolder(root / "own").begin(experiment, force=False)
+    regression_model(root / "own" / "student", 2, distilbert=True)
+    return root / "own"
+
+
+def test_eval_of_a_run_on_a_task(trained, expert, tasks, tmp_path):
+    arguments = [str(trained), "--output", str(tmp_path / "out")]
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record.pop("results") == str(tmp_path / "out" / "results.json")
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == record
+    assert not (trained / "results.json").exists()
+    assert (record["experiment"], record["score"]) == ("own", "pearson_spearman")
+    assert list(record["models"]) == ["teacher", "own"]
+    folders = {"teacher": expert, "own": trained / "student"}
+    wanted = {name: plain_score(folder, tasks) for name, folder in folders.items()}
+    assert abs(wanted["own"] - wanted["teacher"]) > 0.01
+    for name, model in record["models"].items():
+        assert model["scores"]["pearson_spearman"] == pytest.approx(wanted[name], abs=1e-5)
+        assert model["retained"] == pytest.approx(wanted[name] / wanted["teacher"], rel=1e-3)
+        plain = AutoModelForSequenceClassification.from_pretrained(folders[name])
+        assert model["parameters"] == sum(tensor.numel() for tensor in plain.parameters())
+        assert model["size_mib"] == pytest.approx(4 * model["parameters"] / 2**20)
+        [one] = model["passes"]
+        assert (one["device"], one["inputs"]) == ("cpu", NUM_DEV)
+        assert one["threads"] == torch.get_num_threads()
+        assert one["best_batch_size"] in (1, 2, 4, 8, 16, 32, 64)
+        assert one["single_seconds"] > one["batched_seconds"] > 0
+    assert record["models"]["own"]["path"] == str(trained / "student")
+    assert record["models"]["teacher"]["retained"] == 1.0
+
+
+def test_eval_on_a_task_for_people_and_of_fewer_inputs(trained, tasks, tmp_path):
+    arguments = [str(trained), "--output", str(tmp_path), "--num-sequences", "7"]
+    shown = invoke(*arguments)
+    assert shown.exit_code == 0, shown.output
+    for word in ("pearson_spearman", "retained", "parameters", "MiB", "one by one", "batches of"):
+        assert word in shown.stdout
+    assert f"{NUM_DEV} dev examples" in shown.stdout
+    assert "7 inputs, cpu" in shown.stdout
+    record = json.loads((tmp_path / "results.json").read_text())
+    # Fewer inputs are timed; scores are of all of them.
+    for model in record["models"].values():
+        assert model["passes"][0]["inputs"] == 7
+    score = record["models"]["own"]["scores"]["pearson_spearman"]
+    assert score == pytest.approx(plain_score(trained / "student", tasks), abs=1e-5)
+
+
+def test_eval_without_a_teacher_and_of_a_model_by_name(trained, expert, tasks, tmp_path):
+    """The experiment is given, the models are folders; nothing is retained of no teacher."""
+    config = tasks.write_config(tmp_path / "alone.yaml", "regression")
+    arguments = ["--config", str(config), "--num-sequences", "2", "--output", str(tmp_path)]
+    result = invoke(str(expert), *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    models = json.loads(result.stdout)["models"]
+    assert list(models) == [str(expert)]
+    assert models[str(expert)].get("retained") is None
+    score = models[str(expert)]["scores"]["pearson_spearman"]
+    assert score == pytest.approx(plain_score(expert, tasks), abs=1e-5)
+
+
+def test_runs_of_one_name_are_all_measured(trained, tmp_path):
+    """Runs of a suite have one name on every task; `teacher` may be a run's name, too."""
+    names = []
+    for folder in ("a/own", "b/own", "teacher"):
+        shutil.copytree(trained, tmp_path / folder)
+        names.append(str(tmp_path / folder))
+    result = invoke(*names, "--output", str(tmp_path), "--num-sequences", "2", "--json")
+    assert result.exit_code == 0, result.output
+    models = json.loads(result.stdout)["models"]
+    paths = {model["path"] for model in models.values()}
+    assert paths == {None, *(f"{name}/student" for name in names)}
+    assert models["teacher"]["path"] is None
+
+
+def test_eval_of_a_run_that_has_no_student_yet(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "own")
+    shutil.rmtree(tmp_path / "own" / "student")
+    message = refused(str(tmp_path / "own"))
+    assert message == f"{tmp_path / 'own'}: this run has no student yet"
+
+
+# Passes over inputs
+
+
+def inputs_of(lengths: list[int], typed: list[int]) -> Inputs:
+    """Inputs whose tokens are all different; the last tokens of each are of a second text."""
+    counter = itertools.count(5)
+    ids = [[next(counter) for _ in range(length)] for length in lengths]
+    types = [
+        [0] * (length - min(length, ones)) + [1] * min(length, ones)
+        for length, ones in zip(lengths, typed, strict=True)
+    ]
+    return join(ids, types, [[0]] * len(lengths), np.zeros(len(lengths), np.float32))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=8),
+    st.data(),
+    st.booleans(),
+)
+def test_padding_is_that_of_a_tokenizer(shapes, data, with_types):
+    """Each row by itself, zeros to the right of it up to the longest that is chosen."""
+    inputs = inputs_of(*(list(column) for column in zip(*shapes, strict=True)))
+    samples = data.draw(st.lists(st.integers(0, len(shapes) - 1), min_size=1, max_size=6))
+    batch = speed.padded(inputs, samples, with_types)
+    width = max(shapes[sample][0] for sample in samples)
+    first = np.cumsum([5, *(length for length, _ in shapes)])
+    wanted: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": []}
+    types = []
+    for sample in samples:
+        length, ones = shapes[sample]
+        empty = [0] * (width - length)
+        wanted["input_ids"].append([*range(first[sample], first[sample] + length), *empty])
+        wanted["attention_mask"].append([1] * length + empty)
+        types.append([int(place >= length - ones) for place in range(length)] + empty)
+    if with_types:
+        wanted["token_type_ids"] = types
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == wanted
+    assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+
+
+class Watched:
+    """Models on whose passes a clock runs that only they move."""
+
+    COSTS: ClassVar = {1: 1.0, 2: 1.5, 4: 2.0, 8: 2.5, 16: 90.0, 32: 90.0, 64: 90.0}
+
+    def __init__(self, folders: dict[str, Path], late_call: int | None = None) -> None:
+        load = AutoModelForSequenceClassification.from_pretrained
+        self.models = {name: load(folder) for name, folder in folders.items()}
+        self.now, self.late_call = 0.0, late_call
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        for name, model in self.models.items():
+            model.train()
+            model.bfloat16()
+            use_packed_attention(model)  # as measuring scores leaves it
+            model.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+
+    def _hook(self, name: str) -> Any:
+        def hook(model: PreTrainedModel, positional: Any, named: dict[str, Any]) -> None:
+            assert positional == ()
+            assert not model.training
+            assert not torch.is_grad_enabled()
+            assert model.config._attn_implementation == "sdpa"
+            assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+            self.calls.append((name, {key: tensor.tolist() for key, tensor in named.items()}))
+            rows = len(named["input_ids"])
+            size = next(size for size in self.COSTS if size >= rows)
+            self.now += self.COSTS[size] * (1 if name == "slow" else 0.5)
+            self.now += 1000.0 * (len(self.calls) == self.late_call)
+
+        return hook
+
+
+def test_passes_are_the_plain_models_and_their_medians(expert, trained, monkeypatch):
+    folders = {"slow": expert, "fast": trained / "student"}
+    # The 400th call is in a timed pass, one by one; one slow pass of three changes no median.
+    watched = Watched(folders, late_call=400)
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: watched.now))
+    inputs = inputs_of([3 + index % 4 for index in range(64)], [index % 3 for index in range(64)])
+    inputs.token_ids[:] = inputs.token_ids % 60
+    notes: list[str] = []
+    found = speed.measure_passes(watched.models, inputs, None, notes.append)
+    assert len(watched.calls) > 2 * (3 * 64 + 3 * 8)
+    for name, [one] in found.items():
+        cost = 1.0 if name == "slow" else 0.5
+        assert (one.device, one.inputs, one.best_batch_size) == ("cpu", 64, 8)
+        assert one.single_seconds == pytest.approx(64 * cost)
+        assert one.batched_seconds == pytest.approx(8 * 2.5 * cost)
+    assert len(notes) == 1
+    # BERT is told of second texts, DistilBERT knows none.
+    assert all("token_type_ids" in batch for name, batch in watched.calls if name == "slow")
+    assert all("token_type_ids" not in batch for name, batch in watched.calls if name == "fast")
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(None, 10), (4, 4), (10, 10), (99, 10)])
+def test_fewer_inputs_are_spread_evenly(expert, monkeypatch, wanted, count):
+    watched = Watched({"slow": expert})
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: watched.now))
+    inputs = inputs_of([2] * 10, [0] * 10)
+    [one] = speed.measure_passes(watched.models, inputs, wanted, lambda _: None)["slow"]
+    assert one.inputs == count
+    seen = {(row[0] - 5) // 2 for _, batch in watched.calls for row in batch["input_ids"]}
+    assert seen == ({0, 2, 5, 7} if count == 4 else set(range(10)))
