@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distilcli.experiment_file import load
+from distilcli.experiment_file import load_any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def test_yaml_blocks_are_experiments(tmp_path: Path) -> None:
     for index, block in enumerate(blocks("yaml")):
         path = tmp_path / f"{index}.yaml"
         path.write_text(block, encoding="utf-8")
-        load(path)
+        load_any(path)
 
 
 def test_every_module_is_on_the_map() -> None:

@@ -164,7 +164,9 @@ class TaskObjective(Objective):
         cached = TeacherOutputs(
             root, teacher, self.task.train, bool(self.experiment.loss.alpha_cos)
         )
-        if cached.is_complete:
+        is_complete = [cached.is_complete]
+        broadcast_object_list(is_complete)  # another run may complete it between two looks
+        if is_complete[0]:
             on_note(f"the teacher's outputs are in {cached.folder}")
             return cached
         on_note(f"the teacher runs once over {len(self.task.train):,} inputs: {cached.folder}")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedModel
@@ -58,7 +59,7 @@ class TeacherOutputs:
         self.inputs = inputs
         self.with_hidden = with_hidden
         parts = [weights_fingerprint(teacher), inputs.fingerprint(), str(teacher.dtype)]
-        parts.append(str(with_hidden))
+        parts += [str(with_hidden), str(PART)]
         self.key = blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
         self.folder = root / self.key
         self._files: dict[int, safe_open] = {}
@@ -97,8 +98,11 @@ class TeacherOutputs:
         use_packed_attention(teacher)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         missing = [part for part in range(self.num_parts) if not self._path(part).exists()]
+        # As the main process sees it: another run may be at work on the same parts.
+        seen = [missing]
+        broadcast_object_list(seen)
         accelerator.wait_for_everyone()  # all have looked before anyone writes
-        mine = missing[rank::world_size]
+        mine = seen[0][rank::world_size]
         for done, part in enumerate(mine, start=1):
             tensors = self._compute_part(teacher, part, accelerator.device, tokens_per_micro_batch)
             self._write(part, tensors)
