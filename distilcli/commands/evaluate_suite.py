@@ -178,12 +178,12 @@ def _show(record: dict[str, Any], console: Console) -> None:
         found = task["models"]
         score = next((summary["score"] for summary in found.values()), "-")
         known = task.get("published")
-        published = " / ".join(f"{value:.1f}" for value in known.values()) if known else "-"
+        published = " / ".join(f"{value:g}" for value in known.values()) if known else "-"
         rows.append([name, score, *(_cell(found.get(model)) for model in models), published])
     if macro:
         cells = [_cell({"median": macro[model]["mean"]} | macro[model]) for model in models]
         whole = len(tasks) == len(get_args(GlueName)) and all(t["is_glue"] for t in tasks.values())
-        published = " / ".join(f"{value:.1f}" for value in GLUE_MACRO) if whole else "-"
+        published = " / ".join(f"{value:g}" for value in GLUE_MACRO) if whole else "-"
         rows.append(["mean", f"{macro['tasks']} tasks", *cells, published])
     title = f"{record['suite']}: dev scores (kept of the teacher's), medians over seeds"
     console.table(title, ["task", "score", *models, "published"], rows)
