@@ -6,6 +6,7 @@ Only the standard library and Typer are imported here; the rest inside the comma
 
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,7 +264,7 @@ def evaluate_(
 ) -> None:
     """Measure students beside their teacher: on held-out text, on a task, or on a suite of them."""
     with _console(json_output) as console:
-        from distilcli.errors import ConfigError
+        from distilcli.errors import ConfigError, Interrupted
 
         given = models or []
         overrides = [word for word in given if "=" in word]
@@ -274,7 +275,11 @@ def evaluate_(
             if config is not None or num_sequences is not None:
                 raise ConfigError("--config and --num-sequences do not go with --suite")
             wanted = evaluate_suite.Wanted(suite, data, names, teacher, seeds or 5, jobs, output)
-            evaluate_suite.run(wanted, overrides, console)
+            try:
+                evaluate_suite.run(wanted, overrides, console)
+            except Interrupted as interrupted:
+                interrupted.hint = shlex.join(["distilcli", *sys.argv[1:]])
+                raise
             return
         alone = {"--data": data, "--teacher": teacher, "--seeds": seeds, "--jobs": jobs}
         if wrong := [name for name, value in alone.items() if value is not None]:

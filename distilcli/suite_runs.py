@@ -67,7 +67,9 @@ def take(
             if stop.received:
                 _stop_all(running)
                 raise Interrupted(
-                    "stopped; what was running has a checkpoint", "", signal.Signals(stop.received)
+                    "stopped; what was running has a checkpoint, and this goes on from it:",
+                    "distilcli eval --suite",
+                    signal.Signals(stop.received),
                 )
             for place, job in list(running.items()):
                 if job.process.poll() is None:

@@ -1,7 +1,10 @@
 """The command line of `eval --suite`: which runs it asks for, and what it refuses."""
 
 import json
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,6 +13,7 @@ from tiny_suites import GLUE, PAIRS, SUITE, invoke, refused, suite_file
 from tiny_tasks import TinyTasks, make_tasks
 
 from distilcli.commands import evaluate_suite
+from distilcli.errors import Interrupted
 from distilcli.run_folder import RunFolder
 from distilcli.suites import SuiteRun
 from distilcli.task_config import TaskExperiment
@@ -42,6 +46,17 @@ def glue(tmp_path, monkeypatch, taken) -> list[str]:
     monkeypatch.setattr(evaluate_suite, "open_task_of", lambda _: None)
     monkeypatch.chdir(tmp_path)
     return ["--suite", "glue", "--data", str(tmp_path / "glue")]
+
+
+def test_a_stopped_suite_says_what_to_type_to_go_on(monkeypatch):
+    def stop(*_: Any) -> None:
+        raise Interrupted("stopped; it goes on from there:", "", signal.SIGTERM)
+
+    monkeypatch.setattr(evaluate_suite, "run", stop)
+    monkeypatch.setattr(sys, "argv", ["x", "eval", "--suite", "my suite.yaml", "--seeds", "3"])
+    result = invoke("--suite", "my suite.yaml", "--seeds", "3")
+    assert result.exit_code == 143
+    assert result.stderr.splitlines()[-1] == "distilcli eval --suite 'my suite.yaml' --seeds 3"
 
 
 def planned(taken: list[list[SuiteRun]], *arguments: str) -> dict[str, TaskExperiment]:

@@ -46,9 +46,8 @@ def run(
         }
     passes = measure_passes(models, task.dev, num_inputs, console.note)
     for name, record in found.items():
-        if teacher is not None:
-            reference = found[_TEACHER]["scores"][task.score]
-            record["retained"] = record["scores"][task.score] / reference if reference else None
+        reference = found[_TEACHER]["scores"][task.score] if teacher is not None else 0.0
+        record["retained"] = record["scores"][task.score] / reference if reference else None
         record["passes"] = [asdict(one) for one in passes[name]]
     result = {"experiment": experiment.name, "score": task.score, "models": found}
     target = write_results(output or experiment.run_folder, result)
@@ -88,7 +87,7 @@ def _show(
     records = list(found.values())
     rows = [[name, *(percent(r["scores"][name]) for r in records)] for name in records[0]["scores"]]
     rows += [
-        ["retained", *(percent(record.get("retained")) for record in records)],
+        ["retained", *(percent(record["retained"]) for record in records)],
         ["parameters", *(f"{record['parameters']:,}" for record in records)],
         ["MiB", *(f"{record['size_mib']:.1f}" for record in records)],
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -35,12 +36,12 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property  # every batch asks
     def lengths(self) -> np.ndarray:
         """Tokens of each input, int32."""
         return np.diff(self.offsets).astype(np.int32)
 
-    @property
+    @cached_property  # every batch asks
     def num_outputs_of(self) -> np.ndarray:
         """Rows of each input, int64."""
         return np.diff(self.output_offsets)

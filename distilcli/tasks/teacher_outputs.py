@@ -173,10 +173,8 @@ class TeacherOutputs:
                 file = safe_open(path, framework="np")
                 is_ours = file.metadata() == {"key": self.key}
             except (OSError, SafetensorError) as error:
-                raise DataError(
-                    f"{path}: damaged ({error})", "Remove it; it is made anew."
-                ) from error
+                raise DataError(f"{path}: damaged ({error})", _REMOVE_IT) from error
             if not is_ours:
-                raise DataError(f"{path}: made for something else", "Remove it; it is made anew.")
+                raise DataError(f"{path}: made for something else", _REMOVE_IT)
             self._files[part] = file
         return self._files[part]
