@@ -85,12 +85,17 @@ class RowTask(BaseTask):
     dev: RowSource = Field(description="Examples to be measured on.")
 
 
-class ClassificationTask(RowTask):
+class TextTask(RowTask):
+    """A task whose examples are texts or pairs of texts."""
+
+    text: str = Field("text", description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
+
+
+class ClassificationTask(TextTask):
     """One class for a text, or for a pair of texts."""
 
     kind: Literal["classification"]
-    text: str = Field("text", description="Column of the text.")
-    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
     label: str = Field("label", description="Column of the class.")
     labels: list[str] | None = Field(
         None, description="The classes in the order of their ids; null: those found, sorted."
@@ -102,12 +107,10 @@ class ClassificationTask(RowTask):
     )
 
 
-class MultiLabelTask(RowTask):
+class MultiLabelTask(TextTask):
     """Any number of classes for a text, or for a pair of texts."""
 
     kind: Literal["multi-label"]
-    text: str = Field("text", description="Column of the text.")
-    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
     label: str = Field("labels", description="Column of the classes: a list, or text with commas.")
     labels: list[str] | None = Field(
         None, description="The classes in the order of their ids; null: those found, sorted."
@@ -117,12 +120,10 @@ class MultiLabelTask(RowTask):
     )
 
 
-class RegressionTask(RowTask):
+class RegressionTask(TextTask):
     """A number for a text, or for a pair of texts."""
 
     kind: Literal["regression"]
-    text: str = Field("text", description="Column of the text.")
-    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
     label: str = Field("label", description="Column of the number.")
     score: Literal["pearson", "spearman", "pearson_spearman"] = Field(
         "pearson_spearman",
