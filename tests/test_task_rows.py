@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 
 from distilcli.cli import app
 from distilcli.errors import ConfigError, DataError, ModelError
-from distilcli.tasks.classification import move_unknown
-from distilcli.tasks.examples import Examples
+from distilcli.tasks.examples import Examples, move_unknown
 from distilcli.tasks.inputs import Inputs
 from distilcli.tasks.squad import answers_of
 from distilcli.tasks.task import class_names

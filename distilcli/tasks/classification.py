@@ -9,11 +9,16 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
-from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
+from distilcli.tasks.examples import (
+    BadExample,
+    Examples,
+    bad_rows_first,
+    is_nothing,
+    read_examples,
+)
 from distilcli.tasks.inputs import Inputs, join
 from distilcli.tasks.task import (
     OpenTask,
-    Skipped,
     batched,
     check_score,
     class_names,
@@ -46,12 +51,8 @@ class _SequenceTask(OpenTask):
         train, dev = _read_splits(config, _converter(config, self.parse))
         with bad_rows_first(train, dev, config.skip_bad_rows):
             self.labels = self.choose_labels(config, train, teacher_labels)
-        for split in (train, dev):
-            self.keep_known(split)
-            split.check(config.skip_bad_rows)
+        self.keep_usable(train, dev, config.skip_bad_rows, self.labels_of)
         check_score(self.score, ("f1", "accuracy_f1"), len(self.labels) == 2, "two classes")
-        self.skipped = Skipped(len(train.bad), len(dev.bad))
-        self.num_examples = len(train.usable), len(dev.usable)
         self.train = self._inputs(train.usable, tokenizer, config.max_length)
         self.dev = self._inputs(dev.usable, tokenizer, config.max_length)
 
@@ -75,9 +76,9 @@ class _SequenceTask(OpenTask):
         found = {example.label for example in train.usable}
         return class_names(found, config.labels, teacher_labels)
 
-    def keep_known(self, split: Examples[TextExample]) -> None:
-        """Move examples of unknown classes to the bad ones."""
-        move_unknown(split, set(self.labels), lambda example: [example.label])
+    def labels_of(self, example: TextExample) -> list[str]:
+        """The classes of an example, which must be known."""
+        return [example.label]
 
     def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
         """int64 [examples], the ids of classes."""
@@ -136,9 +137,9 @@ class MultiLabel(_SequenceTask):
         found = {label for example in train.usable for label in example.label}
         return class_names(found, config.labels, teacher_labels)
 
-    def keep_known(self, split: Examples[TextExample]) -> None:
-        """Move examples of unknown classes to the bad ones."""
-        move_unknown(split, set(self.labels), lambda example: sorted(example.label))
+    def labels_of(self, example: TextExample) -> list[str]:
+        """The classes of an example, which must be known."""
+        return sorted(example.label)
 
     def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
         """float32 [examples, classes], 1 where a class is right."""
@@ -183,8 +184,9 @@ class Regression(_SequenceTask):
         """One output, which transformers calls LABEL_0."""
         return ["LABEL_0"]
 
-    def keep_known(self, split: Examples[TextExample]) -> None:
-        """Every number is known."""
+    def labels_of(self, example: TextExample) -> list[str]:
+        """None: every number is known."""
+        return []
 
     def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
         """float32 [examples]."""
@@ -235,33 +237,12 @@ def _converter(
     return convert
 
 
-def is_nothing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, or the NaN that tables have in its place."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def label_text(value: Any) -> str:
     """A label as text; raises `BadExample` where there is none."""
     text = "" if is_nothing(value) else str(value).strip()
     if not text:
         raise BadExample("no label")
     return text
-
-
-def move_unknown(
-    split: Examples[Any], known: set[str], labels_of: Callable[[Any], Sequence[str]]
-) -> None:
-    """Move the examples with a label that is not known from the usable to the bad ones."""
-    names = ", ".join(sorted(known)[:20])
-    kept = []
-    for place, example in zip(split.places, split.usable, strict=True):
-        unknown = [label for label in labels_of(example) if label not in known]
-        if unknown:
-            split.bad.append(f"{place}: unknown class {unknown[0]!r}; there are {names}")
-        else:
-            kept.append((place, example))
-    split.places[:] = [place for place, _ in kept]
-    split.usable[:] = [example for _, example in kept]
 
 
 def tokenized(

@@ -4,7 +4,8 @@ A row that is wrong does not stop the reading: all of them are found, then refus
 with its file, its number and the reason, or with `task.skip_bad_rows` left out and counted.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,27 @@ def bad_rows_first(train: Examples[Any], dev: Examples[Any], skip_bad_rows: bool
         for split in (train, dev):
             split.check(skip_bad_rows)
         raise
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or the NaN that tables have in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def move_unknown(
+    split: Examples[Any], known: set[str], labels_of: Callable[[Any], Sequence[str]]
+) -> None:
+    """Move the examples with a label that is not known from the usable to the bad ones."""
+    names = ", ".join(sorted(known)[:20])
+    kept = []
+    for place, example in zip(split.places, split.usable, strict=True):
+        unknown = [label for label in labels_of(example) if label not in known]
+        if unknown:
+            split.bad.append(f"{place}: unknown class {unknown[0]!r}; there are {names}")
+        else:
+            kept.append((place, example))
+    split.places[:] = [place for place, _ in kept]
+    split.usable[:] = [example for _, example in kept]
 
 
 def read_examples(

@@ -15,7 +15,7 @@ from distilcli.task_config import QuestionAnsweringTask
 from distilcli.tasks import squad
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Inputs, join
-from distilcli.tasks.task import OpenTask, Skipped, batched
+from distilcli.tasks.task import OpenTask, batched
 
 _ENDINGS = {".json": "squad"}
 
@@ -56,10 +56,7 @@ class QuestionAnswering(OpenTask):
         self._max_answer_length = config.max_answer_length
         train = read_examples(config.train, "task.train", squad.COLUMNS[1:], _question, _ENDINGS)
         dev = read_examples(config.dev, "task.dev", squad.COLUMNS[1:], _question, _ENDINGS)
-        for split in (train, dev):
-            split.check(config.skip_bad_rows)
-        self.skipped = Skipped(len(train.bad), len(dev.bad))
-        self.num_examples = len(train.usable), len(dev.usable)
+        self.keep_usable(train, dev, config.skip_bad_rows, lambda _: ())
         self._questions = dev.usable
         self.train, _ = _inputs(train.usable, tokenizer, config)
         self.dev, self._windows = _inputs(dev.usable, tokenizer, config)

@@ -13,12 +13,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.task_config import TaggingTask
-from distilcli.tasks.classification import is_nothing, move_unknown
-from distilcli.tasks.examples import BadExample, bad_rows_first, read_examples
+from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
 from distilcli.tasks.inputs import Inputs, join
 from distilcli.tasks.task import (
     OpenTask,
-    Skipped,
     batched,
     check_score,
     class_names,
@@ -59,13 +57,9 @@ class Tagging(OpenTask):
         found = {tag for sentence in train.usable for tag in sentence.tags}
         with bad_rows_first(train, dev, config.skip_bad_rows):
             self.labels = class_names(found, config.labels, teacher_labels)
-        for split in (train, dev):
-            move_unknown(split, set(self.labels), lambda sentence: sentence.tags)
-            split.check(config.skip_bad_rows)
+        self.keep_usable(train, dev, config.skip_bad_rows, lambda sentence: sentence.tags)
         self._has_entities = any(name.startswith("B-") for name in self.labels)
         check_score(self.score, ("entity_f1",), self._has_entities, "tags such as B-PER, I-PER, O")
-        self.skipped = Skipped(len(train.bad), len(dev.bad))
-        self.num_examples = len(train.usable), len(dev.usable)
         self.train, _ = self._inputs(train.usable, tokenizer, config.max_length)
         self.dev, pieces = self._inputs(dev.usable, tokenizer, config.max_length)
         # A sentence's words lie one after another, in one input or in several.

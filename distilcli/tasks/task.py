@@ -2,13 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from distilcli.errors import ConfigError, ModelError
+from distilcli.tasks.examples import Examples, move_unknown
 from distilcli.tasks.inputs import Inputs
 
 # Where outputs are read: the first token of an input, the first token of each word, every token.
@@ -53,6 +54,30 @@ class OpenTask(ABC):
     num_examples: tuple[int, int]
     skipped: Skipped
     score: str
+
+    def keep_usable(
+        self,
+        train: Examples[Any],
+        dev: Examples[Any],
+        skip_bad_rows: bool,
+        labels_of: Callable[[Any], Sequence[str]],
+    ) -> None:
+        """Refuse or leave out what is bad in both splits, and count what is left.
+
+        Args:
+            train: training examples; of unknown classes, they are among the bad ones afterwards.
+            dev: dev examples, likewise.
+            skip_bad_rows: leave bad rows out.
+            labels_of: classes of an example, which must be among `labels`.
+
+        Raises:
+            DataError: see `Examples.check`.
+        """
+        for split in (train, dev):
+            move_unknown(split, set(self.labels), labels_of)
+            split.check(skip_bad_rows)
+        self.num_examples = len(train.usable), len(dev.usable)
+        self.skipped = Skipped(len(train.bad), len(dev.bad))
 
     @abstractmethod
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
