@@ -16,7 +16,17 @@ from pydantic import (
     model_validator,
 )
 
-from distilcli.schema import Count, Fraction, Number, PositiveInt, Precision, Section, Weight
+from distilcli.schema import (
+    BelowOne,
+    Count,
+    Fraction,
+    Number,
+    Positive,
+    PositiveInt,
+    Precision,
+    Section,
+    Weight,
+)
 from distilcli.student_config import CopiedStudent, Student, StudentShape
 
 
@@ -161,9 +171,7 @@ Positions = Annotated[
 class LossConfig(Section):
     """The loss terms and their weights; each term is a mean over its own tokens."""
 
-    temperature: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
-        2.0, description="T of the soft targets (Hinton et al. 2015)."
-    )
+    temperature: Positive = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
     alpha_ce: Weight = Field(
         5.0, description="Weight of the soft targets, T^2 KL(teacher || student)."
     )
@@ -193,12 +201,8 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """AdamW, linear warm-up, linear decay to zero. Defaults: the DistilBERT release."""
 
-    lr: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
-        5e-4, description="Peak learning rate."
-    )
-    betas: tuple[
-        Annotated[Number, Field(ge=0.0, lt=1.0)], Annotated[Number, Field(ge=0.0, lt=1.0)]
-    ] = Field((0.9, 0.98), description="AdamW's betas.")
+    lr: Positive = Field(5e-4, description="Peak learning rate.")
+    betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.98), description="AdamW's betas.")
     eps: Annotated[Number, Field(gt=0.0)] = Field(1e-6, description="AdamW's epsilon.")
     weight_decay: Weight = Field(
         0.0, description="On matrices and embeddings; never on biases and norms."

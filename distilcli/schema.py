@@ -22,6 +22,8 @@ def _refuse_bool(value: Any) -> Any:
 # Lax: PyYAML reads 3e-4 as a string. But true is no 1.0.
 Number = Annotated[float, BeforeValidator(_refuse_bool)]
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+Positive = Annotated[Number, Field(gt=0.0, allow_inf_nan=False)]
+BelowOne = Annotated[Number, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[Number, Field(ge=0.0, allow_inf_nan=False)]
 PositiveInt = Annotated[StrictInt, Field(gt=0)]
 Count = Annotated[StrictInt, Field(ge=0)]

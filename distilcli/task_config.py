@@ -24,7 +24,16 @@ from distilcli.config import (
     TrainConfig,
     as_list,
 )
-from distilcli.schema import Count, Fraction, Number, PositiveInt, Section, Weight
+from distilcli.schema import (
+    BelowOne,
+    Count,
+    Fraction,
+    Number,
+    Positive,
+    PositiveInt,
+    Section,
+    Weight,
+)
 from distilcli.student_config import CopiedStudent, StudentShape, student_kind
 
 GlueName = Literal["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
@@ -234,9 +243,7 @@ TaskStudent = Annotated[
 class TaskLossConfig(Section):
     """The loss terms and their weights; each is a mean over its own examples, tags or tokens."""
 
-    temperature: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
-        2.0, description="T of the soft targets (Hinton et al. 2015)."
-    )
+    temperature: Positive = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
     alpha_ce: Weight = Field(
         1.0,
         description="Weight of the soft targets, T^2 KL(teacher || student); for regression of "
@@ -255,12 +262,8 @@ class TaskLossConfig(Section):
 class TaskOptim(OptimConfig):
     """AdamW, linear warm-up, linear decay to zero. Defaults: fine-tuning as in BERT's paper."""
 
-    lr: Annotated[Number, Field(gt=0.0, allow_inf_nan=False)] = Field(
-        5e-5, description="Peak learning rate."
-    )
-    betas: tuple[
-        Annotated[Number, Field(ge=0.0, lt=1.0)], Annotated[Number, Field(ge=0.0, lt=1.0)]
-    ] = Field((0.9, 0.999), description="AdamW's betas.")
+    lr: Positive = Field(5e-5, description="Peak learning rate.")
+    betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's betas.")
     weight_decay: Weight = Field(
         0.01, description="On matrices and embeddings; never on biases and norms."
     )

@@ -11,7 +11,7 @@ from distilcli.assembly import (
 from distilcli.commands import evaluate_task
 from distilcli.config import Experiment
 from distilcli.console import Console, number, percent
-from distilcli.errors import ConfigError, ModelError
+from distilcli.errors import ConfigError
 from distilcli.evaluation import Evaluation, evaluate
 from distilcli.experiment_file import load_any
 from distilcli.models import load_masked_lm
@@ -83,10 +83,7 @@ def _students(names: list[str], experiment: Experiment) -> dict[str, str]:
         elif names:
             students[name] = name
     if not students:
-        raise ModelError(
-            f"{experiment.run_folder}: there is no student to evaluate",
-            "Run distilcli train first, or name a model.",
-        )
+        raise evaluate_task.no_student(experiment)
     return students
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from distilcli.config import BaseExperiment
 from distilcli.console import Console, percent
 from distilcli.errors import ModelError
 from distilcli.models import num_parameters, size_mib
@@ -70,11 +71,16 @@ def _students(names: list[str], experiment: TaskExperiment) -> dict[str, str]:
         elif names:
             students[name] = name
     if not students:
-        raise ModelError(
-            f"{experiment.run_folder}: there is no student to evaluate",
-            "Run distilcli train first, or name a model.",
-        )
+        raise no_student(experiment)
     return students
+
+
+def no_student(experiment: BaseExperiment) -> ModelError:
+    """The error where no model is named, and the experiment's run has none yet."""
+    return ModelError(
+        f"{experiment.run_folder}: there is no student to evaluate",
+        "Run distilcli train first, or name a model.",
+    )
 
 
 def _show(
