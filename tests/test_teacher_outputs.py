@@ -524,7 +524,13 @@ def drop_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[8:])
 
 
-@pytest.mark.parametrize("damage", [cut_short, overwrite, empty, drop_header])
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_short, overwrite, empty, drop_header, flip_a_bit])
 def test_a_damaged_part_is_refused_and_made_anew_once_removed(kept, damage):
     cached, teacher = kept
     before = part_of(cached, 1).read_bytes()

@@ -8,7 +8,7 @@ several processes share the work, and a kill costs one part.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -29,6 +29,7 @@ from distilcli.tasks.inputs import Inputs, pack
 
 PART = 2048  # inputs
 _OUTPUTS, _HIDDEN = "outputs", "hidden"
+_MARK = "entry and digest"  # one key: safetensors writes several in any order
 _REMOVE_IT = "Remove it; it is made anew."
 
 
@@ -136,7 +137,7 @@ class TeacherOutputs:
         aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, aside, metadata={"key": self.key})
+            save_file(tensors, aside, metadata={_MARK: f"{self.key} {_digest(tensors)}"})
             aside.replace(path)
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
@@ -171,10 +172,22 @@ class TeacherOutputs:
             path = self._path(part)
             try:
                 file = safe_open(path, framework="np")
-                is_ours = file.metadata() == {"key": self.key}
+                mark = (file.metadata() or {}).get(_MARK, "")
+                digest = _digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
             except (OSError, SafetensorError) as error:
                 raise DataError(f"{path}: damaged ({error})", _REMOVE_IT) from error
-            if not is_ours:
+            if not mark.startswith(self.key):
                 raise DataError(f"{path}: made for something else", _REMOVE_IT)
+            if mark != f"{self.key} {digest}":
+                raise DataError(f"{path}: damaged (its digest differs)", _REMOVE_IT)
             self._files[part] = file
         return self._files[part]
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """Hash of a part's tensors; hexadecimal."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
