@@ -57,9 +57,21 @@ def binary_soft_target_kl(
 def binary_cross_entropy(
     student_logits: Float[Tensor, "rows classes"], targets: Float[Tensor, "rows classes"]
 ) -> Float[Tensor, ""]:
-    """Sum over rows of the mean over classes of the cross-entropy with targets 0 or 1, in nats."""
-    entropies = F.binary_cross_entropy_with_logits(student_logits, targets, reduction="none")
-    return entropies.mean(dim=-1).sum()
+    """Sum over rows of the mean over classes of the cross-entropy with targets 0 or 1, in nats.
+
+    A target of NaN counts for nothing.
+    """
+    known = ~targets.isnan()
+    entropies = F.binary_cross_entropy_with_logits(
+        student_logits, targets.where(known, 0.0), reduction="none"
+    )
+    return entropies.where(known, 0.0).mean(dim=-1).sum()
+
+
+def squared_error(found: Float[Tensor, " rows"], targets: Float[Tensor, " rows"]) -> Tensor:
+    """Sum over rows of (found - target)^2; a target of NaN counts for nothing."""
+    known = ~targets.isnan()
+    return (found - targets.where(known, 0.0)).where(known, 0.0).square().sum()
 
 
 def masked_lm_cross_entropy(

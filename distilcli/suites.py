@@ -50,6 +50,9 @@ class SuiteTask(Section):
     train: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's train.")
     optim: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's optim.")
     loss: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's loss.")
+    augmentation: dict[str, Any] | None = Field(
+        default_factory=dict, description="Laid over the suite's augmentation; null: none here."
+    )
 
 
 class Suite(Section):
@@ -71,6 +74,9 @@ class Suite(Section):
     train: dict[str, Any] = Field(default_factory=dict, description="As `train` of an experiment.")
     optim: dict[str, Any] = Field(default_factory=dict, description="As `optim` of an experiment.")
     loss: dict[str, Any] = Field(default_factory=dict, description="As `loss` of an experiment.")
+    augmentation: dict[str, Any] = Field(
+        default_factory=dict, description="As `augmentation` of an experiment; {}: none."
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Suite":
@@ -241,7 +247,10 @@ def _runs_of(suite: Suite, name: str, task: SuiteTask, seed: int, where: Path) -
             **{key: getattr(suite, key) | getattr(task, key) for key in ("train", "optim")},
         }
         if teacher is not None:
-            tree["loss"] = suite.loss | task.loss  # without a teacher there are labels alone
+            # Without a teacher there are labels alone.
+            tree["loss"] = suite.loss | task.loss
+            if task.augmentation is not None:
+                tree["augmentation"] = suite.augmentation | task.augmentation or None
             # Outputs of a teacher that all seeds have in common are shared.
             mark = "" if task.teacher else f"-{seed}"
             tree["teacher"]["cache"] = str(suite.folder / name / f"teacher-outputs{mark}")

@@ -259,6 +259,15 @@ class TaskLossConfig(Section):
         return self
 
 
+class Augmentation(Section):
+    """Changed copies of the training examples, which only the teacher labels."""
+
+    copies: PositiveInt = Field(4, description="Copies of each training example, in every epoch.")
+    replaced: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
+        0.15, description="Share of a copy's tokens that others of the task stand in for."
+    )
+
+
 class TaskOptim(OptimConfig):
     """AdamW, linear warm-up, linear decay to zero. Defaults: fine-tuning as in BERT's paper."""
 
@@ -298,6 +307,9 @@ class TaskExperiment(BaseExperiment):
     )
     student: TaskStudent
     loss: TaskLossConfig = Field(default_factory=TaskLossConfig)
+    augmentation: Augmentation | None = Field(
+        None, description="More examples for the teacher to label; null: none."
+    )
     optim: TaskOptim = Field(default_factory=TaskOptim)
     train: TaskTrain = Field(default_factory=TaskTrain)
     validation: TaskValidation = Field(default_factory=TaskValidation)
@@ -308,6 +320,12 @@ class TaskExperiment(BaseExperiment):
             raise ValueError("without a teacher, student.source must name a model")
         if self.teacher is None and not self.loss.alpha_hard:
             raise ValueError("without a teacher, loss.alpha_hard must be above 0")
+        from_teacher = self.teacher and (self.loss.alpha_ce or self.loss.alpha_cos)
+        if self.augmentation is not None and not from_teacher:
+            raise ValueError(
+                "augmentation: copies have no labels; they need a teacher, and loss.alpha_ce or "
+                "loss.alpha_cos above 0"
+            )
         if self.train.tokens_per_micro_batch < self.task.max_length:
             raise ValueError(
                 f"train.tokens_per_micro_batch {self.train.tokens_per_micro_batch} "

@@ -86,6 +86,24 @@ def test_a_task_may_bring_a_teacher_of_its_own():
     assert runs["pairs/student-1"].experiment.model_source == "big-bert"
 
 
+def test_only_what_has_a_teacher_is_shown_copies():
+    """The task's settings over the suite's; null: none on this task."""
+    for of_suite, of_task, expected in (
+        ({}, {}, None),
+        ({"copies": 2}, {}, (2, 0.15)),
+        ({"copies": 2}, {"replaced": 0.3}, (2, 0.3)),
+        ({"copies": 2}, None, None),
+        ({}, {"copies": 3}, (3, 0.15)),
+    ):
+        runs = runs_of(
+            augmentation=of_suite, tasks={"pairs": {"task": PAIRS, "augmentation": of_task}}
+        )
+        for model in ("teacher", "student", "distilled"):
+            found = runs[f"pairs/{model}-1"].experiment.augmentation
+            wanted = expected if model == "distilled" else None
+            assert (found and (found.copies, found.replaced)) == wanted
+
+
 @given(
     epochs=st.tuples(st.integers(1, 9), st.none() | st.integers(1, 9)),
     rate=st.tuples(st.none() | st.just(1e-5), st.none() | st.just(0.5)),

@@ -337,11 +337,21 @@ def test_a_section_that_must_be_there(path: Path, missing: str) -> None:
     assert caught.value.message == f"{path}: {missing}: this key is required"
 
 
+NO_LABELS = (
+    "augmentation: copies have no labels; they need a teacher, and loss.alpha_ce or "
+    "loss.alpha_cos above 0"
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"student": {}}, "without a teacher, student.source must name a model"),
         ({"loss": {"alpha_hard": 0}}, "without a teacher, loss.alpha_hard must be above 0"),
+        ({"augmentation": {}}, NO_LABELS),
+        ({"augmentation": {}, "teacher": {"model": "t"}, "loss": {"alpha_ce": 0}}, NO_LABELS),
+        ({"augmentation": {"copies": 0}}, "augmentation.copies: must be above 0 (given: 0)"),
+        ({"augmentation": {"replaced": 1}}, "augmentation.replaced: must be below 1 (given: 1)"),
         (
             {"train": {"tokens_per_micro_batch": 127}},
             "train.tokens_per_micro_batch 127 is under task.max_length 128",

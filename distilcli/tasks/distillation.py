@@ -20,11 +20,12 @@ from distilcli.losses import (
     binary_soft_target_kl,
     hidden_cosine_distance,
     soft_target_kl,
+    squared_error,
 )
 from distilcli.models import is_bert
 from distilcli.objective import LossModule, LossSums
 from distilcli.task_config import TaskLossConfig
-from distilcli.tasks.inputs import TaskBatch
+from distilcli.tasks.inputs import NO_LABEL, TaskBatch
 from distilcli.tasks.models import head_outputs
 from distilcli.tasks.task import Family, Head
 
@@ -112,8 +113,10 @@ class TaskDistillation(LossModule):
 
     def counts(self, batch: TaskBatch) -> list[int]:
         """What each of `TERMS` is summed over: inputs, words, starts and ends; tokens for cos."""
-        outputs = 2 * len(batch.lengths) if self.head == "span" else batch.num_outputs
-        counts = {"ce": outputs, "hard": outputs, "cos": batch.num_tokens}
+        outputs, labels = batch.num_outputs, batch.num_labels
+        if self.head == "span":
+            outputs, labels = 2 * len(batch.lengths), 2 * labels
+        counts = {"ce": outputs, "hard": labels, "cos": batch.num_tokens}
         return [counts[term] if self._alpha(term) else 0 for term in TERMS]
 
     def alphas(self) -> list[float]:
@@ -127,12 +130,13 @@ class TaskDistillation(LossModule):
     def _hard(self, outputs: Tensor, batch: TaskBatch) -> Tensor:
         if self.head == "span":
             targets = batch.targets.T.flatten()  # all starts, then all ends
-            return F.cross_entropy(by_input(outputs, batch.lengths), targets, reduction="sum")
+            outputs = by_input(outputs, batch.lengths)
+            return F.cross_entropy(outputs, targets, reduction="sum", ignore_index=NO_LABEL)
         if self.family == "one-of":
-            return F.cross_entropy(outputs, batch.targets, reduction="sum")
+            return F.cross_entropy(outputs, batch.targets, reduction="sum", ignore_index=NO_LABEL)
         if self.family == "any-of":
             return binary_cross_entropy(outputs, batch.targets)
-        return F.mse_loss(outputs[:, 0], batch.targets, reduction="sum")
+        return squared_error(outputs[:, 0], batch.targets)
 
     def _soft(self, outputs: Tensor, teacher_outputs: Tensor, batch: TaskBatch) -> Tensor:
         temperature = self.loss.temperature

@@ -1,7 +1,7 @@
 """Inputs of a task as the models take them: tokens end to end, where outputs are read, targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 
@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilcli.batches import PackedSequences, positions
+from distilcli.batches import IGNORE_INDEX, PackedSequences, positions
+
+NO_LABEL = IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Inputs:
         offsets: int64 [inputs + 1], the first token of each input, then the number of tokens.
         output_positions: int32 [rows], the tokens in their own inputs at which outputs are read.
         output_offsets: int64 [inputs + 1], the first row of each input, then the number of rows.
-        targets: of each row, or of each input for spans (start and end); see the tasks.
+        targets: of each row, or of each input for spans (start and end); see the tasks. Where
+            there is no label: `NO_LABEL` for a class or a position, NaN for a number.
     """
 
     token_ids: np.ndarray
@@ -77,6 +80,19 @@ def join(
     )
 
 
+def without_labels(inputs: Inputs) -> Inputs:
+    """The same inputs, of which only a teacher's outputs say anything."""
+    nothing = np.nan if inputs.targets.dtype.kind == "f" else NO_LABEL
+    return replace(inputs, targets=np.full_like(inputs.targets, nothing))
+
+
+def _has_label(targets: np.ndarray) -> np.ndarray:
+    """Which of some targets say something, bool [targets]."""
+    known = ~np.isnan(targets) if targets.dtype.kind == "f" else targets != NO_LABEL
+    of_each: np.ndarray = known.all(axis=tuple(range(1, known.ndim)))
+    return of_each
+
+
 def _flat(rows: Sequence[Sequence[int]], dtype: type) -> np.ndarray:
     total = sum(len(row) for row in rows)
     return np.fromiter((value for row in rows for value in row), dtype, total)
@@ -93,7 +109,8 @@ class TaskBatch(PackedSequences):
     Attributes:
         token_type_ids: 1 in the second text of a pair.
         output_positions: where in the row of tokens outputs are read.
-        targets: of each output, or of each input for spans.
+        targets: of each output, or of each input for spans; as in `Inputs`.
+        num_labels: how many of the targets say something.
         teacher_outputs: the teacher's outputs, where they are known.
         teacher_hidden: the teacher's last hidden states, where they are known and wanted.
     """
@@ -101,6 +118,7 @@ class TaskBatch(PackedSequences):
     token_type_ids: Int[Tensor, "1 tokens"]
     output_positions: Int[Tensor, " outputs"]
     targets: Tensor
+    num_labels: int
     teacher_outputs: Float[Tensor, "outputs classes"] | None = None
     teacher_hidden: Float[Tensor, "tokens hidden"] | None = None
 
@@ -129,6 +147,7 @@ def pack(
     rows = _spans(inputs.output_offsets, chosen)
     starts = np.repeat(np.cumsum(lengths) - lengths, inputs.num_outputs_of[chosen])
     outputs, hidden = teacher or (None, None)
+    targets = inputs.targets[rows if inputs.targets_are_of_rows else chosen]
     return TaskBatch(
         input_ids=torch.from_numpy(inputs.token_ids[tokens].astype(np.int64))[None],
         position_ids=position_ids,
@@ -137,7 +156,8 @@ def pack(
         sample_ids=tuple(int(sample) for sample in samples),
         token_type_ids=torch.from_numpy(inputs.token_types[tokens].astype(np.int64))[None],
         output_positions=torch.from_numpy(inputs.output_positions[rows] + starts),
-        targets=torch.from_numpy(inputs.targets[rows if inputs.targets_are_of_rows else chosen]),
+        targets=torch.from_numpy(targets),
+        num_labels=int(_has_label(targets).sum()),
         teacher_outputs=None if outputs is None else torch.from_numpy(outputs),
         teacher_hidden=None if hidden is None else torch.from_numpy(hidden),
     )

@@ -20,6 +20,7 @@ from distilcli.precision import resolve_precision
 from distilcli.store import load_tokenizer, tokenizer_fingerprint
 from distilcli.students import check_widths
 from distilcli.task_config import TaskExperiment
+from distilcli.tasks.augmentation import augment
 from distilcli.tasks.distillation import TaskDistillation, run_model
 from distilcli.tasks.inputs import Inputs, TaskBatch, pack
 from distilcli.tasks.models import build_student, load_teacher, teacher_labels
@@ -136,7 +137,12 @@ class TaskObjective(Objective):
         self.experiment = experiment
         self.task = parts.task
         self.tokenizer = parts.tokenizer
-        self.lengths = parts.task.train.lengths
+        self._inputs = parts.task.train
+        if experiment.augmentation is not None:
+            self._inputs = augment(
+                self._inputs, experiment.augmentation, parts.tokenizer, experiment.seed
+            )
+        self.lengths = self._inputs.lengths
         self.num_held_out = len(parts.task.dev)
         self._teacher = parts.teacher
         self._cached: TeacherOutputs | None = None
@@ -161,15 +167,13 @@ class TaskObjective(Objective):
         accelerator: Accelerator,
         on_note: Callable[[str], None],
     ) -> TeacherOutputs:
-        cached = TeacherOutputs(
-            root, teacher, self.task.train, bool(self.experiment.loss.alpha_cos)
-        )
+        cached = TeacherOutputs(root, teacher, self._inputs, bool(self.experiment.loss.alpha_cos))
         is_complete = [cached.is_complete]
         broadcast_object_list(is_complete)  # another run may complete it between two looks
         if is_complete[0]:
             on_note(f"the teacher's outputs are in {cached.folder}")
             return cached
-        on_note(f"the teacher runs once over {len(self.task.train):,} inputs: {cached.folder}")
+        on_note(f"the teacher runs once over {len(self._inputs):,} inputs: {cached.folder}")
         nn.Module.to(teacher.eval(), accelerator.device)
         start = time.perf_counter()
         cached.compute(
@@ -190,7 +194,7 @@ class TaskObjective(Objective):
     def pack(self, samples: Sequence[int], epoch: int) -> TaskBatch:
         """One micro-batch, with the teacher's outputs where they are cached."""
         known = self._cached.of(samples) if self._cached else None
-        return pack(self.task.train, samples, known)
+        return pack(self._inputs, samples, known)
 
     def held_out(self, accelerator: Accelerator) -> TaskScores:
         """Scores of the student as it is now on the dev examples."""

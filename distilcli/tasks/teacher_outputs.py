@@ -173,7 +173,7 @@ class TeacherOutputs:
             try:
                 file = safe_open(path, framework="np")
                 mark = (file.metadata() or {}).get(_MARK, "")
-                digest = _digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                digest = _digest({name: file.get_tensor(name) for name in sorted(file.keys())})
             except (OSError, SafetensorError) as error:
                 raise DataError(f"{path}: damaged ({error})", _REMOVE_IT) from error
             if not mark.startswith(self.key):
