@@ -523,6 +523,18 @@ def test_micro_batches_do_not_change_the_gradient(stepper_of, kind, monkeypatch)
     assert relative_difference(wrong, expected) > WRONG
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nor_do_they_where_only_some_inputs_have_labels(stepper_of, kind):
+    copies = {"copies": 2, "replaced": 0.4}
+    whole, parts = (stepper_of(kind, tokens, augmentation=copies) for tokens in (10_000, 33))
+    counts = [parts.distillation.counts(batch)[1] for batch in parts.step_batches[0]]
+    assert 0 < sum(counts) == whole.distillation.counts(whole.step_batches[0][0])[1]
+    assert min(counts) == 0  # a micro-batch of copies alone
+    expected = gradient_worker.gradient_of_step(whole, 0)
+    found = gradient_worker.gradient_of_step(parts, 0)
+    assert relative_difference(found, expected) < TOLERANCE
+
+
 def test_dropout_would_be_noticed(stepper_of):
     """So it was off in the comparison above."""
     expected = gradient_worker.gradient_of_step(stepper_of("tagging", 48), 0)
@@ -532,12 +544,13 @@ def test_dropout_would_be_noticed(stepper_of):
 
 
 def test_two_processes_train_the_student_that_one_does(tasks, teacher_of, tmp_path):
-    """They share the work on the teacher's outputs too."""
+    """They share the work on the teacher's outputs too, and make the same copies."""
     students = []
     for number in (1, 2):
         folder = tmp_path / str(number)
         changed = sections("tagging", teacher_of("tagging"), folder, tokens=96)
         changed["teacher"]["cache"] = str(folder / "cache")
+        changed["augmentation"] = {"copies": 1}
         folder.mkdir()
         config = tasks.write_config(folder / "tagging.yaml", "tagging", **changed)
         finished = run("train", "--config", str(config), num_processes=number)
