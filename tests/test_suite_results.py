@@ -161,7 +161,7 @@ def test_the_table_has_medians_ranges_and_published_figures(tmp_path, monkeypatc
         for line in result.stdout.splitlines()
         if "\u2502" in line
     ]
-    cola_scores = ["52.0", "32.0 (61.5 %)", "42.0 (80.8 %)"]
+    cola_scores = ["52.0", "32.0 (61.5)", "42.0 (80.8)"]
     assert rows[0] == ["CoLA", "matthews", *cola_scores, "56.3 / 51.3"]
     assert rows[1] == ["SQuAD", "f1", "87.5", "-", "-", "88.5 / 85.8"]
     assert rows[2] == ["mean", "1 tasks", *cola_scores, "-"]

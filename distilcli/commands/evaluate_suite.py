@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import torch
 
-from distilcli.console import Console, percent
+from distilcli.console import Console
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.experiment_file import build, load
 from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
@@ -185,7 +185,7 @@ def _show(record: dict[str, Any], console: Console) -> None:
         whole = len(tasks) == len(get_args(GlueName)) and all(t["is_glue"] for t in tasks.values())
         published = " / ".join(f"{value:g}" for value in GLUE_MACRO) if whole else "-"
         rows.append(["mean", f"{macro['tasks']} tasks", *cells, published])
-    title = f"{record['suite']}: dev scores (kept of the teacher's), medians over seeds"
+    title = f"{record['suite']}: dev scores (percent kept of the teacher's), medians over seeds"
     console.table(title, ["task", "score", *models, "published"], rows)
     ranges = [
         [name, *(_range(task["models"].get(model)) for model in models)]
@@ -208,7 +208,8 @@ def _show(record: dict[str, Any], console: Console) -> None:
 def _cell(summary: dict[str, Any] | None) -> str:
     if summary is None:
         return "-"
-    kept = f" ({percent(summary['retained'])})" if "retained" in summary else ""
+    # Without the sign, in a column that a table of 80 characters has room for.
+    kept = f" ({100 * summary['retained']:.1f})" if "retained" in summary else ""
     return f"{100 * summary['median']:.1f}{kept}"
 
 
