@@ -68,7 +68,9 @@ def binary_cross_entropy(
     return entropies.where(known, 0.0).mean(dim=-1).sum()
 
 
-def squared_error(found: Float[Tensor, " rows"], targets: Float[Tensor, " rows"]) -> Tensor:
+def squared_error(
+    found: Float[Tensor, " rows"], targets: Float[Tensor, " rows"]
+) -> Float[Tensor, ""]:
     """Sum over rows of (found - target)^2; a target of NaN counts for nothing."""
     known = ~targets.isnan()
     return (found - targets.where(known, 0.0)).where(known, 0.0).square().sum()

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -26,6 +27,16 @@ VOCAB = 60
 NUM_POSITIONS = 40
 BODIES = ("bert", "distilbert")
 HEADS = ("sequence", "token", "span")
+each_task = pytest.mark.parametrize(
+    ("head", "family"),
+    [
+        ("sequence", "one-of"),
+        ("sequence", "any-of"),
+        ("sequence", "number"),
+        ("token", "one-of"),
+        ("span", "one-of"),
+    ],
+)
 CLASSES: dict[tuple[str, str], type[PreTrainedModel]] = {
     ("bert", "sequence"): BertForSequenceClassification,
     ("bert", "token"): BertForTokenClassification,

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from task_models import make_inputs, make_model
+from task_models import each_task, make_inputs, make_model
 from tiny_experiments import relative_difference
 from tiny_tasks import NUM_TRAIN, TinyTasks, make_tasks, pair_tokenizer
 
@@ -24,14 +24,6 @@ from distilcli.tasks.objective import TaskObjective, assemble_task
 
 LENGTHS = [9, 5, 12, 3, 20]
 NUMBER = len(LENGTHS)
-TASKS = [
-    ("sequence", "one-of"),
-    ("sequence", "any-of"),
-    ("sequence", "number"),
-    ("token", "one-of"),
-    ("span", "one-of"),
-]
-each_task = pytest.mark.parametrize(("head", "family"), TASKS)
 FIRST_ORDINARY = 5  # of the tokens in `make_inputs`; those of the tokenizer below are special
 
 
@@ -83,7 +75,7 @@ def test_copies_are_read_where_the_originals_are_and_have_no_labels(head, family
 
 
 @given(
-    replaced=st.floats(0.01, 0.99),
+    replaced=st.floats(0.05, 0.95),  # below, a copy may be left as it was
     copies=st.integers(1, 3),
     seed=st.integers(0, 2**32),
 )
@@ -95,7 +87,7 @@ def test_what_is_replaced(replaced, copies, seed):
     every_copy = found.token_ids.reshape(copies + 1, -1)
     for tokens in every_copy[1:]:
         assert np.array_equal(tokens[specials], inputs.token_ids[specials])
-        assert set(tokens) <= set(inputs.token_ids)
+        assert set(tokens[~specials]) <= set(inputs.token_ids[~specials])
         changed = np.mean(tokens[~specials] != inputs.token_ids[~specials])
         # Of 796 tokens; one in 55 replacements is the token that was there.
         assert changed == pytest.approx(replaced * 54 / 55, abs=0.09)

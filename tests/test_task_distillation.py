@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from safetensors.torch import load_file
-from task_models import BODIES, make_inputs, make_model, run_padded
+from task_models import BODIES, each_task, make_inputs, make_model, run_padded
 from tiny_experiments import relative_difference, run
 from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from torch import Tensor, nn
@@ -163,14 +163,6 @@ def test_shapes_of_binary_losses_are_checked():
 
 LENGTHS = [9, 5, 12, 12, 3, 20, 7]
 SAMPLES = [3, 0, 2, 5, 4]  # not all, not in order
-TASKS = [
-    ("sequence", "one-of"),
-    ("sequence", "any-of"),
-    ("sequence", "number"),
-    ("token", "one-of"),
-    ("span", "one-of"),
-]
-each_task = pytest.mark.parametrize(("head", "family"), TASKS)
 each_body = pytest.mark.parametrize("body", BODIES)
 LOSSES = {
     "both": TaskLossConfig(),
