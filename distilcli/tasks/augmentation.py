@@ -8,8 +8,6 @@ Networks*, sec. 3.2, and Jiao et al. 2020, *TinyBERT*, sec. 3.2, who replace wor
 replaced, by others as frequent as they are in the task.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
@@ -30,28 +28,26 @@ def augment(
     """
     ordinary = ~np.isin(inputs.token_ids, tokenizer.all_special_ids)
     pool = inputs.token_ids[ordinary]
-    copies = [inputs]
+    token_ids = [inputs.token_ids]
     for number in range(augmentation.copies):
         random = np.random.default_rng([seed, number])
-        chosen = np.flatnonzero(ordinary & (random.random(len(ordinary)) < augmentation.replaced))
-        token_ids = inputs.token_ids.copy()
-        token_ids[chosen] = random.choice(pool, len(chosen)) if len(pool) else []
-        copies.append(replace(without_labels(inputs), token_ids=token_ids))
-    return _end_to_end(copies)
-
-
-def _end_to_end(parts: list[Inputs]) -> Inputs:
-    """Several inputs of the same shapes as one."""
+        chosen = ordinary & (random.random(len(ordinary)) < augmentation.replaced)
+        changed = inputs.token_ids.copy()
+        if chosen.any():
+            changed[chosen] = random.choice(pool, int(chosen.sum()))
+        token_ids.append(changed)
+    times = augmentation.copies + 1
+    nothing = without_labels(inputs).targets
     return Inputs(
-        token_ids=np.concatenate([part.token_ids for part in parts]),
-        token_types=np.concatenate([part.token_types for part in parts]),
-        offsets=_offsets([part.offsets for part in parts]),
-        output_positions=np.concatenate([part.output_positions for part in parts]),
-        output_offsets=_offsets([part.output_offsets for part in parts]),
-        targets=np.concatenate([part.targets for part in parts]),
+        token_ids=np.concatenate(token_ids),
+        token_types=np.tile(inputs.token_types, times),
+        offsets=_repeated(inputs.offsets, times),
+        output_positions=np.tile(inputs.output_positions, times),
+        output_offsets=_repeated(inputs.output_offsets, times),
+        targets=np.concatenate([inputs.targets, *[nothing] * augmentation.copies]),
     )
 
 
-def _offsets(parts: list[np.ndarray]) -> np.ndarray:
-    lengths = np.concatenate([np.diff(part) for part in parts])
-    return np.concatenate([[0], np.cumsum(lengths)])
+def _repeated(offsets: np.ndarray, times: int) -> np.ndarray:
+    """Offsets of the same rows, several times end to end."""
+    return np.concatenate([[0], np.cumsum(np.tile(np.diff(offsets), times))])
