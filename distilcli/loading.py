@@ -10,6 +10,10 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
+from multiprocessing.util import Finalize
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -66,6 +70,9 @@ def load_steps(
     """
     if num_workers is None:
         num_workers = _WORKERS.get(device.type, 0)
+    fork = get_context("fork")
+    ending = fork.Event()
+    Finalize(None, ending.set, exitpriority=0)  # before Python waits for its children
     with warnings.catch_warnings():
         # Two on a machine of one core are asked for, not a mistake.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -76,9 +83,9 @@ def load_steps(
             num_workers=num_workers,
             prefetch_factor=_STEPS_AHEAD if num_workers else None,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=partial(_leave_signals_to_the_parent, ending),
             # Forked: the memory-mapped store is shared, and workers touch nothing but NumPy.
-            multiprocessing_context="fork" if num_workers else None,
+            multiprocessing_context=fork if num_workers else None,
             generator=torch.Generator(),  # else it would draw from the one that dropout uses
         )
         items = iter(loader)
@@ -101,18 +108,16 @@ class _ErrorsAsItems(Dataset[list[PackedSequences] | DistilError]):
             return error
 
 
-def _leave_signals_to_the_parent(_worker: int) -> None:
+def _leave_signals_to_the_parent(ending: Event, _worker: int) -> None:
     """A signal to the whole job must not take the workers before the last step is done.
 
-    SIGTERM from the parent still ends one: so does Python at its exit, and waits for the worker.
+    At its exit Python sends them SIGTERM, too, and then waits: they end when `ending` is set.
     """
-    for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_leave_when_the_parent_says_so, daemon=True).start()
+    threading.Thread(target=_end_with, args=(ending,), daemon=True).start()
 
 
-def _leave_when_the_parent_says_so() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+def _end_with(ending: Event) -> None:
+    ending.wait()
     os._exit(0)

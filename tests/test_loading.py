@@ -94,14 +94,11 @@ def test_a_mistake_is_the_same_error_wherever_it_is_found(tiny_tokenizer, num_wo
 def leave_a_loader_behind() -> None:
     """Ends with workers at work and a reference to them that nobody lets go of."""
     global _loaded
-    signalled = batches_of(word_pieces())
-    # Which sends nothing itself: of two SIGTERMs that wait at once a process is given one.
-    batches = StepBatches(signalled.pack_samples, signalled.plan, 0, 1)
-    _loaded = load_steps(batches, range(9), CPU, 2)
+    _loaded = load_steps(batches_of(word_pieces()), range(9), CPU, 2)
     next(_loaded)
 
 
 def test_a_process_ends_with_workers_at_work():
-    """Python ends them with SIGTERM and then waits, for ever if they ignored it."""
+    """Python sends them SIGTERM, which they ignore, and waits for them: for ever."""
     finished = start_function(leave_a_loader_behind, []).wait()
     assert finished.code == 0, finished.stderr
