@@ -9,8 +9,8 @@ or the override, the key as the user wrote it, and the nearest valid name.
 import copy
 import difflib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -97,9 +97,26 @@ def build(
         raise ConfigError(_describe(error, kind, path, tree, parsed)) from error
 
 
-def described(error: ValidationError, kind: type[Section], path: Path, tree: dict[str, Any]) -> str:
-    """What is wrong with a tree of `kind` that was made of the settings in `path`."""
-    return _describe(error, kind, path, tree, [])
+def described(
+    error: ValidationError,
+    kind: type[Section],
+    path: Path,
+    tree: dict[str, Any],
+    overrides: Mapping[str, str],
+) -> str:
+    """What is wrong with a tree of `kind` that was made of the settings in `path`.
+
+    Args:
+        error: what pydantic found.
+        kind: what the tree should be.
+        path: where it is from, for messages.
+        tree: the settings, overrides included.
+        overrides: by their text, the key of the tree that each has set.
+    """
+    parsed = [
+        replace(_parse_override(text), key=_parse_key(dotted)) for text, dotted in overrides.items()
+    ]
+    return _describe(error, kind, path, tree, parsed)
 
 
 def dump(experiment: BaseExperiment) -> str:
@@ -168,14 +185,16 @@ class _Override:
     value: Any
 
 
+def _parse_key(dotted: str) -> Key:
+    return tuple(int(part) if part.isdecimal() else part for part in dotted.split("."))
+
+
 def _parse_override(text: str) -> _Override:
     dotted, equals, value = text.partition("=")
-    parts = dotted.split(".")
-    if not equals or not all(parts):
+    if not equals or not all(dotted.split(".")):
         raise ConfigError(f"override {text!r}: not of the form key.sub=value")
     try:
-        key = tuple(int(part) if part.isdecimal() else part for part in parts)
-        return _Override(text, key, _parse_yaml(value))
+        return _Override(text, _parse_key(dotted), _parse_yaml(value))
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or _one_line(error)
         raise ConfigError(f"override {text!r}: the value is not YAML ({problem})") from error

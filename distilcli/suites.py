@@ -216,13 +216,14 @@ def _file(data: Path, stem: str, endings: Sequence[str]) -> Path:
     raise DataError(f"--data {data}: there is none of {named}", "Name the folder that holds it.")
 
 
-def plan(suite: Suite, seeds: int, where: Path) -> list[SuiteRun]:
+def plan(suite: Suite, seeds: int, where: Path, overrides: Sequence[str] = ()) -> list[SuiteRun]:
     """All runs of a suite, seed by seed, each teacher before the students that need it.
 
     Args:
         suite: what to run.
         seeds: how many, from 1.
         where: the suite's file, for messages.
+        overrides: those that were laid over it, for messages.
 
     Raises:
         ConfigError: settings that no experiment can have.
@@ -231,11 +232,18 @@ def plan(suite: Suite, seeds: int, where: Path) -> list[SuiteRun]:
         run
         for seed in range(1, seeds + 1)
         for name, task in suite.tasks.items()
-        for run in _runs_of(suite, name, task, seed, where)
+        for run in _runs_of(suite, name, task, seed, where, overrides)
     ]
 
 
-def _runs_of(suite: Suite, name: str, task: SuiteTask, seed: int, where: Path) -> list[SuiteRun]:
+def _runs_of(
+    suite: Suite,
+    name: str,
+    task: SuiteTask,
+    seed: int,
+    where: Path,
+    overrides: Sequence[str],
+) -> list[SuiteRun]:
     def experiment(model: str, teacher: str | None, student: Any) -> TaskExperiment:
         tree = {
             "name": f"{model}-{seed}",
@@ -257,7 +265,8 @@ def _runs_of(suite: Suite, name: str, task: SuiteTask, seed: int, where: Path) -
         try:
             return TaskExperiment.model_validate(tree)
         except ValidationError as error:
-            said = described(error, TaskExperiment, where, tree)
+            keys = _keys_set_by(overrides, name, task)
+            said = described(error, TaskExperiment, where, tree, keys)
             raise ConfigError(f"{said} (task {name}, model {model})") from error
 
     student = suite.student
@@ -278,3 +287,16 @@ def _runs_of(suite: Suite, name: str, task: SuiteTask, seed: int, where: Path) -
     for label, baseline in suite.baselines.items():
         runs.append(SuiteRun(name, label, seed, experiment(label, None, baseline)))
     return runs
+
+
+def _keys_set_by(overrides: Sequence[str], name: str, task: SuiteTask) -> dict[str, str]:
+    """By each override of a suite, the key that it has set in the experiments of one task."""
+    keys = {}
+    own = f"tasks.{name}."
+    for text in overrides:
+        key = text.partition("=")[0]
+        section, *rest = key.removeprefix(own).split(".")
+        laid_over = getattr(task, section, None) or {}
+        if key.startswith(own) or not (rest and rest[0] in laid_over):
+            keys[text] = key.removeprefix(own)
+    return keys

@@ -177,7 +177,7 @@ def load(path: Path, *overrides: str, **changes: Any) -> Suite:
 def complaint(path: Path, *overrides: str, **changes: Any) -> str:
     """What is said of a suite file that cannot be planned, with PATH for the file."""
     with pytest.raises(ConfigError) as caught:
-        plan(load(path, *overrides, **changes), 1, path)
+        plan(load(path, *overrides, **changes), 1, path, overrides)
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message
     return caught.value.message.replace(str(path), "PATH")
@@ -285,6 +285,27 @@ def test_a_setting_of_one_task_or_model_that_cannot_be_is_named_with_it(path, ch
     assert message.startswith("PATH: ")
     assert key in message
     assert place in message
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("train.lrr=1", "train.lrr"),
+        ("tasks.pears.train.lrr=1", "train.lrr"),
+        ("tasks.pears.train={lrr: 1}", "train.lrr"),
+        ("tasks.pears.optim.lr=-1", "optim.lr"),
+    ],
+)
+def test_an_override_that_no_experiment_can_have_is_named(path, override, key):
+    message = complaint(path, override, tasks={"pears": {"task": PAIRS}})
+    assert message.startswith(f"override {override!r}: {key}")
+    assert "pears" in message
+
+
+def test_a_mistake_of_one_task_is_not_an_overrides(path):
+    tasks = {"pears": {"task": PAIRS, "train": {"num_epochs": -1}}}
+    message = complaint(path, "train.num_epochs=2", tasks=tasks)
+    assert message.startswith("PATH: train.num_epochs")
 
 
 # Built-in suites

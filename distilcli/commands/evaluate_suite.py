@@ -64,7 +64,7 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
             "--suite starts processes of its own", "Start it plainly; --jobs says how many."
         )
     suite, where = _suite(wanted, overrides, console)
-    runs = plan(suite, wanted.seeds, where)
+    runs = plan(suite, wanted.seeds, where, overrides)
     _check_rows(runs, console)
     gpus = torch.cuda.device_count()
     results, failed = take(runs, wanted.jobs or gpus or 1, gpus, console.note)
