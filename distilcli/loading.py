@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Semaphore
 from multiprocessing.util import Finalize
 
 import torch
@@ -71,8 +71,11 @@ def load_steps(
     if num_workers is None:
         num_workers = _WORKERS.get(device.type, 0)
     fork = get_context("fork")
-    ending = fork.Event()
-    Finalize(None, ending.set, exitpriority=0)  # before Python waits for its children
+    # A semaphore waits for nobody when it is released; an event waits for whoever waits for it.
+    ending = fork.Semaphore(0)
+    Finalize(
+        None, _release, (ending, num_workers), exitpriority=0
+    )  # before children are waited for
     with warnings.catch_warnings():
         # Two on a machine of one core are asked for, not a mistake.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -108,16 +111,21 @@ class _ErrorsAsItems(Dataset[list[PackedSequences] | DistilError]):
             return error
 
 
-def _leave_signals_to_the_parent(ending: Event, _worker: int) -> None:
+def _leave_signals_to_the_parent(ending: Semaphore, _worker: int) -> None:
     """A signal to the whole job must not take the workers before the last step is done.
 
-    At its exit Python sends them SIGTERM, too, and then waits: they end when `ending` is set.
+    At its exit Python sends them SIGTERM, too, and then waits: they end when `ending` is released.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(ending,), daemon=True).start()
 
 
-def _end_with(ending: Event) -> None:
-    ending.wait()
+def _end_with(ending: Semaphore) -> None:
+    ending.acquire()
     os._exit(0)
+
+
+def _release(ending: Semaphore, times: int) -> None:
+    for _ in range(times):
+        ending.release()
