@@ -71,11 +71,9 @@ def load_steps(
     if num_workers is None:
         num_workers = _WORKERS.get(device.type, 0)
     fork = get_context("fork")
-    # A semaphore waits for nobody when it is released; an event waits for whoever waits for it.
+    # Released before Python waits for its children; unlike an event it waits for none of them.
     ending = fork.Semaphore(0)
-    Finalize(
-        None, _release, (ending, num_workers), exitpriority=0
-    )  # before children are waited for
+    Finalize(None, _release, (ending, num_workers), exitpriority=0)
     with warnings.catch_warnings():
         # Two on a machine of one core are asked for, not a mistake.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
