@@ -14,6 +14,7 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Semaphore
 from multiprocessing.util import Finalize
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -70,10 +71,6 @@ def load_steps(
     """
     if num_workers is None:
         num_workers = _WORKERS.get(device.type, 0)
-    fork = get_context("fork")
-    # Released before Python waits for its children; unlike an event it waits for none of them.
-    ending = fork.Semaphore(0)
-    Finalize(None, _release, (ending, num_workers), exitpriority=0)
     with warnings.catch_warnings():
         # Two on a machine of one core are asked for, not a mistake.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -81,13 +78,9 @@ def load_steps(
             _ErrorsAsItems(batches),
             batch_size=None,
             sampler=steps,
-            num_workers=num_workers,
-            prefetch_factor=_STEPS_AHEAD if num_workers else None,
             pin_memory=device.type == "cuda",
-            worker_init_fn=partial(_leave_signals_to_the_parent, ending),
-            # Forked: the memory-mapped store is shared, and workers touch nothing but NumPy.
-            multiprocessing_context=fork if num_workers else None,
             generator=torch.Generator(),  # else it would draw from the one that dropout uses
+            **(_forked(num_workers) if num_workers else {}),
         )
         items = iter(loader)
     for item in items:
@@ -107,6 +100,21 @@ class _ErrorsAsItems(Dataset[list[PackedSequences] | DistilError]):
             return self.batches[step]
         except DistilError as error:
             return error
+
+
+def _forked(num_workers: int) -> dict[str, Any]:
+    """How a DataLoader has workers, which end with this process."""
+    # Forked: the memory-mapped store is shared, and workers touch nothing but NumPy.
+    fork = get_context("fork")
+    # Released before Python waits for its children; unlike an event it waits for none of them.
+    ending = fork.Semaphore(0)
+    Finalize(None, _release, (ending, num_workers), exitpriority=0)
+    return {
+        "num_workers": num_workers,
+        "prefetch_factor": _STEPS_AHEAD,
+        "worker_init_fn": partial(_leave_signals_to_the_parent, ending),
+        "multiprocessing_context": fork,
+    }
 
 
 def _leave_signals_to_the_parent(ending: Semaphore, _worker: int) -> None:
