@@ -224,9 +224,13 @@ class TrainConfig(Section):
     tokens_per_micro_batch: PositiveInt = Field(
         4096, description="Tokens in one forward and backward pass of one process, at most."
     )
-    num_epochs: PositiveInt = Field(3, description="Passes over the training split.")
+    num_epochs: PositiveInt = Field(
+        3,
+        description="Passes over the training split, of which every sequence is seen once in each: "
+        "what fills no batch at the end of one opens the next, and the last step may be smaller.",
+    )
     max_steps: PositiveInt | None = Field(
-        None, description="Stop (and decay) at this step instead."
+        None, description="Stop (and decay) at this step instead, in whatever epoch."
     )
     precision: Precision = Field(
         "auto", description="auto: bf16 autocast where the hardware computes in it, else fp32."

@@ -9,7 +9,8 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Semaphore
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distilcli.batches import PackedSequences, StepPlan
+from distilcli.batches import Draws, PackedSequences, StepPlan
 from distilcli.errors import DistilError
 from distilcli.signals import STOP_SIGNALS
 
@@ -31,7 +32,7 @@ class StepBatches(Dataset[list[PackedSequences]]):
     """What one rank packs in each optimiser step; item s belongs to step s, from 0.
 
     Args:
-        pack_samples: makes a micro-batch of samples, as they are in an epoch.
+        pack: makes a micro-batch of samples, each as it is in its epoch.
         plan: which samples make a step, and how it is cut.
         rank: of this process.
         world_size: number of processes.
@@ -39,23 +40,26 @@ class StepBatches(Dataset[list[PackedSequences]]):
 
     def __init__(
         self,
-        pack_samples: Callable[[Sequence[int], int], PackedSequences],
+        pack: Callable[[Draws], PackedSequences],
         plan: StepPlan,
         rank: int,
         world_size: int,
     ) -> None:
-        self.pack_samples = pack_samples
+        self.pack = pack
         self.plan = plan
         self.rank = rank
         self.world_size = world_size
 
     def __getitem__(self, step: int) -> list[PackedSequences]:
-        samples = self.plan.micro_batches(step, self.rank, self.world_size)
-        return [self.pack(part, step) for part in samples]
+        parts = self.plan.micro_batches(step, self.rank, self.world_size)
+        return [self.pack(part) if len(part) else self._placeholder(step) for part in parts]
 
-    def pack(self, samples: list[int], step: int) -> PackedSequences:
-        """One micro-batch of these samples, as they are in `step`."""
-        return self.pack_samples(samples, self.plan.epoch(step))
+    def _placeholder(self, step: int) -> PackedSequences:
+        """In place of a micro-batch without samples, any one of the step's samples.
+
+        Every rank must run its models as often as the others, which wait for its gradient.
+        """
+        return replace(self.pack(self.plan.draws(step).at([0])), is_placeholder=True)
 
 
 def load_steps(

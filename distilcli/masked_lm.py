@@ -1,14 +1,12 @@
 """Masked-LM training as an objective: a token store, dynamic masks, teacher and student."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from distilcli.assembly import Parts
-from distilcli.batches import IGNORE_INDEX, PackedBatch, held_out_batches, pack
+from distilcli.batches import IGNORE_INDEX, Draws, PackedBatch, held_out_batches, pack
 from distilcli.config import Experiment
 from distilcli.distillation import Distillation
 from distilcli.errors import ModelError
@@ -57,9 +55,10 @@ class MaskedLMObjective(Objective):
         models = [self.module.student, None if self.offloaded else self.module.teacher]
         return [model for model in models if model is not None]
 
-    def pack(self, samples: Sequence[int], epoch: int) -> PackedBatch:
-        """One micro-batch, masked as in this epoch."""
-        return pack(self.store.train, samples, self._masker, epoch, self._unmasked_share)
+    def pack(self, draws: Draws) -> PackedBatch:
+        """One micro-batch, each sample masked as in its epoch."""
+        samples = draws.samples.tolist()
+        return pack(self.store.train, samples, self._masker, draws.epochs, self._unmasked_share)
 
     def held_out(self, accelerator: Accelerator) -> HeldOutScores:
         """Held-out scores of the student as it is now, beside its teacher."""

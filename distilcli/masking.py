@@ -56,7 +56,7 @@ class Masker:
         input_ids: Int32[np.ndarray, " tokens"],
         lengths: Int64[np.ndarray, " sequences"],
         sample_ids: Int64[np.ndarray, " sequences"],
-        epoch: int,
+        epoch: int | Int64[np.ndarray, " sequences"],
     ) -> tuple[Int32[np.ndarray, " tokens"], Bool[np.ndarray, " tokens"]]:
         """Hide tokens of packed sequences.
 
@@ -84,7 +84,7 @@ class Masker:
         self,
         lengths: Int64[np.ndarray, " sequences"],
         sample_ids: Int64[np.ndarray, " sequences"],
-        epoch: int,
+        epoch: int | Int64[np.ndarray, " sequences"],
         share: float,
     ) -> Bool[np.ndarray, " tokens"]:
         """A random share of all tokens, independent of the mask and as reproducible."""
@@ -116,11 +116,14 @@ class Masker:
         return chosen
 
     def _sequence_keys(
-        self, sample_ids: Int64[np.ndarray, " sequences"], epoch: int
+        self,
+        sample_ids: Int64[np.ndarray, " sequences"],
+        epoch: int | Int64[np.ndarray, " sequences"],
     ) -> UInt64[np.ndarray, " sequences"]:
         run_key = _mix(np.array([self.seed], dtype=np.uint64))
         # Arrays wrap around in silence, as a hash wants it; scalars would warn.
-        epoch_key = _mix(run_key + np.array([epoch], dtype=np.uint64) * _GOLDEN)
+        epochs = np.atleast_1d(np.asarray(epoch, dtype=np.uint64))
+        epoch_key = _mix(run_key + epochs * _GOLDEN)
         return _mix(epoch_key + sample_ids.astype(np.uint64) * _GOLDEN)
 
 

@@ -4,7 +4,6 @@ The loop knows no more of masked-LM training (`masked_lm.py`) or of tasks (`task
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distilcli.batches import PackedSequences
+from distilcli.batches import Draws, PackedSequences
 
 
 class LossSums(NamedTuple):
@@ -82,8 +81,8 @@ class Objective(ABC):
         """The models whose layers `train.compile` compiles."""
 
     @abstractmethod
-    def pack(self, samples: Sequence[int], epoch: int) -> PackedSequences:
-        """One micro-batch of these training samples, as they are in this epoch."""
+    def pack(self, draws: Draws) -> PackedSequences:
+        """One micro-batch of these training samples, each as it is in its epoch."""
 
     @abstractmethod
     def held_out(self, accelerator: Accelerator) -> Scores:

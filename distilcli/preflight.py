@@ -29,6 +29,8 @@ class Preflight:
     """What two steps on this machine say about the whole run.
 
     Attributes:
+        steps_per_epoch: on average; an epoch need not end with a step.
+        batches: how many samples the steps draw, for people to read.
         losses: weighted total of each step tried.
         teacher: what `Objective.check_teacher` found.
         tokens_per_second: of the last step, all processes together.
@@ -42,7 +44,8 @@ class Preflight:
     num_processes: int
     micro_batches: int
     total_steps: int
-    steps_per_epoch: int
+    steps_per_epoch: float
+    batches: str
     losses: list[float]
     teacher: dict[str, float | None]
     tokens_per_second: float
@@ -84,6 +87,7 @@ def preflight(
         micro_batches=len(stepper.plan.micro_batches(0, 0, accelerator.num_processes)),
         total_steps=stepper.total_steps,
         steps_per_epoch=stepper.plan.steps_per_epoch,
+        batches=stepper.plan.describe(stepper.total_steps),
         losses=[record["loss/total"] for record in records],
         teacher=teacher,
         tokens_per_second=records[-1]["speed/tokens_per_second"],

@@ -84,10 +84,10 @@ class Stepper:
             experiment.train.global_batch_size,
             experiment.train.tokens_per_micro_batch,
             experiment.seed,
+            # A number of steps is reached in whatever epoch that may be.
+            None if experiment.train.max_steps else experiment.train.num_epochs,
         )
-        self.total_steps = (
-            experiment.train.max_steps or experiment.train.num_epochs * self.plan.steps_per_epoch
-        )
+        self.total_steps = experiment.train.max_steps or self.plan.num_steps or 0
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
         self.distillation = objective.module
         self.step_batches = StepBatches(objective.pack, self.plan, self.rank, self.world_size)
@@ -196,6 +196,7 @@ class Stepper:
         seed = (self.experiment.seed * _SEED_STRIDE + step) * self.world_size + self.rank
         torch.manual_seed(seed % _SEED_LIMIT)
         coefficients = self._coefficients(counts)
+        nothing = [None if value is None else torch.zeros_like(value) for value in coefficients]
         sums = torch.zeros(
             len(self.distillation.terms), dtype=torch.float64, device=self.accelerator.device
         )
@@ -203,10 +204,11 @@ class Stepper:
             is_last = index == len(batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with self.autocast():
-                    losses = self.model(batch, coefficients)
+                    losses = self.model(batch, nothing if batch.is_placeholder else coefficients)
                 # accelerate divides by its own accumulation steps, which stay at 1.
                 self.accelerator.backward(losses.total)
-            sums += losses.terms
+            if not batch.is_placeholder:
+                sums += losses.terms
         return sums
 
     @contextmanager
@@ -246,9 +248,11 @@ class Stepper:
 
     def _global_counts(self, batches: list[PackedSequences], stop_requested: bool) -> list[int]:
         """Over all ranks: counts of each term, ranks that want to stop, tokens."""
-        counts = [self.distillation.counts(batch) for batch in batches]
+        counted = [batch for batch in batches if not batch.is_placeholder]
+        counts = [self.distillation.counts(batch) for batch in counted]
         totals = [sum(column) for column in zip(*counts, strict=True)]
-        totals += [int(stop_requested), sum(batch.num_tokens for batch in batches)]
+        totals = totals or [0] * len(self.distillation.terms)
+        totals += [int(stop_requested), sum(batch.num_tokens for batch in counted)]
         if self.world_size == 1:
             return totals
         reduced = torch.tensor(totals)
@@ -278,12 +282,13 @@ class Stepper:
         counts = self._global_counts(batches, stop_requested=False)[: len(self.distillation.terms)]
         coefficients = self._coefficients(counts)
         culprits: list[int] = []
-        for sample in (sample for batch in batches for sample in batch.sample_ids):
-            alone = self.step_batches.pack([sample], step).to(self.accelerator.device)
+        mine = self.plan.micro_batches(step, self.rank, self.world_size)
+        for one in (part.at([place]) for part in mine for place in range(len(part))):
+            alone = self.step_batches.pack(one).to(self.accelerator.device)
             with torch.no_grad(), self.autocast():
                 losses = self.distillation(alone, coefficients)
             if not torch.isfinite(losses.terms).all():
-                culprits.append(sample)
+                culprits.append(int(one.samples[0]))
         everywhere = gather_object(culprits)
         where = "the gradient (each sample's loss alone is finite)"
         if everywhere:

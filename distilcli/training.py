@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilcli import checkpoints
+from distilcli.batches import STEP_PLAN
 from distilcli.checkpoint_writer import CheckpointWriter
 from distilcli.config import BaseExperiment
 from distilcli.errors import (
@@ -45,6 +46,7 @@ class TrainState:
         best_step: step of the best held-out scores, None before the first validation.
         best_criterion: of those scores; lower is better.
         best_scores: those scores as metrics.
+        step_plan: by which rule steps draw samples; checkpoints that do not say follow the first.
     """
 
     step: int = 0
@@ -53,6 +55,7 @@ class TrainState:
     best_step: int | None = None
     best_criterion: float | None = None
     best_scores: dict[str, float] = field(default_factory=dict)
+    step_plan: int = 1
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Trainer:
         self.accelerator = accelerator
         self.events = events
         self.folder = RunFolder(experiment.run_folder)
-        self.state = TrainState()
+        self.state = TrainState(step_plan=STEP_PLAN)
         self.writer = CheckpointWriter(self.folder.checkpoints, experiment.train.keep_checkpoints)
         self.stepper = Stepper(experiment, objective, accelerator)
         self.metrics = Metrics(objective.module, accelerator)
@@ -213,7 +216,12 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def restore(self) -> bool:
-        """Continue from the newest whole checkpoint; False when there is none."""
+        """Continue from the newest whole checkpoint; False when there is none.
+
+        Raises:
+            RunFolderError: every checkpoint is damaged, or the newest would go on with other
+                batches than those it was begun with.
+        """
         found: list[int | None] = [None]
         if self.accelerator.is_main_process:
             newest = checkpoints.load_latest(self.folder.checkpoints, self.events.on_warning)
@@ -224,10 +232,20 @@ class Trainer:
             return False
         folder = checkpoints.checkpoint_folder(self.folder.checkpoints, found[0])
         checkpoint = checkpoints.load(folder)
+        state = TrainState(**checkpoint.state)
+        plan, total = self.stepper.plan, self.stepper.total_steps
+        if not plan.is_that_of(state.step_plan, total):
+            left_out = len(plan.lengths) % plan.global_batch_size
+            raise RunFolderError(
+                f"{folder}: begun by an older version, which left {left_out:,} samples out of each "
+                "epoch; this one trains on them, so its batches would be others",
+                "Finish the run with the version named in environment.json, or start again with "
+                "--force.",
+            )
         copy_weights(self.objective.student, checkpoint.tensors("student"))
         named_parameters = dict(self.objective.student.named_parameters())
         restore_moments(self.stepper.optimizer, named_parameters, checkpoint.tensors("optimizer"))
-        self.state = TrainState(**checkpoint.state)
+        self.state = state
         return True
 
     def finish(self, already_finished: bool) -> TrainResult:
@@ -308,6 +326,8 @@ def train(
         total = trainer.stepper.total_steps
         events.on_note(f"resumed after step {trainer.state.step} of {total}")
     already_finished = trainer.finished
+    if not already_finished and accelerator.is_main_process:
+        events.on_note(f"steps: {trainer.stepper.plan.describe(trainer.stepper.total_steps)}")
     if not already_finished:
         if experiment.train.trackers:
             accelerator.init_trackers(experiment.name)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -84,6 +85,7 @@ class _PaddedContestant:
             experiment.train.global_batch_size,
             experiment.train.tokens_per_micro_batch,
             experiment.seed,
+            num_epochs=1,
         )
         vocab_size, counts = parts.store.manifest.vocab_size, parts.store.token_counts
         self.masker = Masker(
@@ -93,7 +95,7 @@ class _PaddedContestant:
         self.teacher = parts.teacher.float().eval().to(self.device)
         self.student = parts.student.train().to(self.device)
         self.optimizer = make_optimizer(parts.student, experiment.optim)
-        self.total_steps = experiment.train.max_steps or self.plan.steps_per_epoch
+        self.total_steps = experiment.train.max_steps or self.plan.num_steps or 0
         # As many sequences as the packed micro-batch holds at full length: what memory allows.
         self.batch_size = experiment.train.tokens_per_micro_batch // experiment.data.max_length
         self.batches: list[PaddedBatch] = []
@@ -104,10 +106,10 @@ class _PaddedContestant:
 
     def _padded(self, index: int) -> Iterator[PaddedBatch]:
         """The step's sequences in batches of similar length."""
-        samples = sorted(
-            self.plan.samples(index).tolist(), key=lambda sample: self.split.lengths[sample]
-        )
-        packed = pack(self.split, samples, self.masker, self.plan.epoch(index))
+        draws = self.plan.draws(index)
+        draws = draws.at(np.argsort(self.split.lengths[draws.samples], kind="stable").tolist())
+        samples = draws.samples.tolist()
+        packed = pack(self.split, samples, self.masker, draws.epochs)
         rows = packed.input_ids[0].split(list(packed.lengths))
         labels = packed.labels.split(list(packed.lengths))
         for first in range(0, len(samples), self.batch_size):

@@ -70,6 +70,32 @@ def work(folder: str, config: str, *overrides: str) -> None:
     accelerator.end_training()
 
 
+def work_last(folder: str, config: str, *overrides: str) -> None:
+    """What one rank does in the last step, which may have no sample for it: its gradient."""
+    experiment = load(Path(config), overrides)
+    accelerator = make_accelerator(experiment)
+    rank = accelerator.process_index
+    stepper = make_stepper(experiment, accelerator)
+    last = stepper.total_steps - 1
+    [batch] = stepper.step_batches[last]
+    outcomes = []
+    take = stepper.take
+    stepper.take = lambda *arguments: outcomes.append(take(*arguments))
+    save_file(gradient_of_step(stepper, last), Path(folder) / f"gradient-{rank}.safetensors")
+    stepper.check_finite()
+    record = {
+        "step": last,
+        "is_placeholder": batch.is_placeholder,
+        "counts": outcomes[0].counts,
+        "tokens": outcomes[0].tokens,
+        "sums": outcomes[0].sums.tolist(),
+    }
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(record), encoding="utf-8")
+    stepper.take = take
+    stepper.close()
+    accelerator.end_training()
+
+
 def _is_released(stepper: Stepper) -> bool:
     """Whether closing a stepper frees the wrapped module, and with it DDP's reducer."""
     module = weakref.ref(stepper.model)

@@ -11,6 +11,8 @@ from packed_batches import CLS, SEP, make_masker, random_split
 
 from distilcli.batches import (
     IGNORE_INDEX,
+    STEP_PLAN,
+    Draws,
     PackedBatch,
     StepPlan,
     balanced_bins,
@@ -36,21 +38,83 @@ def plan(lengths) -> StepPlan:
 # Which sequences make a step
 
 
-def test_an_epoch_holds_every_sequence_once_but_the_remainder(plan):
-    assert plan.steps_per_epoch == NUM_SEQUENCES // BATCH == 8
-    left_over = []
+def drawn_by(plan: StepPlan, steps: range) -> list[tuple[int, int]]:
+    """(epoch, sample) of everything that some steps draw, in order."""
+    draws = [plan.draws(step) for step in steps]
+    return [
+        pair
+        for part in draws
+        for pair in zip(part.epochs.tolist(), part.samples.tolist(), strict=True)
+    ]
+
+
+def test_an_epoch_holds_every_sequence_once(plan):
+    """What fills no batch at its end opens the first batch of the next."""
+    drawn = drawn_by(plan, range(26))  # 24 * 26 = 624: three epochs of 203 and a little more
+    assert [len(plan.samples(step)) for step in range(26)] == [BATCH] * 26
     for epoch in range(3):
-        steps = range(epoch * 8, (epoch + 1) * 8)
-        assert {plan.epoch(step) for step in steps} == {epoch}
-        drawn = np.concatenate([plan.samples(step) for step in steps])
-        assert len(drawn) == len(set(drawn.tolist())) == 8 * BATCH
-        assert set(drawn.tolist()) <= set(range(NUM_SEQUENCES))
-        left_over.append(frozenset(range(NUM_SEQUENCES)) - set(drawn.tolist()))
-    assert len(set(left_over)) == 3
+        of_epoch = drawn[epoch * NUM_SEQUENCES : (epoch + 1) * NUM_SEQUENCES]
+        assert {found for found, _ in of_epoch} == {epoch}
+        assert sorted(sample for _, sample in of_epoch) == list(range(NUM_SEQUENCES))
+    assert [plan.epoch(step) for step in (0, 8, 9, 16, 17, 25)] == [0, 0, 1, 1, 2, 2]
+    assert set(plan.draws(8).epochs.tolist()) == {0, 1}
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 5), st.sampled_from(WORLD_SIZES))
+def test_a_run_sees_every_sequence_once_an_epoch_on_any_hardware(size, batch, epochs, world_size):
+    """No more and no fewer, in batches of one size but for the last."""
+    size, batch = max(size, batch), max(batch, world_size)
+    size = max(size, batch)
+    plan = StepPlan(np.full(size, 5), batch, 20, seed=1, num_epochs=epochs)
+    steps = range(plan.num_steps)
+    sizes = [len(plan.samples(step)) for step in steps]
+    assert set(sizes[:-1]) <= {batch}
+    assert 0 < sizes[-1] <= batch
+    expected = sorted((epoch, sample) for epoch in range(epochs) for sample in range(size))
+    assert sorted(drawn_by(plan, steps)) == expected
+    dealt = []
+    for step in steps:
+        by_rank = [plan.micro_batches(step, rank, world_size) for rank in range(world_size)]
+        assert len({len(parts) for parts in by_rank}) == 1
+        for part in (part for parts in by_rank for part in parts):
+            assert plan.lengths[part.samples].sum() <= 20
+            dealt += zip(part.epochs.tolist(), part.samples.tolist(), strict=True)
+    assert sorted(dealt) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "epochs", "sizes", "words"),
+    [
+        (31, 16, 1, [16, 15], "2 of 16 samples, the last of 15 (1 epoch)"),
+        (32, 16, 1, [16, 16], "2 of 16 samples (1 epoch)"),
+        (17, 16, 3, [16, 16, 16, 3], "4 of 16 samples, the last of 3 (3 epochs)"),
+        (17, 16, 1, [16, 1], "2 of 16 samples, the last of 1 (1 epoch)"),
+        (16, 16, 2, [16, 16], "2 of 16 samples (2 epochs)"),
+    ],
+)
+def test_the_last_step_holds_what_is_left(size, batch, epochs, sizes, words):
+    plan = StepPlan(np.full(size, 8), batch, 100, seed=0, num_epochs=epochs)
+    assert [len(plan.samples(step)) for step in range(plan.num_steps)] == sizes
+    assert plan.describe(plan.num_steps) == words
+
+
+def test_an_earlier_rule_is_the_same_where_nothing_was_left_over(plan, lengths):
+    """It drew the same whole batches, and no others, from the first epoch."""
+    assert [plan.is_that_of(1, num_steps) for num_steps in (8, 9)] == [True, False]
+    assert plan.is_that_of(STEP_PLAN, 9)
+    assert StepPlan(lengths, 29, BOUND, seed=5).is_that_of(1, 100)  # 203 is 7 * 29
+
+
+def test_a_number_of_steps_is_of_whole_batches(lengths):
+    """However far that goes beyond the epochs."""
+    plan = StepPlan(lengths, BATCH, BOUND, seed=5)
+    assert plan.num_steps is None
+    assert {len(plan.samples(step)) for step in (8, 100, 1000)} == {BATCH}
+    assert plan.describe(100) == f"100 of 24 samples ({2400 / 203:.4g} epochs)"
 
 
 def test_epochs_and_seeds_differ(plan, lengths):
-    first, again = plan.samples(0).tolist(), plan.samples(8).tolist()
+    first, again = plan.samples(0).tolist(), plan.samples(9).tolist()
     other = StepPlan(lengths, BATCH, BOUND, seed=6).samples(0).tolist()
     assert len({tuple(first), tuple(again), tuple(other)}) == 3
 
@@ -92,10 +156,9 @@ def test_ranks_share_a_step_without_loss_or_double(plan, lengths, world_size):
     for step in (0, 5, 17):
         by_rank = [plan.micro_batches(step, rank, world_size) for rank in range(world_size)]
         assert len({len(micro_batches) for micro_batches in by_rank}) == 1
-        flat = [micro_batch for micro_batches in by_rank for micro_batch in micro_batches]
-        dealt = [sample for micro_batch in flat for sample in micro_batch]
-        assert sorted(dealt) == sorted(plan.samples(step).tolist())
-        assert all(0 < lengths[micro_batch].sum() <= BOUND for micro_batch in flat)
+        flat = [draws.samples for micro_batches in by_rank for draws in micro_batches]
+        assert sorted(np.concatenate(flat).tolist()) == sorted(plan.samples(step).tolist())
+        assert all(0 < lengths[samples].sum() <= BOUND for samples in flat)
 
 
 @given(
@@ -104,48 +167,53 @@ def test_ranks_share_a_step_without_loss_or_double(plan, lengths, world_size):
     st.sampled_from(WORLD_SIZES),
 )
 def test_bins_are_full_sorted_and_balanced(sizes, bound, multiple):
-    samples, sizes = np.arange(len(sizes)) * 3, np.array(sizes, np.int32)
-    size_of = dict(zip(samples.tolist(), sizes.tolist(), strict=True))
-    try:
-        bins = balanced_bins(samples, sizes, bound, multiple)
-    except ConfigError:
-        # Never with bins for twice the tokens: then, longest first, something half empty is left.
-        assert len(sizes) < multiple * (np.ceil(2 * sizes.sum() / (bound * multiple)) + 1)
-        return
+    sizes = np.array(sizes, np.int32)
+    bins = balanced_bins(sizes, bound, multiple)
     assert len(bins) % multiple == 0
-    assert sorted(sample for one in bins for sample in one) == samples.tolist()
-    totals = [sum(size_of[sample] for sample in one) for one in bins]
-    assert 0 < min(totals) <= max(totals) <= bound
-    # Into the emptiest bin each: two bins differ by one sequence at most.
+    # Never bins for more than twice the tokens: longest first, they would be half empty.
+    assert len(bins) <= multiple * (np.ceil(2 * sizes.sum() / (bound * multiple)) + 1)
+    assert sorted(place for one in bins for place in one) == list(range(len(sizes)))
+    totals = [int(sizes[one].sum()) for one in bins if one]
+    assert max(totals) <= bound
+    # Into the emptiest bin each: none is empty before all sequences have one of their own, and two
+    # bins differ by one sequence at most.
+    assert len(totals) == min(len(bins), len(sizes))
     assert max(totals) - min(totals) <= sizes.max()
     for one in bins:
-        found = [size_of[sample] for sample in one]
+        found = sizes[one].tolist()
         assert found == sorted(found, reverse=True)
 
 
 def test_bins_are_the_fewest_that_hold_the_tokens():
-    samples, sizes = np.arange(12), np.full(12, 10)
+    sizes = np.full(12, 10)
     for bound, multiple, expected in ((120, 1, 1), (60, 1, 2), (59, 1, 3), (60, 4, 4), (20, 2, 6)):
-        assert len(balanced_bins(samples, sizes, bound, multiple)) == expected
+        assert len(balanced_bins(sizes, bound, multiple)) == expected
 
 
 def test_bins_are_added_where_sequences_pair_badly():
     """120 tokens would fit into two bins of 64, but no two sequences of 40 fit into one."""
-    assert balanced_bins(np.arange(3), np.full(3, 40), 64, 1) == [[0], [1], [2]]
-    found = balanced_bins(np.arange(6), np.full(6, 40), 64, 2)
-    assert found == [[0], [1], [2], [3], [4], [5]]
+    assert balanced_bins(np.full(3, 40), 64, 1) == [[0], [1], [2]]
+    assert balanced_bins(np.full(6, 40), 64, 2) == [[0], [1], [2], [3], [4], [5]]
+
+
+def test_bins_stay_empty_where_sequences_are_few():
+    """Three sequences that pair badly need two rounds of two processes."""
+    assert balanced_bins(np.full(3, 40), 64, 2) == [[0], [1], [2], []]
+    assert balanced_bins(np.array([5]), 64, 3) == [[0], [], []]
 
 
 def test_fewer_sequences_than_processes_are_refused():
-    with pytest.raises(ConfigError, match="fewer sequences than the 8 micro-batches") as caught:
-        balanced_bins(np.arange(7), np.full(7, 10), 100, 8)
+    plan = StepPlan(np.full(20, 10), 7, 100, seed=0)
+    with pytest.raises(ConfigError, match="fewer sequences than the 8 processes") as caught:
+        plan.micro_batches(0, 0, 8)
     assert "train.global_batch_size 7" in caught.value.message
     assert "fewer processes" in caught.value.hint
 
 
 def test_a_sequence_over_the_bound_is_refused():
-    with pytest.raises(ConfigError, match="micro-batches"):
-        balanced_bins(np.arange(4), np.array([10, 10, 101, 10]), 100, 1)
+    with pytest.raises(ConfigError, match="micro_batch 100: a sequence has 101 tokens") as caught:
+        balanced_bins(np.array([10, 10, 101, 10]), 100, 1)
+    assert "to 101 or more" in caught.value.hint
 
 
 # Packing
@@ -192,6 +260,19 @@ def test_a_sequence_is_masked_alike_in_every_batch(split, tiny_tokenizer):
     assert torch.equal(together.input_ids[:, where], alone.input_ids)
     assert torch.equal(together.labels[where], alone.labels)
     assert torch.equal(together.position_ids[:, where], alone.position_ids)
+
+
+def test_one_sequence_twice_in_a_batch_has_the_mask_of_each_epoch(split, tiny_tokenizer):
+    """As in a step that ends one epoch and begins the next."""
+    masker = make_masker(tiny_tokenizer)
+    draws = Draws(np.array([8, 3, 8]), np.array([4, 4, 5]))
+    both = pack(split, draws.samples.tolist(), masker, draws.epochs, 0.5)
+    size = len(split.tokens(8))
+    for where, epoch in ((slice(0, size), 4), (slice(-size, None), 5)):
+        alone = pack(split, [8], masker, epoch, 0.5)
+        assert torch.equal(both.input_ids[:, where], alone.input_ids)
+        assert torch.equal(both.labels[where], alone.labels)
+    assert not torch.equal(both.labels[:size], both.labels[-size:])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -27,6 +27,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, pipelin
 from distilcli import __version__, cli
 from distilcli.experiment_file import load
 from distilcli.models import load_masked_lm
+from distilcli.store import TokenStore
 from distilcli.students import copy_layers
 
 COMMANDS = ["prepare", "init-student", "train", "eval"]
@@ -382,12 +383,17 @@ def test_overrides(tiny_world, tmp_path):
 
 
 def test_epochs(tiny_world, tmp_path):
-    """Without max_steps a run is its epochs, and masks change from one to the next."""
+    """Without max_steps a run is its epochs, to the last sequence, and says how many steps."""
+    num_sequences = len(TokenStore.open(tiny_world.store).train)
+    steps, left = divmod(2 * num_sequences, 100)
+    assert left
     settings = ["train.max_steps=null", "train.num_epochs=2", "train.global_batch_size=100"]
-    done(*command("train", tiny_world.config, tmp_path, *settings))
+    finished = done(*command("train", tiny_world.config, tmp_path, *settings))
+    words = f"steps: {steps + 1} of 100 samples, the last of {left} (2 epochs)"
+    assert words in finished.stderr
     records = metrics(tmp_path / "tiny")
-    per_epoch = len(records) // 2
-    assert [record["epoch"] for record in records] == [0] * per_epoch + [1] * per_epoch
+    expected = [step * 100 // num_sequences for step in range(steps + 1)]
+    assert [record["epoch"] for record in records] == expected
 
 
 def test_force_starts_again(tiny_world, tmp_path):

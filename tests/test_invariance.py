@@ -5,6 +5,7 @@ processes that talk over gloo; and what the comparison says once the average is 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from distilcli.distillation import TERMS
 from distilcli.experiment_file import load
 from distilcli.processes import make_accelerator
 from distilcli.steps import Stepper
+from distilcli.store import TokenStore
 
 NUM_MICRO_BATCHES = 8
 TOLERANCE = 1e-5  # of the difference's norm over the gradient's
@@ -48,15 +50,27 @@ class Partition:
 
 def ranks(folder: Path, world: TinyWorld, settings: list[str], num_processes: int) -> Partition:
     """Take the step in `num_processes` processes of their own."""
+    records, gradients = work(folder, world, settings, num_processes, gradient_worker.work)
+    weights = [load_file(folder / f"weights-{rank}.safetensors") for rank in range(num_processes)]
+    return Partition(records, gradients, weights)
+
+
+def work(
+    folder: Path,
+    world: TinyWorld,
+    settings: list[str],
+    num_processes: int,
+    function: Callable[..., None],
+) -> tuple[list[dict], list[dict[str, Tensor]]]:
+    """What each of some processes wrote down, and its gradient."""
     folder.mkdir()
     arguments = [str(folder), str(world.config), *settings, f"output_dir={folder}"]
-    finished = start_function(gradient_worker.work, arguments, num_processes).wait()
+    finished = start_function(function, arguments, num_processes).wait()
     assert finished.code == 0, finished.stderr
     every_rank = range(num_processes)
-    return Partition(
+    return (
         [json.loads((folder / f"{rank}.json").read_text()) for rank in every_rank],
         [load_file(folder / f"gradient-{rank}.safetensors") for rank in every_rank],
-        [load_file(folder / f"weights-{rank}.safetensors") for rank in every_rank],
     )
 
 
@@ -159,6 +173,39 @@ def test_two_processes_of_one_micro_batch(tiny_world, tmp_path, stepper_of):
     together = ranks(tmp_path / "ranks", tiny_world, [*SETTINGS, ALL_TOKENS], 2)
     assert [len(record["tokens"]) for record in together.records] == [1, 1]
     assert relative_difference(together.gradients[0], gradient) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_a_last_step_of_fewer_samples_than_processes(
+    tiny_world, tmp_path, stepper_of, num_processes
+):
+    """Its gradient is that of its one sample, on every process, and it is counted once."""
+    num_sequences = len(TokenStore.open(tiny_world.store).train)
+    settings = ["train.max_steps=null", "train.num_epochs=1", ALL_TOKENS]
+    settings.append(f"train.global_batch_size={num_sequences - 1}")
+    alone = stepper_of(*settings)
+    assert alone.total_steps == 2
+    [batch] = alone.step_batches[1]
+    assert len(batch.sample_ids) == 1
+    expected = gradient_worker.gradient_of_step(alone, 1)
+    records, gradients = work(
+        tmp_path / "ranks",
+        tiny_world,
+        [*SETTINGS, *settings],
+        num_processes,
+        gradient_worker.work_last,
+    )
+    assert [record["is_placeholder"] for record in records] == [False] + [True] * (
+        num_processes - 1
+    )
+    assert {record["step"] for record in records} == {1}
+    assert {record["tokens"] for record in records} == {batch.num_tokens}
+    counts = alone.distillation.counts(batch)
+    assert all(record["counts"] == counts for record in records)
+    assert all(not any(record["sums"]) for record in records[1:])
+    for found in gradients:
+        assert relative_difference(found, expected) < TOLERANCE
 
 
 # The comparison can fail

@@ -1,7 +1,6 @@
 """Micro-batches read ahead: the same ones, in order, whoever makes them."""
 
 import os
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from token_stores import tiny_tokenizer as word_pieces
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches import PackedBatch, StepPlan, pack
+from distilcli.batches import Draws, PackedBatch, StepPlan, pack
 from distilcli.errors import ConfigError
 from distilcli.loading import StepBatches, load_steps
 from distilcli.signals import STOP_SIGNALS
@@ -35,10 +34,10 @@ def batches_of(tokenizer: PreTrainedTokenizerFast, rank: int = 0, world_size: in
     plan = StepPlan(split.lengths, 16, 64, seed=3)
     masker = make_masker(tokenizer)
 
-    def pack_samples(samples: Sequence[int], epoch: int) -> PackedBatch:
-        return pack(split, samples, masker, epoch, 0.4)
+    def pack_draws(draws: Draws) -> PackedBatch:
+        return pack(split, draws.samples.tolist(), masker, draws.epochs, 0.4)
 
-    return Signalled(pack_samples, plan, rank, world_size)
+    return Signalled(pack_draws, plan, rank, world_size)
 
 
 def assert_same(found: list[PackedBatch], expected: list[PackedBatch]) -> None:
@@ -80,10 +79,21 @@ def test_ranks_share_a_step(tiny_tokenizer):
     assert sorted(samples) == sorted(batches_of(tiny_tokenizer).plan.samples(1).tolist())
 
 
+def test_a_rank_without_samples_of_its_own_gets_a_placeholder(tiny_tokenizer):
+    """In a last step of one sample every rank still has a micro-batch to run."""
+    parts = []
+    for rank in range(3):
+        batches = batches_of(tiny_tokenizer, rank, world_size=3)
+        batches.plan.num_draws = 17
+        parts += batches[1]
+    assert [part.is_placeholder for part in parts] == [False, True, True]
+    assert len({part.sample_ids for part in parts}) == 1
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_mistake_is_the_same_error_wherever_it_is_found(tiny_tokenizer, num_workers):
     whole = batches_of(tiny_tokenizer)
-    batches = Failing(whole.pack_samples, whole.plan, 0, 1)
+    batches = Failing(whole.pack, whole.plan, 0, 1)
     loaded = load_steps(batches, range(9), CPU, num_workers)
     assert len([next(loaded), next(loaded)]) == 2
     with pytest.raises(ConfigError) as caught:

@@ -33,8 +33,10 @@ from tiny_experiments import (
     weights,
 )
 
+from distilcli import checkpoints
 from distilcli.cli import main
 from distilcli.distillation import Distillation
+from distilcli.store import TokenStore
 
 STEPS = 24  # train.max_steps of the tiny experiment, which saves every 4 and validates every 6
 NO_DROPOUT = ["student.dropout=0", "student.attention_dropout=0"]
@@ -151,6 +153,38 @@ def test_killed_before_the_first_step(tiny_world, undisturbed, tmp_path, delay):
     kill_at(start(*command(tiny_world, tmp_path)), tmp_path, step=0, delay=delay)
     finish(command(tiny_world, tmp_path, "--resume"))
     assert_same_end(tmp_path, undisturbed)
+
+
+IN_EPOCHS = ["train.max_steps=null", "train.num_epochs=2", "train.global_batch_size=100"]
+IN_EPOCHS += ["train.save_every=1", "validation.every=0"]
+
+
+def test_killed_in_the_step_that_ends_an_epoch(tiny_world, tmp_path):
+    """It holds samples of two epochs; the last step is a smaller one."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(command(tiny_world, whole, *IN_EPOCHS))
+    running = start(*command(tiny_world, killed, *IN_EPOCHS))
+    kill_at(running, killed, 3)
+    finish(command(tiny_world, killed, *IN_EPOCHS, "--resume"))
+    assert weights(run_folder(killed)) == weights(run_folder(whole))
+    assert metrics(run_folder(killed)) == metrics(run_folder(whole))
+
+
+def test_a_run_that_left_samples_out_does_not_go_on_with_other_batches(tiny_world, tmp_path):
+    """Begun before what is left over at the end of an epoch was trained on."""
+    finish(command(tiny_world, tmp_path, *IN_EPOCHS))
+    root = run_folder(tmp_path) / "checkpoints"
+    newest = checkpoints.load_latest(root, pytest.fail)
+    state = {key: value for key, value in newest.state.items() if key != "step_plan"}
+    tensors = {name: newest.tensors(name) for name in ("student", "optimizer")}
+    checkpoints.save(root, newest.step, tensors, state)
+    before = contents(tmp_path)
+    refused = run(*command(tiny_world, tmp_path, *IN_EPOCHS, "--resume"))
+    assert refused.code == 2
+    left_out = len(TokenStore.open(tiny_world.store).train) % 100
+    assert f"begun by an older version, which left {left_out} samples out of" in refused.stderr
+    assert "start again with --force" in refused.stderr
+    assert contents(tmp_path) == before
 
 
 def test_killed_again_and_again(tiny_world, undisturbed, tmp_path):

@@ -193,7 +193,7 @@ def _show_profile(report: Profile, console: Console) -> None:
 def _show_preflight(report: Preflight, experiment: BaseExperiment, console: Console) -> None:
     rows = [
         ["processes x micro-batches", f"{report.num_processes} x {report.micro_batches}"],
-        ["steps", f"{report.total_steps:,} ({report.steps_per_epoch:,} an epoch)"],
+        ["steps", report.batches],
         ["tokens a second", f"{report.tokens_per_second:,.0f}"],
         ["time to finish", duration(report.seconds_to_finish)],
         ["peak memory, GiB", f"{report.peak_memory_gib:.2f}"],

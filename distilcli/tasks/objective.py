@@ -1,7 +1,7 @@
 """A task as an objective: its inputs, student, teacher or the teacher's cached outputs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.attention import use_packed_attention
-from distilcli.batches import by_length
+from distilcli.batches import Draws, by_length
 from distilcli.errors import ModelError
 from distilcli.objective import Objective
 from distilcli.precision import resolve_precision
@@ -191,8 +191,9 @@ class TaskObjective(Objective):
         models = [self.module.student, self.module.teacher]
         return [model for model in models if model is not None]
 
-    def pack(self, samples: Sequence[int], epoch: int) -> TaskBatch:
+    def pack(self, draws: Draws) -> TaskBatch:
         """One micro-batch, with the teacher's outputs where they are cached."""
+        samples = draws.samples.tolist()
         known = self._cached.of(samples) if self._cached else None
         return pack(self._inputs, samples, known)
 
