@@ -22,7 +22,12 @@ FileFormat = Literal["text", "jsonl", "csv", "tsv", "parquet"]
 GZIP_MAGIC = b"\x1f\x8b"
 UTF8_BOM = b"\xef\xbb\xbf"
 PARQUET_ROWS = 256  # rows decoded at once; documents are long, so few are enough for speed
-MAX_CSV_FIELD = 2**31 - 1  # the csv module's own limit, 128 KiB, is less than a novel
+# More than any real text has in one line or document. A few MB of gzip can hold thousands of times
+# as much, and lines are read whole: memory would run out.
+MAX_LINE_BYTES = 256 * 2**20
+MAX_DOCUMENT_CHARS = 2**30
+# The csv module's own limit, 128 KiB, is less than a novel.
+MAX_CSV_FIELD = MAX_LINE_BYTES
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,14 @@ def _lines(path: Path, stream: IO[bytes]) -> Iterator[str]:
     """Decoded lines with their ends; a byte order mark is taken off the first."""
     number = 0
     try:
-        for number, line in enumerate(stream, start=1):
+        # Not `for line in stream`: that would read a line of any length.
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{path} line {number}: over {MAX_LINE_BYTES / 2**20:,.0f} MiB",
+                    "Break the text into shorter lines; if it has such, the file may be damaged.",
+                )
             if number == 1:
                 line = line.removeprefix(UTF8_BOM)
             yield line.decode("utf-8")
@@ -102,18 +114,22 @@ def _text_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
     if file.documents == "line":
         yield from lines
         return
-    if file.documents == "file":
-        yield "".join(lines)
-        return
-    paragraph: list[str] = []
+    parts: list[str] = []
+    num_chars = 0
     for line in lines:
-        if line.strip():
-            paragraph.append(line)
-        elif paragraph:
-            yield "".join(paragraph)
-            paragraph = []
-    if paragraph:
-        yield "".join(paragraph)
+        if file.documents == "file" or line.strip():
+            parts.append(line)
+            num_chars += len(line)
+            if num_chars > MAX_DOCUMENT_CHARS:
+                raise DataError(
+                    f"{file.path}: a document of over {MAX_DOCUMENT_CHARS:,} characters",
+                    f"Set documents to what one document of it is, which is not {file.documents}.",
+                )
+        elif parts:
+            yield "".join(parts)
+            parts, num_chars = [], 0
+    if parts or file.documents == "file":
+        yield "".join(parts)
 
 
 def _row_documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:

@@ -7,7 +7,6 @@ read. Every error says which file and which line or row it is about.
     for text in Reader(inputs).documents(inputs): ...
 """
 
-import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from distilcli.config import FilesSource, HubSource
 from distilcli.errors import ConfigError, DataError
 from distilcli.formats import FileFormat, InputFile, checked_text, missing_column, read_documents
-from distilcli.schema import resolve_path
+from distilcli.globs import file_id, matching_files
 from distilcli.task_config import RowHub
 
 ENDINGS: dict[str, FileFormat] = {
@@ -33,7 +32,7 @@ Input = InputFile | HubSource
 
 
 def resolve(sources: Sequence[FilesSource | HubSource], key: str) -> list[Input]:
-    """Every file and hub data set that `sources` name, in reading order.
+    """Every file and hub data set that `sources` name, in reading order and each one once.
 
     Args:
         sources: as the experiment gives them.
@@ -43,39 +42,19 @@ def resolve(sources: Sequence[FilesSource | HubSource], key: str) -> list[Input]
         ConfigError: the format of a file is unknown, or `documents` is not said for text.
         DataError: a path or glob matches nothing.
     """
-    inputs: list[Input] = []
+    inputs: dict[Any, Input] = {}
     for index, source in enumerate(sources):
         if isinstance(source, HubSource):
-            inputs.append(source)
-        else:
-            inputs.extend(_resolve_files(source, f"{key}.{index}"))
-    return inputs
+            inputs.setdefault(source, source)
+            continue
+        for file in _resolve_files(source, f"{key}.{index}"):
+            # Another column of a file that was read before is another text.
+            inputs.setdefault((file_id(file.path), file.text_column), file)
+    return list(inputs.values())
 
 
 def _resolve_files(source: FilesSource, key: str) -> list[InputFile]:
-    # A dictionary, because a file that two patterns of one source match is read once.
-    paths = dict.fromkeys(path for pattern in source.files for path in matching_files(pattern, key))
-    return [_input_file(path, source, key) for path in paths]
-
-
-def matching_files(pattern: str, key: str) -> list[Path]:
-    """The files that a path or glob names, `builtin:` ones too; DataError if there are none."""
-    name = resolve_path(pattern)
-    path = Path(name).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        raise DataError(
-            f"{key}.files: {pattern} is a folder", f"Name the files in it, such as {pattern}/*.txt"
-        )
-    matches = sorted(glob.glob(str(path), recursive=True))
-    found = [Path(match) for match in matches if Path(match).is_file()]
-    if not found:
-        raise DataError(
-            f"{key}.files: {pattern} matches no file",
-            "Relative paths are relative to the working directory.",
-        )
-    return found
+    return [_input_file(path, source, key) for path in matching_files(source.files, key)]
 
 
 def _input_file(path: Path, source: FilesSource, key: str) -> InputFile:

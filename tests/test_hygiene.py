@@ -20,6 +20,7 @@ ORDER = [
     "suites",
     "published",
     "records",
+    "globs",
     "formats",
     "sources",
     "words",

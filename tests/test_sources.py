@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distilcli import formats
 from distilcli.config import FilesSource, HubSource
 from distilcli.errors import ConfigError, DataError
 from distilcli.sources import Reader, resolve
@@ -112,6 +113,58 @@ def test_bad_content_is_refused_with_its_place(tmp_path, name):
     with pytest.raises(DataError, match=message) as caught:
         read(files=str(path), documents="line")
     assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "a.tsv", "a.txt"])
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch, name):
+    """A few MB of gzip make any length; the bound is a smaller one here."""
+    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 2**20)
+    path = tmp_path / name
+    content = b'{"text": "a"}\n' + b"a" * 2**21
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError) as caught:
+        read(files=str(path), documents="line", text_column='{"text": "a"}')
+    if "jsonl" in name:  # the first line is read before the second one
+        assert "line 1: no column" in caught.value.message
+        with pytest.raises(DataError) as caught:
+            read(files=str(path))
+    assert caught.value.message == f"{path} line 2: over 1 MiB"
+    assert "shorter lines" in caught.value.hint
+
+
+def test_a_line_without_end_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 2**20)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a" * 2**24)
+    with path.open("rb") as raw:
+        with pytest.raises(DataError, match="line 1: over 1 MiB"):
+            list(formats.text_lines(path, raw))
+        assert raw.tell() < 2**21
+
+
+def test_a_field_without_end_is_refused(tmp_path, monkeypatch):
+    """A quote that nobody closes makes one field of all that follows."""
+    monkeypatch.setattr(formats, "MAX_CSV_FIELD", 1000)
+    path = tmp_path / "a.csv"
+    path.write_text('text\n"never closed\n' + "some words\n" * 1000)
+    with pytest.raises(DataError, match=r"a.csv line \d+: field larger than field limit"):
+        read(files=str(path))
+
+
+@pytest.mark.parametrize(("documents", "separator"), [("file", ""), ("blank-line", "\n")])
+def test_a_document_without_end_is_refused(tmp_path, monkeypatch, documents, separator):
+    monkeypatch.setattr(formats, "MAX_DOCUMENT_CHARS", 1000)
+    path = tmp_path / "a.txt"
+    paragraph = "some words\n" * 50
+    path.write_text(paragraph)
+    assert read(files=str(path), documents=documents) == [paragraph]
+    path.write_text("\n".join([paragraph] * 5) + separator)
+    if documents == "blank-line":
+        assert read(files=str(path), documents=documents) == [paragraph] * 5
+        path.write_text("some words\n" * 91)
+    with pytest.raises(DataError, match="a document of over 1,000 characters") as caught:
+        read(files=str(path), documents=documents)
+    assert f"which is not {documents}" in caught.value.hint
 
 
 def test_a_path_or_glob_without_a_file_is_refused(tmp_path):

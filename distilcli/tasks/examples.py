@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.formats import BadRow, Row, read_rows, text_lines
-from distilcli.sources import ENDINGS, hub_rows, matching_files
+from distilcli.globs import matching_files
+from distilcli.sources import ENDINGS, hub_rows
 from distilcli.task_config import RowFiles, RowHub
 from distilcli.tasks.squad import squad_rows
 
@@ -144,9 +145,7 @@ def _rows(
         for number, values in enumerate(hub_rows(source, needed), start=1):
             yield f"{source.hub} {source.split} row {number}", Row(number, values)
         return
-    # A dictionary, because a file that two patterns match is read once.
-    paths = dict.fromkeys(path for name in source.files for path in matching_files(name, key))
-    for path in paths:
+    for path in matching_files(source.files, key):
         if path.suffix == ".conllu" and source.columns is None:
             raise ConfigError(
                 f"{key}.columns: must be said for {path}",
