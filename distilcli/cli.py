@@ -4,17 +4,18 @@ Only the standard library and Typer are imported here; the rest inside the comma
 `--help` answers at once.
 """
 
+import functools
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distilcli import __version__
+from distilcli import __version__, signals
 
 if TYPE_CHECKING:
     from distilcli.config import Experiment
@@ -44,7 +45,11 @@ NumProcOption = Annotated[
 
 def main() -> None:
     """Run the command line; errors become one line and an exit code."""
-    app(prog_name="distilcli")
+    signals.stop_on_signals()
+    try:
+        app(prog_name="distilcli")
+    finally:
+        signals.leave_quietly()
 
 
 @contextmanager
@@ -55,12 +60,41 @@ def _console(as_json: bool) -> Iterator["Console"]:
 
     console = Console(as_json)
     try:
-        yield console
+        with _stopping(_START_AGAIN, _typed):
+            yield console
     except DistilError as error:
         if os.environ.get("DISTILCLI_DEBUG") == "1":
             raise
         console.error(error)
         raise typer.Exit(error.exit_code) from None
+
+
+_START_AGAIN = "stopped by {signal}; the same command starts again:"
+_GO_ON = "stopped by {signal}; what is finished is kept, and this goes on from it:"
+
+
+@contextmanager
+def _stopping(message: str, command: Callable[[], str]) -> Iterator[None]:
+    """A signal inside the block, where nothing is trained, becomes an error that says how to go on.
+
+    Args:
+        message: with a place for the signal's name.
+        command: what to type then.
+    """
+    try:
+        yield
+    except signals.Stopped as stopped:
+        from distilcli.errors import Interrupted
+
+        raise Interrupted(
+            message.format(signal=stopped.number.name),
+            command(),
+            signals.exit_signal(stopped.number),
+        ) from None
+
+
+def _typed() -> str:
+    return shlex.join(["distilcli", *sys.argv[1:]])
 
 
 def _load(config: Path, overrides: list[str] | None) -> "Experiment":
@@ -110,7 +144,8 @@ def prepare_(
         experiment, _ = _load_any(config, overrides, skip_bad_rows)
         from distilcli.commands import prepare
 
-        prepare.run(experiment, num_proc or os.cpu_count() or 1, console)
+        with _stopping(_GO_ON, _typed):
+            prepare.run(experiment, num_proc or os.cpu_count() or 1, console)
 
 
 @app.command("init-student")
@@ -198,10 +233,12 @@ def train_(
         if profile:
             train.profile(experiment, profile, console)
             return
+        go_on = functools.partial(resume_command, config, overrides)
         try:
-            train.run(experiment, resume=resume, force=force, console=console)
+            with _stopping(_GO_ON, go_on):
+                train.run(experiment, resume=resume, force=force, console=console)
         except Interrupted as interrupted:
-            interrupted.hint = resume_command(config, overrides)
+            interrupted.hint = go_on()
             raise
 
 
@@ -278,7 +315,7 @@ def evaluate_(
             try:
                 evaluate_suite.run(wanted, overrides, console)
             except Interrupted as interrupted:
-                interrupted.hint = shlex.join(["distilcli", *sys.argv[1:]])
+                interrupted.hint = _typed()
                 raise
             return
         alone = {"--data": data, "--teacher": teacher, "--seeds": seeds, "--jobs": jobs}

@@ -38,6 +38,7 @@ from distilcli.shards import (
     write_in_worker,
     write_text_atomically,
 )
+from distilcli.signals import kept_from_children
 from distilcli.sources import Reader, resolve
 from distilcli.store import (
     Split,
@@ -263,8 +264,11 @@ class _Preparation:
         """Keep `num_proc` shards in work while the next is being filled."""
         pending: dict[Future[ShardRecord], Shard] = {}
         for shard in self._missing_shards():
+            # Submitting starts the workers. They finish the shards they have after a Ctrl-C.
+            with kept_from_children():
+                future = pool.submit(write_in_worker, shard)
             # Kept without its text: that goes to the worker and need not stay here.
-            pending[pool.submit(write_in_worker, shard)] = dataclasses.replace(shard, texts=())
+            pending[future] = dataclasses.replace(shard, texts=())
             while len(pending) >= num_proc:
                 self._collect(pending)
         while pending:

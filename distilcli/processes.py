@@ -1,6 +1,7 @@
 """The processes of a run: what each is told of the others, and how they wait for one another."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.utils import DistributedType
 
 from distilcli.config import BaseExperiment
-from distilcli.errors import ConfigError, DistilError
+from distilcli.errors import ConfigError, DistilError, ProcessLostError
 from distilcli.host_memory import settle_host_memory
 from distilcli.run_folder import RunFolder
 
@@ -46,6 +47,7 @@ def make_accelerator(experiment: BaseExperiment) -> Accelerator:
 
 # gloo counts milliseconds, up to 2^31.
 _LONGEST_TIMEOUT = timedelta(days=20)
+_SECONDS_BETWEEN_LOOKS = 0.02
 _PLAIN_LAUNCH = "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO."
 _SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -89,17 +91,37 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
 
     Raises:
         DistilError: the hosts cannot reach one another.
+        ProcessLostError: another process ended instead of going through the block.
     """
     if accelerator.num_processes == 1:
         yield
         return
     patient = _gloo_group(_LONGEST_TIMEOUT)
     if not accelerator.is_main_process:
-        torch.distributed.barrier(patient)
+        _meet(patient)
     yield
     if accelerator.is_main_process:
-        torch.distributed.barrier(patient)
+        _meet(patient)
     torch.distributed.destroy_process_group(patient)
+
+
+def _meet(group: torch.distributed.ProcessGroup) -> None:
+    """Wait until all processes of a group are here.
+
+    Raises:
+        ProcessLostError: another process has ended.
+    """
+    try:
+        meeting = torch.distributed.barrier(group, async_op=True)
+        # Not in one call, which would let no signal through before it returns.
+        while not meeting.is_completed():
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        meeting.wait()
+    except RuntimeError as error:
+        raise ProcessLostError(
+            f"another process of the run ended before its first step ({error})",
+            "Look at what it said; then start the run again, with --resume.",
+        ) from error
 
 
 def group_of_hosts(

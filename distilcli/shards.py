@@ -5,7 +5,6 @@ that a worker starts fast.
 """
 
 import os
-import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -177,7 +176,6 @@ def start_worker(folder: Path, recipe: Recipe) -> None:
     """Make this process ready to write shards of one store, on one core."""
     global _writer
     os.environ[_PARALLELISM] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent stops giving out shards
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _writer = ShardWriter(folder, recipe)
 

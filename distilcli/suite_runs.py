@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from distilcli.errors import ConfigError, DistilError, Interrupted
 from distilcli.experiment_file import dump
 from distilcli.run_folder import RunFolder, write_atomically
-from distilcli.signals import StopSignals
+from distilcli.signals import StopSignals, exit_signal
 from distilcli.suite_results import Results
 from distilcli.suites import TEACHER, Suite, SuiteRun
 from distilcli.task_config import TaskExperiment
@@ -69,7 +69,7 @@ def take(
                 raise Interrupted(
                     "stopped; what was running has a checkpoint, and this goes on from it:",
                     "distilcli eval --suite",
-                    signal.Signals(stop.received),
+                    exit_signal(stop.received),
                 )
             for place, job in list(running.items()):
                 if job.process.poll() is None:

@@ -31,7 +31,7 @@ from distilcli.objective import Objective
 from distilcli.optimization import moments, restore_moments
 from distilcli.run_folder import RunFolder
 from distilcli.saving import save_model
-from distilcli.signals import StopSignals
+from distilcli.signals import StopSignals, exit_signal
 from distilcli.steps import Stepper
 
 
@@ -158,7 +158,7 @@ class Trainer:
                     f"stopped by {number.name} after step {outcome.step}; "
                     "a checkpoint is written, and this goes on from it:",
                     "distilcli train --resume",
-                    signal.SIGINT if number == signal.SIGINT else signal.SIGTERM,
+                    exit_signal(number),
                 )
 
     def _is_due(self, every: int) -> bool:
@@ -328,15 +328,23 @@ def train(
     already_finished = trainer.finished
     if not already_finished and accelerator.is_main_process:
         events.on_note(f"steps: {trainer.stepper.plan.describe(trainer.stepper.total_steps)}")
-    if not already_finished:
-        if experiment.train.trackers:
-            accelerator.init_trackers(experiment.name)
-        try:
-            with StopSignals().listening() as stop, trainer.stepper.naming_the_lost():
-                trainer.run(stop)
-        except (Interrupted, NonFiniteLossError):
-            trainer.close()  # all ranks are here; trackers write out what they hold
-            raise
-    result = trainer.finish(already_finished)
-    trainer.close()
+    # To the end: after the last step a request to stop changes nothing any more.
+    with StopSignals().listening() as stop:
+        if not already_finished:
+            _take_steps(trainer, stop)
+        result = trainer.finish(already_finished)
+        trainer.close()
     return result
+
+
+def _take_steps(trainer: Trainer, stop: StopSignals) -> None:
+    """From the present state to the last step, with trackers; see `Trainer.run`."""
+    experiment = trainer.experiment
+    if experiment.train.trackers:
+        trainer.accelerator.init_trackers(experiment.name)
+    try:
+        with trainer.stepper.naming_the_lost():
+            trainer.run(stop)
+    except (Interrupted, NonFiniteLossError):
+        trainer.close()  # all ranks are here; trackers write out what they hold
+        raise

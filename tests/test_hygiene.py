@@ -12,6 +12,7 @@ PACKAGE = ROOT / "distilcli"
 # A module imports only from modules above it.
 ORDER = [
     "errors",
+    "signals",
     "schema",
     "student_config",
     "config",
@@ -31,7 +32,6 @@ ORDER = [
     "corpus",
     "masking",
     "batches",
-    "signals",
     "loading",
     "attention",
     "models",

@@ -1,4 +1,4 @@
-"""A first signal is remembered; a second one, some time later, ends the process at once."""
+"""A first signal is remembered; a later one, the second or third, ends the process at once."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distilcli.signals import STOP_SIGNALS, StopSignals
+from distilcli.signals import STOP_SIGNALS, StopSignals, exit_signal
 
 LISTENER = """
 import sys, time
@@ -25,9 +25,11 @@ sys.stdin.readline()
 """
 
 
-def listen(seconds_of_one_request: float, **environment: str) -> subprocess.Popen[str]:
+def listen(
+    seconds_of_one_request: float, program: str = LISTENER, **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", LISTENER, str(seconds_of_one_request)],
+        [sys.executable, "-c", program, str(seconds_of_one_request)],
         env=os.environ | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -46,7 +48,45 @@ def test_a_second_signal_leaves_at_once(first, second):
         assert process.poll() is None
         process.send_signal(second)
         assert process.wait(timeout=20) == -second
+        said = f"left at once, by {second.name} after an earlier request to stop\n"
+        assert process.stderr.read() == said
+
+
+def test_a_third_signal_is_as_a_second_one():
+    """Within two seconds both are one request with the first."""
+    with listen(60.0) as process:
+        assert process.stdout.readline() == "listening\n"
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+        assert process.stdout.readline() == f"remembered {int(signal.SIGTERM)}\n"
+        process.stdin.write("leave the block\nend\n")
+        process.stdin.flush()
+        assert process.wait(timeout=20) == 0
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_nohup_is_obeyed(number):
+    """SIGHUP that is ignored at the start stays ignored; every other signal is heard."""
+    ignoring = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    with listen(60.0, program=ignoring + LISTENER) as process:
+        assert process.stdout.readline() == "listening\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(number)
+        if number == signal.SIGHUP:  # nothing has come yet: this one is the first
+            process.send_signal(signal.SIGUSR1)
+            number = signal.SIGUSR1
+        assert process.stdout.readline() == f"remembered {int(number)}\n"
+        process.stdin.close()
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 15), (signal.SIGINT, 2), (signal.SIGHUP, 1), (signal.SIGUSR1, 15)],
+)
+def test_what_the_exit_code_tells_of(number, code):
+    assert exit_signal(number) == code
 
 
 def test_one_request_may_come_twice_and_torchrun_tidies_up_in_vain():
