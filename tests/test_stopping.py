@@ -1,5 +1,6 @@
 """Commands that are told to stop, wherever they are: one line, how to go on, and an exit code."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -63,7 +64,8 @@ def test_however_often_it_is_told(tiny_world, tmp_path, number):
     folder = tmp_path / "tiny"
     running.wait_until(lambda: last_step(folder) >= 3)
     while running.processes[0].is_alive():
-        running.signal(number)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            running.signal(number)
         time.sleep(0.02)
     stopped = running.wait()
     assert stopped.code == CODES[number]
