@@ -15,7 +15,7 @@ from distilcli.corpus import Progress, is_prepared, prepare
 from distilcli.errors import DataError, ModelError
 from distilcli.models import MaskedLM, load_masked_lm
 from distilcli.precision import resolve_precision
-from distilcli.saving import save_model, verify_saved
+from distilcli.saving import first_difference, save_verified
 from distilcli.store import TokenStore, load_tokenizer
 from distilcli.student_config import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.students import build_student, check_length, check_pair
@@ -145,16 +145,28 @@ def check_vocabulary(model: MaskedLM, store: TokenStore, name: str) -> None:
         )
 
 
-def save_initial_student(
+def keep_or_save_initial_student(
     student: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
-    """Save a new student, load it again and run it once, before anyone relies on it."""
-    save_model(student, tokenizer, folder)
-    verify_saved(student, folder)
+    """Save the student that the experiment starts from, or find that it lies there already.
+
+    Raises:
+        ModelError: another one lies there: of other settings, of another teacher, or edited.
+    """
+    if not folder.exists():
+        save_verified(student, tokenizer, folder)
+        return
+    differing = first_difference(student, load_masked_lm(str(folder.resolve()), role="student"))
+    if differing is not None:
+        raise ModelError(
+            f"{folder}: not the student that this experiment starts from ({differing} differs): "
+            "the settings or the teacher have changed since it was made",
+            "Make it anew with --force, or choose another name=...",
+        )
 
 
 def load_initial_student(experiment: Experiment, folder: Path) -> MaskedLM:
-    """A student that `save_initial_student` wrote, with the experiment's dropout."""
+    """The student that lies in the run folder, with the experiment's dropout."""
     return build_student(
         CheckpointStudent(
             model=str(folder),

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distilcli.errors import RunFolderError, WriteError
+from distilcli.json_text import to_json
 
 _STATE_FILE = "checkpoint.json"
 _ASIDE_PREFIX = ".writing-"
@@ -75,7 +76,7 @@ def save(
             _flush_to_disk(path)
             digests[path.name] = _sha256(path)
         record = {"step": step, "state": state, "sha256": digests}
-        (aside / _STATE_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (aside / _STATE_FILE).write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
         _flush_to_disk(aside / _STATE_FILE)
         _flush_to_disk(aside)
         if final.exists():

@@ -4,7 +4,6 @@ With `--json` stdout gets one object; without, a table for people. Under `torchr
 process prints.
 """
 
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from distilcli.errors import DistilError
+from distilcli.json_text import to_json
 
 _SHOWN_METRICS = {
     "loss/total": "loss",
@@ -88,7 +88,7 @@ class Console:
     def result(self, record: dict[str, Any]) -> None:
         """The result for programs: one object on stdout with `--json`, else nothing."""
         if self.as_json and not self._out.quiet:
-            sys.stdout.write(json.dumps(record) + "\n")
+            sys.stdout.write(to_json(record) + "\n")
             sys.stdout.flush()
 
     @contextmanager

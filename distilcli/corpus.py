@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from distilcli.config import DataConfig
 from distilcli.errors import DataError
 from distilcli.formats import InputFile
+from distilcli.json_text import to_json
 from distilcli.records import SPLITS, Manifest, ShardRecord, SplitName, Totals
 from distilcli.sequences import make_recipe
 from distilcli.shards import (
@@ -181,7 +182,7 @@ class _Preparation:
         self.model = str(tokenizer.name_or_path)
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.recipe = make_recipe(
-            json.dumps(backend_tree(tokenizer)),
+            to_json(backend_tree(tokenizer)),
             (tokenizer.cls_token_id, tokenizer.sep_token_id),
             (data.max_length, data.min_length),
             data.held_out_fraction,
@@ -204,7 +205,7 @@ class _Preparation:
             self._compare(path)
             return False
         begun = {"tokenizer_model": self.model, "settings": self.settings}
-        write_text_atomically(path, json.dumps(begun, indent=2) + "\n")
+        write_text_atomically(path, to_json(begun, indent=2) + "\n")
         return True
 
     def _compare(self, path: Path) -> None:
@@ -226,7 +227,7 @@ class _Preparation:
         return [
             f"with another tokenizer, that of {model}, not that of {self.model}"
             if key == "tokenizer"
-            else f"{key} was {json.dumps(there.get(key))}, is {json.dumps(here.get(key))}"
+            else f"{key} was {to_json(there.get(key))}, is {to_json(here.get(key))}"
             for key in keys
         ]
 
@@ -306,7 +307,7 @@ class _Preparation:
     def _seed(self, split: SplitName | None) -> bytes:
         """What a shard depends on besides its texts; not the sources they came from."""
         keys = ("format", "tokenizer", "max_length", "min_length", "held_out_fraction")
-        return json.dumps([split, *(self.settings[key] for key in keys)]).encode()
+        return to_json([split, *(self.settings[key] for key in keys)]).encode()
 
     def _report(self, shard: Shard, record: ShardRecord, skipped: int = 0) -> None:
         before = self.progress

@@ -95,6 +95,7 @@ def evaluate(
 
     Raises:
         DataError: the store has no held-out text.
+        NonFiniteLossError: a model's held-out loss is NaN or infinite.
     """
     if not len(store.held_out):
         raise DataError(
@@ -118,7 +119,7 @@ def evaluate(
             num_sequences or len(store.held_out),
             experiment.train.tokens_per_micro_batch,
         )
-        scores[name] = held_out_scores(model, teacher, batches, accelerator)
+        scores[name] = held_out_scores(model, teacher, batches, accelerator, name)
     reference = scores[teacher_name].accuracy if teacher_name else None
     return [
         Evaluation(

@@ -8,7 +8,6 @@ or the override, the key as the user wrote it, and the nearest valid name.
 
 import copy
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from yaml.composer import ComposerError
 
 from distilcli.config import BaseExperiment, Experiment
 from distilcli.errors import ConfigError
+from distilcli.json_text import to_json
 from distilcli.schema import Section
 from distilcli.task_config import TaskExperiment
 
@@ -385,7 +385,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def _shown(value: Any) -> str:
     """A value as YAML has it."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return to_json(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _either(names: list[str]) -> str:

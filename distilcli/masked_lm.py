@@ -78,12 +78,13 @@ class MaskedLMObjective(Objective):
         teacher = self.experiment.teacher
         if teacher is None or self.module.teacher is None:
             return {"teacher_loss": None, "unigram_loss": unigram}
-        teacher_loss = held_out_scores(self.module.teacher, None, batches, accelerator).loss
+        where = f"teacher.model {teacher.model}"
+        scores = held_out_scores(self.module.teacher, None, batches, accelerator, where)
+        teacher_loss = scores.loss
         if not teacher_loss < unigram:
             raise ModelError(
-                f"teacher.model {teacher.model}: its held-out masked-LM loss, "
-                f"{teacher_loss:.3f}, is no better than the {unigram:.3f} of token frequencies "
-                "alone",
+                f"{where}: its held-out masked-LM loss, {teacher_loss:.3f}, is no better than "
+                f"the {unigram:.3f} of token frequencies alone",
                 "Check that the teacher and its tokenizer belong together and know this text.",
             )
         return {"teacher_loss": teacher_loss, "unigram_loss": unigram}

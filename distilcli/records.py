@@ -1,10 +1,11 @@
 """What a token store says about itself in JSON: a record of each shard, and the manifest."""
 
-import json
 from collections import Counter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from distilcli.json_text import to_json
 
 SplitName = Literal["train", "held_out"]
 SPLITS: tuple[SplitName, ...] = ("train", "held_out")
@@ -79,7 +80,7 @@ class Manifest(Record):
     def to_json(self) -> str:
         """JSON with one line a key: readable, although the token counts are long."""
         tree = self.model_dump(mode="json")
-        lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in tree.items())
+        lines = (f"  {to_json(key)}: {to_json(value)}" for key, value in tree.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 

@@ -22,6 +22,7 @@ from distilcli import __version__
 from distilcli.config import BaseExperiment
 from distilcli.errors import RunFolderError, WriteError
 from distilcli.experiment_file import dump
+from distilcli.json_text import to_json
 from distilcli.run_lock import locked
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
@@ -111,7 +112,7 @@ class RunFolder:
                     shutil.rmtree(folder, ignore_errors=True)
                 self.metrics.unlink(missing_ok=True)
             write_atomically(self.experiment, dump(experiment))
-            environment = json.dumps(describe_environment(), indent=1) + "\n"
+            environment = to_json(describe_environment(), indent=1) + "\n"
             write_atomically(self.root / "environment.json", environment)
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
@@ -121,7 +122,7 @@ class RunFolder:
             WriteError: it cannot be written.
         """
         with self._writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+            file.writelines(to_json(record) + "\n" for record in records)
             file.flush()
             os.fsync(file.fileno())
 
@@ -203,7 +204,7 @@ def write_results(folder: Path, record: dict[str, Any]) -> Path:
     target = folder / "results.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, json.dumps(record, indent=1) + "\n")
+        write_atomically(target, to_json(record, indent=1) + "\n")
     except OSError as error:
         raise RunFolderError(
             f"{target}: cannot be written ({error})", "Choose another folder with --output."

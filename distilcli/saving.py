@@ -3,21 +3,34 @@
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.errors import ModelError
-from distilcli.models import MaskedLM, load_masked_lm, quietly
+from distilcli.models import MaskedLM, check_finite, load_masked_lm, quietly
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    check: Callable[[Path], None] = lambda _: None,
+) -> None:
     """Write a plain transformers folder: model.safetensors, config.json and the tokenizer.
 
     All or nothing: everything is written beside `folder` and renamed into place, so that whatever
     goes wrong, `folder` holds the old model or the new one.
+
+    Args:
+        model: what is written.
+        tokenizer: written beside it.
+        folder: where to.
+        check: given the folder before it gets its name; what it raises leaves nothing behind.
 
     Raises:
         ModelError: it cannot be written (disk full, no permission, a file in the way).
@@ -31,6 +44,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
         _flush(fresh)
+        check(fresh)
         _replace(folder, fresh, aside)
     except (OSError, SafetensorError) as error:
         raise ModelError(
@@ -66,26 +80,49 @@ def _flush(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def verify_saved(model: MaskedLM, folder: Path) -> None:
+def save_verified(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """`save_model`, after `verify_saved`: a model that fails is not there for anyone to trust."""
+
+    def check(fresh: Path) -> None:
+        verify_saved(model, fresh, folder)
+
+    check_finite(model, f"student for {folder}")
+    save_model(model, tokenizer, folder, check)
+
+
+def verify_saved(model: MaskedLM, folder: Path, name: Path | None = None) -> None:
     """Load `folder` again, compare every weight with `model` and run it once.
+
+    Args:
+        model: what was saved.
+        folder: where it lies.
+        name: what messages call that, if not `folder`.
 
     Raises:
         ModelError: it does not load, a weight differs, or its logits are not finite.
     """
+    name = name or folder
     saved = load_masked_lm(str(Path(folder).resolve()), dtype=model.dtype, role="saved model")
-    expected, found = model.state_dict(), saved.state_dict()
-    differing = sorted(
-        key
-        for key in expected.keys() | found.keys()
-        if key not in expected
-        or key not in found
-        or not torch.equal(expected[key].cpu(), found[key].cpu())
-    )
-    if differing:
-        raise ModelError(
-            f"{folder}: the saved weights differ from the model's ({differing[0]} first)"
-        )
+    differing = first_difference(model, saved)
+    if differing is not None:
+        raise ModelError(f"{name}: the saved weights differ from the model's ({differing} first)")
     with torch.inference_mode():
         logits = saved(input_ids=torch.arange(min(4, saved.config.vocab_size))[None]).logits
     if not bool(logits.isfinite().all()):
-        raise ModelError(f"{folder}: the saved model's logits are not finite")
+        raise ModelError(
+            f"{name}: the student's logits are not finite, although every weight is: what it "
+            "computes overflows",
+            "Look at the model that its layers come from.",
+        )
+
+
+def first_difference(one: nn.Module, other: nn.Module) -> str | None:
+    """The first weight, by name, that two models do not share to the last bit; None if all."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    differing = ours.keys() ^ theirs.keys()
+    differing |= {
+        key
+        for key in ours.keys() & theirs.keys()
+        if not torch.equal(ours[key].cpu(), theirs[key].cpu())
+    }
+    return min(differing, default=None)

@@ -25,7 +25,7 @@ from distilcli.compilation import compile_layers, num_graphs
 from distilcli.config import BaseExperiment
 from distilcli.errors import NonFiniteLossError, ProcessLostError
 from distilcli.loading import StepBatches, load_steps
-from distilcli.objective import Objective
+from distilcli.objective import LossSums, Objective
 from distilcli.optimization import learning_rate, make_optimizer
 from distilcli.precision import resolve_precision
 from distilcli.processes import group_of_hosts
@@ -65,7 +65,7 @@ class Stepper:
     """Takes optimiser steps; holds the wrapped module, the optimiser and the step plan.
 
     No step waits for the device: batches come from workers, counts are added up by the hosts, and
-    whether a gradient was finite stays on the device until `check_finite` asks.
+    whether losses and gradient were finite stays on the device until `check_finite` asks.
 
     Args:
         experiment: all settings.
@@ -120,8 +120,8 @@ class Stepper:
     ) -> StepOutcome:
         """Take step `step`, from 0.
 
-        A gradient that is not finite changes nothing: that update and all later ones are left out,
-        on the device, until `check_finite` finds out.
+        A loss or gradient that is not finite changes nothing: that update and all later ones are
+        left out, on the device, until `check_finite` finds out.
 
         Args:
             step: which one.
@@ -161,8 +161,8 @@ class Stepper:
         """Look at the steps since the last look; waits for the device. All ranks call it together.
 
         Raises:
-            NonFiniteLossError: naming the first step whose gradient was not finite; the weights
-                are those before it.
+            NonFiniteLossError: naming the first step whose losses or gradient were not finite; the
+                weights are those before it.
         """
         if self._is_spoilt.item():
             step = next(step for step, norm in self._unchecked if not torch.isfinite(norm))
@@ -205,10 +205,11 @@ class Stepper:
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with self.autocast():
                     losses = self.model(batch, nothing if batch.is_placeholder else coefficients)
+                if not batch.is_placeholder:
+                    sums += losses.terms
+                total = _spoilt_by(sums, losses.total) if is_last else losses.total
                 # accelerate divides by its own accumulation steps, which stay at 1.
-                self.accelerator.backward(losses.total)
-            if not batch.is_placeholder:
-                sums += losses.terms
+                self.accelerator.backward(total)
         return sums
 
     @contextmanager
@@ -281,21 +282,52 @@ class Stepper:
         batches = self.step_batches[step]
         counts = self._global_counts(batches, stop_requested=False)[: len(self.distillation.terms)]
         coefficients = self._coefficients(counts)
-        culprits: list[int] = []
+        looked_at: list[tuple[int, list[str]]] = []
         mine = self.plan.micro_batches(step, self.rank, self.world_size)
         for one in (part.at([place]) for part in mine for place in range(len(part))):
             alone = self.step_batches.pack(one).to(self.accelerator.device)
             with torch.no_grad(), self.autocast():
                 losses = self.distillation(alone, coefficients)
-            if not torch.isfinite(losses.terms).all():
-                culprits.append(int(one.samples[0]))
-        everywhere = gather_object(culprits)
-        where = "the gradient (each sample's loss alone is finite)"
-        if everywhere:
-            where = f"the loss of sample {everywhere[0]} of the training split"
+            looked_at.append((int(one.samples[0]), self._bad_terms(losses)))
+        of_all = gather_object(looked_at)
+        everywhere = [(sample, bad) for sample, bad in of_all if bad]
+        refusal = f"step {step + 1}: {{}} is not finite; the weights were not updated"
+        if not everywhere:
+            raise NonFiniteLossError(
+                refusal.format("the gradient (each sample's loss alone is finite)"),
+                "Lower optim.lr or set train.precision=fp32, then --resume.",
+            )
+        if len(everywhere) == len(of_all) > 1:
+            terms = sorted({name for _, bad in everywhere for name in bad})
+            raise NonFiniteLossError(
+                refusal.format(f"{' and '.join(terms)} of every sample"),
+                "Look at loss.temperature, the weights of the losses and optim.lr, or set "
+                "train.precision=fp32.",
+            )
+        sample, bad = everywhere[0]
+        where = f"{' and '.join(bad)} of sample {sample} of the training split"
         if len(everywhere) > 1:
             where += f" (and of {len(everywhere) - 1} more)"
         raise NonFiniteLossError(
-            f"step {step + 1}: {where} is not finite; the weights were not updated",
+            refusal.format(where),
             "Lower optim.lr, set train.precision=fp32 or look at that sample, then --resume.",
         )
+
+    def _bad_terms(self, losses: LossSums) -> list[str]:
+        """Metric keys of the terms that are not finite; of the total, if only that is not."""
+        finite = torch.isfinite(losses.terms).tolist()
+        keys = self.distillation.terms.values()
+        bad = [key for key, is_finite in zip(keys, finite, strict=True) if not is_finite]
+        return bad or ([] if torch.isfinite(losses.total) else ["loss/total"])
+
+
+def _spoilt_by(sums: Tensor, total: Tensor) -> Tensor:
+    """The loss as it is, or NaN where a term or the loss itself is not finite.
+
+    A loss may be infinite while its gradient is finite (of a huge temperature, T^2 overflows where
+    T times a difference does not). Made NaN, it spoils the gradient, which the ranks add up in any
+    case: all of them learn of it, without another exchange and without asking the device.
+    """
+    # 0 * x is 0 for every finite x, and NaN for all others; 1 + 0 changes no bit of the gradient.
+    factor = 1 + 0 * (sums.sum() + total.detach())
+    return total * factor.to(total.dtype)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from distilcli.errors import DataError, ModelError
+from distilcli.json_text import to_json
 from distilcli.records import SPLITS, Manifest, SplitName
 from distilcli.schema import resolve_path
 from distilcli.shards import shard_path
@@ -35,7 +36,7 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
     """
     backend = backend_tree(tokenizer)
     special_ids = [getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS]
-    return _digest(json.dumps([backend, special_ids], sort_keys=True))
+    return _digest(to_json([backend, special_ids], sort_keys=True))
 
 
 def backend_tree(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 from distilcli.errors import ConfigError, DistilError, Interrupted
 from distilcli.experiment_file import dump
+from distilcli.json_text import to_json
 from distilcli.run_folder import RunFolder, write_atomically
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.suite_results import Results
@@ -192,7 +193,7 @@ def _scores_file(run: SuiteRun) -> Path:
 
 def write_scores(run: SuiteRun, scores: dict[str, float]) -> None:
     """Write the scores of a finished run, which is not taken again then."""
-    write_atomically(_scores_file(run), json.dumps(scores, indent=1) + "\n")
+    write_atomically(_scores_file(run), to_json(scores, indent=1) + "\n")
 
 
 def finished_scores(run: SuiteRun) -> dict[str, float] | None:
@@ -229,4 +230,7 @@ def _teacher_scores(experiment: TaskExperiment, accelerator: Accelerator) -> dic
     task = open_task_of(experiment)
     teacher = load_teacher(experiment, task)
     assert teacher is not None
-    return measured_scores(task, teacher, accelerator, experiment.train.tokens_per_micro_batch)
+    assert experiment.teacher is not None
+    tokens = experiment.train.tokens_per_micro_batch
+    name = f"teacher {experiment.teacher.model}"
+    return measured_scores(task, teacher, accelerator, tokens, name)

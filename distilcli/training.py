@@ -171,8 +171,12 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Measure held-out quality for the step's record; whether it is the best yet."""
-        with self.stepper.autocast():
-            scores = self.objective.held_out(self.accelerator)
+        try:
+            with self.stepper.autocast():
+                scores = self.objective.held_out(self.accelerator)
+        except NonFiniteLossError as error:
+            where = f"step {self.state.step}: {error.message}"
+            raise NonFiniteLossError(where, f"{error.hint} Checkpoints are intact.") from error
         self.metrics.add_held_out(self.state.step, scores)
         best = self.state.best_criterion
         if best is not None and scores.criterion >= best:

@@ -18,10 +18,12 @@ from distilcli.attention import Packing
 from distilcli.batches import PackedBatch
 from distilcli.config import MaskingConfig
 from distilcli.distillation import run_encoder, vocabulary_projection
+from distilcli.errors import NonFiniteLossError
 from distilcli.masking import Masker
 from distilcli.models import MaskedLM
 from distilcli.store import TokenStore
 
+DIVERGED = "Use an earlier checkpoint, a lower optim.lr, or fp32 (train.precision=fp32)."
 MASK_SEED = 0
 _LOGIT_ELEMENTS = 1 << 24
 
@@ -82,11 +84,15 @@ def held_out_scores(
     teacher: MaskedLM | None,
     batches: Iterable[PackedBatch],
     accelerator: Accelerator,
+    name: str = "the student",
 ) -> HeldOutScores:
     """Scores of a student, beside its teacher if there is one, summed over all processes.
 
     Both models must use packed attention; precision is the caller's autocast. The student's mode
     is restored.
+
+    Raises:
+        NonFiniteLossError: a score is NaN or infinite; its message opens with `name`.
     """
     was_training = student.training
     student.eval()
@@ -97,6 +103,12 @@ def held_out_scores(
     total = accelerator.reduce(sums, "sum").tolist()
     loss, correct, agreed, kl, num_masked = total
     count = max(num_masked, 1.0)
+    # Comparisons with NaN are false: such a student would count as the best one so far.
+    for what, value in (("held-out loss", loss), ("KL to the teacher", kl)):
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"{name}: its {what} is {value}: what it computes overflows", DIVERGED
+            )
     return HeldOutScores(
         loss=loss / count,
         accuracy=correct / count,

@@ -395,7 +395,7 @@ def test_eval_without_held_out_text(tiny_world, folder, tmp_path):
 
 @pytest.fixture
 def poisoned(tiny_world, tmp_path) -> Path:
-    """An experiment whose teacher answers one word, which one line of text has, with infinity."""
+    """An experiment whose teacher overflows on one word, which one line of text has."""
     lines = documents()
     lines[200] = lines[200].replace(".", f"{RARE_WORD} {RARE_WORD} {RARE_WORD} .")
     text = tmp_path / "poisoned.txt"
@@ -403,7 +403,8 @@ def poisoned(tiny_world, tmp_path) -> Path:
     teacher = bert(tie_word_embeddings=False)
     word = word_tokenizer().convert_tokens_to_ids(RARE_WORD)
     with torch.no_grad():
-        teacher.bert.embeddings.word_embeddings.weight[word] = float("inf")
+        row = teacher.bert.embeddings.word_embeddings.weight[word]
+        row.fill_(3e38)[::2].neg_()  # finite, but no difference of two of them is
     save(teacher, tmp_path / "teacher")
     data = tiny_world.experiment()["data"] | {"store": str(tmp_path / "store")}
     data |= {"sources": [{"files": str(text), "documents": "line"}], "held_out_fraction": 0.0}

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "distilcli"
 ORDER = [
     "errors",
     "signals",
+    "json_text",
     "schema",
     "student_config",
     "config",
@@ -181,6 +182,13 @@ def test_nothing_runs_code_from_a_file(path: Path) -> None:
             assert isinstance(only, ast.Constant), f"{path}:{call.lineno}"
             assert only.value is True, f"{path}:{call.lineno}"
         assert name not in {"yaml.load", "eval", "exec"}, f"{path}:{call.lineno}"
+
+
+@each_module
+def test_json_is_written_by_one_function(path: Path) -> None:
+    """By itself Python writes NaN and Infinity, which are not JSON."""
+    writers = {name for name, _ in calls(path)} & {"json.dump", "json.dumps", "dumps"}
+    assert not writers or path.stem == "json_text"
 
 
 def test_no_module_of_odds_and_ends() -> None:

@@ -1,7 +1,6 @@
 """`distilcli eval --suite`: what teacher and students reach on tasks, over several seeds."""
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import torch
 from distilcli.console import Console
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.experiment_file import build, load
+from distilcli.json_text import to_json
 from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
 from distilcli.run_folder import RunFolder, write_results
 from distilcli.suite_results import table
@@ -89,7 +89,7 @@ def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suit
     if wanted.output is not None:
         # Quoted, since override values are YAML: a folder may be called 2024.
         place = {"output_dir": str(wanted.output.parent), "name": wanted.output.name}
-        overrides = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in place.items())]
+        overrides = [*overrides, *(f"{key}={to_json(value)}" for key, value in place.items())]
     where = Path(wanted.suite)
     if wanted.suite not in SUITES:
         if not where.is_file():

@@ -40,7 +40,7 @@ def run(
         found[name] = {
             "path": paths.get(name),
             "scores": measured_scores(
-                task, model, accelerator, experiment.train.tokens_per_micro_batch
+                task, model, accelerator, experiment.train.tokens_per_micro_batch, name
             ),
             "parameters": num_parameters(model),
             "size_mib": size_mib(model),

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.assembly import (
+    check_student,
     experiment_tokenizer,
     load_teacher,
     make_student,
     open_store,
-    save_initial_student,
 )
 from distilcli.attention import use_packed_attention
 from distilcli.batches import held_out_batches
@@ -22,6 +22,7 @@ from distilcli.corpus import is_prepared
 from distilcli.errors import ConfigError, RunFolderError
 from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
 from distilcli.run_folder import RunFolder
+from distilcli.saving import save_verified
 from distilcli.store import TokenStore, load_tokenizer
 from distilcli.student_config import CopiedStudent
 from distilcli.students import build_student, layer_map, layer_table
@@ -40,14 +41,17 @@ def run(experiment: Experiment, force: bool, console: Console) -> None:
     tokenizer = experiment_tokenizer(experiment)
     teacher = load_teacher(experiment)
     student = make_student(experiment, teacher)
-    save_initial_student(student, tokenizer, folder.initial_student)
     quality = {}
     if is_prepared(experiment.data, tokenizer):
+        store = open_store(experiment, tokenizer)
+        check_student(experiment, student, teacher, store)
         models = {"student": student} if teacher is None else {"teacher": teacher}
         models["student"] = student
-        quality = _quality(models, experiment, open_store(experiment, tokenizer), tokenizer)
+        quality = _quality(models, experiment, store, tokenizer)
     else:
         console.note("no prepared token store at hand: held-out quality is not measured")
+    # Last, when it has passed every check: the next `train` starts from what lies there.
+    save_verified(student, tokenizer, folder.initial_student)
     indices = None
     if isinstance(experiment.student, CopiedStudent):
         source = experiment.student.source
@@ -72,7 +76,7 @@ def run_without_experiment(
     tokenizer = load_tokenizer(teacher_name)
     teacher = load_masked_lm(teacher_name)
     student = build_student(settings, teacher, seed=0)
-    save_initial_student(student, tokenizer, output)
+    save_verified(student, tokenizer, output)
     _show(student, teacher, _layer_indices(settings, teacher), {}, output, console)
 
 
@@ -125,7 +129,7 @@ def _quality(
             experiment.validation.num_sequences,
             experiment.train.tokens_per_micro_batch,
         )
-        scores[name] = held_out_scores(model, None, batches, accelerator)
+        scores[name] = held_out_scores(model, None, batches, accelerator, f"the {name}")
     return scores
 
 

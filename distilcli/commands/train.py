@@ -10,13 +10,14 @@ from distilcli.assembly import (
     Parts,
     assemble_unsaved,
     check_student,
+    check_vocabulary,
     ensure_store,
     experiment_tokenizer,
+    keep_or_save_initial_student,
     load_initial_student,
     load_teacher,
     make_student,
     open_store,
-    save_initial_student,
     student_description,
     teacher_dtype,
 )
@@ -137,13 +138,16 @@ def _make_what_is_missing(
     tokenizer = experiment_tokenizer(experiment)
     # Models first: a mistake there must not cost the hours that preparing a corpus may take.
     student = None
-    if force or not folder.initial_student.exists():
+    if force or not folder.has_run or not folder.initial_student.exists():
         student = make_student(experiment, load_teacher(experiment))
     with console.bar("prepare") as bar:
-        ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+        store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+    # All checks before anything of the run is written: what fails them must not lie there.
+    if student is not None:
+        check_vocabulary(student, store, "the student")
     _begin(experiment, folder, force, console, held)
     if student is not None:
-        save_initial_student(student, tokenizer, folder.initial_student)
+        keep_or_save_initial_student(student, tokenizer, folder.initial_student)
 
 
 def _begin(

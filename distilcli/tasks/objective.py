@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.attention import use_packed_attention
 from distilcli.batches import Draws, by_length
-from distilcli.errors import ModelError
+from distilcli.errors import ModelError, NonFiniteLossError
 from distilcli.objective import Objective
 from distilcli.precision import resolve_precision
 from distilcli.store import load_tokenizer, tokenizer_fingerprint
@@ -27,6 +27,7 @@ from distilcli.tasks.models import build_student, load_teacher, teacher_labels
 from distilcli.tasks.opening import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.tasks.teacher_outputs import TeacherOutputs
+from distilcli.validation import DIVERGED
 
 
 @dataclass(frozen=True)
@@ -213,11 +214,13 @@ class TaskObjective(Objective):
         if self._teacher is None or self.experiment.teacher is None:
             return {"teacher_score": None, "constant_score": constant}
         tokens = self.experiment.train.tokens_per_micro_batch
-        score = measured_scores(self.task, self._teacher, accelerator, tokens)[self.task.score]
+        where = f"teacher.model {self.experiment.teacher.model}"
+        scores = measured_scores(self.task, self._teacher, accelerator, tokens, where)
+        score = scores[self.task.score]
         if not score > constant:
             raise ModelError(
-                f"teacher.model {self.experiment.teacher.model}: its {self.task.score} on the dev "
-                f"examples, {score:.3f}, is no better than the {constant:.3f} of knowing only how "
+                f"{where}: its {self.task.score} on the dev examples, "
+                f"{score:.3f}, is no better than the {constant:.3f} of knowing only how "
                 "frequent labels are",
                 "Check that it was fine-tuned on this task, with the classes in this order.",
             )
@@ -225,29 +228,50 @@ class TaskObjective(Objective):
 
 
 def measured_scores(
-    task: OpenTask, model: PreTrainedModel, accelerator: Accelerator, tokens_per_micro_batch: int
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str,
 ) -> dict[str, float]:
-    """Dev scores of a model as it was loaded; the one that models are compared by comes first."""
+    """Dev scores of a model as it was loaded; the one that models are compared by comes first.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
+    """
     nn.Module.to(model.eval(), accelerator.device)
     use_packed_attention(model)
-    scores = dev_scores(task, model, accelerator, tokens_per_micro_batch)
+    scores = dev_scores(task, model, accelerator, tokens_per_micro_batch, name)
     return {task.score: scores.values[task.score]} | scores.values
 
 
 def dev_scores(
-    task: OpenTask, model: PreTrainedModel, accelerator: Accelerator, tokens_per_micro_batch: int
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str = "the student",
 ) -> TaskScores:
-    """Scores of a packed model on the dev examples, over all processes; its mode is restored."""
+    """Scores of a packed model on the dev examples, over all processes; its mode is restored.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
+    """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     mine = np.arange(len(task.dev))[rank::world_size]
     found = outputs_of(model, task.dev, mine, accelerator.device, tokens_per_micro_batch)
     everywhere: list[tuple[int, np.ndarray]] = gather_object(found)
-    scores: list[dict[str, float] | None] = [None]
+    scores: list[dict[str, float] | None] = [None]  # None: there is an output that is not finite
     if accelerator.is_main_process:
         rows = [outputs for _, outputs in sorted(everywhere, key=lambda pair: pair[0])]
-        scores = [task.scores(np.concatenate(rows))]
+        outputs = np.concatenate(rows)
+        # The largest of NaNs is the first class: without this look they would get a score.
+        scores = [task.scores(outputs) if np.isfinite(outputs).all() else None]
     broadcast_object_list(scores)
-    assert scores[0] is not None
+    if scores[0] is None:
+        raise NonFiniteLossError(
+            f"{name}: not all of its outputs for the dev examples are finite", DIVERGED
+        )
     return TaskScores(scores[0], task.score)
 
 

@@ -6,7 +6,6 @@ entry; an old one is never looked at. They are in parts of `PART` inputs, each w
 several processes share the work, and a kill costs one part.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,8 @@ from transformers import PreTrainedModel
 
 from distilcli.attention import use_packed_attention
 from distilcli.batches import by_length
-from distilcli.errors import DataError, WriteError
+from distilcli.errors import DataError, NonFiniteLossError, WriteError
+from distilcli.json_text import to_json
 from distilcli.tasks.distillation import run_model
 from distilcli.tasks.inputs import Inputs, pack
 
@@ -37,7 +37,7 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
     """Hash of a model's configuration and of every weight; hexadecimal."""
     digest = blake2b(digest_size=16)
     config = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(to_json(config, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -121,6 +121,7 @@ class TeacherOutputs:
         for group in by_length(samples, inputs.lengths, tokens):
             batch = pack(inputs, group).to(device)
             batch_outputs, batch_hidden = run_model(teacher, batch)
+            self._check_finite(batch_outputs, batch_hidden, group)
             ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
             outputs |= zip(group, np.split(batch_outputs.cpu().numpy(), ends), strict=True)
             if self.with_hidden:
@@ -131,6 +132,16 @@ class TeacherOutputs:
         if self.with_hidden:
             found[_HIDDEN] = np.concatenate([hidden[sample] for sample in samples.tolist()])
         return found
+
+    def _check_finite(self, outputs: torch.Tensor, hidden: torch.Tensor, group: list[int]) -> None:
+        """Refuse outputs that would be kept, and trained on, by this run and every later one."""
+        kept = [outputs, hidden.half()] if self.with_hidden else [outputs]
+        if not all(bool(tensor.isfinite().all()) for tensor in kept):
+            raise NonFiniteLossError(
+                f"the teacher's outputs for training inputs {min(group)} to {max(group)} are not "
+                "all finite: what it computes overflows; none of them is kept",
+                "Set teacher.precision=fp32, or teacher.cache=null to find the input in a step.",
+            )
 
     def _write(self, part: int, tensors: dict[str, np.ndarray]) -> None:
         path = self._path(part)
