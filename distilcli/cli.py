@@ -5,17 +5,21 @@ Only the standard library and Typer are imported here; the rest inside the comma
 """
 
 import functools
+import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distilcli import __version__, signals
+from distilcli.errors import ConfigError, DistilError, Interrupted, doing, unexpected
+from distilcli.launch import check_launch
+from distilcli.streams import patient_streams, undelivered
 
 if TYPE_CHECKING:
     from distilcli.config import Experiment
@@ -44,29 +48,83 @@ NumProcOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line; errors become one line and an exit code."""
-    signals.stop_on_signals()
+    """Run the command line; every error becomes one line and an exit code."""
+    with patient_streams() as stdout:
+        signals.stop_on_signals()
+        try:
+            code = _run(sys.argv[1:])
+        finally:
+            signals.leave_quietly()
+        if code == 0 and (reason := undelivered(stdout)):
+            code = _say_plainly(DistilError(reason, "Send it to a file on a disk with room."))
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of one command line."""
     try:
-        app(prog_name="distilcli")
-    finally:
-        signals.leave_quietly()
+        return app(arguments, prog_name="distilcli", standalone_mode=False) or 0
+    except (Exception, KeyboardInterrupt) as error:
+        if not _is_usage_error(error):
+            if _is_debugged():
+                raise
+            return _say_plainly(unexpected(error), as_json="--json" in arguments)
+        return _show_usage_error(error, as_json="--json" in arguments)
+
+
+def _is_usage_error(error: BaseException) -> bool:
+    # Typer does not name the base of its usage errors, but for one class derived from it.
+    return isinstance(error, typer.BadParameter.__bases__)
+
+
+def _show_usage_error(error: Any, as_json: bool) -> int:
+    """What is wrong with the words of a command line, with how it should be; the exit code."""
+    code = int(getattr(error, "exit_code", 2))
+    message = str(error.format_message())
+    context = getattr(error, "ctx", None)
+    if context is None or message == context.get_help():
+        error.show()  # no command is named: the help is all there is to say
+        return code
+    sys.stderr.write(f"{context.get_usage()}\nTry '{context.command_path} --help'.\n")
+    return _say_plainly(ConfigError(message), as_json)
+
+
+def _say_plainly(error: DistilError, as_json: bool = False) -> int:
+    """Say an error where there is no console yet, or none any more; its exit code."""
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"{error.hint}\n")
+    if as_json:
+        sys.stdout.write(json.dumps(error.record()) + "\n")
+    return error.exit_code
+
+
+def _is_debugged() -> bool:
+    return os.environ.get("DISTILCLI_DEBUG") == "1"
 
 
 @contextmanager
-def _console(as_json: bool) -> Iterator["Console"]:
-    """A console for one command, and the one place where errors become exit codes."""
-    from distilcli.console import Console
-    from distilcli.errors import DistilError
+def _console(as_json: bool, activity: str) -> Iterator["Console"]:
+    """A console for one command, and the one place where its errors become exit codes.
 
-    console = Console(as_json)
+    Args:
+        as_json: whether the result is for programs.
+        activity: what the command does, for an error that nobody expected.
+    """
+    with _stopping(_START_AGAIN, _typed), doing(activity):  # a signal may come at any moment
+        from distilcli.console import Console
+
+        console = Console(as_json)
     try:
-        with _stopping(_START_AGAIN, _typed):
+        with _stopping(_START_AGAIN, _typed), doing(activity):
+            check_launch()
             yield console
-    except DistilError as error:
-        if os.environ.get("DISTILCLI_DEBUG") == "1":
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, typer.Exit) or _is_debugged():
             raise
-        console.error(error)
-        raise typer.Exit(error.exit_code) from None
+        known = unexpected(error)
+        console.error(known)
+        raise typer.Exit(known.exit_code) from None
 
 
 _START_AGAIN = "stopped by {signal}; the same command starts again:"
@@ -84,8 +142,6 @@ def _stopping(message: str, command: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except signals.Stopped as stopped:
-        from distilcli.errors import Interrupted
-
         raise Interrupted(
             message.format(signal=stopped.number.name),
             command(),
@@ -107,7 +163,6 @@ def _load_any(
     config: Path, overrides: list[str] | None, skip_bad_rows: bool
 ) -> tuple["Experiment | TaskExperiment", list[str]]:
     """The experiment, and the overrides with what --skip-bad-rows is short for."""
-    from distilcli.errors import ConfigError
     from distilcli.experiment_file import load_any
     from distilcli.task_config import TaskExperiment
 
@@ -140,7 +195,7 @@ def prepare_(
     json_output: JsonOption = False,
 ) -> None:
     """Turn the experiment's text into its token store; or check every row of its task."""
-    with _console(json_output) as console:
+    with _console(json_output, f"preparing the data of {config}") as console:
         experiment, _ = _load_any(config, overrides, skip_bad_rows)
         from distilcli.commands import prepare
 
@@ -175,9 +230,8 @@ def init_student_(
     json_output: JsonOption = False,
 ) -> None:
     """Build the student from the teacher and show what was copied."""
-    with _console(json_output) as console:
+    with _console(json_output, "making a student") as console:
         from distilcli.commands import init_student
-        from distilcli.errors import ConfigError
 
         alone = {"--output": output, "--layers": layers, "--num-layers": num_layers}
         alone |= {"--strategy": strategy}
@@ -217,9 +271,7 @@ def train_(
     json_output: JsonOption = False,
 ) -> None:
     """Distil a student: prepare and initialise what is missing, then train."""
-    with _console(json_output) as console:
-        from distilcli.errors import ConfigError, Interrupted
-
+    with _console(json_output, f"training with {config}") as console:
         experiment, overrides = _load_any(config, overrides, skip_bad_rows)
         if resume and force:
             raise ConfigError("--resume and --force exclude each other")
@@ -300,9 +352,7 @@ def evaluate_(
     json_output: JsonOption = False,
 ) -> None:
     """Measure students beside their teacher: on held-out text, on a task, or on a suite of them."""
-    with _console(json_output) as console:
-        from distilcli.errors import ConfigError, Interrupted
-
+    with _console(json_output, "evaluating") as console:
         given = models or []
         overrides = [word for word in given if "=" in word]
         names = [word for word in given if "=" not in word]

@@ -1,7 +1,8 @@
 """The only printer: results on stdout, everything else on stderr.
 
-With `--json` stdout gets one object; without, a table for people. Under `torchrun` only the first
-process prints.
+With `--json` stdout gets one object, also where the command fails; without, a table for people.
+Under `torchrun` only the first process prints. What is printed is `printable`: names of files and
+settings move no cursor and end no line. `streams.py` sees to it that printing never raises.
 """
 
 import os
@@ -14,9 +15,11 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from distilcli.errors import DistilError
+from distilcli.errors import DistilError, printable
 from distilcli.json_text import to_json
+from distilcli.launch import is_main_process
 
 _SHOWN_METRICS = {
     "loss/total": "loss",
@@ -40,9 +43,13 @@ class Console:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        quiet = os.environ.get("RANK", "0") != "0"
-        self._out = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
-        self._err = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._has_result = False
+        quiet = not is_main_process()
+        # emoji: a name may hold ":file:", which is no picture.
+        self._out = RichConsole(quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
+        self._err = RichConsole(
+            stderr=True, quiet=quiet, highlight=False, soft_wrap=True, emoji=False
+        )
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -54,11 +61,11 @@ class Console:
 
     def note(self, text: str) -> None:
         """Say what is going on."""
-        self._err.print(text, markup=False)
+        self._err.print(printable(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Say what looks wrong."""
-        self._err.print(f"warning: {text}", style="yellow", markup=False)
+        self._err.print(f"warning: {printable(text)}", style="yellow", markup=False)
 
     def error(self, error: DistilError) -> None:
         """Say what failed and what to do next; a failure of one rank alone must be heard too."""
@@ -67,27 +74,34 @@ class Console:
             sys.stderr.write(f"error on rank {rank}: {error.message}\n")
         self._err.print(f"error: {error.message}", style="bold red", markup=False)
         if error.hint:
-            self._err.print(error.hint, markup=False)
+            self._err.print(printable(error.hint), markup=False)
+        self.result(error.record())
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table on stdout; nothing with `--json`."""
         if self.as_json:
             return
-        table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+        named = Text(printable(title), style="bold")
+        table = Table(title=named, title_justify="left", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+            header = Text(printable(column))
+            table.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self._out.print(table, markup=False)
 
     def say(self, text: str) -> None:
         """A line of the result for people, on stdout; nothing with `--json`."""
         if not self.as_json:
-            self._out.print(text, markup=False)
+            self._out.print(printable(text), markup=False)
 
     def result(self, record: dict[str, Any]) -> None:
-        """The result for programs: one object on stdout with `--json`, else nothing."""
-        if self.as_json and not self._out.quiet:
+        """The result for programs: one object on stdout with `--json`, else nothing.
+
+        It is given once: an error after it is on stderr and in the exit code.
+        """
+        if self.as_json and not self._out.quiet and not self._has_result:
+            self._has_result = True
             sys.stdout.write(to_json(record) + "\n")
             sys.stdout.flush()
 

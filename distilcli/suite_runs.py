@@ -79,7 +79,9 @@ def take(
                 scores = job.finish()
                 if scores is None:
                     failed.append(job.run)
-                    on_note(f"{job.run.name} failed: {job.last_lines()}")
+                    on_note(f"{job.run.name} failed: see {job.log}")
+                    for line in job.last_lines():
+                        on_note(f"  {line}")
                 else:
                     results[job.run.task, job.run.model, job.run.seed] = scores
                     on_note(f"{job.run.name}: {_said(scores)}, {len(waiting)} to do")
@@ -181,10 +183,9 @@ class _Job:
             shutil.rmtree(experiment.teacher.cache, ignore_errors=True)  # of this run alone
         return scores
 
-    def last_lines(self) -> str:
+    def last_lines(self) -> list[str]:
         """The end of what it said."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n  ".join([f"see {self.log}", *lines[-_LAST_LINES:]])
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
 
 
 def _scores_file(run: SuiteRun) -> Path:

@@ -12,6 +12,8 @@ PACKAGE = ROOT / "distilcli"
 # A module imports only from modules above it.
 ORDER = [
     "errors",
+    "launch",
+    "streams",
     "signals",
     "json_text",
     "schema",

@@ -77,12 +77,15 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
     target = write_results(suite.folder, record)
     _show(record, console)
     console.say(f"written: {target}")
-    console.result(record | {"results": str(target)})
+    record |= {"results": str(target)}
     if failed:
-        raise DistilError(
+        failure = DistilError(
             f"{len(failed)} runs failed: {', '.join(failed)}",
-            f"Each has a .log in {suite.folder}; mend the cause and start the suite again.",
+            f"Each has a .log in {suite.folder}; remove the cause and start the suite again.",
         )
+        console.result(record | failure.record())
+        raise failure
+    console.result(record)
 
 
 def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suite, Path]:

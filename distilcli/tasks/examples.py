@@ -51,13 +51,11 @@ class Examples(Generic[Example]):
             DataError: some rows are bad, or none is usable.
         """
         if self.bad and not skip_bad_rows:
-            shown = "\n  ".join(self.bad[:_SHOWN])
             more = len(self.bad) - _SHOWN
-            shown += f"\n  and {more:,} more" if more > 0 else ""
             raise DataError(
-                f"{self.name}: {len(self.bad):,} bad row{'s' if len(self.bad) > 1 else ''}\n"
-                f"  {shown}",
-                "Mend them, or leave them out with --skip-bad-rows.",
+                f"{self.name}: {len(self.bad):,} bad row{'s' if len(self.bad) > 1 else ''}",
+                "Fix them, or leave them out with --skip-bad-rows.",
+                [*self.bad[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])],
             )
         if not self.usable:
             bad = f" but {len(self.bad):,} bad ones, such as {self.bad[0]}" if self.bad else ""
