@@ -43,7 +43,8 @@ SkipOption = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Leave out rows of a task that cannot be used.")
 ]
 NumProcOption = Annotated[
-    int | None, typer.Option("--num-proc", min=1, help="Processes that tokenise; all cores.")
+    int | None,
+    typer.Option("--num-proc", min=1, max=1024, help="Processes that tokenise; all cores."),
 ]
 
 
@@ -219,7 +220,7 @@ def init_student_(
         str | None, typer.Option(help="Teacher layers to copy, such as 0,2,4.")
     ] = None,
     num_layers: Annotated[
-        int | None, typer.Option(min=1, help="Depth of the student; half the teacher's.")
+        int | None, typer.Option(min=1, max=1000, help="Depth of the student; half the teacher's.")
     ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="alternate, spread, top or bottom; alternate.")
@@ -265,7 +266,9 @@ def train_(
     ] = False,
     profile: Annotated[
         int | None,
-        typer.Option("--profile", min=1, help="Take that many steps, write only their trace."),
+        typer.Option(
+            "--profile", min=1, max=10_000, help="Take that many steps, write only their trace."
+        ),
     ] = None,
     skip_bad_rows: SkipOption = False,
     json_output: JsonOption = False,
@@ -328,7 +331,9 @@ def evaluate_(
     ] = None,
     num_sequences: Annotated[
         int | None,
-        typer.Option("--num-sequences", min=1, help="Held-out sequences to look at; all."),
+        typer.Option(
+            "--num-sequences", min=1, max=2**31 - 1, help="Held-out sequences to look at; all."
+        ),
     ] = None,
     suite: Annotated[
         str | None,
@@ -343,11 +348,14 @@ def evaluate_(
         str | None, typer.Option(help="Pretrained teacher of the suite; that of the run without.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Seeds of each run of a suite; 5.")
+        int | None,
+        typer.Option("--seeds", min=1, max=1000, help="Seeds of each run of a suite; 5."),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", min=1, help="Runs of a suite at a time; one a GPU, else one."),
+        typer.Option(
+            "--jobs", min=1, max=1024, help="Runs of a suite at a time; one a GPU, else one."
+        ),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:

@@ -11,7 +11,6 @@ from pydantic import (
     Discriminator,
     Field,
     StrictBool,
-    StrictInt,
     Tag,
     model_validator,
 )
@@ -19,12 +18,19 @@ from pydantic import (
 from distilcli.schema import (
     BelowOne,
     Count,
+    Epsilon,
     Fraction,
+    LearningRate,
+    Length,
+    MaxNorm,
     Number,
-    Positive,
     PositiveInt,
     Precision,
+    Seconds,
     Section,
+    Seed,
+    Temperature,
+    Tokens,
     Weight,
 )
 from distilcli.student_config import CopiedStudent, Student, StudentShape
@@ -100,10 +106,10 @@ class DataConfig(Section):
 
     sources: Annotated[list[Source], Field(min_length=1)] = Field(description="Read in order.")
     store: str = Field(description="Folder of the token store.")
-    max_length: Annotated[StrictInt, Field(ge=8)] = Field(
+    max_length: Annotated[Length, Field(ge=8)] = Field(
         128, description="Tokens in a sequence at most, [CLS] and [SEP] included."
     )
-    min_length: Annotated[StrictInt, Field(ge=3)] = Field(
+    min_length: Annotated[Length, Field(ge=3)] = Field(
         8,
         description="Sequences of fewer tokens, [CLS] and [SEP] included, are dropped and counted.",
     )
@@ -113,7 +119,9 @@ class DataConfig(Section):
     held_out_sources: list[Source] | None = Field(
         None, description="Held-out documents from sources of their own, instead of a share."
     )
-    shard_mib: PositiveInt = Field(8, description="MiB of text that one shard is made of.")
+    shard_mib: Annotated[PositiveInt, Field(le=2**16)] = Field(
+        8, description="MiB of text that one shard is made of."
+    )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "DataConfig":
@@ -171,7 +179,7 @@ Positions = Annotated[
 class LossConfig(Section):
     """The loss terms and their weights; each term is a mean over its own tokens."""
 
-    temperature: Positive = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
+    temperature: Temperature = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
     alpha_ce: Weight = Field(
         5.0, description="Weight of the soft targets, T^2 KL(teacher || student)."
     )
@@ -201,30 +209,28 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """AdamW, linear warm-up, linear decay to zero. Defaults: the DistilBERT release."""
 
-    lr: Positive = Field(5e-4, description="Peak learning rate.")
+    lr: LearningRate = Field(5e-4, description="Peak learning rate.")
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.98), description="AdamW's betas.")
-    eps: Annotated[Number, Field(gt=0.0)] = Field(1e-6, description="AdamW's epsilon.")
+    eps: Epsilon = Field(1e-6, description="AdamW's epsilon.")
     weight_decay: Weight = Field(
         0.0, description="On matrices and embeddings; never on biases and norms."
     )
     warmup_fraction: Fraction = Field(
         0.05, description="Share of the steps with rising learning rate."
     )
-    max_grad_norm: Annotated[Number, Field(gt=0.0)] = Field(
-        5.0, description="Global norm to clip to."
-    )
+    max_grad_norm: MaxNorm = Field(5.0, description="Global norm to clip to; .inf: not at all.")
 
 
 class TrainConfig(Section):
     """The batch, the length of the run, and what is written on the way."""
 
-    global_batch_size: PositiveInt = Field(
+    global_batch_size: Tokens = Field(
         256, description="Sequences in one optimiser step, over all processes and micro-batches."
     )
-    tokens_per_micro_batch: PositiveInt = Field(
+    tokens_per_micro_batch: Tokens = Field(
         4096, description="Tokens in one forward and backward pass of one process, at most."
     )
-    num_epochs: PositiveInt = Field(
+    num_epochs: Annotated[PositiveInt, Field(le=10**6)] = Field(
         3,
         description="Passes over the training split, of which every sequence is seen once in each: "
         "what fills no batch at the end of one opens the next, and the last step may be smaller.",
@@ -240,7 +246,7 @@ class TrainConfig(Section):
         description="Compile the layers of the student, and of a teacher that is not offloaded "
         "(torch.compile).",
     )
-    num_workers: Count | None = Field(
+    num_workers: Annotated[Count, Field(le=128)] | None = Field(
         None,
         description="Processes of each rank that read and mask ahead; null: 2 on a GPU, else 0.",
     )
@@ -251,7 +257,7 @@ class TrainConfig(Section):
     keep_checkpoints: PositiveInt = Field(
         2, description="Newest checkpoints to keep; the best one is kept besides."
     )
-    timeout_seconds: Annotated[Number, Field(gt=0.0)] = Field(
+    timeout_seconds: Seconds = Field(
         1800.0, description="How long processes wait for one that hangs before the run fails."
     )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
@@ -278,7 +284,7 @@ class BaseExperiment(Section):
         description="The run folder is output_dir/name."
     )
     output_dir: str = Field("runs", description="Folder of run folders.")
-    seed: Count = Field(42, description="Of data order, masks, dropout and new weights.")
+    seed: Seed = Field(42, description="Of data order, masks, dropout and new weights.")
     teacher: BaseTeacher | None
     student: StudentShape
     optim: OptimConfig = Field(default_factory=OptimConfig)

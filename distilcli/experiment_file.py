@@ -16,16 +16,18 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import Tag, ValidationError
 from pydantic_core import ErrorDetails
-from yaml.composer import ComposerError
 
 from distilcli.config import BaseExperiment, Experiment
-from distilcli.errors import ConfigError
+from distilcli.errors import ConfigError, shortened
 from distilcli.json_text import to_json
 from distilcli.schema import Section
 from distilcli.task_config import TaskExperiment
+from distilcli.yaml_tree import MAX_DEPTH, parse_yaml, problem_of, read_yaml
 
 # A key as the user writes it: optim.lr is ("optim", "lr"), data.sources.0 ("data", "sources", 0).
 Key = tuple[str | int, ...]
+
+_MAX_SHOWN = 200  # characters of an override or a value in a message
 
 
 def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
@@ -66,7 +68,7 @@ def read(
     kind_of: Callable[[dict[str, Any]], type[Section]],
 ) -> Section:
     """Read a file of settings and lay overrides over it; see `build`."""
-    return build(_read_yaml(path), overrides, kind_of, path)
+    return build(read_yaml(path, "Give --config an experiment file."), overrides, kind_of, path)
 
 
 def build(
@@ -124,57 +126,6 @@ def dump(experiment: BaseExperiment) -> str:
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-# Reading
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error; PyYAML would take the last one."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        first_lines: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                named, line = (key.tag, key.value), key.start_mark.line + 1
-                if named in first_lines:
-                    problem = f"{key.value} is given twice, first in line {first_lines[named]}"
-                    raise ComposerError(None, None, problem, key.start_mark)
-                first_lines[named] = line
-        return node
-
-
-def _parse_yaml(text: str) -> Any:
-    loader = _StrictLoader(text)
-    try:
-        return loader.get_single_data()
-    except ValueError as error:  # such as a date with a month 13
-        raise yaml.YAMLError(str(error)) from error
-    finally:
-        loader.dispose()
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = _parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", "Give --config an experiment file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or f"not YAML ({_one_line(error)})"
-        raise ConfigError(f"{where}: {problem}", "Mend the YAML.") from error
-    if not isinstance(tree, dict):
-        found = "the file is empty" if tree is None else "this is not"
-        raise ConfigError(f"{path}: an experiment is a mapping of keys, {found}")
-    return tree
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 # Overrides
 
 
@@ -185,19 +136,27 @@ class _Override:
     value: Any
 
 
+def _named(text: str) -> str:
+    """An override in a message."""
+    return f"override {shortened(text, _MAX_SHOWN)!r}"
+
+
 def _parse_key(dotted: str) -> Key:
     return tuple(int(part) if part.isdecimal() else part for part in dotted.split("."))
 
 
 def _parse_override(text: str) -> _Override:
     dotted, equals, value = text.partition("=")
-    if not equals or not all(dotted.split(".")):
-        raise ConfigError(f"override {text!r}: not of the form key.sub=value")
+    parts = dotted.split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"{_named(text)}: not of the form key.sub=value")
+    if len(parts) > MAX_DEPTH:
+        raise ConfigError(f"{_named(text)}: no key is more than {MAX_DEPTH} deep")
     try:
-        return _Override(text, _parse_key(dotted), _parse_yaml(value))
+        return _Override(text, _parse_key(dotted), parse_yaml(value))
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or _one_line(error)
-        raise ConfigError(f"override {text!r}: the value is not YAML ({problem})") from error
+        problem = problem_of(error)
+        raise ConfigError(f"{_named(text)}: the value is not YAML ({problem})") from error
 
 
 def _lay_over(tree: dict[str, Any], override: _Override) -> None:
@@ -208,7 +167,7 @@ def _lay_over(tree: dict[str, Any], override: _Override) -> None:
         if isinstance(node, list) and not (isinstance(part, int) and part < len(node)):
             count = f"{len(node)} {'entry' if len(node) == 1 else 'entries'}"
             raise ConfigError(
-                f"override {override.text!r}: {above} has {count}, {part} is none of them",
+                f"{_named(override.text)}: {above} has {count}, {part} is none of them",
                 "Count from 0.",
             )
         if depth == len(override.key) - 1:
@@ -217,7 +176,7 @@ def _lay_over(tree: dict[str, Any], override: _Override) -> None:
         child = node.get(part) if isinstance(node, dict) else node[part]
         if child is not None and not isinstance(child, (dict, list)):
             below = _dotted(override.key[: depth + 1])
-            raise ConfigError(f"override {override.text!r}: {below} has no keys below it")
+            raise ConfigError(f"{_named(override.text)}: {below} has no keys below it")
         node[part] = {} if child is None else copy.copy(child)
         node = node[part]
 
@@ -258,10 +217,10 @@ def _origin(key: Key, path: Path, tree: dict[str, Any], overrides: list[_Overrid
     for override in reversed(overrides):
         length = len(override.key)
         if key[:length] == override.key:
-            return f"override {override.text!r}"
+            return _named(override.text)
         if override.key[: len(key)] == key:
             if not _is_in(tree, key):
-                return f"override {override.text!r}"
+                return _named(override.text)
             overridden = " (with overrides)"
     return f"{path}{overridden}"
 
@@ -373,19 +332,25 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "finite_number": lambda _: "must be a finite number",
     "list_type": lambda _: "must be a list, such as [a, b]",
     "tuple_type": lambda _: "must be a list, such as [a, b]",
+    "too_long": lambda context: f"takes {context['max_length']} at most",
     "too_short": lambda context: f"needs {context['min_length']} or more",
     "literal_error": lambda context: f"must be {context['expected']}".replace("'", ""),
-    "greater_than": lambda context: f"must be above {context['gt']:g}",
-    "greater_than_equal": lambda context: f"must be at least {context['ge']:g}",
-    "less_than": lambda context: f"must be below {context['lt']:g}",
-    "less_than_equal": lambda context: f"must be at most {context['le']:g}",
+    "greater_than": lambda context: f"must be above {_bound(context['gt'])}",
+    "greater_than_equal": lambda context: f"must be at least {_bound(context['ge'])}",
+    "less_than": lambda context: f"must be below {_bound(context['lt'])}",
+    "less_than_equal": lambda context: f"must be at most {_bound(context['le'])}",
     "string_pattern_mismatch": lambda context: f"must match {context['pattern']}",
 }
 
 
 def _shown(value: Any) -> str:
     """A value as YAML has it."""
-    return to_json(value) if value is None or isinstance(value, bool) else repr(value)
+    said = to_json(value) if value is None or isinstance(value, bool) else repr(value)
+    return shortened(said, _MAX_SHOWN)
+
+
+def _bound(limit: float) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else f"{limit:,}"
 
 
 def _either(names: list[str]) -> str:

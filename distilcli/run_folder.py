@@ -16,14 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distilcli import __version__
 from distilcli.config import BaseExperiment
-from distilcli.errors import RunFolderError, WriteError
+from distilcli.errors import ConfigError, RunFolderError, WriteError
 from distilcli.experiment_file import dump
 from distilcli.json_text import to_json
 from distilcli.run_lock import locked
+from distilcli.yaml_tree import read_yaml
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 # Keys that may differ at a resume: they change the partition or the cadence, not the training.
@@ -168,9 +167,9 @@ class RunFolder:
 
     def _changed_keys(self, experiment: BaseExperiment) -> list[str]:
         try:
-            before = yaml.safe_load(self.experiment.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise RunFolderError(f"{self.experiment}: cannot be read ({error})") from error
+            before = read_yaml(self.experiment)
+        except ConfigError as error:
+            raise RunFolderError(error.message, "Choose another name=...") from error
         old = dict(_leaves(before, ""))
         new = dict(_leaves(experiment.model_dump(mode="json"), ""))
         differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}

@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, StrictBool, Tag
+from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag
 
-from distilcli.schema import Count, Fraction, PositiveInt, Section
+from distilcli.schema import MAX_LAYERS, Fraction, NumLayers, Section
 
+LayerList = Annotated[
+    list[Annotated[StrictInt, Field(ge=0, lt=MAX_LAYERS)]], Field(max_length=MAX_LAYERS)
+]
 LayerStrategy = Literal["alternate", "spread", "top", "bottom"]
 
 
@@ -17,7 +20,7 @@ def _layers_kind(value: Any) -> str | None:
 
 # A union with a say on which part is meant, so that a mistake is one error and not one for each.
 Layers = Annotated[
-    Annotated[LayerStrategy, Tag("strategy")] | Annotated[list[Count], Tag("list")],
+    Annotated[LayerStrategy, Tag("strategy")] | Annotated[LayerList, Tag("list")],
     Discriminator(
         _layers_kind,
         custom_error_type="layers",
@@ -46,7 +49,7 @@ class CopiedStudent(StudentShape):
     """A DistilBERT that starts with layers copied from a BERT (Sanh et al. 2019, sec. 3)."""
 
     kind: Literal["copied"] = "copied"
-    num_layers: PositiveInt | None = Field(None, description="Depth; null: half the source's.")
+    num_layers: NumLayers | None = Field(None, description="Depth; null: half the source's.")
     layers: Layers = Field(
         "alternate",
         description="Which source layers to copy: a strategy or a list of indices from 0.",
@@ -79,7 +82,7 @@ class RandomStudent(StudentShape):
     """A DistilBERT with random weights, in the shape that `copied` would have."""
 
     kind: Literal["random"] = "random"
-    num_layers: PositiveInt | None = Field(None, description="Depth; null: half of like's.")
+    num_layers: NumLayers | None = Field(None, description="Depth; null: half of like's.")
     like: str | None = Field(
         None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
     )

@@ -11,7 +11,6 @@ from pydantic import (
     Discriminator,
     Field,
     StrictBool,
-    StrictInt,
     Tag,
     model_validator,
 )
@@ -28,10 +27,14 @@ from distilcli.schema import (
     BelowOne,
     Count,
     Fraction,
+    LearningRate,
+    Length,
+    MaxNorm,
     Number,
-    Positive,
     PositiveInt,
     Section,
+    Temperature,
+    Tokens,
     Weight,
 )
 from distilcli.student_config import CopiedStudent, StudentShape, student_kind
@@ -79,7 +82,7 @@ RowSource = Annotated[
 class BaseTask(Section):
     """What every task has."""
 
-    max_length: Annotated[StrictInt, Field(ge=8)] = Field(
+    max_length: Annotated[Length, Field(ge=8)] = Field(
         128, description="Tokens of an input at most, special ones included; longer text is cut."
     )
     skip_bad_rows: StrictBool = Field(
@@ -144,16 +147,18 @@ class QuestionAnsweringTask(RowTask):
     """The answer to a question, as a span of a context (SQuAD 1.1)."""
 
     kind: Literal["question-answering"]
-    max_length: Annotated[StrictInt, Field(ge=16)] = Field(
+    max_length: Annotated[Length, Field(ge=16)] = Field(
         384, description="Tokens of a window: question, piece of context, special tokens."
     )
-    stride: Count = Field(
+    stride: Length = Field(
         128, description="Tokens by which windows of a long context overlap (Devlin et al. 2019)."
     )
-    max_question_length: PositiveInt = Field(
+    max_question_length: Annotated[Length, Field(ge=1)] = Field(
         64, description="Tokens of a question at most; longer ones are cut."
     )
-    max_answer_length: PositiveInt = Field(30, description="Tokens of an answer at most.")
+    max_answer_length: Annotated[Length, Field(ge=1)] = Field(
+        30, description="Tokens of an answer at most."
+    )
     score: Literal["f1", "exact_match"] = Field(
         "f1", description="What the student is chosen and compared by."
     )
@@ -243,7 +248,7 @@ TaskStudent = Annotated[
 class TaskLossConfig(Section):
     """The loss terms and their weights; each is a mean over its own examples, tags or tokens."""
 
-    temperature: Positive = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
+    temperature: Temperature = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
     alpha_ce: Weight = Field(
         1.0,
         description="Weight of the soft targets, T^2 KL(teacher || student); for regression of "
@@ -262,7 +267,9 @@ class TaskLossConfig(Section):
 class Augmentation(Section):
     """Changed copies of the training examples, which only the teacher labels."""
 
-    copies: PositiveInt = Field(4, description="Copies of each training example, in every epoch.")
+    copies: Annotated[PositiveInt, Field(le=1000)] = Field(
+        4, description="Copies of each training example, in every epoch."
+    )
     replaced: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
         0.15, description="Share of a copy's tokens that others of the task stand in for."
     )
@@ -271,7 +278,7 @@ class Augmentation(Section):
 class TaskOptim(OptimConfig):
     """AdamW, linear warm-up, linear decay to zero. Defaults: fine-tuning as in BERT's paper."""
 
-    lr: Positive = Field(5e-5, description="Peak learning rate.")
+    lr: LearningRate = Field(5e-5, description="Peak learning rate.")
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's betas.")
     weight_decay: Weight = Field(
         0.01, description="On matrices and embeddings; never on biases and norms."
@@ -279,15 +286,13 @@ class TaskOptim(OptimConfig):
     warmup_fraction: Fraction = Field(
         0.1, description="Share of the steps with rising learning rate."
     )
-    max_grad_norm: Annotated[Number, Field(gt=0.0)] = Field(
-        1.0, description="Global norm to clip to."
-    )
+    max_grad_norm: MaxNorm = Field(1.0, description="Global norm to clip to; .inf: not at all.")
 
 
 class TaskTrain(TrainConfig):
     """The batch, the length of the run, and what is written on the way."""
 
-    global_batch_size: PositiveInt = Field(
+    global_batch_size: Tokens = Field(
         32, description="Inputs in one optimiser step, over all processes and micro-batches."
     )
 

@@ -85,7 +85,7 @@ def test_dump_keeps_every_kind_of_value(path: Path) -> None:
     experiment = load(
         path,
         "optim.max_grad_norm=.inf",
-        "optim.lr=1.0e-300",
+        "optim.lr=1.0e-11",
         "student.layers=[3, 1, 1]",
         "data.store='3e-4'",
         "loss.positions={sample: 0.25}",
@@ -105,9 +105,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_file_that_is_a_folder_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         experiment_file.load(tmp_path)
-    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    (tmp_path / "latin.yaml").write_bytes(b"seed: 1\nname: caf\xe9")
+    with pytest.raises(ConfigError, match=r"latin\.yaml, line 2: not UTF-8") as caught:
         experiment_file.load(tmp_path / "latin.yaml")
+    assert caught.value.hint == "Save the file as UTF-8."
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_several_mistakes_are_counted(path: Path) -> None:
         ({"optim": {"betas": [0.9, 1.0]}}, "optim.betas.1: must be below 1 (given: 1.0)"),
         ({"optim": {"betas": 0.9}}, "optim.betas: must be a list, such as [a, b] (given: 0.9)"),
         ({"masking": {"mask_share": 1.5}}, "masking.mask_share: must be at most 1 (given: 1.5)"),
-        ({"loss": {"temperature": 0}}, "loss.temperature: must be above 0 (given: 0)"),
+        ({"loss": {"temperature": 0}}, "loss.temperature: must be at least 0.01 (given: 0)"),
         ({"loss": {"positions": "some"}}, "loss.positions: must be all, masked or {sample: SHARE}"),
         ({"loss": {"positions": 0.5}}, "loss.positions: must be all, masked or {sample: SHARE}"),
         ({"loss": {"positions": {"sample": 1}}}, "loss.positions.sample: must be below 1"),

@@ -20,6 +20,7 @@ ORDER = [
     "student_config",
     "config",
     "task_config",
+    "yaml_tree",
     "experiment_file",
     "suites",
     "published",

@@ -112,13 +112,25 @@ def test_what_a_resume_may_not_change(begun, changed, keys):
     assert not any(key.startswith("train.") and key not in keys for key in named)
 
 
-@pytest.mark.parametrize("text", [None, "a: [", "\x00"])
-def test_resume_without_a_readable_experiment(begun, text):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, ": no such file"),
+        (b"", ": an experiment is a mapping of keys, the file is empty"),
+        (b"a: [", ", line 1: expected the node content"),
+        (b"\x00", ": not YAML"),
+        (b"name: \xff", ", line 1: not UTF-8"),
+        (b"[" * 10_000, ", line 1: nested more than 50 deep"),
+    ],
+)
+def test_resume_without_a_readable_experiment(begun, content, message):
     begun.experiment.unlink()
-    if text is not None:
-        begun.experiment.write_text(text)
-    with pytest.raises(RunFolderError, match=r"experiment\.yaml: cannot be read"):
+    if content is not None:
+        begun.experiment.write_bytes(content)
+    with pytest.raises(RunFolderError) as caught:
         begun.check(experiment(), resume=True, force=False)
+    assert caught.value.message.startswith(f"{begun.experiment}{message}")
+    assert caught.value.exit_code == 2
 
 
 def test_force_removes_what_ran_and_nothing_else(begun):

@@ -312,7 +312,7 @@ def test_an_empty_task_is_a_task_without_keys(path: Path) -> None:
             "student.kind: must be copied or checkpoint",
         ),
         ({"student": {"kind": "checkpoint"}}, "student.model: this key is required"),
-        ({"loss": {"temperature": 0}}, "loss.temperature: must be above 0 (given: 0)"),
+        ({"loss": {"temperature": 0}}, "loss.temperature: must be at least 0.01 (given: 0)"),
         ({"optim": {"lr": True}}, "optim.lr: must be a number (given: true)"),
         (
             {"train": {"global_batch_size": 0}},

@@ -537,7 +537,7 @@ def test_prepare_refuses_bad_rows_with_exit_code_2(two_bad):
         f"error: {path}: 2 bad rows",
         f"  {path} line 4: 2 fields, but the header has 3",
         f"  {path} line 8: no label",
-        "Mend them, or leave them out with --skip-bad-rows.",
+        "Fix them, or leave them out with --skip-bad-rows.",
     ]
     assert listing(path.parent) == before
 
