@@ -5,25 +5,19 @@ Only the standard library and Typer are imported here; the rest inside the comma
 """
 
 import functools
-import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distilcli import __version__, signals
-from distilcli.errors import ConfigError, DistilError, Interrupted, doing, unexpected
-from distilcli.launch import check_launch
-from distilcli.streams import patient_streams, undelivered
+from distilcli import __version__, guard
+from distilcli.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from distilcli.config import Experiment
-    from distilcli.console import Console
     from distilcli.task_config import TaskExperiment
 
 app = typer.Typer(
@@ -50,108 +44,7 @@ NumProcOption = Annotated[
 
 def main() -> None:
     """Run the command line; every error becomes one line and an exit code."""
-    with patient_streams() as stdout:
-        signals.stop_on_signals()
-        try:
-            code = _run(sys.argv[1:])
-        finally:
-            signals.leave_quietly()
-        if code == 0 and (reason := undelivered(stdout)):
-            code = _say_plainly(DistilError(reason, "Send it to a file on a disk with room."))
-    sys.exit(code)
-
-
-def _run(arguments: list[str]) -> int:
-    """The exit code of one command line."""
-    try:
-        return app(arguments, prog_name="distilcli", standalone_mode=False) or 0
-    except (Exception, KeyboardInterrupt) as error:
-        if not _is_usage_error(error):
-            if _is_debugged():
-                raise
-            return _say_plainly(unexpected(error), as_json="--json" in arguments)
-        return _show_usage_error(error, as_json="--json" in arguments)
-
-
-def _is_usage_error(error: BaseException) -> bool:
-    # Typer does not name the base of its usage errors, but for one class derived from it.
-    return isinstance(error, typer.BadParameter.__bases__)
-
-
-def _show_usage_error(error: Any, as_json: bool) -> int:
-    """What is wrong with the words of a command line, with how it should be; the exit code."""
-    code = int(getattr(error, "exit_code", 2))
-    message = str(error.format_message())
-    context = getattr(error, "ctx", None)
-    if context is None or message == context.get_help():
-        error.show()  # no command is named: the help is all there is to say
-        return code
-    sys.stderr.write(f"{context.get_usage()}\nTry '{context.command_path} --help'.\n")
-    return _say_plainly(ConfigError(message), as_json)
-
-
-def _say_plainly(error: DistilError, as_json: bool = False) -> int:
-    """Say an error where there is no console yet, or none any more; its exit code."""
-    sys.stderr.write(f"error: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"{error.hint}\n")
-    if as_json:
-        sys.stdout.write(json.dumps(error.record()) + "\n")
-    return error.exit_code
-
-
-def _is_debugged() -> bool:
-    return os.environ.get("DISTILCLI_DEBUG") == "1"
-
-
-@contextmanager
-def _console(as_json: bool, activity: str) -> Iterator["Console"]:
-    """A console for one command, and the one place where its errors become exit codes.
-
-    Args:
-        as_json: whether the result is for programs.
-        activity: what the command does, for an error that nobody expected.
-    """
-    with _stopping(_START_AGAIN, _typed), doing(activity):  # a signal may come at any moment
-        from distilcli.console import Console
-
-        console = Console(as_json)
-    try:
-        with _stopping(_START_AGAIN, _typed), doing(activity):
-            check_launch()
-            yield console
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, typer.Exit) or _is_debugged():
-            raise
-        known = unexpected(error)
-        console.error(known)
-        raise typer.Exit(known.exit_code) from None
-
-
-_START_AGAIN = "stopped by {signal}; the same command starts again:"
-_GO_ON = "stopped by {signal}; what is finished is kept, and this goes on from it:"
-
-
-@contextmanager
-def _stopping(message: str, command: Callable[[], str]) -> Iterator[None]:
-    """A signal inside the block, where nothing is trained, becomes an error that says how to go on.
-
-    Args:
-        message: with a place for the signal's name.
-        command: what to type then.
-    """
-    try:
-        yield
-    except signals.Stopped as stopped:
-        raise Interrupted(
-            message.format(signal=stopped.number.name),
-            command(),
-            signals.exit_signal(stopped.number),
-        ) from None
-
-
-def _typed() -> str:
-    return shlex.join(["distilcli", *sys.argv[1:]])
+    sys.exit(guard.run(app, sys.argv[1:]))
 
 
 def _load(config: Path, overrides: list[str] | None) -> "Experiment":
@@ -196,11 +89,11 @@ def prepare_(
     json_output: JsonOption = False,
 ) -> None:
     """Turn the experiment's text into its token store; or check every row of its task."""
-    with _console(json_output, f"preparing the data of {config}") as console:
+    with guard.console(json_output, f"preparing the data of {config}") as console:
         experiment, _ = _load_any(config, overrides, skip_bad_rows)
         from distilcli.commands import prepare
 
-        with _stopping(_GO_ON, _typed):
+        with guard.stopping(guard.GO_ON, guard.typed):
             prepare.run(experiment, num_proc or os.cpu_count() or 1, console)
 
 
@@ -231,7 +124,7 @@ def init_student_(
     json_output: JsonOption = False,
 ) -> None:
     """Build the student from the teacher and show what was copied."""
-    with _console(json_output, "making a student") as console:
+    with guard.console(json_output, "making a student") as console:
         from distilcli.commands import init_student
 
         alone = {"--output": output, "--layers": layers, "--num-layers": num_layers}
@@ -274,7 +167,7 @@ def train_(
     json_output: JsonOption = False,
 ) -> None:
     """Distil a student: prepare and initialise what is missing, then train."""
-    with _console(json_output, f"training with {config}") as console:
+    with guard.console(json_output, f"training with {config}") as console:
         experiment, overrides = _load_any(config, overrides, skip_bad_rows)
         if resume and force:
             raise ConfigError("--resume and --force exclude each other")
@@ -290,7 +183,7 @@ def train_(
             return
         go_on = functools.partial(resume_command, config, overrides)
         try:
-            with _stopping(_GO_ON, go_on):
+            with guard.stopping(guard.GO_ON, go_on):
                 train.run(experiment, resume=resume, force=force, console=console)
         except Interrupted as interrupted:
             interrupted.hint = go_on()
@@ -360,7 +253,7 @@ def evaluate_(
     json_output: JsonOption = False,
 ) -> None:
     """Measure students beside their teacher: on held-out text, on a task, or on a suite of them."""
-    with _console(json_output, "evaluating") as console:
+    with guard.console(json_output, "evaluating") as console:
         given = models or []
         overrides = [word for word in given if "=" in word]
         names = [word for word in given if "=" not in word]
@@ -373,7 +266,7 @@ def evaluate_(
             try:
                 evaluate_suite.run(wanted, overrides, console)
             except Interrupted as interrupted:
-                interrupted.hint = _typed()
+                interrupted.hint = guard.typed()
                 raise
             return
         alone = {"--data": data, "--teacher": teacher, "--seeds": seeds, "--jobs": jobs}

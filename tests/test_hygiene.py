@@ -70,6 +70,7 @@ ORDER = [
     "export",
     "report",
     "console",
+    "guard",
     "commands",
     "cli",
     "__main__",
