@@ -4,7 +4,6 @@
 the standard library and Typer is imported, so that `--help` answers at once.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -16,6 +15,7 @@ import typer
 
 from distilcli import signals
 from distilcli.errors import ConfigError, DistilError, Interrupted, doing, unexpected
+from distilcli.json_text import to_json
 from distilcli.launch import check_launch
 from distilcli.streams import patient_streams, undelivered
 
@@ -73,7 +73,7 @@ def _say_plainly(error: DistilError, as_json: bool = False) -> int:
     if error.hint:
         sys.stderr.write(f"{error.hint}\n")
     if as_json:
-        sys.stdout.write(json.dumps(error.record()) + "\n")
+        sys.stdout.write(to_json(error.record()) + "\n")
     return error.exit_code
 
 
