@@ -21,7 +21,7 @@ from distilcli.assembly import (
     student_description,
     teacher_dtype,
 )
-from distilcli.commands.prepare import show_progress
+from distilcli.commands.prepare import show_progress, tell_of_task
 from distilcli.config import BaseExperiment, Experiment
 from distilcli.console import Console, TrainingLog, duration, number
 from distilcli.masked_lm import MaskedLMObjective
@@ -32,7 +32,6 @@ from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.objective import TaskObjective, assemble_task
-from distilcli.tasks.task import OpenTask
 from distilcli.training import Events, TrainResult, train
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
@@ -64,7 +63,9 @@ def run(
 def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
     accelerator = make_accelerator(experiment)
-    report = preflight(experiment, _unsaved_objective(experiment, accelerator), accelerator)
+    report = preflight(
+        experiment, _unsaved_objective(experiment, accelerator, console), accelerator
+    )
     accelerator.end_training()
     _show_preflight(report, experiment, console)
 
@@ -72,7 +73,7 @@ def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
 def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
     accelerator = make_accelerator(experiment)
-    objective = _unsaved_objective(experiment, accelerator)
+    objective = _unsaved_objective(experiment, accelerator, console)
     trace = RunFolder(experiment.run_folder).trace
     report = profile_steps(experiment, objective, accelerator, num_steps, trace)
     accelerator.end_training()
@@ -80,7 +81,7 @@ def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Co
 
 
 def _unsaved_objective(
-    experiment: Experiment | TaskExperiment, accelerator: Accelerator
+    experiment: Experiment | TaskExperiment, accelerator: Accelerator, console: Console
 ) -> Objective:
     """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
     if isinstance(experiment, Experiment):
@@ -88,6 +89,7 @@ def _unsaved_objective(
         return MaskedLMObjective(experiment, parts, accelerator.device)
     with main_process_first(accelerator):
         task_parts = assemble_task(experiment, accelerator.device)
+    tell_of_task(task_parts.task, console)
     return TaskObjective(experiment, task_parts, accelerator, cache=False)
 
 
@@ -105,7 +107,7 @@ def _objective(
         return MaskedLMObjective(experiment, parts, accelerator.device)
     with main_process_first(accelerator):
         task_parts = assemble_task(experiment, accelerator.device)
-    _tell_of_task(task_parts.task, console)
+    tell_of_task(task_parts.task, console)
     if accelerator.is_main_process:
         _begin(experiment, folder, force, console, held)
     return TaskObjective(experiment, task_parts, accelerator, console.note)
@@ -158,15 +160,6 @@ def _begin(
     held.enter_context(folder.alone(patience, console.note))
     if force or not folder.has_run:
         folder.begin(experiment, force=force)
-
-
-def _tell_of_task(task: OpenTask, console: Console) -> None:
-    for split, count, skipped in (
-        ("train", task.num_examples[0], task.skipped.train),
-        ("dev", task.num_examples[1], task.skipped.dev),
-    ):
-        if skipped:
-            console.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
 
 
 def _show(result: TrainResult, console: Console) -> None:
