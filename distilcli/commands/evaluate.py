@@ -9,13 +9,14 @@ from distilcli.assembly import (
     open_store,
 )
 from distilcli.commands import evaluate_task
+from distilcli.commands.results import results_folder, settle_runs, show_and_write
 from distilcli.config import Experiment
 from distilcli.console import Console, number, percent
 from distilcli.errors import ConfigError
 from distilcli.evaluation import Evaluation, evaluate
 from distilcli.experiment_file import load_any
 from distilcli.models import load_masked_lm
-from distilcli.run_folder import RunFolder, write_results
+from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
 
 _TEACHER = "teacher"
@@ -30,9 +31,11 @@ def run(
     console: Console,
 ) -> None:
     """Evaluate the teacher and the named models or runs."""
+    settle_runs(names)
     experiment = _experiment_of(names, config, overrides)
+    folder = results_folder(names, output, experiment)
     if isinstance(experiment, TaskExperiment):
-        evaluate_task.run(names, experiment, output, num_sequences, console)
+        evaluate_task.run(names, experiment, folder, num_sequences, console)
         return
     paths = _students(names, experiment)
     teacher = load_teacher(experiment)
@@ -48,10 +51,7 @@ def run(
         "experiment": experiment.name,
         "models": {row.name: {"path": paths.get(row.name), **row.record()} for row in rows},
     }
-    target = write_results(output or experiment.run_folder, record)
-    _show(rows, console)
-    console.say(f"written: {target}")
-    console.result({**record, "results": str(target)})
+    console.result(show_and_write(record, folder, lambda: _show(rows, console), console))
 
 
 def _experiment_of(
@@ -89,7 +89,7 @@ def _students(names: list[str], experiment: Experiment) -> dict[str, str]:
 
 def _label(run: RunFolder, folder: Path) -> str:
     what = {run.initial_student.name: "at start", run.student.name: "trained"}
-    return f"{run.root.name} {what.get(folder.name, folder.name)}"
+    return f"{run.root.absolute().name} {what.get(folder.name, folder.name)}"
 
 
 def _show(rows: list[Evaluation], console: Console) -> None:

@@ -10,13 +10,13 @@ from typing import Any, get_args
 
 import torch
 
-from distilcli.commands.prepare import tell_of_task
+from distilcli.commands.results import show_and_write
 from distilcli.console import Console
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.experiment_file import build, load
 from distilcli.json_text import to_json
 from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
-from distilcli.run_folder import RunFolder, write_results
+from distilcli.run_folder import RunFolder, check_results
 from distilcli.suite_results import table
 from distilcli.suite_runs import finished_scores, measure_teachers, take
 from distilcli.suites import (
@@ -66,6 +66,7 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
         )
     suite, where = _suite(wanted, overrides, console)
     runs = plan(suite, wanted.seeds, where, overrides)
+    check_results(suite.folder)
     _check_rows(runs, console)
     gpus = torch.cuda.device_count()
     results, failed = take(runs, wanted.jobs or gpus or 1, gpus, console.note)
@@ -75,10 +76,7 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
         console.warn(error.message)
         failed.append("a teacher that is fine-tuned already")
     record = table(suite, results)
-    target = write_results(suite.folder, record)
-    _show(record, console)
-    console.say(f"written: {target}")
-    record |= {"results": str(target)}
+    record = show_and_write(record, suite.folder, lambda: _show(record, console), console)
     if failed:
         failure = DistilError(
             f"{len(failed)} runs failed: {', '.join(failed)}",
@@ -168,10 +166,9 @@ def _check_rows(runs: list[SuiteRun], console: Console) -> None:
     names = dict.fromkeys(run.task for run in runs if finished_scores(run) is None)
     for name in names:
         console.note(f"{name}: looking at its rows")
-        experiment = next(r.experiment for r in runs if r.task == name and not r.needs_teacher)
-        task = open_task_of(experiment)
-        task.overlap.refuse_same()
-        tell_of_task(task, console)
+        open_task_of(
+            next(run.experiment for run in runs if run.task == name and not run.needs_teacher)
+        )
 
 
 def _show(record: dict[str, Any], console: Console) -> None:

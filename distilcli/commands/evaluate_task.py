@@ -7,12 +7,12 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from distilcli.commands.prepare import tell_of_task
+from distilcli.commands.results import show_and_write
 from distilcli.config import BaseExperiment
 from distilcli.console import Console, percent
 from distilcli.errors import ModelError
 from distilcli.models import num_parameters, size_mib
-from distilcli.run_folder import RunFolder, write_results
+from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.models import load_finetuned, load_teacher
 from distilcli.tasks.objective import measured_scores, open_task_of
@@ -24,14 +24,12 @@ _TEACHER = "teacher"
 def run(
     names: list[str],
     experiment: TaskExperiment,
-    output: Path | None,
+    folder: Path,
     num_inputs: int | None,
     console: Console,
 ) -> None:
     """Measure the teacher and the students of runs, or named models, on the dev examples."""
     task = open_task_of(experiment)
-    task.overlap.refuse_same()
-    tell_of_task(task, console)
     teacher = load_teacher(experiment, task)
     models: dict[str, PreTrainedModel] = {} if teacher is None else {_TEACHER: teacher}
     paths = _students(names, experiment)
@@ -54,10 +52,11 @@ def run(
         record["retained"] = record["scores"][task.score] / reference if reference else None
         record["passes"] = [asdict(one) for one in passes[name]]
     result = {"experiment": experiment.name, "score": task.score, "models": found}
-    target = write_results(output or experiment.run_folder, result)
-    _show(found, passes, task.num_examples[1], console)
-    console.say(f"written: {target}")
-    console.result({**result, "results": str(target)})
+
+    def show() -> None:
+        _show(found, passes, task.num_examples[1], console)
+
+    console.result(show_and_write(result, folder, show, console))
 
 
 def _students(names: list[str], experiment: TaskExperiment) -> dict[str, str]:
@@ -66,7 +65,7 @@ def _students(names: list[str], experiment: TaskExperiment) -> dict[str, str]:
     for name in names or [str(experiment.run_folder)]:
         run = RunFolder(Path(name))
         if run.student.exists():
-            label = run.root.name
+            label = run.root.absolute().name
             taken = label in students or label == _TEACHER
             students[name if taken else label] = str(run.student)
         elif run.experiment.exists():

@@ -1,0 +1,68 @@
+"""Where `distilcli eval` writes its results.json, and that what was measured is shown first."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from distilcli import __version__
+from distilcli.config import BaseExperiment
+from distilcli.console import Console
+from distilcli.errors import RunFolderError
+from distilcli.files import recover_all
+from distilcli.run_folder import RunFolder, check_results, write_results
+
+
+def settle_runs(names: Sequence[str]) -> None:
+    """Make good what a killed run left half replaced in the run folders that are named.
+
+    Args:
+        names: folders of runs, folders in them, or names of models.
+    """
+    for name in names:
+        if (run := _run_of(name)) is not None:
+            recover_all(run.root)
+
+
+def results_folder(names: Sequence[str], output: Path | None, experiment: BaseExperiment) -> Path:
+    """Where results go, checked before hours are spent on them.
+
+    That is the first run that is named on the command line, where it lies now: its experiment.yaml
+    may name the folder that it was moved or copied from.
+
+    Args:
+        names: folders of runs, folders in them, or names of models.
+        output: wins over all.
+        experiment: whose run folder it is where no run is named.
+
+    Raises:
+        RunFolderError: results cannot be written there.
+    """
+    runs = (run.root for run in map(_run_of, names) if run is not None)
+    folder = output or next(runs, experiment.run_folder)
+    check_results(folder)
+    return folder
+
+
+def show_and_write(
+    record: dict[str, Any], folder: Path, show: Callable[[], None], console: Console
+) -> dict[str, Any]:
+    """Show what was measured, then write it to results.json; the record with the file's path.
+
+    Raises:
+        RunFolderError: it cannot be written; everything is shown by then.
+    """
+    record = {"distilcli": __version__, **record}
+    show()
+    try:
+        target = write_results(folder, record)
+    except RunFolderError as error:
+        console.result(record | error.record())
+        raise
+    console.say(f"written: {target}")
+    return {**record, "results": str(target)}
+
+
+def _run_of(name: str) -> RunFolder | None:
+    """The run that a folder is, or that it lies in; None for any other model."""
+    candidates = (RunFolder(Path(name)), RunFolder(Path(name).absolute().parent))
+    return next((run for run in candidates if run.experiment.exists()), None)
