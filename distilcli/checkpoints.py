@@ -2,13 +2,13 @@
 
 A checkpoint is a folder `step-00001000` of safetensors files and `checkpoint.json`, which holds
 the state and the SHA-256 of every file. A folder under that name is whole: it gets its name by a
-rename after everything in it has reached the disk.
+rename after everything in it has reached the disk. Other folders, and folders that hold anything
+else, are never touched.
 """
 
 import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distilcli import __version__
 from distilcli.errors import RunFolderError, WriteError
+from distilcli.files import recover_all, remove_folder, replacing
 from distilcli.json_text import to_json
 
 _STATE_FILE = "checkpoint.json"
-_ASIDE_PREFIX = ".writing-"
+_NAME = re.compile(r"step-[0-9]{8,}")
+# What a checkpoint may hold whose record cannot be read any more.
+_TENSOR_FILES = frozenset({"student.safetensors", "optimizer.safetensors"})
 
 
 @dataclass(frozen=True)
@@ -64,32 +68,57 @@ def save(
         WriteError: it cannot be written (disk full, no permission); older ones are untouched.
     """
     final = checkpoint_folder(root, step)
-    aside = root / f"{_ASIDE_PREFIX}{final.name}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        digests = {}
-        for name, named_tensors in tensors.items():
-            path = aside / f"{name}.safetensors"
-            save_file({key: t.detach().contiguous() for key, t in named_tensors.items()}, path)
-            _flush_to_disk(path)
-            digests[path.name] = _sha256(path)
-        record = {"step": step, "state": state, "sha256": digests}
-        (aside / _STATE_FILE).write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
-        _flush_to_disk(aside / _STATE_FILE)
-        _flush_to_disk(aside)
-        if final.exists():
-            _remove(final)
-        aside.rename(final)
-        _flush_to_disk(root)
+        with replacing(final) as new:
+            refuse_foreign(final)
+            new.mkdir()
+            digests = {}
+            for name, named_tensors in tensors.items():
+                path = new / f"{name}.safetensors"
+                save_file({key: t.detach().contiguous() for key, t in named_tensors.items()}, path)
+                digests[path.name] = _sha256(path)
+            record = {"distilcli": __version__, "step": step, "state": state, "sha256": digests}
+            text = to_json(record, indent=1) + "\n"
+            (new / _STATE_FILE).write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise WriteError(
             f"{final}: the checkpoint cannot be written ({error})",
             "Free disk space or mend the permissions, then resume; older checkpoints are intact.",
         ) from error
     return final
+
+
+def checkpoint_folders(root: Path) -> list[Path]:
+    """The folders that have the name of a checkpoint, oldest first."""
+    return sorted(path for path in root.glob("step-*") if _NAME.fullmatch(path.name))
+
+
+def foreign_entries(folder: Path) -> list[str]:
+    """Names of what lies in a checkpoint's folder, or in its place, and is no part of one."""
+    if folder.is_symlink() or not folder.is_dir():
+        return [folder.name] if folder.is_symlink() or folder.exists() else []
+    try:
+        record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        own = set(record["sha256"])
+        if checkpoint_folder(folder.parent, record["step"]) != folder:
+            return [f"the checkpoint of step {record['step']}"]
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set(_TENSOR_FILES)
+    own.add(_STATE_FILE)
+    return sorted(path.name for path in folder.iterdir() if path.name not in own or path.is_dir())
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to replace or remove a checkpoint's folder in which there is something else.
+
+    Raises:
+        WriteError: naming what there is.
+    """
+    if foreign := foreign_entries(folder):
+        raise WriteError(
+            f"{folder}: holds what distilcli did not write: {', '.join(foreign)}",
+            "Move that elsewhere; nothing was removed.",
+        )
 
 
 def load_latest(root: Path, on_warning: Callable[[str], None]) -> Checkpoint | None:
@@ -98,8 +127,8 @@ def load_latest(root: Path, on_warning: Callable[[str], None]) -> Checkpoint | N
     Raises:
         RunFolderError: there are checkpoints, and every one is damaged.
     """
-    folders = sorted(root.glob("step-*"), reverse=True)
-    for folder in folders:
+    folders = checkpoint_folders(root)
+    for folder in reversed(folders):
         try:
             return load(folder)
         except RunFolderError as error:
@@ -132,6 +161,8 @@ def load(folder: Path) -> Checkpoint:
 def rotate(root: Path, step: int, keep: int, best_step: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one, and what kills left behind.
 
+    A folder in which there is anything else than a checkpoint stays.
+
     Args:
         root: the run's `checkpoints` folder.
         step: of the newest checkpoint. Those of later steps are no newer: they are damaged ones
@@ -139,32 +170,32 @@ def rotate(root: Path, step: int, keep: int, best_step: int | None) -> None:
         keep: how many to keep.
         best_step: step of the one that is kept besides.
     """
-    folders = sorted(root.glob("step-*"))
+    folders = checkpoint_folders(root)
     newest = checkpoint_folder(root, step)
     spared = set([folder for folder in folders if folder <= newest][-keep:])
     if best_step is not None:
         spared.add(checkpoint_folder(root, best_step))
-    for leftover in root.glob(f"{_ASIDE_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    recover_all(root)
     for folder in folders:
-        if folder not in spared:
-            _remove(folder)
+        if folder not in spared and not foreign_entries(folder):
+            remove_folder(folder)
 
 
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint; renamed first, so that no kill leaves half of it under its name."""
-    aside = folder.with_name(f"{_ASIDE_PREFIX}old-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+def remove_all(root: Path) -> None:
+    """Remove every checkpoint, and the folder if nothing else is in it.
 
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises:
+        WriteError: something else lies in the folder of a checkpoint; nothing is removed then.
+        OSError: they cannot be removed.
+    """
+    folders = checkpoint_folders(root)
+    for folder in folders:
+        refuse_foreign(folder)
+    recover_all(root)
+    for folder in folders:
+        remove_folder(folder)
+    if root.is_dir() and not any(root.iterdir()):
+        root.rmdir()
 
 
 def _sha256(path: Path) -> str:

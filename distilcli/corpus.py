@@ -11,10 +11,7 @@ killed run goes on where it stopped and the result does not depend on the number
     distilcli prepare --config configs/quickstart.yaml --num-proc 8
 """
 
-import contextlib
 import dataclasses
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,8 +21,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distilcli import __version__
 from distilcli.config import DataConfig
 from distilcli.errors import DataError
+from distilcli.files import recover_all, write_atomically
 from distilcli.formats import InputFile
 from distilcli.json_text import to_json
 from distilcli.records import SPLITS, Manifest, ShardRecord, SplitName, Totals
@@ -37,20 +36,26 @@ from distilcli.shards import (
     read_record,
     start_worker,
     write_in_worker,
-    write_text_atomically,
 )
 from distilcli.signals import kept_from_children
 from distilcli.sources import Reader, resolve
 from distilcli.store import (
     Split,
     TokenStore,
+    backend_tree,
     is_whole,
     load_tokenizer,
     read_manifest,
     tokenizer_fingerprint,
 )
-from distilcli.store_lock import disk_errors, locked
-from distilcli.text_tokens import text_backend
+from distilcli.store_lock import (
+    begun_with,
+    discard,
+    disk_errors,
+    has_something_to_keep,
+    locked,
+    withdraw,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -159,9 +164,9 @@ def prepare(
             try:
                 preparation.run(num_proc)
                 preparation.finish()
-            except DataError:
+            except BaseException:  # a full disk and Ctrl-C too
                 if began:
-                    preparation.withdraw()
+                    withdraw(preparation.folder)
                 raise
     return TokenStore.open(preparation.folder)
 
@@ -182,7 +187,7 @@ class _Preparation:
         self.model = str(tokenizer.name_or_path)
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.recipe = make_recipe(
-            to_json(text_backend(tokenizer)),
+            to_json(backend_tree(tokenizer)),
             (tokenizer.cls_token_id, tokenizer.sep_token_id),
             (data.max_length, data.min_length),
             data.held_out_fraction,
@@ -194,6 +199,8 @@ class _Preparation:
     def claim(self) -> bool:
         """Write down the settings, or compare them with those that the folder was begun with.
 
+        What a killed call began with other settings, and has nothing to train on yet, goes.
+
         Returns:
             Whether this call begins the store.
 
@@ -202,24 +209,24 @@ class _Preparation:
         """
         path = self.folder / "settings.json"
         if path.is_file():
-            self._compare(path)
-            return False
-        begun = {"tokenizer_model": self.model, "settings": self.settings}
-        write_text_atomically(path, to_json(begun, indent=2) + "\n")
-        return True
-
-    def _compare(self, path: Path) -> None:
-        try:
-            begun = json.loads(path.read_bytes())
+            begun = begun_with(path)
             differences = self._differences(begun["settings"], begun["tokenizer_model"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: damaged", "Name another folder as data.store.") from error
-        differences = differences or self._changed_input()
-        if differences:
-            raise DataError(
-                f"{self.folder}: a token store made otherwise: {'; '.join(differences)}",
-                "Name another folder as data.store, or delete this one.",
-            )
+            differences = differences or self._changed_input()
+            if not differences:
+                return False
+            if has_something_to_keep(self.folder):
+                raise DataError(
+                    f"{self.folder}: a token store made otherwise: {'; '.join(differences)}",
+                    "Name another folder as data.store, or delete this one.",
+                )
+            discard(self.folder)
+        begun = {
+            "distilcli": __version__,
+            "tokenizer_model": self.model,
+            "settings": self.settings,
+        }
+        write_atomically(path, to_json(begun, indent=2) + "\n")
+        return True
 
     def _differences(self, there: dict[str, Any], model: str) -> list[str]:
         here = self.settings
@@ -343,26 +350,10 @@ class _Preparation:
                 f"{totals.num_dropped('short_remainder')} shorter than data.min_length)",
                 "Look at data.sources, data.min_length and data.held_out_fraction.",
             )
-        manifest = totals.manifest(self.settings, self.model, self.files)
-        write_text_atomically(self.folder / "manifest.json", manifest.to_json())
-
-    def withdraw(self) -> None:
-        """Remove the store that this call began, unless some shard holds a sequence to train on.
-
-        So bad input leaves nothing that would refuse the next call's other settings.
-        """
-        paths = sorted((self.folder / "shards").glob("shard-*.json"))
-        records = (
-            read_record(self.folder, int(path.stem.removeprefix("shard-"))) for path in paths
-        )
-        if any(record is not None and record.train.sequences for record in records):
-            return
         for name in (*SPLITS, "shards"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("settings.json", ".lock"):
-            (self.folder / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else lies there
-            self.folder.rmdir()
+            recover_all(self.folder / name)
+        manifest = totals.manifest(self.settings, self.model, self.files)
+        write_atomically(self.folder / "manifest.json", manifest.to_json())
 
 
 def _cut(

@@ -5,7 +5,6 @@ Takes N steps under PyTorch's profiler, as training would, and keeps none of the
 
 import gzip
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from distilcli.config import BaseExperiment
 from distilcli.errors import ConfigError, RunFolderError
+from distilcli.files import replacing, unwritten
 from distilcli.objective import Objective
 from distilcli.steps import Stepper
 
@@ -53,7 +53,7 @@ def profile_steps(
     Raises:
         ConfigError: the run has fewer steps than are to be profiled.
         NonFiniteLossError: a step's loss is not finite.
-        RunFolderError: the trace cannot be written.
+        RunFolderError: the trace cannot be written; WriteError where the disk is full.
     """
     stepper = Stepper(experiment, objective, accelerator)
     if stepper.total_steps < _WARM_UP_STEPS + num_steps:
@@ -87,17 +87,14 @@ def profile_steps(
 
 def _write_trace(profiler: profile, trace: Path) -> None:
     try:
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=trace.parent) as folder:
-            plain = Path(folder) / "trace.json"
+        with replacing(trace) as new:
+            plain = new.with_name("trace.json")  # goes with the folder that `new` is made in
             profiler.export_chrome_trace(str(plain))
-            packed = Path(folder) / trace.name
-            with plain.open("rb") as source, gzip.open(packed, "wb") as target:
+            with plain.open("rb") as source, gzip.open(new, "wb") as target:
                 shutil.copyfileobj(source, target)
-            packed.replace(trace)
     except OSError as error:
-        raise RunFolderError(
-            f"{trace}: cannot be written ({error})", "Free disk space or choose another output_dir."
+        raise unwritten(
+            f"{trace}:", error, RunFolderError, "Free disk space or choose another output_dir."
         ) from error
 
 

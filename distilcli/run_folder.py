@@ -7,7 +7,6 @@ runs/NAME/  experiment.yaml  environment.json  metrics.jsonl  checkpoints/
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from distilcli import __version__
+from distilcli import __version__, checkpoints
 from distilcli.config import BaseExperiment
 from distilcli.errors import ConfigError, RunFolderError, WriteError
 from distilcli.experiment_file import dump
+from distilcli.files import recover_all, remove_folder, unwritten, write_atomically
 from distilcli.json_text import to_json
+from distilcli.marks import refuse_foreign
 from distilcli.run_lock import locked
 from distilcli.yaml_tree import read_yaml
 
@@ -58,6 +59,7 @@ class RunFolder:
         self.student = root / "student"
         self.trace = root / "profile" / "trace.json.gz"
         self.experiment = root / "experiment.yaml"
+        self.environment = root / "environment.json"
 
     @property
     def has_run(self) -> bool:
@@ -69,9 +71,11 @@ class RunFolder:
 
         Raises:
             RunFolderError: training has begun here and neither `resume` nor `force` is given, or
-                `resume` is and the experiment differs where it must not.
+                `resume` is and the experiment differs where it must not; or something that this
+                tool did not write would be replaced or, with `force`, removed.
         """
         if not self.has_run or force:
+            self._refuse_foreign(force)
             return
         if not resume:
             raise RunFolderError(
@@ -90,6 +94,9 @@ class RunFolder:
     def alone(self, patience_seconds: float, on_wait: Callable[[str], None]) -> Iterator[None]:
         """Make the folder and keep other runs out of it during the block.
 
+        What a killed run left half written is cleared. A folder of a run in which nothing can be
+        written is entered too, for a finished run needs no writing.
+
         Args:
             patience_seconds: how long to wait for another process.
             on_wait: told that another process is waited for.
@@ -97,22 +104,46 @@ class RunFolder:
         Raises:
             RunFolderError: another process trains there, or the folder cannot be made.
         """
-        with self._beginning():
-            self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root, patience_seconds, on_wait):
+        with locked(self.root, patience_seconds, on_wait, may_be_read_only=self.has_run):
+            recover_all(self.root)
             yield
 
     def begin(self, experiment: BaseExperiment, *, force: bool) -> None:
-        """Write the resolved experiment and the environment; with `force`, remove what ran here."""
+        """Write the resolved experiment and the environment; with `force`, remove what ran here.
+
+        Raises:
+            RunFolderError: the folder cannot be written, or see `check`.
+        """
+        self._refuse_foreign(force)
         with self._beginning():
             self.root.mkdir(parents=True, exist_ok=True)
             if force:
-                for folder in (self.checkpoints, self.student, self.initial_student):
-                    shutil.rmtree(folder, ignore_errors=True)
-                self.metrics.unlink(missing_ok=True)
+                self._remove_run()
+            # First: it is the mark of a run folder.
+            write_atomically(self.environment, to_json(describe_environment(), indent=1) + "\n")
             write_atomically(self.experiment, dump(experiment))
-            environment = to_json(describe_environment(), indent=1) + "\n"
-            write_atomically(self.root / "environment.json", environment)
+
+    def _remove_run(self) -> None:
+        checkpoints.remove_all(self.checkpoints)
+        for folder in (self.student, self.initial_student):
+            if folder.exists():
+                remove_folder(folder)
+        self.metrics.unlink(missing_ok=True)
+
+    def _refuse_foreign(self, force: bool) -> None:
+        """Refuse to replace, or with `force` to remove, what this tool did not write."""
+        if not _is_ours(self.environment):
+            for path in (self.experiment, self.environment, self.metrics):
+                if path.exists():
+                    raise RunFolderError(
+                        f"{path}: is not replaced, for nothing here says that distilcli wrote it",
+                        "Choose another output_dir=... or name=..., or move that file elsewhere.",
+                    )
+        if force:
+            for folder in checkpoints.checkpoint_folders(self.checkpoints):
+                checkpoints.refuse_foreign(folder)
+            for folder in (self.student, self.initial_student):
+                refuse_foreign(folder)
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         """Add one line a record to `metrics.jsonl`.
@@ -134,7 +165,8 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        before = self.metrics.read_text(encoding="utf-8")
+        for line in before.splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
@@ -142,8 +174,9 @@ class RunFolder:
             if record["step"] > step:
                 break
             kept.append(f"{line}\n")
-        with self._writing(self.metrics):
-            write_atomically(self.metrics, "".join(kept))
+        if "".join(kept) != before:  # what a finished run needs is not to write
+            with self._writing(self.metrics):
+                write_atomically(self.metrics, "".join(kept))
 
     @contextmanager
     def _beginning(self) -> Iterator[None]:
@@ -151,8 +184,8 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise RunFolderError(
-                f"{self.root}: cannot be written ({error})", "Choose another output_dir=..."
+            raise unwritten(
+                f"{self.root}:", error, RunFolderError, "Choose another output_dir=..."
             ) from error
 
     @contextmanager
@@ -184,29 +217,61 @@ def _leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
         yield prefix, tree
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's contents in one step: a kill leaves the old or the new, never a mixture."""
-    aside = path.with_name(f".{path.name}.writing")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+def _is_ours(path: Path) -> bool:
+    """Whether a JSON file says that this tool wrote it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and "distilcli" in record
+
+
+def _is_of_a_suite(path: Path) -> bool:
+    """Whether results are those that earlier versions wrote of a suite."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and {"suite", "tasks", "macro"} <= record.keys()
+
+
+def check_results(folder: Path) -> None:
+    """Make sure that `write_results` can write into a folder, before anything is measured.
+
+    Raises:
+        RunFolderError: it cannot, or another `results.json` than ours is there.
+    """
+    target = folder / "results.json"
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        reason = "not writable" if nearest.is_dir() else "not a folder"
+        raise RunFolderError(
+            f"{target}: cannot be written ({nearest} is {reason})",
+            "Choose another folder with --output.",
+        )
+    # In the folder of a run, and of a suite, earlier versions wrote it without a mark.
+    marked = (target, RunFolder(folder).environment)
+    if target.exists() and not (any(map(_is_ours, marked)) or _is_of_a_suite(target)):
+        raise RunFolderError(
+            f"{target}: is not replaced, for nothing in it says that distilcli wrote it",
+            "Choose another folder with --output, or move that file elsewhere.",
+        )
 
 
 def write_results(folder: Path, record: dict[str, Any]) -> Path:
     """Write `results.json` into a folder, which is made if it is not there; the file's path.
 
     Raises:
-        RunFolderError: it cannot be written.
+        RunFolderError: it cannot be written, or see `check_results`.
+        WriteError: the disk is full.
     """
     target = folder / "results.json"
+    check_results(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(target, to_json(record, indent=1) + "\n")
     except OSError as error:
-        raise RunFolderError(
-            f"{target}: cannot be written ({error})", "Choose another folder with --output."
+        raise unwritten(
+            f"{target}:", error, RunFolderError, "Choose another folder with --output."
         ) from error
     return target
 

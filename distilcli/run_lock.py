@@ -5,58 +5,71 @@ records and remove each other's checkpoints.
 """
 
 import errno
-import fcntl
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
+from distilcli import files
 from distilcli.errors import RunFolderError
 
-_HELD = (errno.EACCES, errno.EAGAIN)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
-def locked(folder: Path, patience_seconds: float, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Keep other runs out of an existing folder during the block.
+def locked(
+    folder: Path,
+    patience_seconds: float,
+    on_wait: Callable[[str], None],
+    *,
+    may_be_read_only: bool = False,
+) -> Iterator[None]:
+    """Keep other runs out of a folder during the block; it is made, and goes again if left empty.
 
     Args:
         folder: the run folder.
         patience_seconds: how long to wait for a process that is in there: one whose launcher is
             gone stops after its step.
         on_wait: told that another process is in there and is waited for.
+        may_be_read_only: whether a folder in which nothing can be written is entered all the same.
 
     Raises:
         RunFolderError: another process is still in there after that, or the folder cannot be
             written.
     """
-    try:
-        file = (folder / ".lock").open("a", encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(
-            f"{folder}: cannot be written ({error})", "Choose another output_dir=..."
-        ) from error
-    with file:
-        if not _try(file):
-            on_wait(f"{folder}: another process is still in this folder; waiting for it to stop")
-            end = time.monotonic() + patience_seconds
-            while not _try(file):
-                if time.monotonic() > end:
-                    raise RunFolderError(
-                        f"{folder}: another process trains here",
-                        "Wait for it or stop it (SIGTERM makes it write a checkpoint), or choose "
-                        "another name=...",
-                    )
-                time.sleep(0.1)
-        yield
+    path = folder / ".lock"
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    with ExitStack() as held:
+        try:
+            held.enter_context(
+                files.locked(
+                    path,
+                    patience_seconds,
+                    lambda: on_wait(
+                        f"{folder}: another process is still in this folder; waiting for it to stop"
+                    ),
+                )
+            )
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"{folder}: another process trains here",
+                "Wait for it or stop it (SIGTERM makes it write a checkpoint), or choose "
+                "another name=...",
+            ) from error
+        except OSError as error:
+            if not (may_be_read_only and error.errno in _READ_ONLY):
+                raise files.unwritten(
+                    f"{folder}:", error, RunFolderError, "Choose another output_dir=..."
+                ) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                _withdraw(path, made)
 
 
-def _try(file: TextIO) -> bool:
-    """Take the lock; False when another process has it."""
-    try:
-        # Of the process, not of the open file: what it forks must not hold it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in _HELD  # some network file systems have no locks
-    return True
+def _withdraw(path: Path, made: list[Path]) -> None:
+    """Leave no empty folder where nothing was begun."""
+    if [entry.name for entry in path.parent.iterdir()] == [path.name]:
+        path.unlink()
+        for folder in made:
+            folder.rmdir()  # raises where there is something in it

@@ -1,8 +1,5 @@
 """Writing models: a plain transformers folder, all of it or nothing."""
 
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.errors import ModelError
+from distilcli.files import replacing, unwritten
+from distilcli.marks import refuse_foreign, write_mark
 from distilcli.models import MaskedLM, check_finite, load_masked_lm, quietly
 
 
@@ -20,74 +19,57 @@ def save_model(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     check: Callable[[Path], None] = lambda _: None,
+    may_replace: Callable[[Path], None] = refuse_foreign,
 ) -> None:
     """Write a plain transformers folder: model.safetensors, config.json and the tokenizer.
 
-    All or nothing: everything is written beside `folder` and renamed into place, so that whatever
-    goes wrong, `folder` holds the old model or the new one.
+    All or nothing: whatever goes wrong, `folder` holds the old model or the new one. It is marked
+    as written by this tool.
 
     Args:
         model: what is written.
         tokenizer: written beside it.
         folder: where to.
         check: given the folder before it gets its name; what it raises leaves nothing behind.
+        may_replace: given `folder` while no other process writes it; raises where it may not be
+            replaced.
 
     Raises:
-        ModelError: it cannot be written (disk full, no permission, a file in the way).
+        RunFolderError: there is something else in `folder`.
+        ModelError: it cannot be written (no permission, a file in the way).
+        WriteError: the disk is full.
     """
-    folder = Path(folder)
-    mark = uuid.uuid4().hex[:8]
-    fresh, aside = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
     try:
-        fresh.mkdir(parents=True)
-        with quietly():
-            model.save_pretrained(fresh)
-            tokenizer.save_pretrained(fresh)
-        _flush(fresh)
-        check(fresh)
-        _replace(folder, fresh, aside)
+        with replacing(folder) as new:
+            may_replace(folder)
+            new.mkdir()
+            with quietly():
+                model.save_pretrained(new)
+                tokenizer.save_pretrained(new)
+            check(new)
+            write_mark(new, "student")
     except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder}: the model cannot be written ({error})",
+        raise unwritten(
+            f"{folder}: the model",
+            error,
+            ModelError,
             "Free disk space, mend the permissions or choose another folder.",
         ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
 
 
-def _replace(folder: Path, fresh: Path, aside: Path) -> None:
-    had_old = folder.exists()
-    if had_old:
-        folder.rename(aside)
-    try:
-        fresh.rename(folder)
-    except BaseException:
-        if had_old:
-            aside.rename(folder)
-        raise
-
-
-def _flush(folder: Path) -> None:
-    """Force the files to disk, so that the rename cannot overtake their content."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def save_verified(model: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_verified(
+    model: MaskedLM,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    may_replace: Callable[[Path], None] = refuse_foreign,
+) -> None:
     """`save_model`, after `verify_saved`: a model that fails is not there for anyone to trust."""
 
     def check(fresh: Path) -> None:
         verify_saved(model, fresh, folder)
 
     check_finite(model, f"student for {folder}")
-    save_model(model, tokenizer, folder, check)
+    save_model(model, tokenizer, folder, check, may_replace)
 
 
 def verify_saved(model: MaskedLM, folder: Path, name: Path | None = None) -> None:

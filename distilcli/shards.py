@@ -7,7 +7,7 @@ that a worker starts fast.
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import parent_process
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from distilcli.files import replacing, write_atomically
 from distilcli.records import SPLITS, Dropped, ShardRecord, SplitCounts, SplitName
 from distilcli.sequences import Recipe, Sequencer, Sequences
 
@@ -60,25 +61,6 @@ def _is_whole(folder: Path, name: SplitName, index: int, record: ShardRecord) ->
         return False
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, bring it to the disk, then give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """`write_atomically` for a UTF-8 text."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
-
-
 class ShardWriter:
     """Turns shards into files of the store in `folder`. One lives in each process at work."""
 
@@ -94,7 +76,7 @@ class ShardWriter:
         """
         record = self._record(shard, self._sequencer(shard.texts, shard.split))
         path = record_path(self._folder, shard.index)
-        write_text_atomically(path, record.model_dump_json() + "\n")
+        write_atomically(path, record.model_dump_json() + "\n")
         return record
 
     def _record(self, shard: Shard, sequences: dict[SplitName, Sequences]) -> ShardRecord:
@@ -118,7 +100,8 @@ class ShardWriter:
         size = 0
         if sequences.lengths:
             path = shard_path(self._folder, name, index)
-            write_atomically(path, lambda temporary: _write_arrow(temporary, sequences))
+            with replacing(path) as new:
+                _write_arrow(new, sequences)
             size = path.stat().st_size
         return SplitCounts(
             documents=sequences.num_documents,

@@ -7,27 +7,29 @@ scores yet.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from distilcli.errors import ConfigError, DistilError, Interrupted
+from distilcli import checkpoints
+from distilcli.errors import ConfigError, DistilError, Interrupted, WriteError
 from distilcli.experiment_file import dump
+from distilcli.files import unwritten, write_atomically
 from distilcli.json_text import to_json
-from distilcli.run_folder import RunFolder, write_atomically
+from distilcli.run_folder import RunFolder
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.suite_results import Results
 from distilcli.suites import TEACHER, Suite, SuiteRun
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.models import load_teacher
 from distilcli.tasks.objective import measured_scores, open_task_of
+from distilcli.tasks.teacher_outputs import remove_outputs
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LAST_LINES = 5
@@ -148,7 +150,9 @@ class _Job:
             write_atomically(config, dump(run.experiment))
             log = self.log.open("w", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{folder.parent}: cannot be written ({error})") from error
+            raise unwritten(
+                f"{folder.parent}:", error, ConfigError, "Choose another folder with --output."
+            ) from error
         environment = dict(os.environ)
         if gpus:
             # Of the GPUs that we were given, which need not be the first.
@@ -178,9 +182,10 @@ class _Job:
         scores = {key.removeprefix("held_out/"): value for key, value in held_out.items()}
         write_scores(self.run, scores)
         experiment = self.run.experiment
-        shutil.rmtree(RunFolder(experiment.run_folder).checkpoints, ignore_errors=True)
-        if self.run.needs_teacher and experiment.teacher and experiment.teacher.cache:
-            shutil.rmtree(experiment.teacher.cache, ignore_errors=True)  # of this run alone
+        with suppress(OSError, WriteError):  # what cannot be removed, or is not ours, stays
+            checkpoints.remove_all(RunFolder(experiment.run_folder).checkpoints)
+            if self.run.needs_teacher and experiment.teacher and experiment.teacher.cache:
+                remove_outputs(Path(experiment.teacher.cache))  # of this run alone
         return scores
 
     def last_lines(self) -> list[str]:
@@ -194,7 +199,13 @@ def _scores_file(run: SuiteRun) -> Path:
 
 def write_scores(run: SuiteRun, scores: dict[str, float]) -> None:
     """Write the scores of a finished run, which is not taken again then."""
-    write_atomically(_scores_file(run), to_json(scores, indent=1) + "\n")
+    path = _scores_file(run)
+    try:
+        write_atomically(path, to_json(scores, indent=1) + "\n")
+    except OSError as error:
+        raise unwritten(
+            f"{path}:", error, WriteError, "Free disk space, then start the suite again."
+        ) from error
 
 
 def finished_scores(run: SuiteRun) -> dict[str, float] | None:

@@ -293,7 +293,7 @@ def test_a_student_is_not_overwritten(tiny_world, folder):
     arguments = ["--teacher", str(tiny_world.teacher), "--output", str(folder)]
     (folder / "mine.txt").write_text("mine")
     before = listing(folder)
-    refused("init-student", *arguments, words=[str(folder), "not empty"])
+    refused("init-student", *arguments, words=[str(folder), "no distilcli.json", "mine.txt"])
     assert listing(folder) == before
     file = folder / "mine.txt"
     refused("init-student", *arguments[:-1], str(file), words=[str(file)])

@@ -1,14 +1,17 @@
 """Checkpoints: whole or not there, verified when read, rotated by age and by merit."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from kill_points import kill_points
 from safetensors import SafetensorError
 
 from distilcli import checkpoints
-from distilcli.checkpoints import checkpoint_folder, load, load_latest, rotate, save
-from distilcli.errors import RunFolderError
+from distilcli.checkpoints import checkpoint_folder, load, load_latest, remove_all, rotate, save
+from distilcli.errors import RunFolderError, WriteError
+from distilcli.files import recover_all
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -67,36 +70,49 @@ def test_saving_the_same_step_again_replaces_it(root):
     assert names(root) == ["step-00000007"]
 
 
-class Killed(BaseException):
-    """Stands for a process that ends at this place."""
+def test_no_kill_leaves_half_a_checkpoint_under_its_name(root, monkeypatch):
+    def prepare() -> None:
+        if root.exists():
+            remove_all(root)
+        save(root, 1, tensors(1.0), state(1))
+
+    seen = set()
+    for _ in kill_points(lambda: save(root, 2, tensors(2.0), state(2)), prepare, monkeypatch):
+        newest = load_latest(root, no_warning)
+        assert newest is not None
+        seen.add(newest.step)
+        assert newest.tensors("student")["a.weight"][0, 0] == newest.step
+        rotate(root, newest.step, 2, None)  # as the next run does it
+        assert steps(root) == list(range(1, newest.step + 1))
+    assert seen == {1, 2}
 
 
-PLACES = ["save_file", "_sha256", "_flush_to_disk"]
+def test_no_kill_leaves_half_a_checkpoint_when_the_same_step_is_saved_again(root, monkeypatch):
+    """As after a resume that passed over a damaged one."""
+    seen = set()
+    for _ in kill_points(
+        lambda: save(root, 7, tensors(2.0), state(7)),
+        lambda: save(root, 7, tensors(1.0), state(7)),
+        monkeypatch,
+    ):
+        recover_all(root)
+        found = load_latest(root, no_warning)
+        assert found is not None
+        seen.add(float(found.tensors("student")["a.weight"][0, 0]))
+        assert names(root) == ["step-00000007"]
+    assert seen == {1.0, 2.0}
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("call", [1, 2])
-def test_a_kill_leaves_nothing_under_the_final_name(root, monkeypatch, place, call):
-    save(root, 1, tensors(1.0), state(1))
-    original, calls = getattr(checkpoints, place), []
+def test_no_kill_leaves_half_a_checkpoint_while_older_ones_go(root, monkeypatch):
+    def prepare() -> None:
+        for step in (1, 2, 3):
+            save(root, step, tensors(step), state(step))
 
-    def die_at_call(*arguments):
-        calls.append(arguments)
-        if len(calls) == call:
-            raise Killed
-        return original(*arguments)
-
-    monkeypatch.setattr(checkpoints, place, die_at_call)
-    with pytest.raises(Killed):
-        save(root, 2, tensors(2.0), state(2))
-    assert not checkpoint_folder(root, 2).exists()
-    newest = load_latest(root, no_warning)
-    assert newest is not None
-    assert newest.step == 1
-
-    monkeypatch.undo()
-    save(root, 2, tensors(2.0), state(2))
-    assert names(root) == ["step-00000001", "step-00000002"]
+    for _ in kill_points(lambda: rotate(root, 3, 1, None), prepare, monkeypatch):
+        for folder in root.glob("step-*"):
+            load(folder)
+        rotate(root, 3, 3, None)
+        assert set(steps(root)) <= {1, 2, 3}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("full")])
@@ -193,7 +209,7 @@ def test_latest_when_all_are_damaged(root):
 def test_latest_of_none(root):
     assert load_latest(root, no_warning) is None
     root.mkdir(parents=True)
-    (root / ".writing-step-00000004").mkdir()
+    (root / ".step-00000004.distilcli-writing").mkdir()
     assert load_latest(root, no_warning) is None
 
 
@@ -234,11 +250,55 @@ def test_rotation_counts_from_the_one_just_written(root):
 
 def test_rotation_sweeps_up_what_kills_left(root):
     save(root, 1, tensors(1), state(1))
-    for name in (".writing-step-00000002", ".writing-old-step-00000001"):
-        (root / name).mkdir()
-        (root / name / "student.safetensors").write_bytes(b"half")
+    for name in ("step-00000002/new", "step-00000001/removed"):
+        step, _, below = name.partition("/")
+        folder = root / f".{step}.distilcli-writing"
+        (folder / below).mkdir(parents=True)
+        (folder / ".lock").touch()
+        (folder / below / "student.safetensors").write_bytes(b"half")
     rotate(root, 1, 2, None)
     assert names(root) == ["step-00000001"]
+
+
+def test_rotation_leaves_what_is_no_checkpoint(root):
+    for step in (1, 2, 3, 4):
+        save(root, step, tensors(step), state(step))
+    for name in ("step-00000001-backup", "step-best", "step-1", "notes"):
+        shutil.copytree(checkpoint_folder(root, 1), root / name)
+    (checkpoint_folder(root, 2) / "thesis.tex").touch()
+    checkpoint_folder(root, 3).rename(checkpoint_folder(root, 99))  # a copy under another's name
+    before = {path for path in root.rglob("*") if "step-00000001/" not in f"{path}/"}
+    rotate(root, 4, 1, None)
+    assert set(root.rglob("*")) == before
+    newest = load_latest(root, lambda _: None)
+    assert newest is not None
+    assert newest.step in (3, 4)
+
+
+def test_a_foreign_file_in_the_place_of_a_checkpoint_is_named_and_stays(root):
+    folder = checkpoint_folder(root, 4)
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").touch()
+    for task in (lambda: save(root, 4, tensors(1.0), state(4)), lambda: remove_all(root)):
+        with pytest.raises(WriteError, match=r"step-00000004: holds .* not write: thesis\.tex"):
+            task()
+    assert [path.name for path in root.rglob("*")] == ["step-00000004", "thesis.tex"]
+
+
+def test_removing_all_leaves_nothing_of_ours(root):
+    for step in (1, 2):
+        save(root, step, tensors(step), state(step))
+    damage(root, 1)
+    (checkpoint_folder(root, 2) / "checkpoint.json").write_text("{")
+    remove_all(root)
+    assert not root.exists()
+    remove_all(root)  # of nothing
+
+
+def test_a_checkpoint_has_the_permissions_of_any_file(root):
+    folder = save(root, 1, tensors(1.0), state(1))
+    (root / "any").touch()
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(root / "any").stat().st_mode}
 
 
 def test_the_record_is_plain_json(root):

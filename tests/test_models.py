@@ -1,6 +1,7 @@
 """Loading refuses what is not whole, saving is all or nothing, and the parts make the model."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,12 +199,12 @@ def test_a_failed_save_leaves_the_old_model(failing, teacher, tokenizer, tmp_pat
     def fail(*arguments: object, **options: object) -> None:
         raise OSError("disk full")
 
-    rename = Path.rename
+    rename = os.rename
     if failing == "tokenizer":
         monkeypatch.setattr(type(tokenizer), "save_pretrained", fail)
     else:
         monkeypatch.setattr(
-            Path, "rename", lambda path, to: fail() if ".new-" in path.name else rename(path, to)
+            os, "rename", lambda path, to: fail() if path.name == "new" else rename(path, to)
         )
     with pytest.raises(ModelError, match="disk full"):
         saving.save_model(students.copy_layers(teacher, [1]), tokenizer, folder)

@@ -201,7 +201,7 @@ def test_killed_while_checkpoints_are_written(tiny_world, undisturbed, tmp_path)
     checkpoints = run_folder(tmp_path) / "checkpoints"
 
     def is_writing() -> bool:
-        return any(checkpoints.glob(".writing-step-*"))
+        return any(checkpoints.glob(".step-*.distilcli-writing/new"))
 
     for _ in range(4):
         running = start(*command(tiny_world, tmp_path, "--resume", "train.save_every=1"))
@@ -216,10 +216,15 @@ def test_half_a_checkpoint_does_not_count(tiny_world, undisturbed, killed_copy):
     """As a kill during a save and one during a rotation leave them."""
     checkpoints = run_folder(killed_copy) / "checkpoints"
     newest = max(checkpoints.glob("step-*"))
-    half = checkpoints / f".writing-{newest.name}"
-    newest.rename(half)
-    (half / "checkpoint.json").unlink()
-    shutil.copytree(half, checkpoints / ".writing-old-step-00000004")
+    writing, removing = (
+        checkpoints / f".{name}.distilcli-writing" for name in (newest.name, "step-00000002")
+    )
+    for folder in (writing, removing):
+        folder.mkdir()
+        (folder / ".lock").touch()
+    newest.rename(writing / "new")
+    (writing / "new" / "checkpoint.json").unlink()
+    shutil.copytree(writing / "new", removing / "removed")
     finished = finish(command(tiny_world, killed_copy, "--resume"))
     assert "damaged" not in finished.stderr
     assert_same_end(killed_copy, undisturbed)

@@ -2,14 +2,17 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
 
+from distilcli import checkpoints
 from distilcli.config import Experiment
 from distilcli.errors import RunFolderError
 from distilcli.experiment_file import load
-from distilcli.run_folder import RunFolder, describe_environment, write_atomically
+from distilcli.marks import write_mark
+from distilcli.run_folder import RunFolder, check_results, describe_environment, write_results
 
 
 def experiment(**sections: object) -> Experiment:
@@ -74,7 +77,6 @@ def test_a_run_is_not_overwritten(folder, trace):
     assert str(folder.root) in error.value.message
     assert "--resume" in error.value.hint
     assert "--force" in error.value.hint
-    folder.check(experiment(), resume=False, force=True)
 
 
 FREE = {
@@ -133,15 +135,116 @@ def test_resume_without_a_readable_experiment(begun, content, message):
     assert caught.value.exit_code == 2
 
 
+def make_whole(folder: RunFolder) -> None:
+    """What a run leaves, in small."""
+    checkpoints.save(folder.checkpoints, 4, {"student": {}, "optimizer": {}}, {})
+    for student in (folder.initial_student, folder.student):
+        student.mkdir()
+        (student / "config.json").write_text("{}")
+        write_mark(student, "student")
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
 def test_force_removes_what_ran_and_nothing_else(begun):
-    for path in (begun.checkpoints, begun.student, begun.initial_student):
-        (path / "deep").mkdir(parents=True)
-    (begun.root / "notes.txt").write_text("mine")
+    make_whole(begun)
+    theirs = ["notes.txt", "checkpoints/step-best/config.json", "results.json"]
+    for name in theirs:
+        (begun.root / name).parent.mkdir(exist_ok=True)
+        (begun.root / name).write_text("mine")
+    begun.check(experiment(seed=3), resume=False, force=True)
     begun.begin(experiment(seed=3), force=True)
-    assert not begun.has_run
-    assert not begun.initial_student.exists()
-    assert (begun.root / "notes.txt").read_text() == "mine"
+    left = files_in(begun.root)
+    assert sorted(left) == sorted([*theirs, "environment.json", "experiment.yaml"])
+    assert {left[name] for name in theirs} == {"mine"}
     assert load(begun.experiment).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("student/thesis.tex", r"/student: is not replaced, .* did not write: thesis\.tex"),
+        ("student/config.json", r"/student: is not replaced, .*: config\.json \(changed since\)"),
+        ("initial-student/deep/a", "/initial-student: is not replaced, .* write: deep/a"),
+        ("checkpoints/step-00000004/a", "/step-00000004: holds what distilcli did not write: a"),
+        ("checkpoints/step-00000008/a", "/step-00000008: holds what distilcli did not write: a"),
+    ],
+)
+def test_force_names_what_it_would_lose_and_removes_nothing(begun, name, said):
+    make_whole(begun)
+    (begun.root / name).parent.mkdir(parents=True, exist_ok=True)
+    (begun.root / name).write_text("mine")
+    before = files_in(begun.root)
+    for task in (begun.check, begun.begin):
+        with pytest.raises(RunFolderError, match=said):
+            task(experiment(), **({"resume": False} if task == begun.check else {}), force=True)
+    assert files_in(begun.root) == before
+
+
+def test_force_refuses_a_student_without_a_mark(begun):
+    """Such as earlier versions wrote, or a person."""
+    begun.student.mkdir()
+    (begun.student / "config.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"no distilcli\.json\); it holds config") as error:
+        begun.begin(experiment(), force=True)
+    assert "an earlier version of distilcli wrote it, remove it yourself" in error.value.hint
+    assert begun.metrics.exists()
+
+
+@pytest.mark.parametrize("name", ["experiment.yaml", "environment.json", "metrics.jsonl"])
+@pytest.mark.parametrize("force", [False, True])
+def test_files_of_someone_else_are_not_replaced(folder, name, force):
+    """A folder that happens to have the name of a run, with files that have our names."""
+    folder.root.mkdir(parents=True)
+    (folder.root / name).write_text('{"mine": 1}')
+    said = "this run folder exists" if name == "metrics.jsonl" and not force else "is not replaced"
+    with pytest.raises(RunFolderError, match=said):
+        folder.check(experiment(), resume=False, force=force)
+    with pytest.raises(RunFolderError, match=f"{name}: is not replaced"):
+        folder.begin(experiment(), force=force)
+    assert files_in(folder.root) == {name: '{"mine": 1}'}
+
+
+# Results
+
+
+@pytest.mark.parametrize(
+    ("text", "is_ours"),
+    [('{"distilcli": "0.1", "models": {}}', True), ('{"models": {}}', False), ("[1]", False)],
+)
+def test_results_replace_only_results_of_ours(tmp_path, text, is_ours):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    if is_ours:
+        assert write_results(tmp_path, {"a": 1}) == path
+        assert json.loads(path.read_text()) == {"a": 1}
+        return
+    for task in (check_results, lambda folder: write_results(folder, {"a": 1})):
+        with pytest.raises(RunFolderError, match=r"results\.json: is not replaced") as error:
+            task(tmp_path)
+        assert "--output" in error.value.hint
+    assert path.read_text() == text
+
+
+def test_results_of_an_earlier_version_in_a_run_folder_are_replaced(begun):
+    (begun.root / "results.json").write_text('{"models": {}}')
+    write_results(begun.root, {"a": 1})
+    assert json.loads((begun.root / "results.json").read_text()) == {"a": 1}
+
+
+def test_a_folder_for_results_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=r"results\.json: cannot be written") as error:
+        check_results(tmp_path / "file" / "below")
+    assert error.value.exit_code == 2
+    check_results(tmp_path / "not" / "there" / "yet")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_in_the_way(tmp_path):
@@ -201,22 +304,6 @@ def test_truncate_ends_a_line_that_lacks_only_its_end(folder):
 def test_truncate_without_records(folder):
     folder.truncate_metrics(3)
     assert not folder.metrics.exists()
-
-
-def test_write_atomically_replaces_or_leaves(tmp_path, monkeypatch):
-    path = tmp_path / "file.json"
-    write_atomically(path, "old")
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-    def die(_: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("distilcli.run_folder.os.fsync", die)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, "newer")
-    assert path.read_text() == "new"
 
 
 def test_records_that_cannot_be_written(folder):

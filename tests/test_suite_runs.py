@@ -298,8 +298,13 @@ def test_scores_stay_and_what_only_training_needed_goes(run_of, name):
     folder = RunFolder(run.experiment.run_folder)
     folder.begin(run.experiment, force=False)
     caches = [folder.root.parent / "teacher-outputs-1", folder.root.parent / "teacher-outputs"]
-    for made in (folder.checkpoints, folder.student, *caches):
-        (made / "inside").mkdir(parents=True)
+    part = f"{'0a' * 16}/part-00000.safetensors"
+    for made in ("checkpoints/step-00000004/checkpoint.json", "student/config.json"):
+        (folder.root / made).parent.mkdir(parents=True)
+        (folder.root / made).touch()
+    for cache in caches:
+        (cache / part).parent.mkdir(parents=True)
+        (cache / part).touch()
     job = suite_runs._Job(run, 0, 1, 0)
     said = {"held_out": {"held_out/f1": 0.5, "held_out/accuracy": 0.75}, "steps": 9}
     job.process.stdout = io.StringIO(json.dumps(said))
@@ -309,6 +314,27 @@ def test_scores_stay_and_what_only_training_needed_goes(run_of, name):
     assert folder.student.exists()
     # The outputs of this seed's teacher; those of a teacher of all seeds are needed again.
     assert [cache.exists() for cache in caches] == [name != "pairs/distilled-1", True]
+
+
+@pytest.mark.usefixtures("no_process")
+def test_what_lies_beside_the_checkpoints_and_outputs_of_a_run_stays(run_of):
+    run = run_of["pairs/distilled-1"]
+    folder = RunFolder(run.experiment.run_folder)
+    folder.begin(run.experiment, force=False)
+    entry = folder.root.parent / "teacher-outputs-1" / ("0a" * 16)
+    theirs = [folder.checkpoints / "step-best" / "mine", entry / "mine", entry.parent / "mine"]
+    ours = [
+        folder.checkpoints / "step-00000004" / "checkpoint.json",
+        entry / "part-00000.safetensors",
+    ]
+    for path in (*theirs, *ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    job = suite_runs._Job(run, 0, 1, 0)
+    job.process.stdout = io.StringIO(json.dumps({"held_out": {"held_out/f1": 0.5}}))
+    assert job.finish() == {"f1": 0.5}
+    assert [path.exists() for path in theirs] == [True] * 3
+    assert [path.exists() for path in ours] == [False] * 2
 
 
 @pytest.mark.usefixtures("no_process")

@@ -20,6 +20,8 @@ from distilcli.config import Experiment
 from distilcli.console import Console, number, percent
 from distilcli.corpus import is_prepared
 from distilcli.errors import ConfigError, RunFolderError
+from distilcli.files import recover
+from distilcli.marks import refuse_foreign
 from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
 from distilcli.run_folder import RunFolder
 from distilcli.saving import save_verified
@@ -32,12 +34,7 @@ from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
 def run(experiment: Experiment, force: bool, console: Console) -> None:
     """Build the student that an experiment describes, in its run folder."""
     folder = RunFolder(experiment.run_folder)
-    if folder.has_run:
-        raise RunFolderError(
-            f"{folder.root}: training has begun here; its student is not replaced",
-            "Choose another name=..., or train with --force to start again.",
-        )
-    _refuse_existing(folder.initial_student, force)
+    _refuse_existing(folder, force)
     tokenizer = experiment_tokenizer(experiment)
     teacher = load_teacher(experiment)
     student = make_student(experiment, teacher)
@@ -51,7 +48,9 @@ def run(experiment: Experiment, force: bool, console: Console) -> None:
     else:
         console.note("no prepared token store at hand: held-out quality is not measured")
     # Last, when it has passed every check: the next `train` starts from what lies there.
-    save_verified(student, tokenizer, folder.initial_student)
+    with folder.alone(0.0, console.note):
+        _refuse_existing(folder, force)  # another process may have begun meanwhile
+        save_verified(student, tokenizer, folder.initial_student)
     indices = None
     if isinstance(experiment.student, CopiedStudent):
         source = experiment.student.source
@@ -72,18 +71,30 @@ def run_without_experiment(
 ) -> None:
     """Copy a student from a teacher into a folder."""
     settings = _copied_student(layers, num_layers, strategy)
-    _refuse_existing(output, force)
+    recover(output)
+    _refuse_existing_student(output, force)
     tokenizer = load_tokenizer(teacher_name)
     teacher = load_masked_lm(teacher_name)
     student = build_student(settings, teacher, seed=0)
-    save_verified(student, tokenizer, output)
+    save_verified(
+        student, tokenizer, output, lambda folder: _refuse_existing_student(folder, force)
+    )
     _show(student, teacher, _layer_indices(settings, teacher), {}, output, console)
 
 
-def _refuse_existing(folder: Path, force: bool) -> None:
-    if force or not folder.exists():
-        return
-    if not folder.is_dir() or any(folder.iterdir()):
+def _refuse_existing(folder: RunFolder, force: bool) -> None:
+    if folder.has_run:
+        raise RunFolderError(
+            f"{folder.root}: training has begun here; its student is not replaced",
+            "Choose another name=..., or train with --force to start again.",
+        )
+    _refuse_existing_student(folder.initial_student, force)
+
+
+def _refuse_existing_student(folder: Path, force: bool) -> None:
+    """Refuse what is there, and with `force` what this tool did not write."""
+    refuse_foreign(folder)
+    if not force and folder.is_dir() and any(folder.iterdir()):
         raise RunFolderError(f"{folder}: exists and is not empty", "Replace it with --force.")
 
 

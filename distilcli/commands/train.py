@@ -2,7 +2,7 @@
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from accelerate import Accelerator
 
@@ -21,7 +21,7 @@ from distilcli.assembly import (
     student_description,
     teacher_dtype,
 )
-from distilcli.commands.prepare import show_progress, tell_of_task
+from distilcli.commands.prepare import show_progress
 from distilcli.config import BaseExperiment, Experiment
 from distilcli.console import Console, TrainingLog, duration, number
 from distilcli.masked_lm import MaskedLMObjective
@@ -32,11 +32,53 @@ from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.objective import TaskObjective, assemble_task
+from distilcli.tasks.task import OpenTask
 from distilcli.training import Events, TrainResult, train
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
 # mistake should not wait longer than that.
 _LONGEST_WAIT = 120.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run about to start or to go on, and the folder that it has to itself.
+
+    Attributes:
+        experiment: what is run.
+        folder: of this run.
+        resume: whether it may go on.
+        force: whether it may remove what ran there.
+        console: told what is waited for.
+        held: gives the folder free when the run ends, however it ends.
+    """
+
+    experiment: Experiment | TaskExperiment
+    folder: RunFolder
+    resume: bool
+    force: bool
+    console: Console
+    held: ExitStack
+
+    def take_folder(self) -> None:
+        """Keep other runs out of the folder, and look at it again: one may have begun meanwhile.
+
+        Only a run that goes on, or replaces another, waits for a process that is in there, which
+        may be what a killed launcher left behind.
+
+        Raises:
+            RunFolderError: another process is in there, or see `RunFolder.check`.
+        """
+        patience = 0.0
+        if self.resume or self.force:
+            patience = min(self.experiment.train.timeout_seconds, _LONGEST_WAIT)
+        self.held.enter_context(self.folder.alone(patience, self.console.note))
+        self.folder.check(self.experiment, resume=self.resume, force=self.force)
+
+    def begin(self) -> None:
+        """Write down what is run, unless it goes on."""
+        if self.force or not self.folder.has_run:
+            self.folder.begin(self.experiment, force=self.force)
 
 
 def run(
@@ -47,7 +89,8 @@ def run(
     folder = RunFolder(experiment.run_folder)
     folder.check(experiment, resume=resume, force=force)
     with ExitStack() as held:  # the run folder, from the moment that something is written there
-        objective = _objective(experiment, folder, accelerator, force, console, held)
+        start = Start(experiment, folder, resume, force, console, held)
+        objective = _objective(start, accelerator)
         console.note(
             f"{experiment.name}: student from {student_description(experiment.student)}, "
             f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
@@ -63,9 +106,7 @@ def run(
 def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
     accelerator = make_accelerator(experiment)
-    report = preflight(
-        experiment, _unsaved_objective(experiment, accelerator, console), accelerator
-    )
+    report = preflight(experiment, _unsaved_objective(experiment, accelerator), accelerator)
     accelerator.end_training()
     _show_preflight(report, experiment, console)
 
@@ -73,7 +114,7 @@ def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
 def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
     accelerator = make_accelerator(experiment)
-    objective = _unsaved_objective(experiment, accelerator, console)
+    objective = _unsaved_objective(experiment, accelerator)
     trace = RunFolder(experiment.run_folder).trace
     report = profile_steps(experiment, objective, accelerator, num_steps, trace)
     accelerator.end_training()
@@ -81,7 +122,7 @@ def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Co
 
 
 def _unsaved_objective(
-    experiment: Experiment | TaskExperiment, accelerator: Accelerator, console: Console
+    experiment: Experiment | TaskExperiment, accelerator: Accelerator
 ) -> Objective:
     """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
     if isinstance(experiment, Experiment):
@@ -89,77 +130,63 @@ def _unsaved_objective(
         return MaskedLMObjective(experiment, parts, accelerator.device)
     with main_process_first(accelerator):
         task_parts = assemble_task(experiment, accelerator.device)
-    tell_of_task(task_parts.task, console)
     return TaskObjective(experiment, task_parts, accelerator, cache=False)
 
 
-def _objective(
-    experiment: Experiment | TaskExperiment,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    force: bool,
-    console: Console,
-    held: ExitStack,
-) -> Objective:
+def _objective(start: Start, accelerator: Accelerator) -> Objective:
     """Samples and losses; the main process makes what is missing before the others look."""
+    experiment = start.experiment
+    accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
     if isinstance(experiment, Experiment):
-        parts = _assemble(experiment, folder, accelerator, force, console, held)
+        parts = _assemble(experiment, start, accelerator)
         return MaskedLMObjective(experiment, parts, accelerator.device)
     with main_process_first(accelerator):
+        if accelerator.is_main_process:
+            start.take_folder()
         task_parts = assemble_task(experiment, accelerator.device)
-    tell_of_task(task_parts.task, console)
+    _tell_of_task(task_parts.task, start.console)
     if accelerator.is_main_process:
-        _begin(experiment, folder, force, console, held)
-    return TaskObjective(experiment, task_parts, accelerator, console.note)
+        start.begin()
+    return TaskObjective(experiment, task_parts, accelerator, start.console.note)
 
 
-def _assemble(
-    experiment: Experiment,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    force: bool,
-    console: Console,
-    held: ExitStack,
-) -> Parts:
+def _assemble(experiment: Experiment, start: Start, accelerator: Accelerator) -> Parts:
     """Load the parts; the main process makes what is missing before the others look."""
     tokenizer = experiment_tokenizer(experiment)
-    accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
     with main_process_first(accelerator):
         if accelerator.is_main_process:
-            _make_what_is_missing(experiment, folder, force, console, held)
+            _make_what_is_missing(experiment, start)
         store = open_store(experiment, tokenizer)
-        student = load_initial_student(experiment, folder.initial_student)
+        student = load_initial_student(experiment, start.folder.initial_student)
     teacher = load_teacher(experiment, teacher_dtype(experiment, accelerator.device))
     check_student(experiment, student, teacher, store)
     return Parts(tokenizer, store, teacher, student)
 
 
-def _make_what_is_missing(
-    experiment: Experiment, folder: RunFolder, force: bool, console: Console, held: ExitStack
-) -> None:
+def _make_what_is_missing(experiment: Experiment, start: Start) -> None:
+    start.take_folder()
     tokenizer = experiment_tokenizer(experiment)
     # Models first: a mistake there must not cost the hours that preparing a corpus may take.
     student = None
-    if force or not folder.has_run or not folder.initial_student.exists():
+    if start.force or not start.folder.has_run or not start.folder.initial_student.exists():
         student = make_student(experiment, load_teacher(experiment))
-    with console.bar("prepare") as bar:
+    with start.console.bar("prepare") as bar:
         store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
     # All checks before anything of the run is written: what fails them must not lie there.
     if student is not None:
         check_vocabulary(student, store, "the student")
-    _begin(experiment, folder, force, console, held)
+    start.begin()
     if student is not None:
-        keep_or_save_initial_student(student, tokenizer, folder.initial_student)
+        keep_or_save_initial_student(student, tokenizer, start.folder.initial_student)
 
 
-def _begin(
-    experiment: BaseExperiment, folder: RunFolder, force: bool, console: Console, held: ExitStack
-) -> None:
-    """Take the run folder for this run, and write down what it runs."""
-    patience = min(experiment.train.timeout_seconds, _LONGEST_WAIT)
-    held.enter_context(folder.alone(patience, console.note))
-    if force or not folder.has_run:
-        folder.begin(experiment, force=force)
+def _tell_of_task(task: OpenTask, console: Console) -> None:
+    for split, count, skipped in (
+        ("train", task.num_examples[0], task.skipped.train),
+        ("dev", task.num_examples[1], task.skipped.dev),
+    ):
+        if skipped:
+            console.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
 
 
 def _show(result: TrainResult, console: Console) -> None:

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilcli.batches import PackedSequences, positions
-from distilcli.rows import NO_LABEL
+from distilcli.batches import IGNORE_INDEX, PackedSequences, positions
+
+NO_LABEL = IGNORE_INDEX
 
 
 @dataclass(frozen=True)

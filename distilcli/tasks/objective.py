@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from distilcli.attention import use_packed_attention
 from distilcli.batches import Draws, by_length
 from distilcli.errors import ModelError, NonFiniteLossError
+from distilcli.files import recover_all
 from distilcli.objective import Objective
 from distilcli.precision import resolve_precision
 from distilcli.store import load_tokenizer, tokenizer_fingerprint
@@ -27,7 +28,6 @@ from distilcli.tasks.models import build_student, load_teacher, teacher_labels
 from distilcli.tasks.opening import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.tasks.teacher_outputs import TeacherOutputs
-from distilcli.text_tokens import TextTokenizer
 from distilcli.validation import DIVERGED
 
 
@@ -76,13 +76,11 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
     Raises:
         ConfigError, DataError, ModelError: see `open_task`, `load_teacher` and `build_student`;
-            also where student and teacher have other tokenizers, or other widths but a cosine, or
-            where the rows to train on and to be measured on are the same.
+            also where student and teacher have other tokenizers, or other widths but a cosine.
     """
     tokenizer = _tokenizer(experiment)
     _check_tokenizers(experiment, tokenizer)
-    task = open_task(experiment.task, TextTokenizer(tokenizer), teacher_labels(experiment))
-    task.overlap.refuse_same()
+    task = open_task(experiment.task, tokenizer, teacher_labels(experiment))
     # Copied before the teacher's precision is lowered: the student starts from fp32.
     teacher = load_teacher(experiment, task)
     student = build_student(experiment, task, teacher)
@@ -95,8 +93,7 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
 def open_task_of(experiment: TaskExperiment) -> OpenTask:
     """The experiment's task, read as training will read it; see `open_task`."""
-    tokenizer = TextTokenizer(_tokenizer(experiment))
-    return open_task(experiment.task, tokenizer, teacher_labels(experiment))
+    return open_task(experiment.task, _tokenizer(experiment), teacher_labels(experiment))
 
 
 def _tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
@@ -176,6 +173,8 @@ class TaskObjective(Objective):
         is_complete = [cached.is_complete]
         broadcast_object_list(is_complete)  # another run may complete it between two looks
         if is_complete[0]:
+            if accelerator.is_main_process:
+                recover_all(cached.folder)
             on_note(f"the teacher's outputs are in {cached.folder}")
             return cached
         on_note(f"the teacher runs once over {len(self._inputs):,} inputs: {cached.folder}")

@@ -6,9 +6,8 @@ entry; an old one is never looked at. They are in parts of `PART` inputs, each w
 several processes share the work, and a kill costs one part.
 """
 
-import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel
 from distilcli.attention import use_packed_attention
 from distilcli.batches import by_length
 from distilcli.errors import DataError, NonFiniteLossError, WriteError
+from distilcli.files import recover_all, replacing
 from distilcli.json_text import to_json
 from distilcli.tasks.distillation import run_model
 from distilcli.tasks.inputs import Inputs, pack
@@ -30,6 +30,7 @@ from distilcli.tasks.inputs import Inputs, pack
 PART = 2048  # inputs
 _OUTPUTS, _HIDDEN = "outputs", "hidden"
 _MARK = "entry and digest"  # one key: safetensors writes several in any order
+_KEY = re.compile("[0-9a-f]{32}")  # the name of an entry
 _REMOVE_IT = "Remove it; it is made anew."
 
 
@@ -99,6 +100,8 @@ class TeacherOutputs:
         use_packed_attention(teacher)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         missing = [part for part in range(self.num_parts) if not self._path(part).exists()]
+        if rank == 0:
+            recover_all(self.folder)
         # As the main process sees it: another run may be at work on the same parts.
         seen = [missing]
         broadcast_object_list(seen)
@@ -145,14 +148,10 @@ class TeacherOutputs:
 
     def _write(self, part: int, tensors: dict[str, np.ndarray]) -> None:
         path = self._path(part)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, aside, metadata={_MARK: f"{self.key} {_digest(tensors)}"})
-            aside.replace(path)
+            with replacing(path) as new:
+                save_file(tensors, new, metadata={_MARK: f"{self.key} {_digest(tensors)}"})
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                aside.unlink()
             raise WriteError(
                 f"{path}: the teacher's outputs cannot be written ({error})",
                 "Free disk space, name another folder in teacher.cache, or set it to null.",
@@ -193,6 +192,26 @@ class TeacherOutputs:
                 raise DataError(f"{path}: damaged (its digest differs)", _REMOVE_IT)
             self._files[part] = file
         return self._files[part]
+
+
+def remove_outputs(root: Path) -> None:
+    """Remove all entries of a folder of teacher's outputs, and the folder if nothing else is in it.
+
+    Raises:
+        OSError: they cannot be removed.
+    """
+    for folder in root.iterdir() if root.is_dir() else ():
+        if _KEY.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            recover_all(folder)
+            for path in folder.glob("part-*.safetensors"):
+                path.unlink()
+            _remove_if_empty(folder)
+    _remove_if_empty(root)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _digest(tensors: Mapping[str, np.ndarray]) -> str:
