@@ -42,7 +42,6 @@ from distilcli.sources import Reader, resolve
 from distilcli.store import (
     Split,
     TokenStore,
-    backend_tree,
     is_whole,
     load_tokenizer,
     read_manifest,
@@ -56,6 +55,7 @@ from distilcli.store_lock import (
     locked,
     withdraw,
 )
+from distilcli.text_tokens import text_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -187,7 +187,7 @@ class _Preparation:
         self.model = str(tokenizer.name_or_path)
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.recipe = make_recipe(
-            to_json(backend_tree(tokenizer)),
+            to_json(text_backend(tokenizer)),
             (tokenizer.cls_token_id, tokenizer.sep_token_id),
             (data.max_length, data.min_length),
             data.held_out_fraction,

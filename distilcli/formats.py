@@ -5,7 +5,6 @@ Memory is bounded by the longest document, and every error has the file and the 
 
 import csv
 import gzip
-import json
 import shutil
 import tempfile
 import zlib
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from distilcli.errors import DataError
+from distilcli.rows import BadRow, Row, json_rows
 from distilcli.schema import BUILTIN_FOLDER, BUILTIN_PREFIX
 
 FileFormat = Literal["text", "jsonl", "csv", "tsv", "parquet"]
@@ -133,9 +133,8 @@ def _text_documents(file: InputFile, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _row_documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:
-    what = "row" if file.format == "parquet" else "line"
     for row in read_rows(file.path, raw, file.format, [file.text_column]):
-        where = f"{file.path} {what} {row.number}"
+        where = f"{file.path} {row.unit} {row.number}"
         if isinstance(row, BadRow):
             raise DataError(f"{where}: {row.reason}", row.hint)
         if file.text_column not in row.values:
@@ -144,23 +143,6 @@ def _row_documents(file: InputFile, raw: IO[bytes]) -> Iterator[str]:
 
 
 # Rows, of JSONL, CSV, TSV and Parquet
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row that could be read: the line, or for Parquet the row, it is in, and its values."""
-
-    number: int
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """One row that could not be used, and why."""
-
-    number: int
-    reason: str
-    hint: str = ""
 
 
 def read_rows(
@@ -186,23 +168,8 @@ def read_rows(
         return _parquet_rows(path, raw, needed)
     lines = text_lines(path, raw)
     if file_format == "jsonl":
-        return _jsonl_rows(lines)
+        return json_rows(path, lines)
     return _csv_rows(path, lines, file_format, needed, columns)
-
-
-def _jsonl_rows(lines: Iterator[str]) -> Iterator[Row | BadRow]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            yield BadRow(number, f"not valid JSON ({getattr(error, 'msg', str(error))})")
-            continue
-        if isinstance(row, dict):
-            yield Row(number, row)
-        else:
-            yield BadRow(number, "not a JSON object", "JSONL has one object on each line.")
 
 
 def _csv_rows(
@@ -274,7 +241,7 @@ def _plain_parquet_rows(path: Path, stream: IO[bytes], needed: list[str]) -> Ite
         for batch in parquet.iter_batches(PARQUET_ROWS, columns=needed):
             for row in batch.to_pylist():
                 number += 1
-                yield Row(number, row)
+                yield Row(number, row, "row")
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path} after row {number}: not readable Parquet ({error})") from error
 

@@ -46,9 +46,10 @@ def _files_of(pattern: str, key: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        raise DataError(
-            f"{key}.files: {pattern} is a folder", f"Name the files in it, such as {pattern}/*.txt"
-        )
+        hint = f"Name the files in it, such as {pattern}/*.txt"
+        if is_saved_data_set(path):
+            hint = f"It is a data set saved by save_to_disk: name it as hub, {{hub: {pattern}}}."
+        raise DataError(f"{key}.files: {pattern} is a folder", hint)
     matches = [Path(match) for match in sorted(set(_expand(str(path), key)))]
     for match in matches:
         if match.is_symlink() and not match.exists():
@@ -63,6 +64,12 @@ def _files_of(pattern: str, key: str) -> list[Path]:
             "Relative paths are relative to the working directory.",
         )
     return files
+
+
+def is_saved_data_set(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of `datasets`, of one split or of several."""
+    of_one_split = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
+    return of_one_split or (folder / "dataset_dict.json").is_file()
 
 
 def _expand(pattern: str, key: str) -> Iterator[str]:

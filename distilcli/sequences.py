@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from distilcli.records import SPLITS, SplitName
-from distilcli.words import SPLITS_AT_WHITESPACE, Words, splits_at_spaces
+from distilcli.words import SPLITS_AT_WHITESPACE, Words, spans_spaces, splits_at_spaces
 
 SEGMENT_CHARS = 1 << 14  # long documents are tokenised in pieces of about this size
 BATCH_CHARS = 1 << 20  # text tokenised by one call; bounds the memory that encodings take
@@ -60,13 +60,15 @@ def make_recipe(
     """A recipe whose properties of the tokenizer are read off its JSON.
 
     Args:
-        backend: JSON of the fast tokenizer.
+        backend: JSON of the fast tokenizer, as `text_tokens.text_backend` has it.
         special_ids: of [CLS] and [SEP].
         lengths: longest and shortest sequence, in tokens with [CLS] and [SEP].
         held_out_fraction: share of documents to keep out of training.
     """
     tree = json.loads(backend)
-    splits_at_whitespace = (tree["pre_tokenizer"] or {}).get("type") in SPLITS_AT_WHITESPACE
+    splits_at_whitespace = (tree["pre_tokenizer"] or {}).get(
+        "type"
+    ) in SPLITS_AT_WHITESPACE and not spans_spaces(tree["added_tokens"])
     continuations = continuation_ids(tree) if splits_at_whitespace else None
     return Recipe(
         backend=backend,
@@ -217,8 +219,6 @@ class Sequencer:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self._tokenizer = Tokenizer.from_str(recipe.backend)
-        # "[MASK]" written in a text is text; only we place special tokens.
-        self._tokenizer.encode_special_tokens = True
         self._words = Words(self._tokenizer)
 
     def __call__(self, texts: Iterable[str], split: SplitName | None) -> dict[SplitName, Sequences]:

@@ -6,12 +6,11 @@ The files are memory-mapped: opening is fast, processes share the pages, and a s
     store.train.tokens(0)
 """
 
-import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from distilcli.json_text import to_json
 from distilcli.records import SPLITS, Manifest, SplitName
 from distilcli.schema import resolve_path
 from distilcli.shards import shard_path
+from distilcli.text_tokens import backend_tree, reading_of_special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,13 +36,9 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
     """
     backend = backend_tree(tokenizer)
     special_ids = [getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS]
-    return _digest(to_json([backend, special_ids], sort_keys=True))
-
-
-def backend_tree(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
-    """The JSON tree of a fast tokenizer, without the truncation and padding of earlier calls."""
-    tree: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return tree | {"truncation": None, "padding": None}
+    reading = reading_of_special_tokens(tokenizer)
+    identity = [backend, special_ids, *([reading] if reading else [])]
+    return _digest(to_json(identity, sort_keys=True))
 
 
 def _digest(text: str) -> str:

@@ -23,15 +23,20 @@ def splits_at_spaces(backend: dict[str, Any]) -> bool:
     """Whether a tokenizer gives a text the tokens of its words, one after the other.
 
     Args:
-        backend: JSON tree of a fast tokenizer whose special tokens are read as text.
+        backend: JSON tree of a fast tokenizer.
     """
     normalizer = backend["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer])
     return (
         (backend["pre_tokenizer"] or {}).get("type") in SPLITS_AT_WHITESPACE
         and all(not step or step["type"] in _LOCAL_NORMALIZERS for step in steps)
-        and all(token["special"] for token in backend["added_tokens"])
+        and not spans_spaces(backend["added_tokens"])
     )
+
+
+def spans_spaces(added_tokens: Sequence[dict[str, Any]]) -> bool:
+    """Whether one of a tokenizer's added tokens, which are found before words are, has a space."""
+    return any(character.isspace() for token in added_tokens for character in token["content"])
 
 
 class Words:

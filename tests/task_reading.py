@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from transformers import PreTrainedTokenizerFast
 
 from distilcli.errors import DistilError
 from distilcli.task_config import Task
 from distilcli.tasks.opening import open_task
 from distilcli.tasks.task import OpenTask
+from distilcli.text_tokens import TextTokenizer
 
 Recorded = str | list[str]
 
@@ -66,6 +68,8 @@ class RecordingTokenizer:
 
 def opened(task: dict[str, Any], tokenizer: Any, teacher: list[str] | None = None) -> OpenTask:
     """The task of an experiment's `task` section."""
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        tokenizer = TextTokenizer(tokenizer)
     return open_task(TypeAdapter(Task).validate_python(task), tokenizer, teacher)
 
 

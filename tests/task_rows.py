@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.task_config import Task
 from distilcli.tasks.opening import open_task
 from distilcli.tasks.task import OpenTask
+from distilcli.text_tokens import TextTokenizer
 
 Rows = Sequence[dict[str, Any]]
 
@@ -29,7 +30,7 @@ def open_rows(
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         section[split] = {"files": [str(path)]}
-    return open_task(TypeAdapter(Task).validate_python(section), tokenizer)
+    return open_task(TypeAdapter(Task).validate_python(section), TextTokenizer(tokenizer))
 
 
 def question(context: str, *answers: str, text: str = "bo") -> dict[str, Any]:

@@ -24,6 +24,7 @@ from distilcli.corpus import TokenStore, is_prepared, load_tokenizer, prepare, t
 from distilcli.errors import DataError, ModelError
 from distilcli.sequences import Sequencer, is_held_out, make_recipe, segments
 from distilcli.shards import ShardWriter
+from distilcli.text_tokens import text_backend
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def assert_same_files(one: Path, other: Path):
 
 
 def recipe_of(tokenizer, max_length, min_length, held_out_fraction=0.0):
-    backend = tokenizer.backend_tokenizer.to_str()
+    backend = json.dumps(text_backend(tokenizer))
     special_ids = (tokenizer.cls_token_id, tokenizer.sep_token_id)
     return make_recipe(backend, special_ids, (max_length, min_length), held_out_fraction)
 

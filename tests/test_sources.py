@@ -6,6 +6,7 @@ import io
 import json
 import os
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from distilcli import formats
 from distilcli.config import FilesSource, HubSource
 from distilcli.errors import ConfigError, DataError
-from distilcli.sources import Reader, resolve
+from distilcli.sources import Reader, hub_rows, resolve
+from distilcli.task_config import RowHub
 
 TEXTS = ["first of all", 'quoted "words", a comma', "\u00fcmlaut and \u6f22\u5b57"]
 
@@ -90,7 +92,7 @@ def test_csv_fields_span_lines_and_may_be_long(tmp_path):
 BAD = {
     "not-utf8.txt": (b"fine\nbad \xff\n", r"line 2: not UTF-8 \(byte 0xff at position 5"),
     "json.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
-    "list.jsonl": (b"[1]\n", "line 1: not a JSON object"),
+    "list.jsonl": (b"[1]\n", "item 1: not a JSON object"),
     "column.jsonl": (b'{"body": "a", "id": 1}\n', "line 1: no column 'text'; there are: body, id"),
     "number.jsonl": (b'\n{"text": 3}\n', "line 2: text is int, not text"),
     "column.csv": (b"id,body\n1,a\n", "line 1: no column 'text'; there are: id, body"),
@@ -213,3 +215,55 @@ def test_a_hub_data_set_that_cannot_be_read_is_a_data_error(tmp_path):
     ]:
         with pytest.raises(DataError, match=message):
             list(Reader([source]).documents([source]))
+
+
+def saved_data_set(rows, split=None):
+    """A data set of texts with classes, of which -1 says that there is none."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    return datasets.Dataset.from_dict(rows, features=features, split=split)
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path):
+    rows = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
+    saved_data_set(rows).save_to_disk(tmp_path / "one")
+    splits = datasets.DatasetDict(train=saved_data_set(rows), test=saved_data_set(rows))
+    splits.save_to_disk(tmp_path / "several")
+    for name, split in (("one", "train"), ("several", "test")):
+        source = RowHub(hub=str(tmp_path / name), split=split)
+        found = list(hub_rows(source, ["text", "label"]))
+        assert found == [
+            {"text": "a", "label": "pos"},
+            {"text": "b", "label": "neg"},
+            {"text": "c", "label": None},
+        ]
+        hub = HubSource(hub=str(tmp_path / name), split=split)
+        assert list(Reader([hub]).documents([hub])) == ["a", "b", "c"]
+
+
+def test_a_split_that_was_not_saved_is_named(tmp_path):
+    rows = {"text": ["a"], "label": [1]}
+    saved_data_set(rows, "validation").save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=saved_data_set(rows)).save_to_disk(tmp_path / "several")
+    for name, message, hint in [
+        ("one", "after row 0: it holds the split validation", "Set split to validation."),
+        ("several", "after row 0: no split 'test'; there are: train", "Name another."),
+    ]:
+        with pytest.raises(DataError) as caught:
+            list(hub_rows(RowHub(hub=str(tmp_path / name), split="test"), ["text"]))
+        assert caught.value.message == f"data set {tmp_path / name} {message}"
+        assert caught.value.hint == hint
+
+
+def test_a_saved_data_set_named_as_a_file_is_told_how(tmp_path):
+    saved_data_set({"text": ["a"], "label": [1]}).save_to_disk(tmp_path / "one")
+    with pytest.raises(DataError) as caught:
+        read(files=str(tmp_path / "one"))
+    assert caught.value.hint.startswith("It is a data set saved by save_to_disk: name it as hub")
+
+
+def test_documents_of_one_json_array(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=2))
+    assert read(files=str(path)) == ["a", "b"]

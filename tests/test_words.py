@@ -9,26 +9,32 @@ from token_stores import tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from distilcli.sequences import make_recipe
-from distilcli.store import backend_tree, load_tokenizer
+from distilcli.store import load_tokenizer
+from distilcli.text_tokens import text_backend
 from distilcli.words import Words, splits_at_spaces
 
 
-def as_text_reader(backend: Tokenizer) -> Tokenizer:
-    """A copy of the tokenizer that reads special tokens as text, as `prepare` does."""
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.encode_special_tokens = True
-    return copy
+def text_reader(tokenizer) -> Tokenizer:
+    """The tokenizer as `prepare` reads text with it."""
+    return Tokenizer.from_str(json.dumps(text_backend(tokenizer)))
 
 
-TINY = as_text_reader(tiny_tokenizer().backend_tokenizer)
-BUILTIN = as_text_reader(load_tokenizer("builtin:teacher").backend_tokenizer)
+TINY = text_reader(tiny_tokenizer())
+BUILTIN = text_reader(load_tokenizer("builtin:teacher"))
 
 
 def variant(normalizer=None, pre_tokenizer=None) -> Tokenizer:
     """The built-in tokenizer with another way of cleaning and splitting."""
-    backend = as_text_reader(BUILTIN)
+    backend = Tokenizer.from_str(BUILTIN.to_str())
     backend.normalizer = normalizer or backend.normalizer
     backend.pre_tokenizer = pre_tokenizer or backend.pre_tokenizer
+    return backend
+
+
+def with_added_tokens() -> Tokenizer:
+    backend = Tokenizer.from_str(BUILTIN.to_str())
+    url = AddedToken("<url>", special=True, lstrip=True, rstrip=True)
+    backend.add_tokens([url, AddedToken("don't", single_word=True), AddedToken("Na\xefve")])
     return backend
 
 
@@ -46,6 +52,7 @@ BACKENDS = {
     "NFKC": variant(normalizers.NFKC()),
     "NFKD": variant(normalizers.NFKD()),
     "whitespace": variant(normalizers.NFC(), pre_tokenizers.Whitespace()),
+    "added tokens": with_added_tokens(),
     "whitespace split": variant(normalizers.NFKC(), pre_tokenizers.WhitespaceSplit()),
 }
 
@@ -54,8 +61,9 @@ SPACES = [" ", "  ", "\n", "\r\n", "\t", "\x1c", "\x1f", "\x85", "\xa0", "\u2003
 MARKS = ["\xa8", "\xb4", "\u1100\u1161", "\u0345", "\u0327", "\u2126", "\uff76\uff9e"]
 CONTROLS = ["\x00", "\x07", "\u200b", "\ufeff", "\ufffd"]
 LETTERS = ["\u0301", "\u0308", "\xe9", "E\u0301", "\ufb01", "\xdf", "\u0130", "\u4e16\u754c"]
+ADDED = ["<url>", " <url> ", "a<url>", "NA\xcfVE"]
 WHOLE = ["[MASK]", "[CLS] ", "##ing", "don't", "U.S.", "na\xefve", "x" * 150]
-PIECES = st.sampled_from([*SPACES, *MARKS, *CONTROLS, *LETTERS, *WHOLE])
+PIECES = st.sampled_from([*SPACES, *MARKS, *CONTROLS, *LETTERS, *WHOLE, *ADDED])
 TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=6)), max_size=20).map("".join)
 
 
@@ -112,7 +120,7 @@ ACROSS_SPACES = [
 
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), load_tokenizer("builtin:teacher")])
 def test_prepare_uses_words(tokenizer):
-    backend = json.dumps(backend_tree(tokenizer))
+    backend = json.dumps(text_backend(tokenizer))
     ids = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert make_recipe(backend, ids, (16, 4), 0.0).word_by_word
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 
+from distilcli.commands.prepare import tell_of_task
 from distilcli.commands.results import show_and_write
 from distilcli.console import Console
 from distilcli.errors import ConfigError, DistilError, ModelError
@@ -166,9 +167,10 @@ def _check_rows(runs: list[SuiteRun], console: Console) -> None:
     names = dict.fromkeys(run.task for run in runs if finished_scores(run) is None)
     for name in names:
         console.note(f"{name}: looking at its rows")
-        open_task_of(
-            next(run.experiment for run in runs if run.task == name and not run.needs_teacher)
-        )
+        experiment = next(r.experiment for r in runs if r.task == name and not r.needs_teacher)
+        task = open_task_of(experiment)
+        task.overlap.refuse_same()
+        tell_of_task(task, console)
 
 
 def _show(record: dict[str, Any], console: Console) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from distilcli.commands.prepare import tell_of_task
 from distilcli.commands.results import show_and_write
 from distilcli.config import BaseExperiment
 from distilcli.console import Console, percent
@@ -30,6 +31,8 @@ def run(
 ) -> None:
     """Measure the teacher and the students of runs, or named models, on the dev examples."""
     task = open_task_of(experiment)
+    task.overlap.refuse_same()
+    tell_of_task(task, console)
     teacher = load_teacher(experiment, task)
     models: dict[str, PreTrainedModel] = {} if teacher is None else {_TEACHER: teacher}
     paths = _students(names, experiment)

@@ -10,6 +10,7 @@ from distilcli.corpus import Progress, is_prepared
 from distilcli.store import TokenStore
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.objective import open_task_of
+from distilcli.tasks.task import OpenTask
 
 _LONG_FIELDS = {"token_counts", "length_histogram", "shards"}
 
@@ -47,7 +48,21 @@ def _look_at_task(experiment: TaskExperiment, console: Console) -> None:
     columns = ["split", "examples", "inputs", "tokens", "bad rows left out"]
     console.table(f"task of {experiment.name}", columns, rows)
     console.say(f"outputs: {', '.join(task.labels)}")
-    console.result(record)
+    for warning in task.warnings:
+        console.warn(warning)
+    console.result(record | {"warnings": task.warnings})
+
+
+def tell_of_task(task: OpenTask, console: Console) -> None:
+    """Warn of what a user should know of the rows before trusting a score."""
+    for split, count, skipped in (
+        ("train", task.num_examples[0], task.skipped.train),
+        ("dev", task.num_examples[1], task.skipped.dev),
+    ):
+        if skipped:
+            console.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
+    for warning in task.warnings:
+        console.warn(warning)
 
 
 def show_progress(bar: Bar) -> Callable[[Progress], None]:

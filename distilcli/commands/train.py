@@ -21,7 +21,7 @@ from distilcli.assembly import (
     student_description,
     teacher_dtype,
 )
-from distilcli.commands.prepare import show_progress
+from distilcli.commands.prepare import show_progress, tell_of_task
 from distilcli.config import BaseExperiment, Experiment
 from distilcli.console import Console, TrainingLog, duration, number
 from distilcli.masked_lm import MaskedLMObjective
@@ -32,7 +32,6 @@ from distilcli.profiling import Profile, profile_steps
 from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.objective import TaskObjective, assemble_task
-from distilcli.tasks.task import OpenTask
 from distilcli.training import Events, TrainResult, train
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
@@ -106,7 +105,9 @@ def run(
 def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
     accelerator = make_accelerator(experiment)
-    report = preflight(experiment, _unsaved_objective(experiment, accelerator), accelerator)
+    report = preflight(
+        experiment, _unsaved_objective(experiment, accelerator, console), accelerator
+    )
     accelerator.end_training()
     _show_preflight(report, experiment, console)
 
@@ -114,7 +115,7 @@ def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
 def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
     accelerator = make_accelerator(experiment)
-    objective = _unsaved_objective(experiment, accelerator)
+    objective = _unsaved_objective(experiment, accelerator, console)
     trace = RunFolder(experiment.run_folder).trace
     report = profile_steps(experiment, objective, accelerator, num_steps, trace)
     accelerator.end_training()
@@ -122,7 +123,7 @@ def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Co
 
 
 def _unsaved_objective(
-    experiment: Experiment | TaskExperiment, accelerator: Accelerator
+    experiment: Experiment | TaskExperiment, accelerator: Accelerator, console: Console
 ) -> Objective:
     """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
     if isinstance(experiment, Experiment):
@@ -130,6 +131,7 @@ def _unsaved_objective(
         return MaskedLMObjective(experiment, parts, accelerator.device)
     with main_process_first(accelerator):
         task_parts = assemble_task(experiment, accelerator.device)
+    tell_of_task(task_parts.task, console)
     return TaskObjective(experiment, task_parts, accelerator, cache=False)
 
 
@@ -144,7 +146,7 @@ def _objective(start: Start, accelerator: Accelerator) -> Objective:
         if accelerator.is_main_process:
             start.take_folder()
         task_parts = assemble_task(experiment, accelerator.device)
-    _tell_of_task(task_parts.task, start.console)
+    tell_of_task(task_parts.task, start.console)
     if accelerator.is_main_process:
         start.begin()
     return TaskObjective(experiment, task_parts, accelerator, start.console.note)
@@ -178,15 +180,6 @@ def _make_what_is_missing(experiment: Experiment, start: Start) -> None:
     start.begin()
     if student is not None:
         keep_or_save_initial_student(student, tokenizer, start.folder.initial_student)
-
-
-def _tell_of_task(task: OpenTask, console: Console) -> None:
-    for split, count, skipped in (
-        ("train", task.num_examples[0], task.skipped.train),
-        ("dev", task.num_examples[1], task.skipped.dev),
-    ):
-        if skipped:
-            console.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
 
 
 def _show(result: TrainResult, console: Console) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.tasks.examples import (
@@ -24,6 +23,7 @@ from distilcli.tasks.task import (
     class_names,
     scikit_metrics,
 )
+from distilcli.text_tokens import TextTokenizer
 
 SequenceTask = ClassificationTask | MultiLabelTask | RegressionTask
 
@@ -44,14 +44,16 @@ class _SequenceTask(OpenTask):
     def __init__(
         self,
         config: SequenceTask,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: TextTokenizer,
         teacher_labels: list[str] | None,
     ) -> None:
         self.score = config.score
         train, dev = _read_splits(config, _converter(config, self.parse))
         with bad_rows_first(train, dev, config.skip_bad_rows):
             self.labels = self.choose_labels(config, train, teacher_labels)
-        self.keep_usable(train, dev, config.skip_bad_rows, self.labels_of)
+        self.keep_usable(
+            train, dev, config.skip_bad_rows, self.labels_of, lambda example: example.texts
+        )
         check_score(self.score, ("f1", "accuracy_f1"), len(self.labels) == 2, "two classes")
         self.train = self._inputs(train.usable, tokenizer, config.max_length)
         self.dev = self._inputs(dev.usable, tokenizer, config.max_length)
@@ -59,7 +61,7 @@ class _SequenceTask(OpenTask):
     def _inputs(
         self,
         examples: Sequence[TextExample],
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: TextTokenizer,
         max_length: int,
     ) -> Inputs:
         ids, types = tokenized([example.texts for example in examples], tokenizer, max_length)
@@ -246,7 +248,7 @@ def label_text(value: Any) -> str:
 
 
 def tokenized(
-    texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast, max_length: int
+    texts: Sequence[tuple[str, ...]], tokenizer: TextTokenizer, max_length: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids and token types of texts or pairs; of a pair the longer text is cut first."""
     ids: list[list[int]] = []

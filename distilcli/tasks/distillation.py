@@ -24,8 +24,9 @@ from distilcli.losses import (
 )
 from distilcli.models import is_bert
 from distilcli.objective import LossModule, LossSums
+from distilcli.rows import NO_LABEL
 from distilcli.task_config import TaskLossConfig
-from distilcli.tasks.inputs import NO_LABEL, TaskBatch
+from distilcli.tasks.inputs import TaskBatch
 from distilcli.tasks.models import head_outputs
 from distilcli.tasks.task import Family, Head
 

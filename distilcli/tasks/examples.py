@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from distilcli.errors import ConfigError, DataError, ModelError
-from distilcli.formats import BadRow, Row, read_rows, text_lines
+from distilcli.formats import read_rows, text_lines
 from distilcli.globs import matching_files
+from distilcli.rows import BadRow, Row, encodable
 from distilcli.sources import ENDINGS, hub_rows
 from distilcli.task_config import RowFiles, RowHub
 from distilcli.tasks.squad import squad_rows
@@ -124,7 +125,8 @@ def read_examples(
             if missing:
                 there = ", ".join(map(str, row.values))
                 raise BadExample(f"no column {missing[0]!r}; there are: {there}")
-            examples.usable.append(convert(row.values))
+            needed_values = {column: encodable(row.values[column]) for column in needed}
+            examples.usable.append(convert(needed_values))
             examples.places.append(where)
         except BadExample as error:
             examples.bad.append(f"{where}: {error}")
@@ -157,11 +159,10 @@ def _rows(
             raise ConfigError(
                 f"{key}.format: {file_format} is not for a task of this kind", "Choose another one."
             )
-        unit = {"parquet": "row", "squad": "question"}.get(file_format, "line")
         try:
             with path.open("rb") as raw:
                 for row in _file_rows(path, raw, file_format, needed, source.columns):
-                    yield f"{path} {unit} {row.number}", row
+                    yield f"{path} {row.unit} {row.number}", row
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
 

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilcli.batches import IGNORE_INDEX, PackedSequences, positions
-
-NO_LABEL = IGNORE_INDEX
+from distilcli.batches import PackedSequences, positions
+from distilcli.rows import NO_LABEL
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from distilcli.tasks.models import build_student, load_teacher, teacher_labels
 from distilcli.tasks.opening import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.tasks.teacher_outputs import TeacherOutputs
+from distilcli.text_tokens import TextTokenizer
 from distilcli.validation import DIVERGED
 
 
@@ -76,11 +77,13 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
     Raises:
         ConfigError, DataError, ModelError: see `open_task`, `load_teacher` and `build_student`;
-            also where student and teacher have other tokenizers, or other widths but a cosine.
+            also where student and teacher have other tokenizers, or other widths but a cosine, or
+            where the rows to train on and to be measured on are the same.
     """
     tokenizer = _tokenizer(experiment)
     _check_tokenizers(experiment, tokenizer)
-    task = open_task(experiment.task, tokenizer, teacher_labels(experiment))
+    task = open_task(experiment.task, TextTokenizer(tokenizer), teacher_labels(experiment))
+    task.overlap.refuse_same()
     # Copied before the teacher's precision is lowered: the student starts from fp32.
     teacher = load_teacher(experiment, task)
     student = build_student(experiment, task, teacher)
@@ -93,7 +96,8 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
 def open_task_of(experiment: TaskExperiment) -> OpenTask:
     """The experiment's task, read as training will read it; see `open_task`."""
-    return open_task(experiment.task, _tokenizer(experiment), teacher_labels(experiment))
+    tokenizer = TextTokenizer(_tokenizer(experiment))
+    return open_task(experiment.task, tokenizer, teacher_labels(experiment))
 
 
 def _tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:

@@ -1,7 +1,5 @@
 """Opening a task: its examples read, checked and made inputs."""
 
-from transformers import PreTrainedTokenizerFast
-
 from distilcli.task_config import (
     ClassificationTask,
     GlueTask,
@@ -15,10 +13,11 @@ from distilcli.tasks.classification import Classification, MultiLabel, Regressio
 from distilcli.tasks.question_answering import QuestionAnswering
 from distilcli.tasks.tagging import Tagging
 from distilcli.tasks.task import OpenTask
+from distilcli.text_tokens import TextTokenizer
 
 
 def open_task(
-    task: Task, tokenizer: PreTrainedTokenizerFast, teacher_labels: list[str] | None = None
+    task: Task, tokenizer: TextTokenizer, teacher_labels: list[str] | None = None
 ) -> OpenTask:
     """Read a task's examples.
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from distilcli.task_config import QuestionAnsweringTask
 from distilcli.tasks import squad
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Inputs, join
 from distilcli.tasks.task import OpenTask, batched
+from distilcli.text_tokens import TextTokenizer
 
 _ENDINGS = {".json": "squad"}
 
@@ -50,13 +50,19 @@ class QuestionAnswering(OpenTask):
     head = "span"
     family = "one-of"
 
-    def __init__(self, config: QuestionAnsweringTask, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, config: QuestionAnsweringTask, tokenizer: TextTokenizer) -> None:
         self.score = config.score
         self.labels = ["start", "end"]
         self._max_answer_length = config.max_answer_length
         train = read_examples(config.train, "task.train", squad.COLUMNS[1:], _question, _ENDINGS)
         dev = read_examples(config.dev, "task.dev", squad.COLUMNS[1:], _question, _ENDINGS)
-        self.keep_usable(train, dev, config.skip_bad_rows, lambda _: ())
+        self.keep_usable(
+            train,
+            dev,
+            config.skip_bad_rows,
+            lambda _: (),
+            lambda question: (question.question, question.context),
+        )
         self._questions = dev.usable
         self.train, _ = _inputs(train.usable, tokenizer, config)
         self.dev, self._windows = _inputs(dev.usable, tokenizer, config)
@@ -121,7 +127,7 @@ def _question(values: dict[str, Any]) -> Question:
 
 def _inputs(
     questions: Sequence[Question],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
     config: QuestionAnsweringTask,
 ) -> tuple[Inputs, list[Window]]:
     ids: list[list[int]] = []
@@ -154,7 +160,7 @@ def _inputs(
     return join(ids, types, positions, targets), windows
 
 
-def _cut(texts: list[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[str]:
+def _cut(texts: list[str], tokenizer: TextTokenizer, max_tokens: int) -> list[str]:
     """The texts, each cut after so many tokens."""
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [

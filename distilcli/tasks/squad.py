@@ -4,7 +4,6 @@ The scores are those of the official evaluation script: answers are compared aft
 without punctuation, articles and extra blanks, with the best of a question's answers.
 """
 
-import json
 import re
 import string
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distilcli.errors import DataError
-from distilcli.formats import BadRow, Row
+from distilcli.rows import BadRow, Row, parse_json
 
 COLUMNS = ["id", "question", "context", "answers"]
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -28,7 +27,11 @@ def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
     """
     hint = "The format is SQuAD's: data, paragraphs, qas."
     try:
-        articles = json.loads(text)["data"] if text.strip() else []
+        tree = parse_json(text) if text.strip() else {"data": []}
+        if isinstance(tree, list):  # an array of rows, as a data set of the hub is exported
+            yield from (_row(number, row) for number, row in enumerate(tree, start=1))
+            return
+        articles = tree["data"]
         paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
         questions = [(part["context"], qa) for part in paragraphs for qa in part["qas"]]
     except ValueError as error:
@@ -38,12 +41,16 @@ def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
     except TypeError as error:
         raise DataError(f"{path}: not of SQuAD's form ({error})", hint) from error
     for number, (context, qa) in enumerate(questions, start=1):
-        if not isinstance(qa, dict):
-            yield BadRow(number, "a question that is no object")
-        elif qa.get("is_impossible"):
-            yield BadRow(number, "a question without an answer (is_impossible): only SQuAD 1.1")
-        else:
-            yield Row(number, qa | {"context": context})
+        yield _row(number, qa | {"context": context} if isinstance(qa, dict) else qa)
+
+
+def _row(number: int, qa: Any) -> Row | BadRow:
+    if not isinstance(qa, dict):
+        return BadRow(number, "a question that is no object", unit="question")
+    if qa.get("is_impossible"):
+        reason = "a question without an answer (is_impossible): only SQuAD 1.1"
+        return BadRow(number, reason, unit="question")
+    return Row(number, qa, "question")
 
 
 def answers_of(value: Any) -> list[tuple[str, int]]:
@@ -54,13 +61,25 @@ def answers_of(value: Any) -> list[tuple[str, int]]:
     """
     try:
         if isinstance(value, dict):
-            return [
-                (str(text), int(start))
-                for text, start in zip(value["text"], value["answer_start"], strict=True)
-            ]
-        return [(str(answer["text"]), int(answer["answer_start"])) for answer in value]
-    except (KeyError, TypeError, ValueError) as error:
+            pairs = list(zip(value["text"], value["answer_start"], strict=True))
+        else:
+            pairs = [(answer["text"], answer["answer_start"]) for answer in value]
+        return [(_answer_text(text), _answer_start(start)) for text, start in pairs]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"answers are not of SQuAD's form ({error})") from error
+
+
+def _answer_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the text {value!r} is no text")
+    return value
+
+
+def _answer_start(value: Any) -> int:
+    start = int(value)
+    if isinstance(value, bool) or start != float(value):
+        raise TypeError(f"answer_start {value!r} is no whole number")
+    return start
 
 
 def normalized(answer: str) -> str:

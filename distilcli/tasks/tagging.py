@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from distilcli.task_config import TaggingTask
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
@@ -22,6 +21,7 @@ from distilcli.tasks.task import (
     class_names,
     scikit_metrics,
 )
+from distilcli.text_tokens import TextTokenizer
 
 _ENDINGS = dict.fromkeys((".tsv", ".txt", ".conll", ".conllu", ".bio"), "conll")
 
@@ -43,7 +43,7 @@ class Tagging(OpenTask):
     def __init__(
         self,
         config: TaggingTask,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: TextTokenizer,
         teacher_labels: list[str] | None,
     ) -> None:
         self.score = config.score
@@ -57,7 +57,13 @@ class Tagging(OpenTask):
         found = {tag for sentence in train.usable for tag in sentence.tags}
         with bad_rows_first(train, dev, config.skip_bad_rows):
             self.labels = class_names(found, config.labels, teacher_labels)
-        self.keep_usable(train, dev, config.skip_bad_rows, lambda sentence: sentence.tags)
+        self.keep_usable(
+            train,
+            dev,
+            config.skip_bad_rows,
+            lambda sentence: sentence.tags,
+            lambda sentence: sentence.words,
+        )
         self._has_entities = any(name.startswith("B-") for name in self.labels)
         check_score(self.score, ("entity_f1",), self._has_entities, "tags such as B-PER, I-PER, O")
         self.train, _ = self._inputs(train.usable, tokenizer, config.max_length)
@@ -66,7 +72,7 @@ class Tagging(OpenTask):
         self._words_of_sentences = pieces
 
     def _inputs(
-        self, sentences: Sequence[Sentence], tokenizer: PreTrainedTokenizerFast, max_length: int
+        self, sentences: Sequence[Sentence], tokenizer: TextTokenizer, max_length: int
     ) -> tuple[Inputs, list[int]]:
         """Inputs, and the number of words of each sentence."""
         ids_of = {name: index for index, name in enumerate(self.labels)}
@@ -141,17 +147,15 @@ def _listed(value: Any) -> list[str]:
             value = json.loads(value) if value.lstrip().startswith("[") else value.split()
         except ValueError:
             value = value.split()
+        except RecursionError:
+            raise BadExample("the list is nested too deeply") from None
     if not isinstance(value, list):
         raise BadExample(f"{value!r} is no list")
     return ["" if is_nothing(item) else str(item) for item in value]
 
 
-def _pieces(
-    sentences: Sequence[list[str]], tokenizer: PreTrainedTokenizerFast
-) -> list[list[list[int]]]:
+def _pieces(sentences: Sequence[list[str]], tokenizer: TextTokenizer) -> list[list[list[int]]]:
     """The pieces of each word of each sentence; [UNK] for a word that the tokenizer drops."""
-    unknown = tokenizer.unk_token_id
-    assert isinstance(unknown, int)
     encoded = tokenizer(
         list(sentences), is_split_into_words=True, add_special_tokens=False, verbose=False
     )
@@ -160,8 +164,9 @@ def _pieces(
         pieces: list[list[int]] = [[] for _ in words]
         ids = encoded["input_ids"][index]
         for token, word in zip(ids, encoded.word_ids(index), strict=True):
+            assert word is not None  # there are no special tokens
             pieces[word].append(token)
-        result.append([found or [unknown] for found in pieces])
+        result.append([found or [tokenizer.unk_token_id] for found in pieces])
     return result
 
 

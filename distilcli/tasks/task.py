@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distilcli.errors import ConfigError, ModelError
+from distilcli.overlap import Overlap, overlap, text_digest
 from distilcli.tasks.examples import Examples, move_unknown
 from distilcli.tasks.inputs import Inputs
 
@@ -43,6 +44,8 @@ class OpenTask(ABC):
         dev: inputs to be measured on.
         num_examples: of the training and of the dev split; there may be more inputs than examples.
         skipped: bad rows that were left out.
+        overlap: dev examples that are trained on, too.
+        warnings: what a user should know of the rows, in a sentence each.
         score: name of the score by which students are chosen and compared.
     """
 
@@ -53,6 +56,8 @@ class OpenTask(ABC):
     dev: Inputs
     num_examples: tuple[int, int]
     skipped: Skipped
+    overlap: Overlap
+    warnings: list[str]
     score: str
 
     def keep_usable(
@@ -61,14 +66,16 @@ class OpenTask(ABC):
         dev: Examples[Any],
         skip_bad_rows: bool,
         labels_of: Callable[[Any], Sequence[str]],
+        texts_of: Callable[[Any], Sequence[str]],
     ) -> None:
-        """Refuse or leave out what is bad in both splits, and count what is left.
+        """Refuse or leave out what is bad in both splits, count what is left, compare them.
 
         Args:
             train: training examples; of unknown classes, they are among the bad ones afterwards.
             dev: dev examples, likewise.
             skip_bad_rows: leave bad rows out.
             labels_of: classes of an example, which must be among `labels`.
+            texts_of: what a model is shown of an example.
 
         Raises:
             DataError: see `Examples.check`.
@@ -78,6 +85,9 @@ class OpenTask(ABC):
             split.check(skip_bad_rows)
         self.num_examples = len(train.usable), len(dev.usable)
         self.skipped = Skipped(len(train.bad), len(dev.bad))
+        trained, measured = ([text_digest(*texts_of(x)) for x in s.usable] for s in (train, dev))
+        self.overlap = overlap(trained, measured, ("task.train", "task.dev"), "rows")
+        self.warnings = [self.overlap.warning] if self.overlap.warning else []
 
     @abstractmethod
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
