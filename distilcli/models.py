@@ -9,18 +9,14 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
-    DistilBertConfig,
     DistilBertForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,11 +24,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from distilcli.errors import ModelError
-from distilcli.schema import resolve_path
+from distilcli.model_config import config_of
+from distilcli.model_files import first_line, model_files
+from distilcli.weights import check_sizes, read_weights
 
 MaskedLM = BertForMaskedLM | DistilBertForMaskedLM
 
-_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "distilbert": DistilBertConfig}
 _MASKED_LM_CLASSES = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
 
 
@@ -95,29 +92,25 @@ def load_weights(
         ModelError: unreachable, damaged, pickled, of other shapes than `config` says, or with a
             weight that is NaN or infinite.
     """
-    _check_weight_files(Path(resolve_path(name)), where)
+    weights = read_weights(model_files(name, revision, where))
+    check_sizes(config, weights, where)
     try:
         with quietly():
+            # Without a name: transformers looks at no file by itself.
             model, info = model_class.from_pretrained(
-                resolve_path(name),
+                None,
                 config=config,
-                revision=revision or "main",
+                state_dict=weights,
                 dtype=dtype,
-                use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # told apart below, by name and shape
             )
-    except SafetensorError as error:
+    except Exception as error:  # what transformers raises here shares no base class
         raise ModelError(
-            f"{where}: model.safetensors is damaged ({error})", "Copy or download it again."
-        ) from error
-    except OSError as error:
-        raise _unreachable(where, error) from error
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"{where}: the weights cannot be loaded ({_first_line(error)})",
+            f"{where}: the weights cannot be loaded ({first_line(error)})",
             "Use the config.json that was saved with these weights.",
         ) from error
+    model.config.name_or_path = name
     _check_shapes(info["mismatched_keys"], info["unexpected_keys"], where)
     check_finite(model, where)
     return model, set(info["missing_keys"])
@@ -129,58 +122,7 @@ def read_config(name: str, revision: str | None, role: str) -> Any:
     Raises:
         ModelError: there is no such model, or it is one that would not compute what it says.
     """
-    path, where = resolve_path(name), f"{role} {name}"
-    looks_local = path != name or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not Path(path).is_dir():
-        raise ModelError(
-            f"{where}: no such folder", "Check the path, or give the name of a hub model."
-        )
-    try:
-        with quietly():
-            tree, _ = PreTrainedConfig.get_config_dict(path, revision=revision or "main")
-            if not tree:
-                raise ModelError(f"{where}: it has no config.json", "Copy or download it again.")
-            model_type = str(tree.get("model_type"))
-            if model_type not in _CONFIGS:
-                raise ModelError(
-                    f"{where}: its model_type is {model_type}, not bert or distilbert",
-                    "Use a BERT (teacher or student) or a DistilBERT.",
-                )
-            config = _CONFIGS[model_type].from_dict(tree)
-    except OSError as error:
-        raise _unreachable(where, error) from error
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ModelError(f"{where}: its config.json is not valid ({_first_line(error)})") from error
-    if tree.get("is_decoder") or tree.get("add_cross_attention"):
-        raise ModelError(
-            f"{where}: it is a decoder (is_decoder), which sees only the tokens before the mask",
-            "Use a model that was trained as a masked-LM.",
-        )
-    check_positions(tree, where)
-    return config
-
-
-def check_positions(tree: dict[str, Any], where: str) -> None:
-    """Refuse a configuration with other than absolute positions; ModelError."""
-    # transformers 5 ignores this key: such a model would load, and compute something else.
-    kind = tree.get("position_embedding_type") or "absolute"
-    if kind != "absolute":
-        raise ModelError(
-            f"{where}: position_embedding_type is {kind}; only absolute positions can be used",
-            "Use a BERT with absolute position embeddings.",
-        )
-
-
-def _check_weight_files(folder: Path, where: str) -> None:
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")):
-        raise ModelError(
-            f"{where}: its weights are pickled (.bin), and loading a pickle can run any code",
-            "Convert them to model.safetensors where you trust them: load with transformers and "
-            "save_pretrained.",
-        )
-    raise ModelError(f"{where}: the folder has no model.safetensors", "Copy or download it again.")
+    return config_of(model_files(name, revision, f"{role} {name}"))
 
 
 def _check_shapes(mismatched: set[tuple[str, Any, Any]], unexpected: set[str], where: str) -> None:
@@ -263,22 +205,6 @@ def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: b
         f"{where}: part of its masked-LM head is missing ({', '.join(sorted(missing))})",
         "Copy or download it again.",
     )
-
-
-def _unreachable(where: str, error: OSError) -> ModelError:
-    if "safetensors" in str(error):
-        return ModelError(
-            f"{where}: it has no weights as safetensors",
-            "Use a revision that has model.safetensors, or convert it first.",
-        )
-    return ModelError(
-        f"{where}: cannot be read here or on the hub ({_first_line(error)})",
-        "Check the name and the network; on a machine without one, give a folder.",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

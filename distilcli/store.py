@@ -18,15 +18,14 @@ from pydantic import ValidationError
 
 from distilcli.errors import DataError, ModelError
 from distilcli.json_text import to_json
+from distilcli.model_files import CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES, first_line, model_files
 from distilcli.records import SPLITS, Manifest, SplitName
-from distilcli.schema import resolve_path
 from distilcli.shards import shard_path
 from distilcli.text_tokens import backend_tree, reading_of_special_tokens
+from distilcli.vocabulary import SPECIAL_TOKENS, check_special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-SPECIAL_TOKENS = ("cls_token", "sep_token", "mask_token", "pad_token")
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
@@ -53,27 +52,25 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
         revision: of the hub: commit, tag or branch.
 
     Raises:
-        ModelError: there is none, it is not a fast one, or it lacks [CLS], [SEP], [MASK] or [PAD].
+        ModelError: there is none, it is not a fast one, or it lacks [CLS], [SEP], [MASK] or [PAD],
+            or has another token for [MASK].
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    files = model_files(name, revision, f"tokenizer of {name}")
+    for json_file in (CONFIG, TOKENIZER_CONFIG):  # our words for what is wrong with these
+        files.json_object(json_file)
+    folder = files.folder_of((CONFIG, *TOKENIZER_FILES))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve_path(name), revision=revision or "main", trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # hub, file and JSON errors share no base class
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(
-            f"{name}: its tokenizer cannot be loaded ({reason})",
+            f"{name}: its tokenizer cannot be loaded ({first_line(error)})",
             "Name a folder with tokenizer.json, or a model on the hub.",
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{name}: its tokenizer is not a fast one", "A tokenizer.json is needed.")
-    missing = [token for token in SPECIAL_TOKENS if getattr(tokenizer, token) is None]
-    if missing:
-        raise ModelError(
-            f"{name}: its tokenizer has no {', '.join(missing)}", "Use that of a BERT."
-        )
+    check_special_tokens(tokenizer, name)
     tokenizer.name_or_path = name  # not where it lies on this machine: the manifest keeps the name
     return tokenizer
 

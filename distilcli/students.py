@@ -23,9 +23,9 @@ from transformers.models.bert.modeling_bert import BertSelfAttention
 from transformers.models.distilbert.modeling_distilbert import DistilBertSelfAttention
 
 from distilcli.errors import ConfigError, ModelError
+from distilcli.model_config import check_positions
 from distilcli.models import (
     MaskedLM,
-    check_positions,
     decoder,
     is_bert,
     load_masked_lm,
