@@ -68,8 +68,13 @@ class Console:
         self._err.print(f"warning: {printable(text)}", style="yellow", markup=False)
 
     def error(self, error: DistilError) -> None:
-        """Say what failed and what to do next; a failure of one rank alone must be heard too."""
-        if self._err.quiet and error.exit_code == 1:
+        """Say what failed and what to do next; a failure of one rank alone must be heard too.
+
+        Mistakes in settings are those of all ranks; one of each other host says them, since its
+        files may differ.
+        """
+        code, is_first_of_host = error.exit_code, os.environ.get("LOCAL_RANK") == "0"
+        if self._err.quiet and (code == 1 or (code == 2 and is_first_of_host)):
             rank = os.environ["RANK"]
             sys.stderr.write(f"error on rank {rank}: {error.message}\n")
         self._err.print(f"error: {error.message}", style="bold red", markup=False)

@@ -23,18 +23,21 @@ def make_accelerator(experiment: BaseExperiment) -> Accelerator:
 
     Raises:
         ConfigError: accelerate is configured for sharding, or for other devices than GPUs and CPUs.
+        DistilError: the processes of the launch do not find one another.
     """
     _refuse_sharding()
+    _check_gpus()
     folder = RunFolder(experiment.run_folder)
     gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
-    accelerator = Accelerator(
-        cpu=_launched_on_cpus(),
-        log_with=list(experiment.train.trackers) or None,
-        project_dir=str(folder.root),
-        kwargs_handlers=[gradients, processes],
-        mixed_precision="no",
-    )
+    with _joining(experiment.train.timeout_seconds):
+        accelerator = Accelerator(
+            cpu=_launched_on_cpus(),
+            log_with=list(experiment.train.trackers) or None,
+            project_dir=str(folder.root),
+            kwargs_handlers=[gradients, processes],
+            mixed_precision="no",
+        )
     plain = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     if accelerator.distributed_type not in plain:
         raise ConfigError(
@@ -43,6 +46,31 @@ def make_accelerator(experiment: BaseExperiment) -> Accelerator:
     if accelerator.device.type == "cpu":
         settle_host_memory()
     return accelerator
+
+
+@contextmanager
+def _joining(timeout_seconds: float) -> Iterator[None]:
+    """Where the processes of a launch meet: the port is in use, a host is wrong, one never comes.
+
+    Raises:
+        DistilError: with the host and the port, and what torch says.
+    """
+    try:
+        yield
+    except torch.distributed.DistError as error:  # also raised where no process group is joined
+        said = str(error).strip().splitlines()[0]
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        if "EADDRINUSE" in said:
+            raise DistilError(
+                f"{where}: the port is in use by another program",
+                "Launch with another --master_port (MASTER_PORT).",
+            ) from error
+        raise DistilError(
+            f"the processes of this launch do not meet at {where} within "
+            f"{timeout_seconds:g} s (train.timeout_seconds): {said}",
+            "Check that the host and the port are right on every host, and that all "
+            f"{os.environ.get('WORLD_SIZE')} processes were started.",
+        ) from error
 
 
 # gloo counts milliseconds, up to 2^31.
@@ -72,6 +100,18 @@ def _refuse_sharding() -> None:
                 "data parallelism alone",
                 f"{_PLAIN_LAUNCH} teacher.offload makes room for a large teacher.",
             )
+
+
+def _check_gpus() -> None:
+    """Refuse more processes on this host than it has GPUs; ConfigError."""
+    gpus = torch.cuda.device_count()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    on_cpus = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
+    if gpus and not on_cpus and local_rank >= gpus:
+        raise ConfigError(
+            f"LOCAL_RANK is {local_rank}, but this host has {gpus} GPU{'s' if gpus > 1 else ''}",
+            f"Start at most {gpus} processes here: --nproc_per_node {gpus}.",
+        )
 
 
 def _launched_on_cpus() -> bool:
