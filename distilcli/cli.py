@@ -15,6 +15,7 @@ import typer
 
 from distilcli import __version__, guard
 from distilcli.errors import ConfigError, Interrupted
+from distilcli.paths import is_override, option_output, option_path
 
 if TYPE_CHECKING:
     from distilcli.config import Experiment
@@ -50,7 +51,11 @@ def main() -> None:
 def _load(config: Path, overrides: list[str] | None) -> "Experiment":
     from distilcli.experiment_file import load
 
-    return load(config, overrides)
+    return load(_config_path(config), overrides)
+
+
+def _config_path(config: Path) -> Path:
+    return Path(option_path("--config", str(config)))
 
 
 def _load_any(
@@ -61,6 +66,7 @@ def _load_any(
     from distilcli.task_config import TaskExperiment
 
     words = list(overrides or [])
+    config = _config_path(config)
     experiment = load_any(config, words)
     if skip_bad_rows:
         if not isinstance(experiment, TaskExperiment):
@@ -137,6 +143,7 @@ def init_student_(
         elif teacher is not None and config is None and output is not None:
             if overrides:
                 raise ConfigError(f"{overrides[0]!r}: overrides go with --config")
+            teacher, output = option_path("--teacher", teacher), option_output("--output", output)
             init_student.run_without_experiment(
                 teacher, output, layers, num_layers, strategy, force, console
             )
@@ -255,8 +262,13 @@ def evaluate_(
     """Measure students beside their teacher: on held-out text, on a task, or on a suite of them."""
     with guard.console(json_output, "evaluating") as console:
         given = models or []
-        overrides = [word for word in given if "=" in word]
-        names = [word for word in given if "=" not in word]
+        overrides = [word for word in given if is_override(word)]
+        names = [option_path("MODEL", word) for word in given if not is_override(word)]
+        output = None if output is None else option_output("--output", output)
+        config = None if config is None else _config_path(config)
+        data = None if data is None else Path(option_path("--data", str(data)))
+        teacher = None if teacher is None else option_path("--teacher", teacher)
+        suite = None if suite is None else option_path("--suite", suite)
         if suite is not None:
             from distilcli.commands import evaluate_suite
 

@@ -20,10 +20,14 @@ from distilcli.schema import (
     Count,
     Epsilon,
     Fraction,
+    InputPath,
     LearningRate,
     Length,
     MaxNorm,
+    ModelName,
+    Name,
     Number,
+    OutputFolder,
     PositiveInt,
     Precision,
     Seconds,
@@ -39,7 +43,7 @@ from distilcli.student_config import CopiedStudent, Student, StudentShape
 class BaseTeacher(Section):
     """The model whose behaviour the student learns."""
 
-    model: str = Field(description="Folder, hub name or builtin:NAME.")
+    model: ModelName = Field(description="Folder, hub name or builtin:NAME.")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
     precision: Precision = Field(
         "auto",
@@ -65,7 +69,7 @@ def as_list(value: Any) -> Any:
 class FilesSource(Section):
     """Documents in local files; `.gz` is opened by itself."""
 
-    files: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] = Field(
+    files: Annotated[list[InputPath], BeforeValidator(as_list), Field(min_length=1)] = Field(
         description="Paths or globs, in order."
     )
     format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = Field(
@@ -80,7 +84,7 @@ class FilesSource(Section):
 class HubSource(Section):
     """Documents of a data set on the Hugging Face hub, streamed."""
 
-    hub: str = Field(description="Data set name, such as wikimedia/wikipedia.")
+    hub: InputPath = Field(description="Data set name, such as wikimedia/wikipedia.")
     subset: str | None = Field(
         None, description="Configuration of the data set, such as 20231101.en."
     )
@@ -105,7 +109,7 @@ class DataConfig(Section):
     """Where the text comes from and the token store it becomes."""
 
     sources: Annotated[list[Source], Field(min_length=1)] = Field(description="Read in order.")
-    store: str = Field(description="Folder of the token store.")
+    store: OutputFolder = Field(description="Folder of the token store.")
     max_length: Annotated[Length, Field(ge=8)] = Field(
         128, description="Tokens in a sequence at most, [CLS] and [SEP] included."
     )
@@ -280,10 +284,8 @@ class ValidationConfig(BaseValidation):
 class BaseExperiment(Section):
     """What every run has, whatever it trains on."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        description="The run folder is output_dir/name."
-    )
-    output_dir: str = Field("runs", description="Folder of run folders.")
+    name: Name = Field(description="The run folder is output_dir/name.")
+    output_dir: OutputFolder = Field("runs", description="Folder of run folders.")
     seed: Seed = Field(42, description="Of data order, masks, dropout and new weights.")
     teacher: BaseTeacher | None
     student: StudentShape

@@ -325,6 +325,8 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "model_type": lambda _: "this is a section: it takes keys below it, not a value",
     "invalid_key": lambda _: "not a key; keys are words",
     "string_type": lambda _: "must be text; put it in quotes",
+    "string_unicode": lambda _: "must be text that UTF-8 has; this is half of a surrogate pair",
+    "string_too_long": lambda context: f"must be of {context['max_length']} characters at most",
     "int_type": lambda _: "must be a whole number",
     "bool_type": lambda _: "must be true or false",
     "float_type": lambda _: "must be a number",

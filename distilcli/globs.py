@@ -42,7 +42,7 @@ def matching_files(patterns: Iterable[str], key: str) -> list[Path]:
 
 
 def _files_of(pattern: str, key: str) -> list[Path]:
-    path = Path(resolve_path(pattern)).expanduser()
+    path = Path(resolve_path(pattern))
     if path.is_file():
         return [path]
     if path.is_dir():

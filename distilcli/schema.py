@@ -4,10 +4,13 @@ Relative paths are relative to the working directory; `builtin:NAME` names a fil
 ships inside the package.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+
+from distilcli.paths import checked_path, expanded_path, output_path
 
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -63,12 +66,18 @@ PositiveInt = Annotated[StrictInt, Field(gt=0, le=MAX_COUNT)]
 Count = Annotated[StrictInt, Field(ge=0, le=MAX_COUNT)]
 Precision = Literal["auto", "fp32", "bf16"]
 
+# Of runs, and of the tasks and models of a suite; folders are called so, with a little more.
+Name = Annotated[str, Field(max_length=180, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+OutputFolder = Annotated[str, AfterValidator(output_path)]
+ModelName = Annotated[str, AfterValidator(expanded_path)]  # or a folder
+InputPath = Annotated[str, AfterValidator(checked_path)]  # a glob or a hub name, too
+
 
 def resolve_path(name: str) -> str:
-    """The path that `name` stands for: `builtin:X` is X in the package, the rest is itself."""
+    """The path that `name` stands for: `builtin:X` is X in the package, `~` the home folder."""
     if name.startswith(BUILTIN_PREFIX):
         return str(BUILTIN_FOLDER / name.removeprefix(BUILTIN_PREFIX))
-    return name
+    return os.path.expanduser(name)
 
 
 class Section(BaseModel):

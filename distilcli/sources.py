@@ -16,6 +16,7 @@ from distilcli.errors import ConfigError, DataError
 from distilcli.formats import FileFormat, InputFile, checked_text, missing_column, read_documents
 from distilcli.globs import file_id, is_saved_data_set, matching_files
 from distilcli.rows import NO_LABEL
+from distilcli.schema import resolve_path
 from distilcli.task_config import RowHub
 
 ENDINGS: dict[str, FileFormat] = {
@@ -143,7 +144,7 @@ def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[st
         DataError: the data set cannot be found or read, or a number is that of no class.
     """
     number = 0
-    folder = Path(source.hub).expanduser()
+    folder = Path(resolve_path(source.hub))
     try:
         for row in _streamed_rows(source, folder, columns):
             number += 1

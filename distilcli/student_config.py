@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag
 
-from distilcli.schema import MAX_LAYERS, Fraction, NumLayers, Section
+from distilcli.schema import MAX_LAYERS, Fraction, ModelName, NumLayers, Section
 
 LayerList = Annotated[
     list[Annotated[StrictInt, Field(ge=0, lt=MAX_LAYERS)]], Field(max_length=MAX_LAYERS)
@@ -54,7 +54,7 @@ class CopiedStudent(StudentShape):
         "alternate",
         description="Which source layers to copy: a strategy or a list of indices from 0.",
     )
-    source: str | None = Field(None, description="BERT to copy from; null: the teacher.")
+    source: ModelName | None = Field(None, description="BERT to copy from; null: the teacher.")
 
     @property
     def named_model(self) -> str | None:
@@ -66,7 +66,9 @@ class CheckpointStudent(StudentShape):
     """A student that starts as a saved BERT or DistilBERT."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    model: str = Field(description="Folder, hub name or builtin:NAME of the model to start from.")
+    model: ModelName = Field(
+        description="Folder, hub name or builtin:NAME of the model to start from."
+    )
     new_head: StrictBool = Field(
         False,
         description="Give a model without a masked-LM head a new one, tied to its embeddings.",
@@ -83,7 +85,7 @@ class RandomStudent(StudentShape):
 
     kind: Literal["random"] = "random"
     num_layers: NumLayers | None = Field(None, description="Depth; null: half of like's.")
-    like: str | None = Field(
+    like: ModelName | None = Field(
         None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
     )
 

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from distilcli.errors import ConfigError, DataError
 from distilcli.experiment_file import described, read
-from distilcli.schema import Section
+from distilcli.schema import ModelName, Name, OutputFolder, Section
 from distilcli.student_config import CopiedStudent
 from distilcli.task_config import (
     GlueName,
@@ -37,14 +37,11 @@ _NUM_EPOCHS = 3
 _ROW_ENDINGS = ("jsonl", "jsonl.gz", "csv", "tsv", "parquet")
 
 
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # of a folder, too
-
-
 class SuiteTask(Section):
     """One task of a suite, and where its runs differ from those of the others."""
 
     task: Task
-    teacher: str | None = Field(
+    teacher: ModelName | None = Field(
         None, description="A teacher that is fine-tuned on this task already; null: the suite's."
     )
     train: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's train.")
@@ -58,17 +55,19 @@ class SuiteTask(Section):
 class Suite(Section):
     """Everything that the runs of one suite depend on."""
 
-    name: _Name = Field(description="The suite's folder is output_dir/name.")
-    output_dir: str = Field("runs", description="Folder of suites.")
-    teacher: str = Field(description="Folder, hub name or builtin:NAME of the pretrained teacher.")
+    name: Name = Field(description="The suite's folder is output_dir/name.")
+    output_dir: OutputFolder = Field("runs", description="Folder of suites.")
+    teacher: ModelName = Field(
+        description="Folder, hub name or builtin:NAME of the pretrained teacher."
+    )
     student: TaskStudent = Field(
         description="Copied without a source: fine-tuned it starts from layers of the pretrained "
         "teacher, distilled from those of the fine-tuned one."
     )
-    baselines: dict[_Name, TaskStudent] = Field(
+    baselines: dict[Name, TaskStudent] = Field(
         default_factory=dict, description="More models to fine-tune, by the name in the table."
     )
-    tasks: Annotated[dict[_Name, SuiteTask], Field(min_length=1)] = Field(
+    tasks: Annotated[dict[Name, SuiteTask], Field(min_length=1)] = Field(
         description="By the name in the table."
     )
     train: dict[str, Any] = Field(default_factory=dict, description="As `train` of an experiment.")

@@ -27,10 +27,13 @@ from distilcli.schema import (
     BelowOne,
     Count,
     Fraction,
+    InputPath,
     LearningRate,
     Length,
     MaxNorm,
+    ModelName,
     Number,
+    OutputFolder,
     PositiveInt,
     Section,
     Temperature,
@@ -45,7 +48,7 @@ GlueName = Literal["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B
 class RowFiles(Section):
     """Examples in local files, a row each; `.gz` is opened by itself."""
 
-    files: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] = Field(
+    files: Annotated[list[InputPath], BeforeValidator(as_list), Field(min_length=1)] = Field(
         description="Paths or globs, in order."
     )
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "squad", "conll"] = Field(
@@ -61,7 +64,7 @@ class RowFiles(Section):
 class RowHub(Section):
     """Examples of a data set on the Hugging Face hub, or a folder that `datasets` can load."""
 
-    hub: str = Field(description="Data set name, such as nyu-mll/glue.")
+    hub: InputPath = Field(description="Data set name, such as nyu-mll/glue.")
     subset: str | None = Field(None, description="Configuration of the data set, such as cola.")
     split: str = Field(description="Split to read, such as train or validation.")
     revision: str | None = Field(None, description="Commit, tag or branch.")
@@ -195,7 +198,7 @@ class GlueTask(BaseTask):
 
     kind: Literal["glue"]
     name: GlueName = Field(description="Which task.")
-    folder: str | None = Field(
+    folder: InputPath | None = Field(
         None, description="Folder with its train.tsv and dev.tsv; null: nyu-mll/glue on the hub."
     )
 
@@ -220,7 +223,7 @@ Task = Annotated[
 class TaskTeacher(BaseTeacher):
     """A teacher with a head that was fine-tuned for the task."""
 
-    cache: str | None = Field(
+    cache: OutputFolder | None = Field(
         "data/teacher-outputs",
         description="Folder where its outputs are kept, so that it runs once over the training "
         "examples and not in every epoch; null: it runs in every step.",
@@ -231,7 +234,9 @@ class TaskCheckpoint(StudentShape):
     """A student that starts as a saved BERT or DistilBERT, with the head it has or a new one."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    model: str = Field(description="Folder, hub name or builtin:NAME of the model to start from.")
+    model: ModelName = Field(
+        description="Folder, hub name or builtin:NAME of the model to start from."
+    )
 
     @property
     def named_model(self) -> str | None:

@@ -16,6 +16,7 @@ from distilcli.console import Console
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.experiment_file import build, load
 from distilcli.json_text import to_json
+from distilcli.places import check_apart, check_places
 from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
 from distilcli.run_folder import RunFolder, check_results
 from distilcli.suite_results import table
@@ -67,6 +68,10 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
         )
     suite, where = _suite(wanted, overrides, console)
     runs = plan(suite, wanted.seeds, where, overrides)
+    for run_of_suite in runs:
+        check_places(run_of_suite.experiment)
+    if wanted.data is not None:
+        check_apart({"the suite's folder": suite.folder}, {"--data": wanted.data})
     check_results(suite.folder)
     _check_rows(runs, console)
     gpus = torch.cuda.device_count()
@@ -154,7 +159,7 @@ def _labelled(names: Sequence[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     taken = {TEACHER, STUDENT, DISTILLED}
     for name in names:
-        own = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).lstrip("._-") or "model"
+        own = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).lstrip("._-")[:100] or "model"
         tries = (own if count == 1 else f"{own}-{count}" for count in itertools.count(1))
         label = next(one for one in tries if one not in taken)
         taken.add(label)

@@ -23,6 +23,7 @@ from distilcli.errors import ConfigError, RunFolderError
 from distilcli.files import recover
 from distilcli.marks import refuse_foreign
 from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
+from distilcli.places import check_apart, check_places
 from distilcli.run_folder import RunFolder
 from distilcli.saving import save_verified
 from distilcli.store import TokenStore, load_tokenizer
@@ -33,6 +34,7 @@ from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
 
 def run(experiment: Experiment, force: bool, console: Console) -> None:
     """Build the student that an experiment describes, in its run folder."""
+    check_places(experiment)
     folder = RunFolder(experiment.run_folder)
     _refuse_existing(folder, force)
     tokenizer = experiment_tokenizer(experiment)
@@ -71,6 +73,7 @@ def run_without_experiment(
 ) -> None:
     """Copy a student from a teacher into a folder."""
     settings = _copied_student(layers, num_layers, strategy)
+    check_apart({"--output": output}, {"--teacher": teacher_name})
     recover(output)
     _refuse_existing_student(output, force)
     tokenizer = load_tokenizer(teacher_name)

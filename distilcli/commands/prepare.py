@@ -7,6 +7,7 @@ from distilcli.assembly import ensure_store, experiment_tokenizer
 from distilcli.config import Experiment
 from distilcli.console import Bar, Console
 from distilcli.corpus import Progress, is_prepared
+from distilcli.places import check_places
 from distilcli.store import TokenStore
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.objective import open_task_of
@@ -20,6 +21,7 @@ def run(experiment: Experiment | TaskExperiment, num_proc: int, console: Console
     if isinstance(experiment, TaskExperiment):
         _look_at_task(experiment, console)
         return
+    check_places(experiment)
     tokenizer = experiment_tokenizer(experiment)
     if is_prepared(experiment.data, tokenizer):
         console.note(f"{experiment.data.store}: already prepared")

@@ -9,6 +9,7 @@ from distilcli.config import BaseExperiment
 from distilcli.console import Console
 from distilcli.errors import RunFolderError
 from distilcli.files import recover_all
+from distilcli.places import check_apart, inputs_of
 from distilcli.run_folder import RunFolder, check_results, write_results
 
 
@@ -38,6 +39,8 @@ def results_folder(names: Sequence[str], output: Path | None, experiment: BaseEx
         RunFolderError: results cannot be written there.
     """
     runs = (run.root for run in map(_run_of, names) if run is not None)
+    if output is not None:
+        check_apart({"--output": output}, _models(names) | inputs_of(experiment))
     folder = output or next(runs, experiment.run_folder)
     check_results(folder)
     return folder
@@ -60,6 +63,18 @@ def show_and_write(
         raise
     console.say(f"written: {target}")
     return {**record, "results": str(target)}
+
+
+def _models(names: Sequence[str]) -> dict[str, str | Path]:
+    """The models that are named, and the students of the runs that are."""
+    models: dict[str, str | Path] = {}
+    for name in names:
+        run = RunFolder(Path(name))
+        if run.experiment.exists():
+            models |= {str(one): one for one in (run.initial_student, run.student)}
+        else:
+            models[name] = name
+    return models
 
 
 def _run_of(name: str) -> RunFolder | None:

@@ -26,6 +26,7 @@ from distilcli.config import BaseExperiment, Experiment
 from distilcli.console import Console, TrainingLog, duration, number
 from distilcli.masked_lm import MaskedLMObjective
 from distilcli.objective import Objective
+from distilcli.places import check_places
 from distilcli.preflight import Preflight, preflight
 from distilcli.processes import main_process_first, make_accelerator
 from distilcli.profiling import Profile, profile_steps
@@ -84,6 +85,7 @@ def run(
     experiment: Experiment | TaskExperiment, *, resume: bool, force: bool, console: Console
 ) -> None:
     """Train the experiment's student."""
+    check_places(experiment)
     accelerator = make_accelerator(experiment)
     folder = RunFolder(experiment.run_folder)
     folder.check(experiment, resume=resume, force=force)
@@ -104,6 +106,10 @@ def run(
 
 def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
+    check_places(experiment)
+    folder = RunFolder(experiment.run_folder)
+    if not folder.has_run:
+        folder.check(experiment, resume=False, force=False)
     accelerator = make_accelerator(experiment)
     report = preflight(
         experiment, _unsaved_objective(experiment, accelerator, console), accelerator
@@ -114,6 +120,7 @@ def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
 
 def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
+    check_places(experiment)
     accelerator = make_accelerator(experiment)
     objective = _unsaved_objective(experiment, accelerator, console)
     trace = RunFolder(experiment.run_folder).trace

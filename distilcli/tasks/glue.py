@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distilcli.errors import DataError
+from distilcli.schema import resolve_path
 from distilcli.task_config import (
     ClassificationTask,
     GlueTask,
@@ -181,7 +182,7 @@ def expand(
 
 
 def _file(folder: str, stem: str, glue: _Glue) -> RowFiles:
-    path = Path(folder).expanduser() / f"{stem}.tsv"
+    path = Path(resolve_path(folder)) / f"{stem}.tsv"
     if not path.is_file():
         raise DataError(
             f"task.folder: {folder} has no {stem}.tsv",
