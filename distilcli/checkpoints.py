@@ -1,9 +1,9 @@
 """Training state on disk: written aside, digested, renamed; verified when read; rotated.
 
 A checkpoint is a folder `step-00001000` of safetensors files and `checkpoint.json`, which holds
-the state and the SHA-256 of every file. A folder under that name is whole: it gets its name by a
-rename after everything in it has reached the disk. Other folders, and folders that hold anything
-else, are never touched.
+the state, the SHA-256 of every file, and its own. A folder under that name is whole: it gets its
+name by a rename after everything in it has reached the disk. Other folders, and folders that hold
+anything else, are never touched.
 """
 
 import hashlib
@@ -27,6 +27,8 @@ _STATE_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-[0-9]{8,}")
 # What a checkpoint may hold whose record cannot be read any more.
 _TENSOR_FILES = frozenset({"student.safetensors", "optimizer.safetensors"})
+# 1, which had no such number: checkpoint.json was not under a digest. Such checkpoints are read.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def save(
                 path = new / f"{name}.safetensors"
                 save_file({key: t.detach().contiguous() for key, t in named_tensors.items()}, path)
                 digests[path.name] = _sha256(path)
-            record = {"distilcli": __version__, "step": step, "state": state, "sha256": digests}
+            record = {"distilcli": __version__, "format": _FORMAT, "step": step}
+            record |= {"state": state, "sha256": digests}
+            record["record_sha256"] = _record_sha256(record)
             text = to_json(record, indent=1) + "\n"
             (new / _STATE_FILE).write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -121,8 +125,17 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def load_latest(root: Path, on_warning: Callable[[str], None]) -> Checkpoint | None:
+def load_latest(
+    root: Path,
+    on_warning: Callable[[str], None],
+    check_state: Callable[[dict[str, Any]], object] = lambda _: None,
+) -> Checkpoint | None:
     """The newest checkpoint that is whole; damaged ones are passed over with a warning.
+
+    Args:
+        root: the run's `checkpoints` folder.
+        on_warning: told of each that is passed over.
+        check_state: raises RunFolderError at a state that it cannot read; such a one is damaged.
 
     Raises:
         RunFolderError: there are checkpoints, and every one is damaged.
@@ -130,7 +143,12 @@ def load_latest(root: Path, on_warning: Callable[[str], None]) -> Checkpoint | N
     folders = checkpoint_folders(root)
     for folder in reversed(folders):
         try:
-            return load(folder)
+            checkpoint = load(folder)
+            try:
+                check_state(checkpoint.state)
+            except RunFolderError as error:
+                raise RunFolderError(f"{folder / _STATE_FILE}: damaged ({error.message})") from None
+            return checkpoint
         except RunFolderError as error:
             on_warning(f"{error.message}; trying the one before")
     if folders:
@@ -149,13 +167,40 @@ def load(folder: Path) -> Checkpoint:
     """
     try:
         record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        _check_record(record, folder)
         step, state, digests = record["step"], record["state"], record["sha256"]
         for name, digest in digests.items():
             if _sha256(folder / name) != digest:
                 raise RunFolderError(f"{folder / name}: damaged (its SHA-256 differs)")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{folder}: not a whole checkpoint ({error})") from error
     return Checkpoint(step, state, folder)
+
+
+def _check_record(record: dict[str, Any], folder: Path) -> None:
+    """Refuse a record that is not as it was written.
+
+    Raises:
+        RunFolderError: its digest differs, it is of another step, or of a newer format.
+        KeyError, TypeError, ValueError: it is no record at all.
+    """
+    path = folder / _STATE_FILE
+    if record.get("format", 1) not in (1, _FORMAT):
+        raise RunFolderError(f"{path}: written by another version of distilcli")
+    # One of format 1 has neither of these two; take one of them away, and it is damaged.
+    if "format" in record or "record_sha256" in record:
+        rest = {key: value for key, value in record.items() if key != "record_sha256"}
+        if record["record_sha256"] != _record_sha256(rest):
+            raise RunFolderError(f"{path}: damaged (its SHA-256 differs)")
+    step, state = record["step"], record["state"]
+    if checkpoint_folder(folder.parent, int(step)).name != folder.name:
+        raise RunFolderError(f"{path}: damaged (it says step {step})")
+    if not isinstance(state, dict) or not isinstance(record["sha256"], dict):
+        raise TypeError("its state is no object")
+
+
+def _record_sha256(record: dict[str, Any]) -> str:
+    return hashlib.sha256(to_json(record, sort_keys=True).encode()).hexdigest()
 
 
 def rotate(root: Path, step: int, keep: int, best_step: int | None) -> None:

@@ -10,9 +10,16 @@ from distilcli.batches import IGNORE_INDEX, Draws, PackedBatch, held_out_batches
 from distilcli.config import Experiment
 from distilcli.distillation import Distillation
 from distilcli.errors import ModelError
+from distilcli.identity import (
+    Identity,
+    identity_of_model,
+    identity_of_store,
+    identity_of_tokenizer,
+)
 from distilcli.masking import Masker
 from distilcli.objective import Objective
 from distilcli.offloading import offload_layers
+from distilcli.run_folder import RunFolder
 from distilcli.store import TokenStore
 from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
 
@@ -101,6 +108,16 @@ class MaskedLMObjective(Objective):
             accelerator.num_processes,
         )
         return list(batches)
+
+
+def masked_lm_identity(experiment: Experiment, parts: Parts) -> Identity:
+    """What a run depends on: teacher, student at start, tokenizer, and the store for the text."""
+    found = identity_of_tokenizer(parts.tokenizer) | identity_of_store(parts.store)
+    teacher = experiment.teacher
+    if teacher is not None:
+        found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
+    start = RunFolder(experiment.run_folder).initial_student
+    return found | identity_of_model("initial student", str(start))
 
 
 def unigram_loss(store: TokenStore, batches: list[PackedBatch], accelerator: Accelerator) -> float:

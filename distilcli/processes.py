@@ -2,18 +2,21 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from distilcli.config import BaseExperiment
 from distilcli.errors import ConfigError, DistilError, ProcessLostError
 from distilcli.host_memory import settle_host_memory
 from distilcli.run_folder import RunFolder
+
+_Found = TypeVar("_Found")
 
 
 def make_accelerator(experiment: BaseExperiment) -> Accelerator:
@@ -162,6 +165,27 @@ def _meet(group: torch.distributed.ProcessGroup) -> None:
             f"another process of the run ended before its first step ({error})",
             "Look at what it said; then start the run again, with --resume.",
         ) from error
+
+
+def of_main_process(accelerator: Accelerator, action: Callable[[], _Found]) -> _Found:
+    """What `action` gives on the main process, on all of them; so is the error that it raises.
+
+    All processes call this, and all go on or stop together.
+
+    Raises:
+        DistilError: what `action` raised.
+    """
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [action()]
+        except DistilError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], DistilError):
+        raise outcome[0]
+    found: _Found = outcome[0]
+    return found
 
 
 def group_of_hosts(

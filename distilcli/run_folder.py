@@ -1,6 +1,6 @@
 """The folder of one run: what may be written where, and what a resume may change.
 
-runs/NAME/  experiment.yaml  environment.json  metrics.jsonl  checkpoints/
+runs/NAME/  experiment.yaml  environment.json  identity.json  metrics.jsonl  checkpoints/
             initial-student/  student/  results.json  .lock
 """
 
@@ -20,6 +20,7 @@ from distilcli.config import BaseExperiment
 from distilcli.errors import ConfigError, RunFolderError, WriteError
 from distilcli.experiment_file import dump
 from distilcli.files import recover_all, remove_folder, unwritten, write_atomically
+from distilcli.identity import Identity, from_tree, to_tree
 from distilcli.json_text import to_json
 from distilcli.marks import refuse_foreign
 from distilcli.run_lock import locked
@@ -60,6 +61,7 @@ class RunFolder:
         self.trace = root / "profile" / "trace.json.gz"
         self.experiment = root / "experiment.yaml"
         self.environment = root / "environment.json"
+        self.identity = root / "identity.json"
 
     @property
     def has_run(self) -> bool:
@@ -128,7 +130,8 @@ class RunFolder:
         for folder in (self.student, self.initial_student):
             if folder.exists():
                 remove_folder(folder)
-        self.metrics.unlink(missing_ok=True)
+        for file in (self.metrics, self.identity):
+            file.unlink(missing_ok=True)
 
     def _refuse_foreign(self, force: bool) -> None:
         """Refuse to replace, or with `force` to remove, what this tool did not write."""
@@ -144,6 +147,23 @@ class RunFolder:
                 checkpoints.refuse_foreign(folder)
             for folder in (self.student, self.initial_student):
                 refuse_foreign(folder)
+
+    def write_identity(self, identity: Identity) -> None:
+        """Write down what the run that begins here depends on.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with self._writing(self.identity):
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.identity, to_json(to_tree(identity), indent=1) + "\n")
+
+    def read_identity(self) -> Identity | None:
+        """What `write_identity` wrote; None if nothing did, or if it cannot be read."""
+        try:
+            return from_tree(json.loads(self.identity.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            return None  # no checkpoint depends on it: those have their own
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         """Add one line a record to `metrics.jsonl`.

@@ -6,56 +6,35 @@ torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml 
 
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from distilcli import checkpoints
 from distilcli.batches import STEP_PLAN
 from distilcli.checkpoint_writer import CheckpointWriter
 from distilcli.config import BaseExperiment
 from distilcli.errors import (
+    DistilError,
     Interrupted,
     ModelError,
     NonFiniteLossError,
     RunFolderError,
     WriteError,
 )
+from distilcli.identity import Identity
 from distilcli.metrics import Metrics
 from distilcli.objective import Objective
 from distilcli.optimization import moments, restore_moments
+from distilcli.processes import of_main_process
+from distilcli.resuming import step_to_go_on_from, take_weights
 from distilcli.run_folder import RunFolder
 from distilcli.saving import save_model
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.steps import Stepper
-
-
-@dataclass
-class TrainState:
-    """Everything beside weights and optimiser that a resume needs.
-
-    Attributes:
-        step: optimiser steps done.
-        tokens: tokens trained on, over all processes.
-        seconds: time spent in training, over all attempts.
-        best_step: step of the best held-out scores, None before the first validation.
-        best_criterion: of those scores; lower is better.
-        best_scores: those scores as metrics.
-        step_plan: by which rule steps draw samples; checkpoints that do not say follow the first.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    best_step: int | None = None
-    best_criterion: float | None = None
-    best_scores: dict[str, float] = field(default_factory=dict)
-    step_plan: int = 1
+from distilcli.train_state import TrainState, from_record, to_record
 
 
 @dataclass(frozen=True)
@@ -100,6 +79,7 @@ class Trainer:
         objective: samples and losses; its student is trained in place.
         accelerator: from `processes.make_accelerator`.
         events: told of notes, warnings and metrics.
+        identity: of all that the run reads; only the main process needs it.
     """
 
     def __init__(
@@ -108,6 +88,7 @@ class Trainer:
         objective: Objective,
         accelerator: Accelerator,
         events: Events,
+        identity: Identity,
     ) -> None:
         self.experiment = experiment
         self.objective = objective
@@ -118,6 +99,7 @@ class Trainer:
         self.writer = CheckpointWriter(self.folder.checkpoints, experiment.train.keep_checkpoints)
         self.stepper = Stepper(experiment, objective, accelerator)
         self.metrics = Metrics(objective.module, accelerator)
+        self.identity = identity
 
     @property
     def finished(self) -> bool:
@@ -213,7 +195,8 @@ class Trainer:
                 "optimizer": moments(self.stepper.optimizer, named_parameters),
             }
             state = self.state
-            self.writer.write(state.step, tensors, asdict(state), state.best_step)
+            record = to_record(state, self.identity)
+            self.writer.write(state.step, tensors, record, state.best_step)
             if wait:
                 self.writer.wait()
         if wait:
@@ -223,33 +206,27 @@ class Trainer:
         """Continue from the newest whole checkpoint; False when there is none.
 
         Raises:
-            RunFolderError: every checkpoint is damaged, or the newest would go on with other
-                batches than those it was begun with.
+            RunFolderError: every checkpoint is damaged, what the newest was trained on has changed
+                since, or it would go on with other batches than those it was begun with.
         """
-        found: list[int | None] = [None]
-        if self.accelerator.is_main_process:
-            newest = checkpoints.load_latest(self.folder.checkpoints, self.events.on_warning)
-            found = [newest.step if newest else None]
-            self.folder.truncate_metrics(newest.step if newest else 0)
-        broadcast_object_list(found)
-        if found[0] is None:
+        step = of_main_process(
+            self.accelerator,
+            lambda: step_to_go_on_from(
+                self.folder,
+                self.identity,
+                self.stepper.plan,
+                self.stepper.total_steps,
+                self.events.on_warning,
+            ),
+        )
+        if step is None:
             return False
-        folder = checkpoints.checkpoint_folder(self.folder.checkpoints, found[0])
+        folder = checkpoints.checkpoint_folder(self.folder.checkpoints, step)
         checkpoint = checkpoints.load(folder)
-        state = TrainState(**checkpoint.state)
-        plan, total = self.stepper.plan, self.stepper.total_steps
-        if not plan.is_that_of(state.step_plan, total):
-            left_out = len(plan.lengths) % plan.global_batch_size
-            raise RunFolderError(
-                f"{folder}: begun by an older version, which left {left_out:,} samples out of each "
-                "epoch; this one trains on them, so its batches would be others",
-                "Finish the run with the version named in environment.json, or start again with "
-                "--force.",
-            )
-        copy_weights(self.objective.student, checkpoint.tensors("student"))
+        take_weights(self.objective.student, checkpoint)
         named_parameters = dict(self.objective.student.named_parameters())
         restore_moments(self.stepper.optimizer, named_parameters, checkpoint.tensors("optimizer"))
-        self.state = state
+        self.state, _ = from_record(checkpoint.state)
         return True
 
     def finish(self, already_finished: bool) -> TrainResult:
@@ -260,7 +237,7 @@ class Trainer:
         if self.accelerator.is_main_process and not (already_finished and exported):
             checkpoint = self._student_checkpoint(step)
             step = checkpoint.step
-            copy_weights(self.objective.student, checkpoint.tensors("student"))
+            take_weights(self.objective.student, checkpoint)
             try:
                 save_model(self.objective.student, self.objective.tokenizer, self.folder.student)
             except ModelError as error:
@@ -301,13 +278,6 @@ class Trainer:
         self.accelerator.end_training()
 
 
-def copy_weights(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
-    """Copy tensors by name into a model, all of its parameters and nothing else."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[name])
-
-
 def train(
     experiment: BaseExperiment,
     objective: Objective,
@@ -315,20 +285,28 @@ def train(
     *,
     resume: bool,
     events: Events | None = None,
+    identity: Identity | None = None,
 ) -> TrainResult:
     """Train the student of `objective`, from the last checkpoint when resuming.
+
+    Args:
+        experiment: all settings.
+        objective: samples and losses.
+        accelerator: from `processes.make_accelerator`.
+        resume: go on from the newest whole checkpoint, if there is one.
+        events: told of notes, warnings and metrics.
+        identity: of all that the run reads, which checkpoints keep and a resume compares; only
+            the main process needs it.
 
     Raises:
         NonFiniteLossError, Interrupted: see `Trainer.run`.
         ProcessLostError: another process does not answer any more, while steps are taken.
         WriteError: a checkpoint, a record or the student cannot be written.
-        RunFolderError: every checkpoint is damaged.
+        RunFolderError: see `Trainer.restore`.
     """
     events = events or Events()
-    trainer = Trainer(experiment, objective, accelerator, events)
-    if resume and trainer.restore() and accelerator.is_main_process:
-        total = trainer.stepper.total_steps
-        events.on_note(f"resumed after step {trainer.state.step} of {total}")
+    trainer = Trainer(experiment, objective, accelerator, events, identity or {})
+    _begin(trainer, resume)
     already_finished = trainer.finished
     if not already_finished and accelerator.is_main_process:
         events.on_note(f"steps: {trainer.stepper.plan.describe(trainer.stepper.total_steps)}")
@@ -339,6 +317,22 @@ def train(
         result = trainer.finish(already_finished)
         trainer.close()
     return result
+
+
+def _begin(trainer: Trainer, resume: bool) -> None:
+    """Go on from a checkpoint, or write down what the run that begins here depends on."""
+    try:
+        resumed = resume and trainer.restore()
+    except DistilError:
+        trainer.close()  # all ranks are here
+        raise
+    if not trainer.accelerator.is_main_process:
+        return
+    if resumed:
+        total = trainer.stepper.total_steps
+        trainer.events.on_note(f"resumed after step {trainer.state.step} of {total}")
+    else:
+        trainer.folder.write_identity(trainer.identity)
 
 
 def _take_steps(trainer: Trainer, stop: StopSignals) -> None:

@@ -41,7 +41,7 @@ def read_weights(files: ModelFiles) -> dict[str, Tensor]:
         ModelError: a file is missing, damaged or a pickle, or holds quantized weights.
     """
     weights: dict[str, Tensor] = {}
-    for path in _weight_paths(files):
+    for path in weight_paths(files):
         for name, tensor in _tensors(path, files.where).items():
             bare = _WRAPPERS.sub("", _OUTER_WRAPPERS.sub("", name))
             if bare in weights:
@@ -51,7 +51,12 @@ def read_weights(files: ModelFiles) -> dict[str, Tensor]:
     return weights
 
 
-def _weight_paths(files: ModelFiles) -> list[Path]:
+def weight_paths(files: ModelFiles) -> list[Path]:
+    """The files that the weights are in, fetched if need be, in the order of their names.
+
+    Raises:
+        ModelError: a file is missing, or there are only pickles.
+    """
     whole = files.find(WEIGHTS)
     if whole is not None:
         return [whole]

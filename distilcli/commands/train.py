@@ -24,15 +24,17 @@ from distilcli.assembly import (
 from distilcli.commands.prepare import show_progress, tell_of_task
 from distilcli.config import BaseExperiment, Experiment
 from distilcli.console import Console, TrainingLog, duration, number
-from distilcli.masked_lm import MaskedLMObjective
+from distilcli.identity import Identity
+from distilcli.masked_lm import MaskedLMObjective, masked_lm_identity
 from distilcli.objective import Objective
 from distilcli.places import check_places
 from distilcli.preflight import Preflight, preflight
-from distilcli.processes import main_process_first, make_accelerator
+from distilcli.processes import main_process_first, make_accelerator, of_main_process
 from distilcli.profiling import Profile, profile_steps
+from distilcli.resuming import check_identity
 from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
-from distilcli.tasks.objective import TaskObjective, assemble_task
+from distilcli.tasks.objective import TaskObjective, assemble_task, task_identity
 from distilcli.training import Events, TrainResult, train
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
@@ -91,7 +93,7 @@ def run(
     folder.check(experiment, resume=resume, force=force)
     with ExitStack() as held:  # the run folder, from the moment that something is written there
         start = Start(experiment, folder, resume, force, console, held)
-        objective = _objective(start, accelerator)
+        objective, identity = _objective(start, accelerator)
         console.note(
             f"{experiment.name}: student from {student_description(experiment.student)}, "
             f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
@@ -100,7 +102,14 @@ def run(
         with console.bar("train") as bar:
             log = TrainingLog(console, bar)
             events = Events(console.note, console.warn, log.metrics)
-            result = train(experiment, objective, accelerator, resume=resume, events=events)
+            result = train(
+                experiment,
+                objective,
+                accelerator,
+                resume=resume,
+                events=events,
+                identity=identity,
+            )
     _show(result, console)
 
 
@@ -142,13 +151,17 @@ def _unsaved_objective(
     return TaskObjective(experiment, task_parts, accelerator, cache=False)
 
 
-def _objective(start: Start, accelerator: Accelerator) -> Objective:
-    """Samples and losses; the main process makes what is missing before the others look."""
-    experiment = start.experiment
+def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Identity]:
+    """Samples and losses, and what they depend on, which the main process alone finds out.
+
+    It makes what is missing, before the others look.
+    """
+    experiment, folder = start.experiment, start.folder
     accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
     if isinstance(experiment, Experiment):
         parts = _assemble(experiment, start, accelerator)
-        return MaskedLMObjective(experiment, parts, accelerator.device)
+        identity = masked_lm_identity(experiment, parts) if accelerator.is_main_process else {}
+        return MaskedLMObjective(experiment, parts, accelerator.device), identity
     with main_process_first(accelerator):
         if accelerator.is_main_process:
             start.take_folder()
@@ -156,7 +169,16 @@ def _objective(start: Start, accelerator: Accelerator) -> Objective:
     tell_of_task(task_parts.task, start.console)
     if accelerator.is_main_process:
         start.begin()
-    return TaskObjective(experiment, task_parts, accelerator, start.console.note)
+
+    def checked_identity() -> Identity:
+        found = task_identity(experiment, task_parts)
+        if start.resume and folder.has_run:  # before the teacher runs for hours over other inputs
+            check_identity(folder.read_identity(), found, folder.root)
+        return found
+
+    identity = of_main_process(accelerator, checked_identity)
+    objective = TaskObjective(experiment, task_parts, accelerator, start.console.note)
+    return objective, identity | objective.outputs_identity()
 
 
 def _assemble(experiment: Experiment, start: Start, accelerator: Accelerator) -> Parts:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from distilcli.batches import PackedSequences, positions
+from distilcli.digests import array_digest
 from distilcli.rows import NO_LABEL
 
 
@@ -60,6 +61,19 @@ class Inputs:
         for array in (*shown, self.output_positions, self.output_offsets):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+    def content_digest(self) -> str:
+        """Digest of everything: what a model is shown, where it is read, and the targets."""
+        return array_digest(
+            [
+                self.token_ids,
+                self.token_types,
+                self.offsets,
+                self.output_positions,
+                self.output_offsets,
+                self.targets,
+            ]
+        )
 
 
 def join(

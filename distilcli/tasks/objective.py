@@ -16,11 +16,18 @@ from distilcli.attention import use_packed_attention
 from distilcli.batches import Draws, by_length
 from distilcli.errors import ModelError, NonFiniteLossError
 from distilcli.files import recover_all
+from distilcli.identity import (
+    TEACHER_OUTPUTS,
+    Fingerprint,
+    Identity,
+    identity_of_model,
+    identity_of_tokenizer,
+)
 from distilcli.objective import Objective
 from distilcli.precision import resolve_precision
 from distilcli.store import load_tokenizer, tokenizer_fingerprint
 from distilcli.students import check_widths
-from distilcli.task_config import TaskExperiment
+from distilcli.task_config import GlueTask, RowFiles, RowHub, Task, TaskExperiment
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.distillation import TaskDistillation, run_model
 from distilcli.tasks.inputs import Inputs, TaskBatch, pack
@@ -194,6 +201,13 @@ class TaskObjective(Objective):
         on_note(f"that took the teacher {time.perf_counter() - start:.1f} s")
         return cached
 
+    def outputs_identity(self) -> Identity:
+        """The teacher's outputs that are kept on disk, if they are."""
+        if self._cached is None:
+            return {}
+        place, digest = str(self._cached.folder), self._cached.content_digest()
+        return {TEACHER_OUTPUTS: Fingerprint(place, digest)}
+
     def compilable(self) -> list[PreTrainedModel]:
         """Student and teacher, if that runs in the steps."""
         models = [self.module.student, self.module.teacher]
@@ -232,6 +246,34 @@ class TaskObjective(Objective):
                 "Check that it was fine-tuned on this task, with the classes in this order.",
             )
         return {"teacher_score": score, "constant_score": constant}
+
+
+def task_identity(experiment: TaskExperiment, parts: TaskParts) -> Identity:
+    """What a run depends on: teacher, what the student starts from, tokenizer, and both splits.
+
+    The rows count as the models read them, so that files may move and be written otherwise.
+    """
+    found = identity_of_tokenizer(parts.tokenizer)
+    for split, inputs in (("train", parts.task.train), ("dev", parts.task.dev)):
+        place = place_of_rows(experiment.task, split)
+        found[f"task.{split} rows"] = Fingerprint(place, inputs.content_digest())
+    teacher, student = experiment.teacher, experiment.student
+    if teacher is not None:
+        found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
+    if student.named_model is not None:
+        key = "student.source" if student.kind == "copied" else "student.model"
+        found |= identity_of_model(key, student.named_model)
+    return found
+
+
+def place_of_rows(task: Task, split: str) -> str:
+    """Where the rows of `train` or `dev` come from, for people."""
+    if isinstance(task, GlueTask):
+        return f"{task.name}, {task.folder or 'nyu-mll/glue on the hub'}"
+    source: RowFiles | RowHub = getattr(task, split)
+    if isinstance(source, RowHub):
+        return f"{source.hub}, {source.split}"
+    return ", ".join(source.files)
 
 
 def measured_scores(

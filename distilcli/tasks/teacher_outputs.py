@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from distilcli.attention import use_packed_attention
 from distilcli.batches import by_length
+from distilcli.digests import text_digest
 from distilcli.errors import DataError, NonFiniteLossError, WriteError
 from distilcli.files import recover_all, replacing
 from distilcli.json_text import to_json
@@ -78,6 +79,21 @@ class TeacherOutputs:
 
     def _path(self, part: int) -> Path:
         return self.folder / f"part-{part:05d}.safetensors"
+
+    def content_digest(self) -> str:
+        """Digest of all outputs: of the marks of the parts, which hold theirs; hexadecimal.
+
+        Raises:
+            DataError: a part is damaged.
+        """
+        marks = []
+        for part in range(self.num_parts):
+            try:
+                with safe_open(self._path(part), framework="np") as file:
+                    marks.append((file.metadata() or {}).get(_MARK, ""))
+            except (OSError, SafetensorError) as error:
+                raise DataError(f"{self._path(part)}: damaged ({error})", _REMOVE_IT) from error
+        return text_digest(" ".join(marks))
 
     def compute(
         self,
