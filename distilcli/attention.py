@@ -59,7 +59,7 @@ def packed_attention(
     **_: Any,
 ) -> tuple[Float[Tensor, "1 T H D"], None]:
     """Softmax attention of each token over the tokens of its own sequence."""
-    if query.is_cuda and dropout == 0.0 and query.dtype != torch.float32:
+    if _has_variable_length_kernel(query, dropout):
         return _variable_length_attention(query, key, value, packing, scaling), None
     in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if in_bf16 and query.requires_grad and dropout == 0.0:
@@ -70,6 +70,16 @@ def packed_attention(
             output = _attention_by_sequence(*exact, packing, dropout, scaling)
         return output.to(query.dtype), None
     return _attention_by_sequence(query, key, value, packing, dropout, scaling), None
+
+
+# Of a head that PyTorch's variable-length kernel takes; others it refuses with an error.
+_KERNEL_HEAD_SIZES = range(8, 257, 8)
+
+
+def _has_variable_length_kernel(query: Float[Tensor, "1 H T D"], dropout: float) -> bool:
+    """Whether one kernel can do all sequences: on CUDA, in half precision, without dropout."""
+    in_half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and in_half and dropout == 0.0 and query.shape[-1] in _KERNEL_HEAD_SIZES
 
 
 def _attention_by_sequence(

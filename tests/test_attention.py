@@ -6,8 +6,14 @@ import pytest
 import torch
 from packed_batches import make_masker, padded, random_split
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from distilcli.attention import Packing, packed_attention, use_packed_attention
+from distilcli.attention import (
+    Packing,
+    _has_variable_length_kernel,
+    packed_attention,
+    use_packed_attention,
+)
 from distilcli.batches import PackedBatch, pack
 from distilcli.distillation import run_encoder
 from distilcli.models import encoder
@@ -155,10 +161,38 @@ def test_dropout_of_the_model_acts_in_training_alone(kind, tiny_bert, batch):
         assert torch.equal(one, other) == torch.equal(one, still) == (kind == "nothing")
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "head_size", "dropout", "has_kernel"),
+    [
+        ("cuda", torch.bfloat16, 64, 0.0, True),
+        ("cuda", torch.float16, 8, 0.0, True),
+        ("cuda", torch.bfloat16, 256, 0.0, True),
+        ("cuda", torch.bfloat16, 4, 0.0, False),
+        ("cuda", torch.bfloat16, 44, 0.0, False),
+        ("cuda", torch.bfloat16, 264, 0.0, False),
+        ("cuda", torch.float32, 64, 0.0, False),
+        ("cuda", torch.float64, 64, 0.0, False),
+        ("cuda", torch.bfloat16, 64, 0.1, False),
+        ("cpu", torch.bfloat16, 64, 0.0, False),
+    ],
+)
+def test_the_variable_length_kernel_is_called_for_what_it_takes(
+    device, dtype, head_size, dropout, has_kernel
+):
+    """Tensors without values stand for those on a device that need not be there."""
+    with FakeTensorMode():
+        query = torch.empty(1, 2, 5, head_size, device=device, dtype=dtype)
+    assert _has_variable_length_kernel(query, dropout) == has_kernel
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_variable_length_kernel_is_the_padded_attention(model, batch):
-    """bf16 on CUDA takes another path; 8 bits of mantissa set the tolerance."""
+@pytest.mark.parametrize("head_size", [4, 16])
+@pytest.mark.parametrize("layers", [None, [0, 2]])
+def test_attention_in_bf16_on_cuda_is_the_padded_attention(layers, head_size, tiny_bert, batch):
+    """Heads of 16 go through the variable-length kernel; 8 bits of mantissa set the tolerance."""
+    bert = tiny_bert(num_layers=3, hidden_size=4 * head_size)
+    model = copy_layers(bert, layers) if layers else bert
     packed, eager = packed_and_eager(model, torch.bfloat16)
     device = torch.device("cuda")
     moved = batch.to(device)
