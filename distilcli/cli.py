@@ -232,7 +232,37 @@ def evaluate_(
     num_sequences: Annotated[
         int | None,
         typer.Option(
-            "--num-sequences", min=1, max=2**31 - 1, help="Held-out sequences to look at; all."
+            "--num-sequences",
+            min=1,
+            max=2**31 - 1,
+            help="Sequences of text to look at, or inputs of a task to time (default: all).",
+        ),
+    ] = None,
+    speed: Annotated[
+        bool | None,
+        typer.Option(
+            "--speed/--no-speed",
+            help="Measure speed too (default: on text; not on a task, where it takes the longest).",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", help="Measure on this text instead of held-out text; may be repeated."
+        ),
+    ] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(
+            "--documents",
+            help="What one document of --text is: file, line or blank-line (default: as the run).",
+        ),
+    ] = None,
+    dev: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dev", help="Measure on these examples instead of the task's; may be repeated."
         ),
     ] = None,
     suite: Annotated[
@@ -245,7 +275,11 @@ def evaluate_(
         Path | None, typer.Option(help="Folder with the suite's data; the hub without.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Pretrained teacher of the suite; that of the run without.")
+        str | None,
+        typer.Option(
+            help="Pretrained teacher of a suite, or to compare with on --text "
+            "(default: that of the run)."
+        ),
     ] = None,
     seeds: Annotated[
         int | None,
@@ -269,11 +303,15 @@ def evaluate_(
         data = None if data is None else Path(option_path("--data", str(data)))
         teacher = None if teacher is None else option_path("--teacher", teacher)
         suite = None if suite is None else option_path("--suite", suite)
+        text = [option_path("--text", word) for word in text or []] or None
+        dev = [option_path("--dev", word) for word in dev or []] or None
         if suite is not None:
             from distilcli.commands import evaluate_suite
 
-            if config is not None or num_sequences is not None:
-                raise ConfigError("--config and --num-sequences do not go with --suite")
+            of_runs: dict[str, object] = {"--config": config, "--num-sequences": num_sequences}
+            of_runs |= {"--speed": speed, "--text": text, "--documents": documents, "--dev": dev}
+            if wrong := [name for name, value in of_runs.items() if value is not None]:
+                raise ConfigError(f"{wrong[0]} does not go with --suite")
             wanted = evaluate_suite.Wanted(suite, data, names, teacher, seeds or 5, jobs, output)
             try:
                 evaluate_suite.run(wanted, overrides, console)
@@ -281,9 +319,28 @@ def evaluate_(
                 interrupted.hint = guard.typed()
                 raise
             return
-        alone = {"--data": data, "--teacher": teacher, "--seeds": seeds, "--jobs": jobs}
-        if wrong := [name for name, value in alone.items() if value is not None]:
+        of_suites = {"--data": data, "--seeds": seeds, "--jobs": jobs}
+        if wrong := [name for name, value in of_suites.items() if value is not None]:
             raise ConfigError(f"{wrong[0]} goes with --suite")
+        if documents not in (None, "file", "line", "blank-line"):
+            raise ConfigError(f"--documents {documents}: not file, line or blank-line")
+        if teacher is not None and not text:
+            raise ConfigError("--teacher goes with --suite or --text")
         from distilcli.commands import evaluate
+        from distilcli.commands.evaluated import Wanted
 
-        evaluate.run(names, config, overrides, output, num_sequences, console)
+        evaluate.run(
+            Wanted(
+                models=names,
+                config=config,
+                overrides=tuple(overrides),
+                output=output,
+                num_sequences=num_sequences,
+                speed=speed,
+                text=tuple(text or ()),
+                documents=documents,
+                dev=tuple(dev or ()),
+                teacher=teacher,
+            ),
+            console,
+        )

@@ -1,4 +1,4 @@
-"""Students beside their teacher: quality on held-out text, size, and speed on this machine.
+"""Students beside their teacher: quality on text, size, and speed on this machine.
 
 Quality is measured under one fixed mask (`validation.py`); speed with the plain transformers
 forward pass that users will run, on the CPU, the models taking turns.
@@ -13,15 +13,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from distilcli.attention import use_packed_attention
 from distilcli.batches import held_out_batches
-from distilcli.config import Experiment
-from distilcli.errors import DataError
+from distilcli.masking import Masker
 from distilcli.models import MaskedLM, num_parameters, size_mib
-from distilcli.store import Split, TokenStore
-from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.store import Split
+from distilcli.validation import HeldOutScores, held_out_scores
 
 _WARMUP_RUNS = 2
 _LATENCY_RUNS = 15
@@ -58,7 +56,7 @@ class Evaluation:
         size_mib: of the weights as they are stored.
         scores: held-out quality.
         retained: accuracy over the teacher's; None without a teacher.
-        speed: on this machine's CPU.
+        speed: on this machine's CPU; None where it is not measured.
     """
 
     name: str
@@ -66,7 +64,7 @@ class Evaluation:
     size_mib: float
     scores: HeldOutScores
     retained: float | None
-    speed: Speed
+    speed: Speed | None
 
     def record(self) -> dict[str, Any]:
         """For results.json."""
@@ -76,36 +74,33 @@ class Evaluation:
 def evaluate(
     models: dict[str, MaskedLM],
     teacher_name: str | None,
-    experiment: Experiment,
-    store: TokenStore,
-    tokenizer: PreTrainedTokenizerFast,
+    split: Split,
+    masker: Masker,
+    tokens_per_micro_batch: int,
     on_note: Callable[[str], None],
     num_sequences: int | None = None,
+    with_speed: bool = True,
 ) -> list[Evaluation]:
-    """Measure models on held-out text of a store.
+    """Measure models on the sequences of a split.
 
     Args:
-        models: by name, all with the store's vocabulary.
+        models: by name, all with the vocabulary of the split's store.
         teacher_name: which of them the others are compared with.
-        experiment: its masking, micro-batch and store.
-        store: whose held-out text is used.
-        tokenizer: of the store.
+        split: the text.
+        masker: the fixed mask of that text, see `held_out_masker`.
+        tokens_per_micro_batch: tokens in one forward pass, at most.
         on_note: told what is being measured.
-        num_sequences: held-out sequences to measure quality on, evenly spaced; None: all.
+        num_sequences: sequences to measure quality on, evenly spaced; None: all.
+        with_speed: measure speed too.
 
     Raises:
-        DataError: the store has no held-out text.
-        NonFiniteLossError: a model's held-out loss is NaN or infinite.
+        NonFiniteLossError: a model's loss is NaN or infinite.
     """
-    if not len(store.held_out):
-        raise DataError(
-            f"{experiment.data.store}: no held-out text to evaluate on",
-            "Set data.held_out_fraction or data.held_out_sources and prepare another store.",
-        )
-    on_note("measuring speed on the CPU")
-    speeds = measure_speed(models, store.held_out)
+    speeds: dict[str, Speed] = {}
+    if with_speed:
+        on_note("measuring speed on the CPU")
+        speeds = measure_speed(models, split)
     accelerator = Accelerator()
-    masker = held_out_masker(store, tokenizer, experiment.masking.mlm_probability)
     teacher = models[teacher_name] if teacher_name else None
     scores = {}
     for name, model in models.items():
@@ -114,10 +109,7 @@ def evaluate(
         if teacher is not None:
             use_packed_attention(teacher.to(accelerator.device))
         batches = held_out_batches(
-            store.held_out,
-            masker,
-            num_sequences or len(store.held_out),
-            experiment.train.tokens_per_micro_batch,
+            split, masker, num_sequences or len(split), tokens_per_micro_batch
         )
         scores[name] = held_out_scores(model, teacher, batches, accelerator, name)
     reference = scores[teacher_name].accuracy if teacher_name else None
@@ -128,7 +120,7 @@ def evaluate(
             size_mib=size_mib(model),
             scores=scores[name],
             retained=scores[name].accuracy / reference if reference else None,
-            speed=speeds[name],
+            speed=speeds.get(name),
         )
         for name, model in models.items()
     ]

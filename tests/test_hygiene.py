@@ -43,6 +43,7 @@ ORDER = [
     "store",
     "store_lock",
     "corpus",
+    "text_cache",
     "masking",
     "batches",
     "loading",

@@ -172,7 +172,7 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
     config = str(tasks.write_config(tmp_path / "own.yaml", "regression"))
     suite = str(suite_file(tmp_path / "suite.yaml", tasks, "regression"))
     for place, words in (
-        ("distilcli.commands.evaluate_task.measured_scores", [expert, "--config", config]),
+        ("distilcli.commands.evaluate_task.measured_outputs", [expert, "--config", config]),
         ("distilcli.commands.evaluate_suite.open_task_of", ["--suite", suite]),
     ):
         marker = tmp_path / place

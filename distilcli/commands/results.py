@@ -20,11 +20,13 @@ def settle_runs(names: Sequence[str]) -> None:
         names: folders of runs, folders in them, or names of models.
     """
     for name in names:
-        if (run := _run_of(name)) is not None:
+        if (run := run_of(name)) is not None:
             recover_all(run.root)
 
 
-def results_folder(names: Sequence[str], output: Path | None, experiment: BaseExperiment) -> Path:
+def results_folder(
+    names: Sequence[str], output: Path | None, experiment: BaseExperiment, is_other_data: bool
+) -> Path | None:
     """Where results go, checked before hours are spent on them.
 
     That is the first run that is named on the command line, where it lies now: its experiment.yaml
@@ -34,11 +36,18 @@ def results_folder(names: Sequence[str], output: Path | None, experiment: BaseEx
         names: folders of runs, folders in them, or names of models.
         output: wins over all.
         experiment: whose run folder it is where no run is named.
+        is_other_data: what is measured on is not the experiment's: such results do not take the
+            place of the run's own, and go nowhere but to `output`.
+
+    Returns:
+        None: results are shown, and not written.
 
     Raises:
         RunFolderError: results cannot be written there.
     """
-    runs = (run.root for run in map(_run_of, names) if run is not None)
+    if is_other_data and output is None:
+        return None
+    runs = (run.root for run in map(run_of, names) if run is not None)
     if output is not None:
         check_apart({"--output": output}, _models(names) | inputs_of(experiment))
     folder = output or next(runs, experiment.run_folder)
@@ -47,15 +56,19 @@ def results_folder(names: Sequence[str], output: Path | None, experiment: BaseEx
 
 
 def show_and_write(
-    record: dict[str, Any], folder: Path, show: Callable[[], None], console: Console
+    record: dict[str, Any], folder: Path | None, show: Callable[[], None], console: Console
 ) -> dict[str, Any]:
     """Show what was measured, then write it to results.json; the record with the file's path.
+
+    Without a folder it is shown alone.
 
     Raises:
         RunFolderError: it cannot be written; everything is shown by then.
     """
     record = {"distilcli": __version__, **record}
     show()
+    if folder is None:
+        return {**record, "results": None}
     try:
         target = write_results(folder, record)
     except RunFolderError as error:
@@ -77,7 +90,7 @@ def _models(names: Sequence[str]) -> dict[str, str | Path]:
     return models
 
 
-def _run_of(name: str) -> RunFolder | None:
+def run_of(name: str) -> RunFolder | None:
     """The run that a folder is, or that it lies in; None for any other model."""
     candidates = (RunFolder(Path(name)), RunFolder(Path(name).absolute().parent))
     return next((run for run in candidates if run.experiment.exists()), None)

@@ -22,6 +22,7 @@ from distilcli.tasks.task import (
     check_score,
     class_names,
     scikit_metrics,
+    share_of_equal,
 )
 from distilcli.text_tokens import TextTokenizer
 
@@ -92,6 +93,11 @@ class Classification(_SequenceTask):
     """One class for each text or pair."""
 
     family = "one-of"
+    agreement_means = "dev examples with the class that the teacher says"
+
+    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
+        """Share of examples with the same class."""
+        return share_of_equal(outputs.argmax(axis=1), of_teacher.argmax(axis=1))
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
         """Accuracy, F1 (of the last of two classes, and the mean over classes), Matthews."""
@@ -122,6 +128,11 @@ class MultiLabel(_SequenceTask):
     """Any number of classes for each text or pair."""
 
     family = "any-of"
+    agreement_means = "dev examples with exactly the classes that the teacher says"
+
+    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
+        """Share of examples with the same set of classes."""
+        return share_of_equal(outputs > 0, of_teacher > 0)
 
     def parse(self, value: Any) -> Any:
         """A set of classes, from a list or from text with commas; none is a label too."""
@@ -169,6 +180,11 @@ class Regression(_SequenceTask):
     """A number for each text or pair."""
 
     family = "number"
+    agreement_means = "Pearson's correlation with the teacher's numbers"
+
+    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
+        """Pearson's correlation; 0 where a side is constant."""
+        return _correlations(outputs[:, 0], of_teacher[:, 0])[0]
 
     def parse(self, value: Any) -> float:
         """A finite number."""
@@ -196,20 +212,24 @@ class Regression(_SequenceTask):
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
         """Pearson's and Spearman's correlation, 0 where a side is constant, and their mean."""
-        scikit_metrics()  # the extra brings SciPy too
-        from scipy import stats
-
-        truth, found = (x.astype(np.float64) for x in (self.dev.targets, outputs[:, 0]))
-        if min(np.ptp(truth), np.ptp(found)) == 0:
-            return {"pearson": 0.0, "spearman": 0.0, "pearson_spearman": 0.0}
-        pearson = float(stats.pearsonr(truth, found).statistic)
-        spearman = float(stats.spearmanr(truth, found).statistic)
+        pearson, spearman = _correlations(self.dev.targets, outputs[:, 0])
         mean = (pearson + spearman) / 2
         return {"pearson": pearson, "spearman": spearman, "pearson_spearman": mean}
 
     def constant_outputs(self) -> np.ndarray:
         """The mean of the training examples."""
         return np.full((len(self.dev), 1), self.train.targets.mean())
+
+
+def _correlations(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Pearson's and Spearman's correlation, 0 where a side is constant."""
+    scikit_metrics()  # the extra brings SciPy too
+    from scipy import stats
+
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    if min(np.ptp(one), np.ptp(other)) == 0:
+        return 0.0, 0.0
+    return float(stats.pearsonr(one, other).statistic), float(stats.spearmanr(one, other).statistic)
 
 
 def _read_splits(

@@ -288,10 +288,22 @@ def measured_scores(
     Raises:
         NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
     """
+    return task.ordered_scores(
+        measured_outputs(task, model, accelerator, tokens_per_micro_batch, name)
+    )
+
+
+def measured_outputs(
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str,
+) -> np.ndarray:
+    """Outputs of a model as it was loaded for all dev inputs; see `dev_outputs`."""
     nn.Module.to(model.eval(), accelerator.device)
     use_packed_attention(model)
-    scores = dev_scores(task, model, accelerator, tokens_per_micro_batch, name)
-    return {task.score: scores.values[task.score]} | scores.values
+    return dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
 
 
 def dev_scores(
@@ -306,22 +318,37 @@ def dev_scores(
     Raises:
         NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
     """
+    outputs = dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
+    scores = [task.scores(outputs) if accelerator.is_main_process else {}]
+    broadcast_object_list(scores)
+    return TaskScores(scores[0], task.score)
+
+
+def dev_outputs(
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str,
+) -> np.ndarray:
+    """A packed model's outputs for all dev inputs in order, float32 [rows, outputs].
+
+    Each process runs a part of the inputs, and all get all outputs.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
+    """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     mine = np.arange(len(task.dev))[rank::world_size]
     found = outputs_of(model, task.dev, mine, accelerator.device, tokens_per_micro_batch)
     everywhere: list[tuple[int, np.ndarray]] = gather_object(found)
-    scores: list[dict[str, float] | None] = [None]  # None: there is an output that is not finite
-    if accelerator.is_main_process:
-        rows = [outputs for _, outputs in sorted(everywhere, key=lambda pair: pair[0])]
-        outputs = np.concatenate(rows)
-        # The largest of NaNs is the first class: without this look they would get a score.
-        scores = [task.scores(outputs) if np.isfinite(outputs).all() else None]
-    broadcast_object_list(scores)
-    if scores[0] is None:
+    outputs = np.concatenate([rows for _, rows in sorted(everywhere, key=lambda pair: pair[0])])
+    # The largest of NaNs is the first class: without this look they would get a score.
+    if not np.isfinite(outputs).all():
         raise NonFiniteLossError(
             f"{name}: not all of its outputs for the dev examples are finite", DIVERGED
         )
-    return TaskScores(scores[0], task.score)
+    return outputs
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from distilcli.task_config import QuestionAnsweringTask
 from distilcli.tasks import squad
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Inputs, join
-from distilcli.tasks.task import OpenTask, batched
+from distilcli.tasks.task import OpenTask, batched, share_of_equal
 from distilcli.text_tokens import TextTokenizer
 
 _ENDINGS = {".json": "squad"}
@@ -49,6 +49,7 @@ class QuestionAnswering(OpenTask):
 
     head = "span"
     family = "one-of"
+    agreement_means = "questions with exactly the answer that the teacher gives"
 
     def __init__(self, config: QuestionAnsweringTask, tokenizer: TextTokenizer) -> None:
         self.score = config.score
@@ -79,6 +80,10 @@ class QuestionAnswering(OpenTask):
                 text = context[window.spans[start, 0] : window.spans[end, 1]]
                 best[window.question] = (value, text)
         return [text for _, text in best]
+
+    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
+        """Share of questions with the same answer, to the letter."""
+        return share_of_equal(*(np.array(self.answers(x)) for x in (outputs, of_teacher)))
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
         """Exact match and F1 by the rules of the official SQuAD script."""

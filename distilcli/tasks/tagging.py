@@ -20,6 +20,7 @@ from distilcli.tasks.task import (
     check_score,
     class_names,
     scikit_metrics,
+    share_of_equal,
 )
 from distilcli.text_tokens import TextTokenizer
 
@@ -39,6 +40,7 @@ class Tagging(OpenTask):
 
     head = "token"
     family = "one-of"
+    agreement_means = "words of the dev examples with the tag that the teacher says"
 
     def __init__(
         self,
@@ -101,6 +103,10 @@ class Tagging(OpenTask):
         types = [[0] * len(row) for row in ids]
         inputs = join(ids, types, positions, np.array(targets, dtype=np.int64))
         return inputs, [len(sentence.words) for sentence in sentences]
+
+    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
+        """Share of words with the same tag."""
+        return share_of_equal(outputs.argmax(axis=1), of_teacher.argmax(axis=1))
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
         """Share of words tagged right, mean F1 over tags; F1 of entities for tags like B-PER."""

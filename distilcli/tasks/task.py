@@ -47,6 +47,7 @@ class OpenTask(ABC):
         overlap: dev examples that are trained on, too.
         warnings: what a user should know of the rows, in a sentence each.
         score: name of the score by which students are chosen and compared.
+        agreement_means: what `agreement` is the share of, for people.
     """
 
     head: Head
@@ -59,6 +60,7 @@ class OpenTask(ABC):
     overlap: Overlap
     warnings: list[str]
     score: str
+    agreement_means: str
 
     def keep_usable(
         self,
@@ -98,6 +100,23 @@ class OpenTask(ABC):
 
         Returns:
             By name, `score` among them; shares and correlations as fractions.
+        """
+
+    def ordered_scores(self, outputs: np.ndarray) -> dict[str, float]:
+        """`scores`, the one that models are compared by first."""
+        scores = self.scores(outputs)
+        return {self.score: scores[self.score]} | scores
+
+    @abstractmethod
+    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
+        """How far one model's answers are another's, whatever is right; see `agreement_means`.
+
+        Args:
+            outputs: float32 [rows, outputs], in the order of `dev`.
+            of_teacher: those of the other one.
+
+        Returns:
+            1 where they are all the same.
         """
 
     @abstractmethod
@@ -162,6 +181,12 @@ def _by_number(name: str) -> tuple[bool, float, str]:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def share_of_equal(found: np.ndarray, other: np.ndarray) -> float:
+    """Share of equal rows of two arrays of one shape."""
+    equal: np.ndarray = found == other
+    return float(equal.all(axis=tuple(range(1, equal.ndim))).mean())
 
 
 def check_score(score: str, names: tuple[str, ...], is_possible: bool, needs: str) -> None:
