@@ -41,7 +41,8 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
 
 def _run(app: typer.Typer, arguments: list[str]) -> int:
     try:
-        return app(arguments, prog_name="distilcli", standalone_mode=False) or 0
+        with stopping(START_AGAIN, typed):
+            return app(arguments, prog_name="distilcli", standalone_mode=False) or 0
     except (Exception, KeyboardInterrupt) as error:
         if not _is_usage_error(error):
             if _is_debugged():
