@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,7 +44,9 @@ def taken(monkeypatch) -> list[list[SuiteRun]]:
 def glue(tmp_path, monkeypatch, taken) -> list[str]:
     """--suite glue of a folder with one task, nothing of which is looked at."""
     (tmp_path / "glue" / "RTE").mkdir(parents=True)
-    monkeypatch.setattr(evaluate_suite, "open_task_of", lambda _: None)
+    task = SimpleNamespace(overlap=SimpleNamespace(refuse_same=lambda: None))
+    monkeypatch.setattr(evaluate_suite, "open_task_of", lambda _: task)
+    monkeypatch.setattr(evaluate_suite, "tell_of_task", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return ["--suite", "glue", "--data", str(tmp_path / "glue")]
 
@@ -162,13 +165,13 @@ def test_a_run_among_the_other_models_is_its_student(glue, taken, tmp_path):
         (["--suite", "tokens", "m", "--teacher", "t"], "--suite tokens: its data set has no fixed"),
         (["--suite", "glue"], "--suite glue: no student"),
         (["--suite", "glue", "m"], "--suite glue: no teacher"),
-        (["--suite", "glue", "m", "--config", "x.yaml"], "--config and --num-sequences do not go"),
-        (
-            ["--suite", "glue", "m", "--num-sequences", "3"],
-            "--config and --num-sequences do not go",
-        ),
+        (["--suite", "glue", "m", "--config", "x.yaml"], "--config does not go with --suite"),
+        (["--suite", "glue", "m", "--num-sequences", "3"], "--num-sequences does not go with --s"),
+        (["--suite", "glue", "m", "--no-speed"], "--speed does not go with --suite"),
+        (["--suite", "glue", "m", "--text", "x.txt"], "--text does not go with --suite"),
+        (["--suite", "glue", "m", "--dev", "x.tsv"], "--dev does not go with --suite"),
         (["m", "--data", "d"], "--data goes with --suite"),
-        (["m", "--teacher", "t"], "--teacher goes with --suite"),
+        (["m", "--teacher", "t"], "--teacher goes with --suite or --text"),
         (["m", "--jobs", "2"], "--jobs goes with --suite"),
         (["--suite", "glue", "m", "--teacher", "t", "trian.lr=1"], "override 'trian.lr=1': trian"),
         (["--suite", "suite.yaml", "m"], "the file of a suite names its models and data"),
@@ -189,7 +192,10 @@ def test_what_the_command_line_gets_wrong(taken, tmp_path, monkeypatch, argument
 
 
 def test_a_suite_is_no_run_of_torchrun(glue, taken, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     assert refused(*glue, "m", "--teacher", "t") == "--suite starts processes of its own"
 
 

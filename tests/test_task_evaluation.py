@@ -12,15 +12,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_suites import invoke, plain_score, refused, regression_model
+from tiny_experiments import bert, listing
+from tiny_suites import invoke, plain_outputs, plain_score, refused, regression_model
 from tiny_tasks import NUM_DEV, TinyTasks, make_tasks
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    PreTrainedModel,
+)
 
 from distilcli.attention import use_packed_attention
+from distilcli.commands import evaluate_task
 from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks import speed
+from distilcli.tasks.classification import Classification, MultiLabel, Regression
 from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.objective import open_task_of
+from distilcli.tasks.question_answering import QuestionAnswering
+from distilcli.tasks.tagging import Tagging
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -50,7 +60,7 @@ def trained(tmp_path_factory, tasks, expert) -> Path:
 
 
 def test_eval_of_a_run_on_a_task(trained, expert, tasks, tmp_path):
-    arguments = [str(trained), "--output", str(tmp_path / "out")]
+    arguments = [str(trained), "--output", str(tmp_path / "out"), "--speed"]
     result = invoke(*arguments, "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
@@ -68,20 +78,26 @@ def test_eval_of_a_run_on_a_task(trained, expert, tasks, tmp_path):
         plain = AutoModelForSequenceClassification.from_pretrained(folders[name])
         assert model["parameters"] == sum(tensor.numel() for tensor in plain.parameters())
         assert model["size_mib"] == pytest.approx(4 * model["parameters"] / 2**20)
+        assert model["path"] == str(folders[name])
+        outputs, of_teacher = (plain_outputs(folders[n], tasks)[:, 0] for n in (name, "teacher"))
+        wanted_agreement = np.corrcoef(outputs, of_teacher)[0, 1]
+        assert model["agreement"] == pytest.approx(wanted_agreement, abs=1e-5)
         [one] = model["passes"]
         assert (one["device"], one["inputs"]) == ("cpu", NUM_DEV)
         assert one["threads"] == torch.get_num_threads()
         assert one["best_batch_size"] in (1, 2, 4, 8, 16, 32, 64)
         assert one["single_seconds"] > one["batched_seconds"] > 0
-    assert record["models"]["own"]["path"] == str(trained / "student")
     assert record["models"]["teacher"]["retained"] == 1.0
+    assert record["dev"] is None
 
 
 def test_eval_on_a_task_for_people_and_of_fewer_inputs(trained, tasks, tmp_path):
-    arguments = [str(trained), "--output", str(tmp_path), "--num-sequences", "7"]
+    arguments = [str(trained), "--output", str(tmp_path), "--speed", "--num-sequences", "7"]
     shown = invoke(*arguments)
     assert shown.exit_code == 0, shown.output
-    for word in ("pearson_spearman", "retained", "parameters", "MiB", "one by one", "batches of"):
+    for word in ("pearson_spearman", "retained", "agreement", "parameters", "MiB"):
+        assert word in shown.stdout
+    for word in ("one by one", "batches of", "agreement: Pearson's correlation with the teacher's"):
         assert word in shown.stdout
     assert f"{NUM_DEV} dev examples" in shown.stdout
     assert "7 inputs, cpu" in shown.stdout
@@ -96,28 +112,29 @@ def test_eval_on_a_task_for_people_and_of_fewer_inputs(trained, tasks, tmp_path)
 def test_eval_without_a_teacher_and_of_a_model_by_name(trained, expert, tasks, tmp_path):
     """The experiment is given, the models are folders; nothing is retained of no teacher."""
     config = tasks.write_config(tmp_path / "alone.yaml", "regression")
-    arguments = ["--config", str(config), "--num-sequences", "2", "--output", str(tmp_path)]
+    arguments = ["--config", str(config), "--output", str(tmp_path)]
     result = invoke(str(expert), *arguments, "--json")
     assert result.exit_code == 0, result.output
     models = json.loads(result.stdout)["models"]
     assert list(models) == [str(expert)]
-    assert models[str(expert)].get("retained") is None
+    assert models[str(expert)]["retained"] is None
+    assert models[str(expert)]["agreement"] is None
     score = models[str(expert)]["scores"]["pearson_spearman"]
     assert score == pytest.approx(plain_score(expert, tasks), abs=1e-5)
 
 
-def test_runs_of_one_name_are_all_measured(trained, tmp_path):
+def test_runs_of_one_name_are_all_measured(trained, expert, tmp_path):
     """Runs of a suite have one name on every task; `teacher` may be a run's name, too."""
     names = []
     for folder in ("a/own", "b/own", "teacher"):
         shutil.copytree(trained, tmp_path / folder)
         names.append(str(tmp_path / folder))
-    result = invoke(*names, "--output", str(tmp_path), "--num-sequences", "2", "--json")
+    result = invoke(*names, "--output", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
     models = json.loads(result.stdout)["models"]
     paths = {model["path"] for model in models.values()}
-    assert paths == {None, *(f"{name}/student" for name in names)}
-    assert models["teacher"]["path"] is None
+    assert paths == {str(expert), *(f"{name}/student" for name in names)}
+    assert models["teacher"]["path"] == str(expert)
 
 
 def test_eval_of_a_run_that_has_no_student_yet(trained, tmp_path):
@@ -125,6 +142,145 @@ def test_eval_of_a_run_that_has_no_student_yet(trained, tmp_path):
     shutil.rmtree(tmp_path / "own" / "student")
     message = refused(str(tmp_path / "own"))
     assert message == f"{tmp_path / 'own'}: this run has no student yet"
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-speed"]], ids=str)
+def test_speed_is_measured_where_it_is_asked_for(trained, tmp_path, flags, monkeypatch):
+    """It takes the longest; without it nothing is timed, and the table says how to have it."""
+    monkeypatch.setattr(evaluate_task, "measure_passes", None)  # must not be called
+    shown = invoke(str(trained), "--output", str(tmp_path), *flags)
+    assert shown.exit_code == 0, shown.output
+    assert "speed was not measured: --speed" in shown.stdout
+    assert "one by one" not in shown.stdout
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert [model["passes"] for model in record["models"].values()] == [[], []]
+
+
+def test_results_go_into_the_run_that_is_named(trained, tmp_path):
+    """Also where its experiment.yaml names the folder that it was moved or copied from."""
+    shutil.copytree(trained, tmp_path / "x=1")
+    before = listing(trained)
+    result = invoke(str(tmp_path / "x=1"), "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["results"] == str(tmp_path / "x=1" / "results.json")
+    assert list(record["models"]) == ["teacher", "x=1"]
+    assert listing(trained) == before
+
+
+# eval on other rows
+
+
+@pytest.mark.parametrize("what", ["run", "student"])
+def test_other_examples(trained, tasks, tmp_path, what):
+    """Of a run, or of its student: other rows in the same columns, named in the table."""
+    lines = (tasks.root / "regression" / "dev.csv").read_text().splitlines()
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(lines[:11]) + "\n")
+    model = str(trained if what == "run" else trained / "student")
+    before = listing(trained)
+    shown = invoke(model, "--dev", str(other))
+    assert shown.exit_code == 0, shown.output
+    assert f"10 dev examples of {other}" in "".join(shown.stdout.split("\n"))
+    assert "written" not in shown.stdout
+    result = invoke(model, "--dev", str(other), "--json")
+    record = json.loads(result.stdout)
+    assert (record["dev"], record["results"]) == ([str(other)], None)
+    numbers = plain_outputs(trained / "student", tasks)[:10, 0]
+    truth = [float(line.split(",")[1]) for line in lines[1:11]]
+    pearson = record["models"]["own"]["scores"]["pearson"]
+    assert pearson == pytest.approx(np.corrcoef(numbers, truth)[0, 1], abs=1e-5)
+    # The run's own results are of its own dev examples.
+    assert listing(trained) == before
+    written = invoke(model, "--dev", str(other), "--output", str(tmp_path / "out"), "--json")
+    assert json.loads(written.stdout)["results"] == str(tmp_path / "out" / "results.json")
+
+
+def test_other_examples_of_a_glue_task(tasks, tmp_path, monkeypatch):
+    """Its columns and classes are GLUE's, its rows those that are named."""
+    folder = tmp_path / "RTE"
+    folder.mkdir()
+    rows = "".join(f"{i}\tba {i}\tbe\tentailment\n" for i in range(3))
+    for name in ("train", "dev"):
+        text = f"index\tsentence1\tsentence2\tlabel\n{rows.replace('ba', name)}"
+        (folder / f"{name}.tsv").write_text(text)
+    other = tmp_path / "other.tsv"
+    other.write_text("sentence1\tsentence2\tlabel\nbu\tbo\tnot_entailment\n")
+    section = {"kind": "glue", "name": "RTE", "folder": str(folder), "max_length": 32}
+    tree = tasks.experiment("classification", name="own", output_dir=str(tmp_path))
+    experiment = TaskExperiment.model_validate(tree | {"task": section})
+    seen = []
+    monkeypatch.setattr(
+        evaluate_task, "open_task_of", lambda e: seen.append(open_task_of(e)) or seen[-1]
+    )
+    RunFolder(tmp_path / "own").begin(experiment, force=False)
+    BertForSequenceClassification(bert().config).save_pretrained(tmp_path / "own" / "student")
+    result = invoke(str(tmp_path / "own"), "--dev", str(other))
+    assert result.exit_code == 0, result.output
+    [task] = seen
+    assert task.num_examples == (3, 1)
+    assert task.labels == ["entailment", "not_entailment"]
+    assert task.dev.targets.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dev", "nosuch.csv"], "task.dev.files: nosuch.csv matches no file"),
+        (["--text", "a.txt"], "--text measures masked-LM models, and this experiment is on a task"),
+        (["--documents", "line"], "--documents goes with --text"),
+        (["--documents", "page"], "--documents page: not file, line or blank-line"),
+        (["--teacher", "t"], "--teacher goes with --suite or --text"),
+        (
+            ["--num-sequences", "3"],
+            "--num-sequences: on a task it says how many inputs are timed",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_task(trained, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    before = listing(trained)
+    assert refused(str(trained), *arguments) == message
+    assert listing(trained) == before
+
+
+# Agreement with the teacher
+
+
+def logits(classes: list[int], number: int = 3) -> np.ndarray:
+    return np.eye(number, dtype=np.float32)[classes]
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other", "agreement"),
+    [
+        (Classification, logits([0, 1, 2, 1]), 5 * logits([0, 1, 1, 1]), 3 / 4),
+        # By word: sentences do not matter.
+        (Tagging, logits([2, 2, 0, 1, 1]), logits([2, 0, 0, 1, 2]), 3 / 5),
+        # Exactly the same set of classes.
+        (
+            MultiLabel,
+            np.array([[1.0, -1], [-1, -1], [2, 2], [3, -3]], np.float32),
+            np.array([[0.5, -9], [-2, 1], [1, 1], [1, 1]], np.float32),
+            2 / 4,
+        ),
+        (Regression, np.array([[0.0], [1], [2]]), np.array([[5.0], [3], [1]]), -1.0),
+        (Regression, np.array([[0.0], [1], [3]]), np.array([[7.0], [7], [7]]), 0.0),
+    ],
+)
+def test_agreement(kind, one, other, agreement):
+    task = kind.__new__(kind)  # it needs no examples
+    assert task.agreement(one, other) == pytest.approx(agreement)
+    assert task.agreement(other, one) == pytest.approx(agreement)
+
+
+def test_agreement_of_answers_is_to_the_letter(monkeypatch):
+    answers = {0.0: ["in May", "the dog", ""], 1.0: ["in May", "dog", ""]}
+    monkeypatch.setattr(QuestionAnswering, "answers", lambda self, x: answers[float(x[0, 0])])
+    task = QuestionAnswering.__new__(QuestionAnswering)
+    one, other = np.zeros((1, 2)), np.ones((1, 2))
+    assert task.agreement(one, one) == 1.0
+    assert task.agreement(one, other) == pytest.approx(2 / 3)
 
 
 # Passes over inputs
