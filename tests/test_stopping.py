@@ -113,7 +113,7 @@ def told_at_the_end(marker: str, *arguments: str) -> None:
 def test_before_the_first_step(tiny_world, tmp_path, number):
     settings = [f"output_dir={tmp_path}", "train.max_steps=2"]
     arguments = ["train", "--config", str(tiny_world.config), *settings]
-    place = "distilcli.commands.train.save_initial_student"
+    place = "distilcli.commands.train.keep_or_save_initial_student"
     stopped = stop_at(place, tmp_path / "marker", number, *arguments).wait()
     assert stopped.code == CODES[number]
     hint = shlex.join(["distilcli", *arguments, "--resume"])
@@ -146,7 +146,7 @@ def test_prepare_goes_on_from_its_shards(tiny_world, tmp_path):
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("distilcli.commands.init_student.save_initial_student", ["init-student"]),
+        ("distilcli.commands.init_student.save_verified", ["init-student"]),
         ("distilcli.commands.evaluate.evaluate", ["eval", "TEACHER"]),
         ("distilcli.commands.train.preflight", ["train", "--dry-run"]),
     ],
@@ -189,7 +189,7 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
 def test_a_process_that_waits_for_the_first_one_stops_too(tiny_world, tmp_path):
     arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
     marker = tmp_path / "marker"
-    place = "distilcli.commands.train.save_initial_student"
+    place = "distilcli.commands.train.keep_or_save_initial_student"
     running = start_function(stalled, [place, str(marker), *arguments], num_processes=2)
     assert running.wait_until(marker.exists), running.wait()
     second = running.processes[1].pid
@@ -207,7 +207,7 @@ def test_a_process_that_waits_for_the_first_one_stops_too(tiny_world, tmp_path):
 
 def test_a_process_that_waits_for_one_that_is_gone(tiny_world, tmp_path):
     arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
-    place = "distilcli.commands.train.save_initial_student"
+    place = "distilcli.commands.train.keep_or_save_initial_student"
     running = stop_at(place, tmp_path / "marker", signal.SIGINT, *arguments, num_processes=2)
     stopped = running.wait()
     assert [process.exitcode for process in running.processes] == [130, 1]
