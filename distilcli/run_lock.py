@@ -23,7 +23,9 @@ def locked(
     *,
     may_be_read_only: bool = False,
 ) -> Iterator[None]:
-    """Keep other runs out of a folder during the block; it is made, and goes again if left empty.
+    """Keep other runs out of a folder during the block.
+
+    It is made where it is missing. When the block raises, it goes again if nothing else is in it.
 
     Args:
         folder: the run folder.
@@ -37,7 +39,7 @@ def locked(
             written.
     """
     path = folder / ".lock"
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    made = [one for one in (path, folder, *folder.parents) if not one.exists()]
     with ExitStack() as held:
         try:
             held.enter_context(
@@ -62,14 +64,16 @@ def locked(
                 ) from error
         try:
             yield
-        finally:
+        except BaseException:
             with suppress(OSError):
-                _withdraw(path, made)
+                _withdraw(made)
+            raise
 
 
-def _withdraw(path: Path, made: list[Path]) -> None:
-    """Leave no empty folder where nothing was begun."""
-    if [entry.name for entry in path.parent.iterdir()] == [path.name]:
-        path.unlink()
-        for folder in made:
-            folder.rmdir()  # raises where there is something in it
+def _withdraw(made: list[Path]) -> None:
+    """Remove a lock and the empty folders that were made for it, where nothing came of it."""
+    for path in made:
+        if path.is_dir():
+            path.rmdir()  # raises where there is something in it
+        else:
+            path.unlink()

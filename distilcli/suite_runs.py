@@ -18,9 +18,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from distilcli import checkpoints
-from distilcli.errors import ConfigError, DistilError, Interrupted, WriteError
+from distilcli.errors import ConfigError, DistilError, Interrupted, RunFolderError, WriteError
 from distilcli.experiment_file import dump
-from distilcli.files import unwritten, write_atomically
+from distilcli.files import recover_all, unwritten, write_atomically
 from distilcli.json_text import to_json
 from distilcli.run_folder import RunFolder
 from distilcli.signals import StopSignals, exit_signal
@@ -30,6 +30,7 @@ from distilcli.task_config import TaskExperiment
 from distilcli.tasks.models import load_teacher
 from distilcli.tasks.objective import measured_scores, open_task_of
 from distilcli.tasks.teacher_outputs import remove_outputs
+from distilcli.yaml_tree import read_yaml
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LAST_LINES = 5
@@ -143,8 +144,7 @@ class _Job:
     def __init__(self, run: SuiteRun, place: int, num_jobs: int, gpus: int) -> None:
         self.run = run
         folder = run.experiment.run_folder
-        config = folder.with_name(f"{folder.name}.yaml")
-        self.log = folder.with_name(f"{folder.name}.log")
+        config, self.log = _files_beside(run)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(config, dump(run.experiment))
@@ -208,14 +208,45 @@ def write_scores(run: SuiteRun, scores: dict[str, float]) -> None:
         ) from error
 
 
+def _files_beside(run: SuiteRun) -> tuple[Path, Path]:
+    """What lies beside a run's folder: its experiment, and what it said."""
+    folder = run.experiment.run_folder
+    return folder.with_name(f"{folder.name}.yaml"), folder.with_name(f"{folder.name}.log")
+
+
+def _refuse_foreign(run: SuiteRun) -> None:
+    """Refuse to replace files beside a run's folder that have our names and are not ours."""
+    config, log = _files_beside(run)
+    try:
+        tree = read_yaml(config, "") if config.exists() else {}
+    except ConfigError:
+        tree = {}
+    if {"name", "output_dir", "task"} <= tree.keys() and tree["name"] == run.experiment.name:
+        return
+    for path in (config, log):
+        if path.exists():
+            raise RunFolderError(
+                f"{path}: is not replaced, for nothing in it says that distilcli wrote it",
+                "Choose another folder with --output, or move that file elsewhere.",
+            )
+
+
+def recover_runs(folder: Path, runs: list[SuiteRun]) -> None:
+    """Clear what a killed suite left half written in its folder and beside its runs."""
+    folders = {run.experiment.run_folder for run in runs}
+    for path in sorted({folder, *folders, *(run_folder.parent for run_folder in folders)}):
+        recover_all(path)
+
+
 def finished_scores(run: SuiteRun) -> dict[str, float] | None:
     """The scores of a run that is finished, else None.
 
     Raises:
-        RunFolderError: it was made with other settings.
+        RunFolderError: it was made with other settings, or files of someone else have its names.
         DistilError: its scores cannot be read.
     """
     path = _scores_file(run)
+    _refuse_foreign(run)
     folder = RunFolder(run.experiment.run_folder)
     folder.check(run.experiment, resume=True, force=False)
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kill_points import kill_points
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCAB, make_bert, word_tokenizer
 from transformers import (
@@ -18,8 +19,9 @@ from transformers import (
     pipeline,
 )
 
-from distilcli import models, saving, students
-from distilcli.errors import ModelError
+from distilcli import __version__, marks, models, saving, students
+from distilcli.errors import ModelError, RunFolderError
+from distilcli.files import recover
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,63 @@ def test_a_failed_save_leaves_the_old_model(failing, teacher, tokenizer, tmp_pat
     monkeypatch.undo()
     saving.verify_saved(old, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_no_kill_while_a_model_is_replaced_loses_it(teacher, tokenizer, tmp_path, monkeypatch):
+    folder = tmp_path / "student"
+    old, new = (students.copy_layers(teacher, layers) for layers in ([0], [1]))
+    weights = {}
+    for name, model in (("old", old), ("new", new)):
+        saving.save_model(model, tokenizer, folder)
+        weights[name] = (folder / "model.safetensors").read_bytes()
+    seen = set()
+    for _ in kill_points(
+        lambda: saving.save_model(new, tokenizer, folder),
+        lambda: saving.save_model(old, tokenizer, folder),
+        monkeypatch,
+    ):
+        recover(folder)
+        marks.refuse_foreign(folder)  # its mark still says what is in it
+        [found] = [
+            name
+            for name, content in weights.items()
+            if (folder / "model.safetensors").read_bytes() == content
+        ]
+        seen.add(found)
+        assert [path.name for path in tmp_path.iterdir()] == ["student"]
+    assert seen == {"old", "new"}
+
+
+def test_a_student_has_the_permissions_of_any_file_and_says_who_wrote_it(
+    teacher, tokenizer, tmp_path
+):
+    saving.save_model(students.copy_layers(teacher, [0]), tokenizer, tmp_path / "student")
+    (tmp_path / "any").touch()
+    files = list((tmp_path / "student").iterdir())
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "any").stat().st_mode}
+    mark = json.loads((tmp_path / "student" / "distilcli.json").read_text())
+    assert (mark["distilcli"], mark["kind"]) == (__version__, "student")
+    assert set(mark["files"]) == {path.name for path in files} - {"distilcli.json"}
+
+
+def test_a_folder_with_anything_else_in_it_is_not_replaced(teacher, tokenizer, tmp_path):
+    folder = tmp_path / "student"
+    model = students.copy_layers(teacher, [0])
+    saving.save_model(model, tokenizer, folder)
+    (folder / "thesis").mkdir()
+    (folder / "config.json").write_text("{}")
+    for path in ("notes.txt", "onnx/model.onnx", "link"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).touch()
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(RunFolderError) as error:
+        saving.save_model(model, tokenizer, folder)
+    assert error.value.message == (
+        f"{folder}: is not replaced, for it holds what distilcli did not write: "
+        "config.json (changed since), link, notes.txt, onnx/model.onnx, thesis/"
+    )
+    assert error.value.hint == "Move that elsewhere, or name another folder."
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_verify_saved_finds_a_changed_weight(teacher, tokenizer, tmp_path):

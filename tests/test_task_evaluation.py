@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -281,6 +282,93 @@ def test_agreement_of_answers_is_to_the_letter(monkeypatch):
     one, other = np.zeros((1, 2)), np.ones((1, 2))
     assert task.agreement(one, one) == 1.0
     assert task.agreement(one, other) == pytest.approx(2 / 3)
+
+
+# Where results go
+
+
+@pytest.mark.parametrize("place", ["moved", "lr=1e-4/own", "~/own", "."])
+def test_results_go_where_the_run_lies_now(trained, tmp_path, monkeypatch, place):
+    """A copy's experiment.yaml still names the folder that it was copied from."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = Path(place.replace("~", str(tmp_path / "home")))
+    folder = tmp_path / ("here" if place == "." else folder)
+    shutil.copytree(trained, folder)
+    monkeypatch.chdir(folder if place == "." else tmp_path)
+    before = listing(trained)
+    result = invoke(place, "--json")
+    assert result.exit_code == 0, result.output
+    assert listing(trained) == before
+    record = json.loads(result.stdout)
+    assert Path(record.pop("results")).resolve() == folder / "results.json"
+    assert json.loads((folder / "results.json").read_text()) == record
+    assert list(record["models"]) == ["teacher", folder.name]
+
+
+def test_results_go_to_the_run_of_a_student_that_is_named(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "own")
+    named = [str(tmp_path / "own" / "student"), "--config", str(trained / "experiment.yaml")]
+    result = invoke(*named, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["results"] == str(tmp_path / "own" / "results.json")
+
+
+@pytest.mark.parametrize("below", ["", "student", "student/deep"])
+def test_results_are_not_written_into_a_model(trained, expert, tmp_path, below):
+    shutil.copytree(trained, tmp_path / "own")
+    before = listing(tmp_path), listing(expert)
+    for folder in (expert, tmp_path / "own" / below if below else expert / "deep"):
+        message = refused(str(tmp_path / "own"), "--output", str(folder))
+        assert message.startswith(f"--output: {folder} would be written over or into ")
+    assert (listing(tmp_path), listing(expert)) == before
+
+
+def test_results_of_someone_else_are_not_replaced(trained, tmp_path):
+    (tmp_path / "results.json").write_text('{"accuracy": 1.0}')
+    message = refused(str(trained), "--output", str(tmp_path))
+    assert message.startswith(f"{tmp_path / 'results.json'}: is not replaced")
+    assert (tmp_path / "results.json").read_text() == '{"accuracy": 1.0}'
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(28, 1), (13, 2)], ids=["full", "permission"])
+def test_what_was_measured_is_shown_before_it_cannot_be_written(
+    trained, tmp_path, monkeypatch, as_json, number, code
+):
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("distilcli.run_folder.write_atomically", fail)
+    words = [str(trained), "--output", str(tmp_path / "out")]
+    result = invoke(*words, *(["--json"] if as_json else []))
+    assert result.exit_code == code
+    said = f"{tmp_path / 'out' / 'results.json'}: cannot be written ([Errno {number}] "
+    assert said in result.stderr
+    if as_json:
+        record = json.loads(result.stdout)
+        assert list(record["models"]) == ["teacher", "own"]
+        assert record["error"]["code"] == code
+    else:
+        assert "pearson_spearman" in result.stdout
+        assert "written:" not in result.stdout
+
+
+def test_a_student_that_a_kill_took_away_half_way_is_there_again(trained, tmp_path, expert):
+    """The run was killed between the two renames by which a student takes another's place."""
+    run = tmp_path / "own"
+    shutil.copytree(trained, run)
+    scratch = run / ".student.distilcli-writing"
+    scratch.mkdir()
+    (scratch / ".lock").touch()
+    shutil.copytree(expert, scratch / "old")
+    (run / "student").rename(scratch / "new")
+    result = invoke(str(run), "--json")
+    assert result.exit_code == 0, result.output
+    assert not scratch.exists()
+    assert (run / "student" / "model.safetensors").exists()
+    again = invoke(str(trained), "--output", str(tmp_path / "out"), "--json")
+    scores = [json.loads(one.stdout)["models"]["own"]["scores"] for one in (result, again)]
+    assert scores[0] == scores[1]
 
 
 # Passes over inputs

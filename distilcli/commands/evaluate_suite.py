@@ -19,8 +19,9 @@ from distilcli.json_text import to_json
 from distilcli.places import check_apart, check_places
 from distilcli.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
 from distilcli.run_folder import RunFolder, check_results
+from distilcli.run_lock import locked
 from distilcli.suite_results import table
-from distilcli.suite_runs import finished_scores, measure_teachers, take
+from distilcli.suite_runs import finished_scores, measure_teachers, recover_runs, take
 from distilcli.suites import (
     DISTILLED,
     STUDENT,
@@ -73,9 +74,15 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
     if wanted.data is not None:
         check_apart({"the suite's folder": suite.folder}, {"--data": wanted.data})
     check_results(suite.folder)
+    with locked(suite.folder, 0.0, console.note):  # a suite at a time: they would mix their runs
+        recover_runs(suite.folder, runs)
+        _take(suite, runs, wanted.jobs, console)
+
+
+def _take(suite: Suite, runs: list[SuiteRun], jobs: int | None, console: Console) -> None:
     _check_rows(runs, console)
     gpus = torch.cuda.device_count()
-    results, failed = take(runs, wanted.jobs or gpus or 1, gpus, console.note)
+    results, failed = take(runs, jobs or gpus or 1, gpus, console.note)
     try:
         measure_teachers(suite, runs, results)
     except DistilError as error:  # what was run for hours is shown all the same
