@@ -20,6 +20,7 @@ from distilcli.store import TokenStore, load_tokenizer
 from distilcli.student_config import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.students import build_student, check_length, check_pair
 from distilcli.task_config import TaskCheckpoint
+from distilcli.vocabulary import check_tokens, unknown_share, unknown_warning
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,13 @@ def ensure_store(
     return prepare(experiment.data, tokenizer, num_proc, on_progress)
 
 
+def store_warnings(store: TokenStore, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """What a user should know of a store before trusting what is trained on it."""
+    share = unknown_share(store.token_counts, tokenizer)
+    found = [unknown_warning(share, tokenizer), store.manifest.overlap.warning]
+    return [f"{store.folder}: {warning}" for warning in found if warning]
+
+
 def load_teacher(experiment: Experiment, dtype: torch.dtype = torch.float32) -> MaskedLM | None:
     """The experiment's teacher, checked against its sequences; None without one."""
     if experiment.teacher is None:
@@ -84,10 +92,13 @@ def load_teacher(experiment: Experiment, dtype: torch.dtype = torch.float32) -> 
     return teacher
 
 
-def make_student(experiment: Experiment, teacher: MaskedLM | None) -> MaskedLM:
-    """The student as the experiment says it starts, checked against teacher and sequences."""
+def make_student(
+    experiment: Experiment, teacher: MaskedLM | None, tokenizer: PreTrainedTokenizerFast
+) -> MaskedLM:
+    """The student as the experiment says it starts, checked against teacher and tokenizer."""
     student = build_student(experiment.student, teacher, experiment.seed)
     check_student(experiment, student, teacher)
+    check_tokens(tokenizer, student.config.vocab_size, "the student")
     return student
 
 
@@ -107,7 +118,7 @@ def assemble_unsaved(experiment: Experiment, device: torch.device) -> Parts:
     tokenizer = experiment_tokenizer(experiment)
     store = open_store(experiment, tokenizer)
     # Copied before the teacher's precision is lowered: the student starts from fp32.
-    student = make_student(experiment, load_teacher(experiment))
+    student = make_student(experiment, load_teacher(experiment), tokenizer)
     teacher = load_teacher(experiment, teacher_dtype(experiment, device))
     check_student(experiment, student, teacher, store)
     return Parts(tokenizer, store, teacher, student)

@@ -27,7 +27,8 @@ from distilcli.errors import DataError
 from distilcli.files import recover_all, write_atomically
 from distilcli.formats import InputFile
 from distilcli.json_text import to_json
-from distilcli.records import SPLITS, Manifest, ShardRecord, SplitName, Totals
+from distilcli.overlap import HeldOutTexts
+from distilcli.records import SOURCE_KEYS, SPLITS, Manifest, ShardRecord, SplitName, Totals
 from distilcli.sequences import make_recipe
 from distilcli.shards import (
     Shard,
@@ -38,7 +39,7 @@ from distilcli.shards import (
     write_in_worker,
 )
 from distilcli.signals import kept_from_children
-from distilcli.sources import Reader, resolve
+from distilcli.sources import Input, Reader, refuse_common, resolve
 from distilcli.store import (
     Split,
     TokenStore,
@@ -56,6 +57,7 @@ from distilcli.store_lock import (
     withdraw,
 )
 from distilcli.text_tokens import text_backend
+from distilcli.vocabulary import unknown_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -117,9 +119,14 @@ def _settings(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> dict[st
     }
 
 
+def _inputs(data: DataConfig) -> tuple[list[Input], list[Input]]:
+    """What is trained on, and what is held out from sources of its own."""
+    train_key, held_out_key = SOURCE_KEYS
+    return resolve(data.sources, train_key), resolve(data.held_out_sources or [], held_out_key)
+
+
 def _input_files(data: DataConfig) -> list[tuple[str, int]]:
-    inputs = resolve(data.sources, "data.sources")
-    inputs += resolve(data.held_out_sources or [], "data.held_out_sources")
+    inputs = [part for parts in _inputs(data) for part in parts]
     return [(part.name, part.num_bytes) for part in inputs if isinstance(part, InputFile)]
 
 
@@ -182,6 +189,7 @@ class _Preparation:
     ) -> None:
         self.data = data
         self.folder = Path(data.store)
+        refuse_common(*_inputs(data), SOURCE_KEYS)
         self.files = _input_files(data)  # first, so that a wrong path leaves no folder behind
         self.settings = _settings(data, tokenizer)
         self.model = str(tokenizer.name_or_path)
@@ -192,6 +200,8 @@ class _Preparation:
             (data.max_length, data.min_length),
             data.held_out_fraction,
         )
+        self.tokenizer = tokenizer
+        self.held_out_texts = HeldOutTexts([])
         self.on_progress = on_progress
         self.progress = Progress(0, 0, 0, 0, 0, 0, None)
         self.num_shards = 0
@@ -297,13 +307,13 @@ class _Preparation:
     def _shards(self) -> Iterator[Shard]:
         """Cut all text into shards, in order; only the one being filled is in memory."""
         data = self.data
-        train = resolve(data.sources, "data.sources")
-        held_out = resolve(data.held_out_sources or [], "data.held_out_sources")
+        train, held_out = _inputs(data)
+        self.held_out_texts = HeldOutTexts(Reader(held_out).documents(held_out))
         reader = Reader([*train, *held_out])
         self.progress = dataclasses.replace(self.progress, total_bytes=reader.total_bytes)
         train_split: SplitName | None = None if data.held_out_sources is None else "train"
         parts: list[tuple[SplitName | None, Iterable[str]]] = [
-            (train_split, reader.documents(train)),
+            (train_split, self.held_out_texts.watched(reader.documents(train))),
             ("held_out", reader.documents(held_out)),
         ]
         for split, documents in parts:
@@ -335,8 +345,12 @@ class _Preparation:
         """Add up the shards' records and write the manifest.
 
         Raises:
-            DataError: there is no sequence to train on.
+            DataError: there is no sequence to train on, or the same text is held out.
         """
+        overlap = self.held_out_texts.overlap(SOURCE_KEYS, "documents")
+        if overlap.are_same:  # with other held-out text it is another store
+            discard(self.folder)
+        overlap.refuse_same()
         totals = Totals(self.vocab_size)
         for index in range(self.num_shards):
             record = read_record(self.folder, index)
@@ -352,7 +366,8 @@ class _Preparation:
             )
         for name in (*SPLITS, "shards"):
             recover_all(self.folder / name)
-        manifest = totals.manifest(self.settings, self.model, self.files)
+        share = unknown_share(totals.token_counts, self.tokenizer)
+        manifest = totals.manifest(self.settings, self.model, self.files, share, overlap.shared)
         write_atomically(self.folder / "manifest.json", manifest.to_json())
 
 

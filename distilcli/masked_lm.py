@@ -22,6 +22,7 @@ from distilcli.offloading import offload_layers
 from distilcli.run_folder import RunFolder
 from distilcli.store import TokenStore
 from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.vocabulary import unknown_share
 
 _SANITY_SEQUENCES = 200
 
@@ -42,6 +43,7 @@ class MaskedLMObjective(Objective):
         self.store = parts.store
         self.tokenizer = parts.tokenizer
         self.lengths = parts.store.train.lengths
+        self.unknown_share = unknown_share(parts.store.token_counts, parts.tokenizer)
         self.num_held_out = len(parts.store.held_out)
         self.offloaded = experiment.teacher is not None and experiment.teacher.offload
         if self.offloaded and parts.teacher is not None:

@@ -64,12 +64,14 @@ class Objective(ABC):
         tokenizer: saved beside the student.
         lengths: tokens of each training sample, int [samples].
         num_held_out: samples to be measured on.
+        unknown_share: of the tokens to train on, how many are [UNK], as a fraction.
     """
 
     module: LossModule
     tokenizer: PreTrainedTokenizerFast
     lengths: np.ndarray
     num_held_out: int
+    unknown_share: float
 
     @property
     def student(self) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """Texts that are both trained on and measured on: what is measured on them is not held out."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -54,6 +55,40 @@ class Overlap:
                 f"Keep some {self.unit} out of {self.keys[0]}: a score on what was trained on says "
                 "nothing.",
             )
+
+
+class HeldOutTexts:
+    """Texts to be measured on, which are looked for among the texts to train on as those pass.
+
+    Args:
+        texts: to be measured on; of each a few bytes are kept.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._digests = Counter(text_digest(text) for text in texts if text.strip())
+        self._found: set[bytes] = set()
+        self._has_others = False
+
+    def watched(self, texts: Iterable[str]) -> Iterator[str]:
+        """The same texts, to train on."""
+        if not self._digests:  # a hash of every text costs about as much as reading it
+            yield from texts
+            return
+        for text in texts:
+            if text.strip():
+                digest = text_digest(text)
+                if digest in self._digests:
+                    self._found.add(digest)
+                else:
+                    self._has_others = True
+            yield text
+
+    def overlap(self, keys: tuple[str, str], unit: str) -> Overlap:
+        """What was found so far."""
+        shared = sum(self._digests[digest] for digest in self._found)
+        are_same = bool(self._found) and not self._has_others
+        are_same = are_same and len(self._found) == len(self._digests)
+        return Overlap(shared, self._digests.total(), are_same, keys, unit)
 
 
 def text_digest(*texts: str) -> bytes:

@@ -18,6 +18,7 @@ from distilcli.models import num_parameters
 from distilcli.objective import Objective
 from distilcli.run_folder import RunFolder
 from distilcli.steps import Stepper
+from distilcli.vocabulary import refuse_unknown
 
 _NUM_STEPS = 2
 _MIB, _GIB = 2**20, 2**30
@@ -62,12 +63,14 @@ def preflight(
     """Try the teacher and two optimiser steps; nothing is written.
 
     Raises:
+        DataError: the tokenizer does not know most of the text.
         ModelError: the teacher does no better than knowing nothing.
         NonFiniteLossError: a step's loss is not finite.
         RunFolderError: the disk has no room for the checkpoints.
         DistilError: the ranks' weights differ after the same steps.
         ProcessLostError: another process does not come to a step.
     """
+    refuse_unknown(objective.unknown_share, objective.tokenizer)
     stepper = Stepper(experiment, objective, accelerator)
     disk_needed, disk_free = _disk(experiment, objective.student, stepper.total_steps)
     teacher = objective.check_teacher(accelerator)

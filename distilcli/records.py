@@ -3,12 +3,15 @@
 from collections import Counter
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from distilcli.json_text import to_json
+from distilcli.overlap import Overlap
 
 SplitName = Literal["train", "held_out"]
 SPLITS: tuple[SplitName, ...] = ("train", "held_out")
+SOURCE_KEYS = ("data.sources", "data.held_out_sources")  # where the experiment names the text
 
 
 class Record(BaseModel):
@@ -62,6 +65,9 @@ class Manifest(Record):
         length_histogram: of each split: number of sequences by their length in tokens.
         shards: Arrow files: of each split, (sequences, tokens, bytes) by shard.
         token_counts: occurrences in the train split by token id.
+        unknown_share: of the tokens of the train split, how many are [UNK], as a fraction; None in
+            stores of before this was kept.
+        held_out_in_train: documents of `data.held_out_sources` that are in `data.sources`, too.
     """
 
     settings: dict[str, Any]
@@ -76,6 +82,14 @@ class Manifest(Record):
     length_histogram: dict[SplitName, dict[int, int]]
     shards: dict[SplitName, list[tuple[int, int, int]]]
     token_counts: list[int]
+    unknown_share: float | None = None
+    held_out_in_train: int = 0
+
+    @property
+    def overlap(self) -> Overlap:
+        """What the held-out documents have in common with those that are trained on."""
+        shared, documents = self.held_out_in_train, self.held_out.documents
+        return Overlap(shared, documents, are_same=False, keys=SOURCE_KEYS, unit="documents")
 
     def to_json(self) -> str:
         """JSON with one line a key: readable, although the token counts are long."""
@@ -111,12 +125,22 @@ class Totals:
         """Whether there is anything to train on."""
         return self._counts["train"]["sequences"] > 0
 
+    @property
+    def token_counts(self) -> np.ndarray:
+        """Occurrences in the train split by token id."""
+        return np.array(self._token_counts, dtype=np.int64)
+
     def num_dropped(self, reason: str) -> int:
         """Documents or remainders dropped for `reason`."""
         return self._dropped[reason, "count"]
 
     def manifest(
-        self, settings: dict[str, Any], tokenizer_model: str, files: list[tuple[str, int]]
+        self,
+        settings: dict[str, Any],
+        tokenizer_model: str,
+        files: list[tuple[str, int]],
+        unknown_share: float,
+        held_out_in_train: int,
     ) -> Manifest:
         """The manifest of the store whose shards were added."""
         reasons = dict.fromkeys(reason for reason, _ in self._dropped)
@@ -138,4 +162,6 @@ class Totals:
             length_histogram={name: dict(sorted(self._histogram[name].items())) for name in SPLITS},
             shards=self._shards,
             token_counts=self._token_counts,
+            unknown_share=unknown_share,
+            held_out_in_train=held_out_in_train,
         )

@@ -1,5 +1,6 @@
 """Writing models: a plain transformers folder, all of it or nothing."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.errors import ModelError
 from distilcli.files import replacing, unwritten
+from distilcli.json_text import to_json
 from distilcli.marks import refuse_foreign, write_mark
-from distilcli.models import MaskedLM, check_finite, load_masked_lm, quietly
+from distilcli.model_files import TOKENIZER_CONFIG
+from distilcli.models import MaskedLM, check_finite, is_bert, load_masked_lm, quietly
 
 
 def save_model(
@@ -45,7 +48,7 @@ def save_model(
             new.mkdir()
             with quietly():
                 model.save_pretrained(new)
-                tokenizer.save_pretrained(new)
+                _save_tokenizer(tokenizer, new, has_token_types=is_bert(model))
             check(new)
             write_mark(new, "student")
     except (OSError, SafetensorError) as error:
@@ -55,6 +58,22 @@ def save_model(
             ModelError,
             "Free disk space, mend the permissions or choose another folder.",
         ) from error
+
+
+def _save_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, folder: Path, has_token_types: bool
+) -> None:
+    """Write the tokenizer for a model with or without token types.
+
+    A BERT's tokenizer gives token types, and a DistilBERT refuses them: in transformers 4
+    `model(**tokenizer(text))` would be a TypeError.
+    """
+    tokenizer.save_pretrained(folder)
+    path = folder / TOKENIZER_CONFIG
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    types = ["token_type_ids"] if has_token_types else []
+    tree["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    path.write_text(to_json(tree, indent=2) + "\n", encoding="utf-8")
 
 
 def save_verified(

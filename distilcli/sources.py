@@ -46,13 +46,42 @@ def resolve(sources: Sequence[FilesSource | HubSource], key: str) -> list[Input]
     """
     inputs: dict[Any, Input] = {}
     for index, source in enumerate(sources):
+        parts: Sequence[Input]
         if isinstance(source, HubSource):
-            inputs.setdefault(source, source)
-            continue
-        for file in _resolve_files(source, f"{key}.{index}"):
-            # Another column of a file that was read before is another text.
-            inputs.setdefault((file_id(file.path), file.text_column), file)
+            parts = [source]
+        else:
+            parts = _resolve_files(source, f"{key}.{index}")
+        for part in parts:
+            inputs.setdefault(_input_id(part), part)
     return list(inputs.values())
+
+
+def refuse_common(train: Sequence[Input], held_out: Sequence[Input], keys: tuple[str, str]) -> None:
+    """Refuse to hold out what is trained on.
+
+    Args:
+        train: inputs to train on.
+        held_out: inputs to be measured on.
+        keys: dotted places of both in the experiment, for messages.
+
+    Raises:
+        DataError: an input is among both.
+    """
+    trained = {_input_id(part) for part in train}
+    for part in held_out:
+        if _input_id(part) in trained:
+            name = part.name if isinstance(part, InputFile) else part.hub
+            raise DataError(
+                f"{keys[1]}: {name} is in {keys[0]}, too",
+                f"Hold out other text; or leave {keys[1]} out, and a share of the documents is "
+                "kept out of training (data.held_out_fraction).",
+            )
+
+
+def _input_id(part: Input) -> Any:
+    """What tells the text of an input from that of others, whatever it is called."""
+    # Another column of the same file is another text.
+    return (file_id(part.path), part.text_column) if isinstance(part, InputFile) else part
 
 
 def _resolve_files(source: FilesSource, key: str) -> list[InputFile]:

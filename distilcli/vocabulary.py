@@ -40,7 +40,7 @@ def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", name: str) -> Non
         )
 
 
-def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, where: str) -> None:
+def check_tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, where: str) -> None:
     """Refuse a model that has no embedding for some token of its tokenizer.
 
     Args:
@@ -93,7 +93,7 @@ def unknown_warning(share: float, tokenizer: "PreTrainedTokenizerBase") -> str:
     if share <= MUCH_UNKNOWN:
         return ""
     return (
-        f"{share:.1%} of the tokens are {tokenizer.unk_token}: the tokenizer of "
+        f"{share:.1%} of the tokens are unknown ({tokenizer.unk_token}): the tokenizer of "
         f"{tokenizer.name_or_path} does not know this text (its language, its script, or whether "
         "it is lower-cased)"
     )

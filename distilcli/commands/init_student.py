@@ -30,6 +30,7 @@ from distilcli.store import TokenStore, load_tokenizer
 from distilcli.student_config import CopiedStudent
 from distilcli.students import build_student, layer_map, layer_table
 from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.vocabulary import check_tokens
 
 
 def run(experiment: Experiment, force: bool, console: Console) -> None:
@@ -39,7 +40,7 @@ def run(experiment: Experiment, force: bool, console: Console) -> None:
     _refuse_existing(folder, force)
     tokenizer = experiment_tokenizer(experiment)
     teacher = load_teacher(experiment)
-    student = make_student(experiment, teacher)
+    student = make_student(experiment, teacher, tokenizer)
     quality = {}
     if is_prepared(experiment.data, tokenizer):
         store = open_store(experiment, tokenizer)
@@ -78,6 +79,7 @@ def run_without_experiment(
     _refuse_existing_student(output, force)
     tokenizer = load_tokenizer(teacher_name)
     teacher = load_masked_lm(teacher_name)
+    check_tokens(tokenizer, teacher.config.vocab_size, f"teacher {teacher_name}")
     student = build_student(settings, teacher, seed=0)
     save_verified(
         student, tokenizer, output, lambda folder: _refuse_existing_student(folder, force)

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from distilcli.assembly import ensure_store, experiment_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.assembly import ensure_store, experiment_tokenizer, store_warnings
 from distilcli.config import Experiment
 from distilcli.console import Bar, Console
 from distilcli.corpus import Progress, is_prepared
@@ -12,6 +14,7 @@ from distilcli.store import TokenStore
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.objective import open_task_of
 from distilcli.tasks.task import OpenTask
+from distilcli.vocabulary import unknown_share
 
 _LONG_FIELDS = {"token_counts", "length_histogram", "shards"}
 
@@ -27,7 +30,7 @@ def run(experiment: Experiment | TaskExperiment, num_proc: int, console: Console
         console.note(f"{experiment.data.store}: already prepared")
     with console.bar("prepare") as bar:
         store = ensure_store(experiment, tokenizer, num_proc, show_progress(bar))
-    _show(store, experiment.data.store, console)
+    _show(store, tokenizer, experiment.data.store, console)
 
 
 def _look_at_task(experiment: TaskExperiment, console: Console) -> None:
@@ -50,9 +53,12 @@ def _look_at_task(experiment: TaskExperiment, console: Console) -> None:
     columns = ["split", "examples", "inputs", "tokens", "bad rows left out"]
     console.table(f"task of {experiment.name}", columns, rows)
     console.say(f"outputs: {', '.join(task.labels)}")
+    train_share, dev_share = task.unknown_shares
+    console.say(f"unknown tokens: {train_share:.2%} of train, {dev_share:.2%} of dev")
     for warning in task.warnings:
         console.warn(warning)
-    console.result(record | {"warnings": task.warnings})
+    unknown_shares = dict(zip(("train", "dev"), task.unknown_shares, strict=True))
+    console.result(record | {"unknown_share": unknown_shares, "warnings": task.warnings})
 
 
 def tell_of_task(task: OpenTask, console: Console) -> None:
@@ -77,14 +83,23 @@ def show_progress(bar: Bar) -> Callable[[Progress], None]:
     return show
 
 
-def _show(store: TokenStore, folder: str, console: Console) -> None:
+def _show(
+    store: TokenStore, tokenizer: PreTrainedTokenizerFast, folder: str, console: Console
+) -> None:
     manifest = store.manifest
+    share = unknown_share(store.token_counts, tokenizer)
     rows = [
-        [name, f"{split.documents:,}", f"{split.sequences:,}", f"{split.tokens:,}"]
-        for name, split in (("train", manifest.train), ("held out", manifest.held_out))
+        [name, f"{split.documents:,}", f"{split.sequences:,}", f"{split.tokens:,}", unknown]
+        for name, split, unknown in (
+            ("train", manifest.train, f"{share:.2%}"),
+            ("held out", manifest.held_out, "-"),  # tokens are counted where they are trained on
+        )
     ]
-    console.table(f"token store {folder}", ["split", "documents", "sequences", "tokens"], rows)
+    columns = ["split", "documents", "sequences", "tokens", "unknown"]
+    console.table(f"token store {folder}", columns, rows)
     for reason, dropped in manifest.dropped.items():
         what = reason.replace("_", " ")
         console.say(f"dropped as {what}: {dropped.count:,} with {dropped.tokens:,} tokens")
+    for warning in store_warnings(store, tokenizer):
+        console.warn(warning)
     console.result({"store": folder, **manifest.model_dump(mode="json", exclude=_LONG_FIELDS)})

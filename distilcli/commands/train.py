@@ -18,6 +18,7 @@ from distilcli.assembly import (
     load_teacher,
     make_student,
     open_store,
+    store_warnings,
     student_description,
     teacher_dtype,
 )
@@ -144,6 +145,7 @@ def _unsaved_objective(
     """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
     if isinstance(experiment, Experiment):
         parts = assemble_unsaved(experiment, accelerator.device)
+        _tell_of_store(parts, console)
         return MaskedLMObjective(experiment, parts, accelerator.device)
     with main_process_first(accelerator):
         task_parts = assemble_task(experiment, accelerator.device)
@@ -160,6 +162,7 @@ def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Ident
     accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
     if isinstance(experiment, Experiment):
         parts = _assemble(experiment, start, accelerator)
+        _tell_of_store(parts, start.console)
         identity = masked_lm_identity(experiment, parts) if accelerator.is_main_process else {}
         return MaskedLMObjective(experiment, parts, accelerator.device), identity
     with main_process_first(accelerator):
@@ -181,6 +184,11 @@ def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Ident
     return objective, identity | objective.outputs_identity()
 
 
+def _tell_of_store(parts: Parts, console: Console) -> None:
+    for warning in store_warnings(parts.store, parts.tokenizer):
+        console.warn(warning)
+
+
 def _assemble(experiment: Experiment, start: Start, accelerator: Accelerator) -> Parts:
     """Load the parts; the main process makes what is missing before the others look."""
     tokenizer = experiment_tokenizer(experiment)
@@ -200,7 +208,7 @@ def _make_what_is_missing(experiment: Experiment, start: Start) -> None:
     # Models first: a mistake there must not cost the hours that preparing a corpus may take.
     student = None
     if start.force or not start.folder.has_run or not start.folder.initial_student.exists():
-        student = make_student(experiment, load_teacher(experiment))
+        student = make_student(experiment, load_teacher(experiment), tokenizer)
     with start.console.bar("prepare") as bar:
         store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
     # All checks before anything of the run is written: what fails them must not lie there.

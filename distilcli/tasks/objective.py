@@ -37,6 +37,7 @@ from distilcli.tasks.task import OpenTask
 from distilcli.tasks.teacher_outputs import TeacherOutputs
 from distilcli.text_tokens import TextTokenizer
 from distilcli.validation import DIVERGED
+from distilcli.vocabulary import check_tokens, unknown_share, unknown_warning
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,20 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
     Raises:
         ConfigError, DataError, ModelError: see `open_task`, `load_teacher` and `build_student`;
-            also where student and teacher have other tokenizers, or other widths but a cosine, or
-            where the rows to train on and to be measured on are the same.
+            also where student and teacher have other tokenizers, or other widths but a cosine,
+            where a model has no embedding for some token, or where the rows to train on and to be
+            measured on are the same.
     """
     tokenizer = _tokenizer(experiment)
     _check_tokenizers(experiment, tokenizer)
-    task = open_task(experiment.task, TextTokenizer(tokenizer), teacher_labels(experiment))
+    task = _open(experiment, tokenizer)
     task.overlap.refuse_same()
     # Copied before the teacher's precision is lowered: the student starts from fp32.
     teacher = load_teacher(experiment, task)
     student = build_student(experiment, task, teacher)
+    for model, where in ((teacher, "the teacher"), (student, "the student")):
+        if model is not None:
+            check_tokens(tokenizer, model.config.vocab_size, where)
     if teacher is not None and experiment.teacher is not None:
         if experiment.loss.alpha_cos:
             check_widths(student, teacher)
@@ -103,8 +108,21 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
 def open_task_of(experiment: TaskExperiment) -> OpenTask:
     """The experiment's task, read as training will read it; see `open_task`."""
-    tokenizer = TextTokenizer(_tokenizer(experiment))
-    return open_task(experiment.task, tokenizer, teacher_labels(experiment))
+    return _open(experiment, _tokenizer(experiment))
+
+
+def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
+    """The task, with a warning where its tokenizer does not know its texts."""
+    task = open_task(experiment.task, TextTokenizer(tokenizer), teacher_labels(experiment))
+    train, dev = (
+        unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
+    )
+    task.unknown_shares = train, dev
+    for split, share in (("train", train), ("dev", dev)):
+        warning = unknown_warning(share, tokenizer)
+        if warning:
+            task.warnings.append(f"task.{split}: {warning}")
+    return task
 
 
 def _tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
@@ -156,6 +174,7 @@ class TaskObjective(Objective):
                 self._inputs, experiment.augmentation, parts.tokenizer, experiment.seed
             )
         self.lengths = self._inputs.lengths
+        self.unknown_share = max(parts.task.unknown_shares)
         self.num_held_out = len(parts.task.dev)
         self._teacher = parts.teacher
         self._cached: TeacherOutputs | None = None

@@ -46,6 +46,7 @@ class OpenTask(ABC):
         skipped: bad rows that were left out.
         overlap: dev examples that are trained on, too.
         warnings: what a user should know of the rows, in a sentence each.
+        unknown_shares: of the tokens of the training and of the dev inputs, how many are [UNK].
         score: name of the score by which students are chosen and compared.
         agreement_means: what `agreement` is the share of, for people.
     """
@@ -59,6 +60,7 @@ class OpenTask(ABC):
     skipped: Skipped
     overlap: Overlap
     warnings: list[str]
+    unknown_shares: tuple[float, float]
     score: str
     agreement_means: str
 
