@@ -7,7 +7,6 @@ anything else, are never touched.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from distilcli import __version__
 from distilcli.errors import RunFolderError, WriteError
 from distilcli.files import recover_all, remove_folder, replacing
-from distilcli.json_text import to_json
+from distilcli.json_text import parse_json, to_json
 
 _STATE_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-[0-9]{8,}")
@@ -102,7 +101,7 @@ def foreign_entries(folder: Path) -> list[str]:
     if folder.is_symlink() or not folder.is_dir():
         return [folder.name] if folder.is_symlink() or folder.exists() else []
     try:
-        record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        record = parse_json((folder / _STATE_FILE).read_bytes())
         own = set(record["sha256"])
         if checkpoint_folder(folder.parent, record["step"]) != folder:
             return [f"the checkpoint of step {record['step']}"]
@@ -166,7 +165,7 @@ def load(folder: Path) -> Checkpoint:
         RunFolderError: a file is missing or differs from its digest.
     """
     try:
-        record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        record = parse_json((folder / _STATE_FILE).read_bytes())
         _check_record(record, folder)
         step, state, digests = record["step"], record["state"], record["sha256"]
         for name, digest in digests.items():

@@ -1,4 +1,4 @@
-"""JSON as the standard has it: no NaN, no infinity.
+"""JSON as the standard has it: no NaN, no infinity; and read without surprises.
 
 Python writes `NaN` and `Infinity`, which `jq`, JavaScript and most other readers refuse. Whatever
 this package writes as JSON goes through `to_json`.
@@ -35,3 +35,15 @@ def _defined(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, not UTF-8, or nested more deeply than Python can read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

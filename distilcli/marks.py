@@ -6,13 +6,12 @@ file in it; transformers passes over it. A checkpoint has `checkpoint.json` inst
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from distilcli import __version__
 from distilcli.errors import RunFolderError
-from distilcli.json_text import to_json
+from distilcli.json_text import parse_json, to_json
 
 MARK = "distilcli.json"
 _SHOWN = 5  # foreign files that a message names
@@ -35,7 +34,7 @@ def write_mark(folder: Path, kind: str) -> None:
 def read_mark(folder: Path) -> dict[str, Any] | None:
     """The mark of a folder; None where there is none that can be read."""
     try:
-        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        mark = parse_json((folder / MARK).read_bytes())
     except (OSError, ValueError):
         return None
     is_ours = isinstance(mark, dict) and {"distilcli", "kind"} <= mark.keys()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distilcli.errors import DataError
+from distilcli.json_text import parse_json
 
 NO_LABEL = -100  # what transformers and PyTorch take to say: there is no label here
 _ONE_A_LINE = "JSONL has one object on each line; one JSON array of objects is read, too."
@@ -41,18 +42,6 @@ class BadRow:
     reason: str
     hint: str = ""
     unit: str = "line"
-
-
-def parse_json(text: str) -> Any:
-    """The value that a JSON text holds.
-
-    Raises:
-        ValueError: it is no JSON, or nested more deeply than Python can read.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def why_not_json(error: ValueError) -> str:

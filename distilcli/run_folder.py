@@ -4,7 +4,6 @@ runs/NAME/  experiment.yaml  environment.json  identity.json  metrics.jsonl  che
             initial-student/  student/  results.json  .lock
 """
 
-import json
 import os
 import platform
 import subprocess
@@ -21,7 +20,7 @@ from distilcli.errors import ConfigError, RunFolderError, WriteError
 from distilcli.experiment_file import dump
 from distilcli.files import recover_all, remove_folder, unwritten, write_atomically
 from distilcli.identity import Identity, from_tree, to_tree
-from distilcli.json_text import to_json
+from distilcli.json_text import parse_json, to_json
 from distilcli.marks import refuse_foreign
 from distilcli.run_lock import locked
 from distilcli.yaml_tree import read_yaml
@@ -185,16 +184,14 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
-        before = self.metrics.read_text(encoding="utf-8")
+        before = self.metrics.read_bytes()
         for line in before.splitlines():
             try:
-                record = json.loads(line)
-            except ValueError:
-                break  # a line that a kill cut short: nothing after it counts
-            if record["step"] > step:
-                break
-            kept.append(f"{line}\n")
-        if "".join(kept) != before:  # what a finished run needs is not to write
+                if parse_json(line)["step"] <= step:
+                    kept.append(line.decode() + "\n")
+            except (ValueError, TypeError, LookupError):
+                continue  # cut short by a kill, or damaged since: one record less
+        if "".join(kept).encode() != before:  # what a finished run needs is not to write
             with self._writing(self.metrics):
                 write_atomically(self.metrics, "".join(kept))
 
@@ -240,7 +237,7 @@ def _leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
 def _is_ours(path: Path) -> bool:
     """Whether a JSON file says that this tool wrote it."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and "distilcli" in record
@@ -249,7 +246,7 @@ def _is_ours(path: Path) -> bool:
 def _is_of_a_suite(path: Path) -> bool:
     """Whether results are those that earlier versions wrote of a suite."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and {"suite", "tasks", "macro"} <= record.keys()

@@ -1,7 +1,6 @@
 """The folder of a token store: one process at a time in it, and what is removed from it."""
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from distilcli import files
 from distilcli.errors import DataError
+from distilcli.json_text import parse_json
 from distilcli.records import SPLITS
 from distilcli.shards import read_record
 
@@ -61,7 +61,7 @@ def begun_with(path: Path) -> dict[str, Any]:
         DataError: they cannot be read, or the file is of something else.
     """
     try:
-        begun: dict[str, Any] = json.loads(path.read_bytes())
+        begun: dict[str, Any] = parse_json(path.read_bytes())
         if {"format", "tokenizer"} <= begun["settings"].keys() and "tokenizer_model" in begun:
             return begun
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -5,7 +5,6 @@ its checkpoints and its teacher's outputs go. Whoever starts the suite again tak
 scores yet.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from distilcli import checkpoints
 from distilcli.errors import ConfigError, DistilError, Interrupted, RunFolderError, WriteError
 from distilcli.experiment_file import dump
 from distilcli.files import recover_all, unwritten, write_atomically
-from distilcli.json_text import to_json
+from distilcli.json_text import parse_json, to_json
 from distilcli.run_folder import RunFolder
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.suite_results import Results
@@ -178,7 +177,7 @@ class _Job:
         said = self.process.stdout.read()
         if self.process.returncode != 0:
             return None
-        held_out = json.loads(said)["held_out"]
+        held_out = parse_json(said)["held_out"]
         scores = {key.removeprefix("held_out/"): value for key, value in held_out.items()}
         write_scores(self.run, scores)
         experiment = self.run.experiment
@@ -250,7 +249,7 @@ def finished_scores(run: SuiteRun) -> dict[str, float] | None:
     folder = RunFolder(run.experiment.run_folder)
     folder.check(run.experiment, resume=True, force=False)
     try:
-        scores: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        scores: dict[str, float] = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from distilcli.errors import DataError
-from distilcli.rows import BadRow, Row, encodable, json_rows, parse_json
+from distilcli.json_text import parse_json
+from distilcli.rows import BadRow, Row, encodable, json_rows
 
 ROWS = [{"text": 'a, "b" ]', "n": [1, {"x": None}]}, {"text": "line\nbreak"}, {"text": ""}]
 

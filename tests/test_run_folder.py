@@ -301,6 +301,16 @@ def test_truncate_ends_a_line_that_lacks_only_its_end(folder):
     assert steps(folder) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[" * 100_000, b"{}", b"null", b'{"step": "x"}'])
+def test_truncate_leaves_out_a_line_that_is_damaged(folder, damage):
+    folder.root.mkdir(parents=True)
+    folder.append_metrics([record(step) for step in range(1, 5)])
+    lines = folder.metrics.read_bytes().splitlines(keepends=True)
+    folder.metrics.write_bytes(b"".join([lines[0], damage + b"\n", *lines[2:]]))
+    folder.truncate_metrics(3)
+    assert steps(folder) == [1, 3]
+
+
 def test_truncate_without_records(folder):
     folder.truncate_metrics(3)
     assert not folder.metrics.exists()

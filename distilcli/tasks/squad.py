@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from distilcli.errors import DataError
-from distilcli.rows import BadRow, Row, parse_json
+from distilcli.json_text import parse_json
+from distilcli.rows import BadRow, Row
 
 COLUMNS = ["id", "question", "context", "answers"]
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
