@@ -265,7 +265,9 @@ class TrainConfig(Section):
         1800.0, description="How long processes wait for one that hangs before the run fails."
     )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
-        default_factory=list, description="Trackers to report to, through accelerate."
+        default_factory=list,
+        description="Trackers to report to, through accelerate; they are installed with "
+        "distilcli[track] and distilcli[wandb].",
     )
 
 

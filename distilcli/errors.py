@@ -167,6 +167,23 @@ def _place(error: BaseException) -> str:
     return ours[-1] if ours else ""
 
 
+@contextmanager
+def extra(name: str, need: str) -> Iterator[None]:
+    """Import, in the block, a package that comes with one of this package's extras.
+
+    Args:
+        name: of the extra.
+        need: what it is needed for.
+
+    Raises:
+        ConfigError: the package is not there, or does not work.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"{need} ({error})", f"pip install 'distilcli[{name}]'") from error
+
+
 # Text of others in messages
 
 

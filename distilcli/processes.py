@@ -1,8 +1,9 @@
 """The processes of a run: what each is told of the others, and how they wait for one another."""
 
+import importlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.utils import DistributedType, broadcast_object_list
 
 from distilcli.config import BaseExperiment
-from distilcli.errors import ConfigError, DistilError, ProcessLostError
+from distilcli.errors import ConfigError, DistilError, ProcessLostError, extra
 from distilcli.host_memory import settle_host_memory
 from distilcli.run_folder import RunFolder
 
@@ -30,6 +31,7 @@ def make_accelerator(experiment: BaseExperiment) -> Accelerator:
     """
     _refuse_sharding()
     _check_gpus()
+    _check_trackers(experiment.train.trackers)
     folder = RunFolder(experiment.run_folder)
     gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
@@ -115,6 +117,17 @@ def _check_gpus() -> None:
             f"LOCAL_RANK is {local_rank}, but this host has {gpus} GPU{'s' if gpus > 1 else ''}",
             f"Start at most {gpus} processes here: --nproc_per_node {gpus}.",
         )
+
+
+# The extra of this package that each of `train.trackers` comes with.
+TRACKER_EXTRAS = {"tensorboard": "track", "wandb": "wandb"}
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    """Refuse trackers that are not installed, which accelerate would leave out without a word."""
+    for name in trackers:
+        with extra(TRACKER_EXTRAS[name], f"train.trackers: {name} is not installed"):
+            importlib.import_module(name)
 
 
 def _launched_on_cpus() -> bool:

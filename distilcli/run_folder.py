@@ -160,7 +160,7 @@ class RunFolder:
     def read_identity(self) -> Identity | None:
         """What `write_identity` wrote; None if nothing did, or if it cannot be read."""
         try:
-            return from_tree(json.loads(self.identity.read_text(encoding="utf-8")))
+            return from_tree(parse_json(self.identity.read_bytes()))
         except (OSError, ValueError, RecursionError):
             return None  # no checkpoint depends on it: those have their own
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distilcli.errors import extra
 from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.tasks.examples import (
     BadExample,
@@ -223,8 +224,8 @@ class Regression(_SequenceTask):
 
 def _correlations(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Pearson's and Spearman's correlation, 0 where a side is constant."""
-    scikit_metrics()  # the extra brings SciPy too
-    from scipy import stats
+    with extra("eval", "tasks are scored with scikit-learn and SciPy"):
+        from scipy import stats
 
     one, other = one.astype(np.float64), other.astype(np.float64)
     if min(np.ptp(one), np.ptp(other)) == 0:

@@ -12,7 +12,7 @@ from distilcli.tasks import glue
 from distilcli.tasks.classification import Classification, MultiLabel, Regression
 from distilcli.tasks.question_answering import QuestionAnswering
 from distilcli.tasks.tagging import Tagging
-from distilcli.tasks.task import OpenTask
+from distilcli.tasks.task import OpenTask, scikit_metrics
 from distilcli.text_tokens import TextTokenizer
 
 
@@ -27,7 +27,7 @@ def open_task(
         teacher_labels: names of a fine-tuned teacher's outputs; None without one.
 
     Raises:
-        ConfigError: formats or classes cannot be told.
+        ConfigError: formats or classes cannot be told, or the extra `eval` is not installed.
         DataError: sources cannot be read, have bad rows (each is named), or none.
         ModelError: the teacher's classes are others than the task's.
     """
@@ -35,6 +35,7 @@ def open_task(
         task = glue.expand(task, teacher_labels)
     if isinstance(task, QuestionAnsweringTask):
         return QuestionAnswering(task, tokenizer)
+    scikit_metrics()  # what scores it: better missed now than after hours of training
     if isinstance(task, ClassificationTask):
         return Classification(task, tokenizer, teacher_labels)
     if isinstance(task, MultiLabelTask):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distilcli.errors import ConfigError, ModelError
+from distilcli.errors import ConfigError, ModelError, extra
 from distilcli.overlap import Overlap, overlap, text_digest
 from distilcli.tasks.examples import Examples, move_unknown
 from distilcli.tasks.inputs import Inputs
@@ -207,11 +207,6 @@ def scikit_metrics() -> Any:
     Raises:
         ConfigError: scikit-learn is not installed.
     """
-    try:
+    with extra("eval", "tasks are scored with scikit-learn and SciPy"):
         from sklearn import metrics
-    except ImportError as error:
-        raise ConfigError(
-            f"tasks are scored with scikit-learn and SciPy ({error})",
-            "pip install 'distilcli[eval]'",
-        ) from error
     return metrics
