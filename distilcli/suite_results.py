@@ -5,7 +5,8 @@ from typing import Any
 
 from distilcli.published import SCORES
 from distilcli.suites import DISTILLED, STUDENT, TEACHER, Suite
-from distilcli.task_config import GlueTask
+from distilcli.task_config import ClassificationTask, GlueTask, Task
+from distilcli.tasks import glue
 
 # Scores by (task, model, seed); the first of a run is the one by which models are compared.
 Results = dict[tuple[str, str, int], dict[str, float]]
@@ -35,10 +36,25 @@ def table(suite: Suite, results: Results) -> dict[str, Any]:
                 summary["retained"] = summary["median"] / reference
         key = task.task.name if isinstance(task.task, GlueTask) else name
         known = SCORES.get(key)
-        tasks[name] = {"models": models, "is_glue": isinstance(task.task, GlueTask)}
+        tasks[name] = {
+            "models": models,
+            "is_glue": isinstance(task.task, GlueTask),
+            "positive": _positive(task.task),
+        }
         if known:
             tasks[name]["published"] = {"bert": known.bert, "distilbert": known.distilbert}
     return {"suite": suite.name, "tasks": tasks, "macro": _macro(tasks)}
+
+
+def _positive(task: Task) -> str | None:
+    """The class that a task's F1 is of, where the suite says so."""
+    if isinstance(task, GlueTask):
+        return glue.positive_class(task.name, task.folder is None)
+    if not isinstance(task, ClassificationTask):
+        return None
+    if task.positive is None and task.labels and len(task.labels) == 2:
+        return task.labels[1]
+    return task.positive
 
 
 def _summary(found: dict[int, dict[str, float]]) -> dict[str, Any]:

@@ -117,8 +117,14 @@ class ClassificationTask(TextTask):
     )
     score: Literal["accuracy", "f1", "macro_f1", "accuracy_f1", "matthews"] = Field(
         "accuracy",
-        description="What the student is chosen and compared by; f1: of the last of two classes; "
-        "accuracy_f1: the mean of the two.",
+        description="What the student is chosen and compared by; f1: of `positive`, where there "
+        "are two classes; accuracy_f1: the mean of the two; macro_f1: the mean of F1 over the "
+        "classes that occur.",
+    )
+    positive: str | None = Field(
+        None,
+        description="Of two classes the one that f1 is of; null: the last one, as listed in "
+        "labels, or else sorted.",
     )
 
 
@@ -189,7 +195,7 @@ class TaggingTask(RowTask):
     score: Literal["accuracy", "macro_f1", "entity_f1"] = Field(
         "accuracy",
         description="What the student is chosen and compared by; entity_f1: of whole entities, "
-        "for tags such as B-PER, I-PER, O.",
+        "for tags such as B-PER, I-PER, O, of BIOES or BILOU, as seqeval counts them.",
     )
 
 

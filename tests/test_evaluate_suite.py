@@ -4,7 +4,6 @@ import json
 import signal
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,9 +43,7 @@ def taken(monkeypatch) -> list[list[SuiteRun]]:
 def glue(tmp_path, monkeypatch, taken) -> list[str]:
     """--suite glue of a folder with one task, nothing of which is looked at."""
     (tmp_path / "glue" / "RTE").mkdir(parents=True)
-    task = SimpleNamespace(overlap=SimpleNamespace(refuse_same=lambda: None))
-    monkeypatch.setattr(evaluate_suite, "open_task_of", lambda _: task)
-    monkeypatch.setattr(evaluate_suite, "tell_of_task", lambda *_: None)
+    monkeypatch.setattr(evaluate_suite, "look_at_rows", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return ["--suite", "glue", "--data", str(tmp_path / "glue")]
 

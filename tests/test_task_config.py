@@ -424,6 +424,7 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "label": "l",
         "labels": ["0", "1"],
         "score": "matthews",
+        "positive": "0",
     },
     "multi-label": {
         "text": "t",

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from distilcli.attention import use_packed_attention
-from distilcli.commands import evaluate_task
+from distilcli.commands import evaluate_task, prepare
 from distilcli.run_folder import RunFolder
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks import speed
@@ -211,9 +211,7 @@ def test_other_examples_of_a_glue_task(tasks, tmp_path, monkeypatch):
     tree = tasks.experiment("classification", name="own", output_dir=str(tmp_path))
     experiment = TaskExperiment.model_validate(tree | {"task": section})
     seen = []
-    monkeypatch.setattr(
-        evaluate_task, "open_task_of", lambda e: seen.append(open_task_of(e)) or seen[-1]
-    )
+    monkeypatch.setattr(prepare, "open_task_of", lambda e: seen.append(open_task_of(e)) or seen[-1])
     RunFolder(tmp_path / "own").begin(experiment, force=False)
     BertForSequenceClassification(bert().config).save_pretrained(tmp_path / "own" / "student")
     result = invoke(str(tmp_path / "own"), "--dev", str(other))

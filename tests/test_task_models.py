@@ -50,7 +50,9 @@ each_head = pytest.mark.parametrize("head", HEADS)
 
 def task_of(head: str, labels: list[str] | None = None) -> Any:
     """As much of a task as models depend on."""
-    return SimpleNamespace(head=head, family="one-of", labels=labels or LABELS[head])
+    rows = make_inputs([5], head)
+    labels = labels or LABELS[head]
+    return SimpleNamespace(head=head, family="one-of", labels=labels, train=rows, dev=rows)
 
 
 def experiment_of(student: dict[str, Any], teacher: object = None, **more: Any) -> TaskExperiment:
@@ -500,7 +502,8 @@ def test_a_saved_student_is_used_by_a_pipeline(body, tmp_path):
     texts = ["ba bi bo", "ku ma"]
     for family in ("one-of", "any-of", "number"):
         labels = ["LABEL_0"] if family == "number" else LABELS["sequence"]
-        task = SimpleNamespace(head="sequence", family=family, labels=labels)
+        task = task_of("sequence", labels)
+        task.family = family
         student = build_student(experiment, task, None)
         save_model(student, tokenizer, tmp_path / family)
         found = pipeline("text-classification", str(tmp_path / family), device="cpu")(

@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from distilcli.cli import app
 from distilcli.errors import ConfigError, DataError, ModelError
-from distilcli.tasks.examples import Examples, move_unknown
+from distilcli.tasks.examples import Examples
 from distilcli.tasks.inputs import Inputs
+from distilcli.tasks.labels import Classes
 from distilcli.tasks.squad import answers_of
 from distilcli.tasks.task import class_names
 
@@ -116,13 +117,13 @@ BAD = {
         "classification",
         {"text": "first", "text_pair": "second", "label": "class"} | LABELS,
         "rows.csv",
-        'class,first,second\nyes,ba,"two\nlines"\nno,be,\nno,,bi\n,bo,gu\nno,ba\nYes,ba,be\n',
+        'class,first,second\nyes,ba,"two\nlines"\nno,be,\nno,,bi\n,bo,gu\nno,ba\nYess,ba,be\n',
         [
             ("line 4", "no text in second"),
             ("line 5", "no text in first"),
             ("line 6", "no label"),
             ("line 7", "2 fields, but the header has 3"),
-            ("line 8", "unknown class 'Yes'; there are no, yes"),
+            ("line 8", "unknown class 'Yess'; there are no, yes"),
         ],
         [("ba", "two\nlines")],
     ),
@@ -326,7 +327,7 @@ BAD = {
                 {"tokens": 3, "tags": ["N"]},
                 {"tokens": ["ba"], "tags": None},
                 {"tokens": ["ba"], "tags": [" "]},
-                {"tokens": ["ba"], "tags": ["n"]},
+                {"tokens": ["ba"], "tags": ["m"]},
             ]
         ),
         [
@@ -338,7 +339,7 @@ BAD = {
             ("line 7", "3 is no list"),
             ("line 8", "None is no list"),
             ("line 9", "no tag for word 1, 'ba'"),
-            ("line 10", "unknown class 'n'; there are A, N, V"),
+            ("line 10", "unknown class 'm'; there are A, N, V"),
         ],
         [(["ba", "be"],)],
     ),
@@ -498,7 +499,7 @@ def test_examples_keep_their_places_when_unknown_classes_go():
     examples = Examples(
         "rows", ["a", "x", "b", "y"], [f"line {i}" for i in range(1, 5)], ["line 0"]
     )
-    move_unknown(examples, {"b", "a"}, lambda label: [label])
+    examples.change(Classes(["b", "a"]).name_of)
     assert examples.usable == ["a", "b"]
     assert examples.bad == [
         "line 0",

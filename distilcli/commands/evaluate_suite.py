@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 
-from distilcli.commands.prepare import tell_of_task
+from distilcli.commands.prepare import look_at_rows
 from distilcli.commands.results import show_and_write
 from distilcli.console import Console
 from distilcli.errors import ConfigError, DistilError, ModelError
@@ -34,7 +34,6 @@ from distilcli.suites import (
 )
 from distilcli.suites import load as load_suite
 from distilcli.task_config import GlueName
-from distilcli.tasks.objective import open_task_of
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,7 @@ def _check_rows(runs: list[SuiteRun], console: Console) -> None:
     for name in names:
         console.note(f"{name}: looking at its rows")
         experiment = next(r.experiment for r in runs if r.task == name and not r.needs_teacher)
-        task = open_task_of(experiment)
-        task.overlap.refuse_same()
-        tell_of_task(task, console)
+        look_at_rows(experiment, console)
 
 
 def _show(record: dict[str, Any], console: Console) -> None:
@@ -191,8 +188,7 @@ def _show(record: dict[str, Any], console: Console) -> None:
     models = list(dict.fromkeys(model for task in tasks.values() for model in task["models"]))
     rows = []
     for name, task in tasks.items():
-        found = task["models"]
-        score = next((summary["score"] for summary in found.values()), "-")
+        found, score = task["models"], _score_of(task)
         known = task.get("published")
         published = " / ".join(f"{value:g}" for value in known.values()) if known else "-"
         rows.append([name, score, *(_cell(found.get(model)) for model in models), published])
@@ -213,12 +209,24 @@ def _show(record: dict[str, Any], console: Console) -> None:
         "student: fine-tuned on labels alone; distilled: from the fine-tuned teacher; published: "
         "BERT-base / DistilBERT on the whole data (Sanh et al. 2019)"
     )
+    of_one = [
+        f"{task['positive']} ({name})"
+        for name, task in tasks.items()
+        if task["positive"] is not None and _score_of(task) in ("f1", "accuracy_f1")
+    ]
+    if of_one:
+        console.say(f"F1 is of the class {', '.join(of_one)}")
     if "SQuAD" in tasks:
         console.say(
             f"SQuAD there: exact match {SQUAD_EXACT_MATCH.bert} and "
             f"{SQUAD_EXACT_MATCH.distilbert}; DistilBERT with task distillation "
             f"{SQUAD_DISTILLED[0]}, F1 {SQUAD_DISTILLED[1]}"
         )
+
+
+def _score_of(task: dict[str, Any]) -> str:
+    """By which the models of one task are compared; - where no run is done."""
+    return next((str(summary["score"]) for summary in task["models"].values()), "-")
 
 
 def _cell(summary: dict[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from distilcli.commands.evaluated import TEACHER, Wanted, models_to_measure
-from distilcli.commands.prepare import tell_of_task
+from distilcli.commands.prepare import look_at_rows
 from distilcli.commands.results import results_folder, show_and_write
 from distilcli.console import Console, percent
 from distilcli.errors import ConfigError
@@ -17,7 +17,7 @@ from distilcli.models import num_parameters, size_mib
 from distilcli.task_config import GlueTask, RowFiles, Task, TaskExperiment
 from distilcli.tasks import glue
 from distilcli.tasks.models import load_finetuned, load_teacher, teacher_labels
-from distilcli.tasks.objective import measured_outputs, open_task_of
+from distilcli.tasks.objective import measured_outputs
 from distilcli.tasks.speed import Pass, measure_passes
 from distilcli.tasks.task import OpenTask
 
@@ -28,9 +28,7 @@ def run(wanted: Wanted, experiment: TaskExperiment, console: Console) -> None:
     folder = results_folder(wanted.models, wanted.output, experiment, bool(wanted.dev))
     if wanted.dev:
         experiment = _with_other_dev(experiment, wanted.dev)
-    task = open_task_of(experiment)
-    task.overlap.refuse_same()
-    tell_of_task(task, console)
+    task = look_at_rows(experiment, console)
     paths = models_to_measure(wanted, experiment)
     teacher = load_teacher(experiment, task)
     models: dict[str, PreTrainedModel] = {} if teacher is None else {TEACHER: teacher}
@@ -44,10 +42,16 @@ def run(wanted: Wanted, experiment: TaskExperiment, console: Console) -> None:
     for model, record in found.items():
         record["passes"] = [asdict(one) for one in passes.get(model, [])]
     dev = list(wanted.dev) or None
-    result = {"experiment": experiment.name, "score": task.score, "dev": dev, "models": found}
+    result = {
+        "experiment": experiment.name,
+        "score": task.score,
+        "positive": task.positive,
+        "dev": dev,
+        "models": found,
+    }
 
     def show() -> None:
-        _show(found, passes, _title(task, wanted.dev), console)
+        _show(found, passes, task, _title(task, wanted.dev), console)
         if teacher is not None:
             console.say(f"agreement: {task.agreement_means}")
 
@@ -121,11 +125,18 @@ def _title(task: OpenTask, dev: tuple[str, ...]) -> str:
 
 
 def _show(
-    found: dict[str, dict[str, Any]], passes: dict[str, list[Pass]], title: str, console: Console
+    found: dict[str, dict[str, Any]],
+    passes: dict[str, list[Pass]],
+    task: OpenTask,
+    title: str,
+    console: Console,
 ) -> None:
     """One column a model, so that the table fits a terminal."""
     records = list(found.values())
-    rows = [[name, *(percent(r["scores"][name]) for r in records)] for name in records[0]["scores"]]
+    rows = [
+        [task.title(name), *(percent(record["scores"][name]) for record in records)]
+        for name in records[0]["scores"]
+    ]
     rows += [
         ["retained", *(percent(record["retained"]) for record in records)],
         ["agreement", *(percent(record["agreement"]) for record in records)],

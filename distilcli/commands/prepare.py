@@ -37,7 +37,7 @@ def _look_at_task(experiment: TaskExperiment, console: Console) -> None:
     """Read every row, so that what is wrong is known before a run; nothing is written."""
     task = open_task_of(experiment)
     skipped = task.skipped.train, task.skipped.dev
-    record: dict[str, Any] = {"labels": task.labels}
+    record: dict[str, Any] = {"labels": task.labels, "positive": task.positive}
     rows = []
     for name, inputs, examples, bad in zip(
         ("train", "dev"), (task.train, task.dev), task.num_examples, skipped, strict=True
@@ -55,10 +55,24 @@ def _look_at_task(experiment: TaskExperiment, console: Console) -> None:
     console.say(f"outputs: {', '.join(task.labels)}")
     train_share, dev_share = task.unknown_shares
     console.say(f"unknown tokens: {train_share:.2%} of train, {dev_share:.2%} of dev")
+    if task.positive is not None:
+        console.say(f"f1 is of the class {task.positive}")
     for warning in task.warnings:
         console.warn(warning)
     unknown_shares = dict(zip(("train", "dev"), task.unknown_shares, strict=True))
     console.result(record | {"unknown_share": unknown_shares, "warnings": task.warnings})
+
+
+def look_at_rows(experiment: TaskExperiment, console: Console) -> OpenTask:
+    """The experiment's task, after warnings of what a user should know of its rows.
+
+    Raises:
+        DataError: there are bad rows, or those to train on and to be measured on are the same.
+    """
+    task = open_task_of(experiment)
+    task.overlap.refuse_same()
+    tell_of_task(task, console)
+    return task
 
 
 def tell_of_task(task: OpenTask, console: Console) -> None:
@@ -69,6 +83,8 @@ def tell_of_task(task: OpenTask, console: Console) -> None:
     ):
         if skipped:
             console.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
+    if task.positive is not None:
+        console.note(f"f1 is of the class {task.positive}")
     for warning in task.warnings:
         console.warn(warning)
 

@@ -1,27 +1,31 @@
 """Sequence classification (one class, or any number) and regression, of texts and pairs."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from distilcli.errors import extra
+from distilcli.errors import ConfigError, extra
 from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
-from distilcli.tasks.examples import (
-    BadExample,
-    Examples,
-    bad_rows_first,
-    is_nothing,
-    read_examples,
-)
+from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
 from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.labels import (
+    Classes,
+    class_text,
+    class_texts,
+    doubtful,
+    named_by_vector,
+    number,
+    refuse_vector,
+    vector_length,
+)
 from distilcli.tasks.task import (
     OpenTask,
     batched,
     check_score,
     class_names,
+    positive_class,
     scikit_metrics,
     share_of_equal,
 )
@@ -52,10 +56,13 @@ class _SequenceTask(OpenTask):
         self.score = config.score
         train, dev = _read_splits(config, _converter(config, self.parse))
         with bad_rows_first(train, dev, config.skip_bad_rows):
-            self.labels = self.choose_labels(config, train, teacher_labels)
+            self.labels = self.choose_labels(config, train, dev, teacher_labels)
+        self._classes = Classes(self.labels)
         self.keep_usable(
-            train, dev, config.skip_bad_rows, self.labels_of, lambda example: example.texts
+            train, dev, config.skip_bad_rows, self.named, lambda example: example.texts
         )
+        if not isinstance(config, RegressionTask) and config.labels is None:
+            self.warnings += doubtful(self.labels)
         check_score(self.score, ("f1", "accuracy_f1"), len(self.labels) == 2, "two classes")
         self.train = self._inputs(train.usable, tokenizer, config.max_length)
         self.dev = self._inputs(dev.usable, tokenizer, config.max_length)
@@ -71,18 +78,22 @@ class _SequenceTask(OpenTask):
 
     def parse(self, value: Any) -> Any:
         """The label of a row; raises `BadExample`."""
-        return label_text(value)
+        return class_text(value)
 
     def choose_labels(
-        self, config: Any, train: Examples[TextExample], teacher_labels: list[str] | None
+        self,
+        config: Any,
+        train: Examples[TextExample],
+        dev: Examples[TextExample],
+        teacher_labels: list[str] | None,
     ) -> list[str]:
         """The names of the outputs."""
         found = {example.label for example in train.usable}
         return class_names(found, config.labels, teacher_labels)
 
-    def labels_of(self, example: TextExample) -> list[str]:
-        """The classes of an example, which must be known."""
-        return [example.label]
+    def named(self, example: TextExample) -> TextExample:
+        """The example with its label as `labels` has it; raises `BadExample`."""
+        return replace(example, label=self._classes.name_of(example.label))
 
     def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
         """int64 [examples], the ids of classes."""
@@ -100,23 +111,34 @@ class Classification(_SequenceTask):
         """Share of examples with the same class."""
         return share_of_equal(outputs.argmax(axis=1), of_teacher.argmax(axis=1))
 
+    def choose_labels(
+        self,
+        config: Any,
+        train: Examples[TextExample],
+        dev: Examples[TextExample],
+        teacher_labels: list[str] | None,
+    ) -> list[str]:
+        """The names of the outputs; which of two is `positive` does not depend on their order."""
+        labels = super().choose_labels(config, train, dev, teacher_labels)
+        self.positive = positive_class(labels, config.positive, config.labels)
+        return labels
+
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
-        """Accuracy, F1 (of the last of two classes, and the mean over classes), Matthews."""
+        """Accuracy, F1 (of `positive`, and the mean over the classes that occur), Matthews."""
         metrics = scikit_metrics()
         truth, chosen = self.dev.targets, outputs.argmax(axis=1)
         accuracy = float(metrics.accuracy_score(truth, chosen))
-        ids = list(range(len(self.labels)))
         varies = len({*truth.tolist(), *chosen.tolist()}) > 1
-        each = metrics.f1_score(truth, chosen, labels=ids, average=None, zero_division=0.0)
         found = {
             "accuracy": accuracy,
-            "macro_f1": float(each.mean()),
+            "macro_f1": float(metrics.f1_score(truth, chosen, average="macro", zero_division=0.0)),
             # Of a single class scikit-learn would warn; 0 is what it gives.
             "matthews": float(metrics.matthews_corrcoef(truth, chosen)) if varies else 0.0,
         }
-        if len(ids) == 2:
-            found["f1"] = float(each[1])
-            found["accuracy_f1"] = (accuracy + float(each[1])) / 2
+        if self.positive is not None:
+            positive = self.labels.index(self.positive)
+            f1 = float(metrics.f1_score(truth == positive, chosen == positive, zero_division=0.0))
+            found |= {"f1": f1, "accuracy_f1": (accuracy + f1) / 2}
         return found
 
     def constant_outputs(self) -> np.ndarray:
@@ -136,24 +158,39 @@ class MultiLabel(_SequenceTask):
         return share_of_equal(outputs > 0, of_teacher > 0)
 
     def parse(self, value: Any) -> Any:
-        """A set of classes, from a list or from text with commas; none is a label too."""
-        if is_nothing(value):
-            raise BadExample("no label")
-        parts = value if isinstance(value, list) else str(value).split(",")
-        if any(is_nothing(part) for part in parts):
-            raise BadExample("a label of the list is nothing")
-        return frozenset(str(part).strip() for part in parts) - {""}
+        """Classes, or a 0 or 1 for each; none is a label too."""
+        return class_texts(value)
 
     def choose_labels(
-        self, config: Any, train: Examples[TextExample], teacher_labels: list[str] | None
+        self,
+        config: Any,
+        train: Examples[TextExample],
+        dev: Examples[TextExample],
+        teacher_labels: list[str] | None,
     ) -> list[str]:
-        """The names of the outputs."""
-        found = {label for example in train.usable for label in example.label}
-        return class_names(found, config.labels, teacher_labels)
+        """The names of the outputs; examples have the names of their classes afterwards."""
+        length = vector_length([example.label for example in train.usable])
+        if length is None:
+            found = {label for example in train.usable for label in example.label}
+            for split in (train, dev):
+                split.change(_without_vector)
+            return class_names(found, config.labels, teacher_labels)
+        given: list[str] | None = config.labels
+        if given is not None and len(given) != length:
+            raise ConfigError(
+                f"task.labels: {len(given)} classes, but the rows have {length} values of 0 or 1",
+                "List as many as there are values, in their order.",
+            )
+        if given is None and teacher_labels is not None and len(teacher_labels) == length:
+            given = teacher_labels
+        names = given or [f"LABEL_{index}" for index in range(length)]
+        for split in (train, dev):
+            split.change(lambda one: replace(one, label=named_by_vector(one.label, names)))
+        return class_names(set(), names, teacher_labels)
 
-    def labels_of(self, example: TextExample) -> list[str]:
-        """The classes of an example, which must be known."""
-        return sorted(example.label)
+    def named(self, example: TextExample) -> TextExample:
+        """The example with the set of its classes as `labels` has them; raises `BadExample`."""
+        return replace(example, label=frozenset(map(self._classes.name_of, example.label)))
 
     def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
         """float32 [examples, classes], 1 where a class is right."""
@@ -161,15 +198,16 @@ class MultiLabel(_SequenceTask):
         return np.array(rows, dtype=np.float32)
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
-        """F1 over all labels, its mean over classes, share of inputs with every class right."""
+        """F1 over all labels, its mean over the classes that occur, share of rows all right."""
         metrics = scikit_metrics()
         truth, chosen = self.dev.targets.astype(int), (outputs > 0).astype(int)
+        each = metrics.f1_score(truth, chosen, average=None, zero_division=0.0)
+        occurs = (truth | chosen).any(axis=0)
         return {
-            f"{average}_f1": float(
-                metrics.f1_score(truth, chosen, average=average, zero_division=0.0)
-            )
-            for average in ("micro", "macro")
-        } | {"exact_match": float(metrics.accuracy_score(truth, chosen))}
+            "micro_f1": float(metrics.f1_score(truth, chosen, average="micro", zero_division=0.0)),
+            "macro_f1": float(each[occurs].mean()) if occurs.any() else 0.0,
+            "exact_match": float(metrics.accuracy_score(truth, chosen)),
+        }
 
     def constant_outputs(self) -> np.ndarray:
         """Log-odds of the training frequencies of the classes."""
@@ -189,23 +227,21 @@ class Regression(_SequenceTask):
 
     def parse(self, value: Any) -> float:
         """A finite number."""
-        try:
-            number = float(label_text(value))
-        except ValueError:
-            raise BadExample(f"label {value!r} is no number") from None
-        if not math.isfinite(number):
-            raise BadExample(f"label {value!r} is not finite")
-        return number
+        return number(value)
 
     def choose_labels(
-        self, config: Any, train: Examples[TextExample], teacher_labels: list[str] | None
+        self,
+        config: Any,
+        train: Examples[TextExample],
+        dev: Examples[TextExample],
+        teacher_labels: list[str] | None,
     ) -> list[str]:
         """One output, which transformers calls LABEL_0."""
         return ["LABEL_0"]
 
-    def labels_of(self, example: TextExample) -> list[str]:
-        """None: every number is known."""
-        return []
+    def named(self, example: TextExample) -> TextExample:
+        """The same: every number is known."""
+        return example
 
     def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
         """float32 [examples]."""
@@ -260,12 +296,9 @@ def _converter(
     return convert
 
 
-def label_text(value: Any) -> str:
-    """A label as text; raises `BadExample` where there is none."""
-    text = "" if is_nothing(value) else str(value).strip()
-    if not text:
-        raise BadExample("no label")
-    return text
+def _without_vector(example: TextExample) -> TextExample:
+    refuse_vector(example.label)
+    return example
 
 
 def tokenized(

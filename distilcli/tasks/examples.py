@@ -5,7 +5,7 @@ with its file, its number and the reason, or with `task.skip_bad_rows` left out 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +62,24 @@ class Examples(Generic[Example]):
             bad = f" but {len(self.bad):,} bad ones, such as {self.bad[0]}" if self.bad else ""
             raise DataError(f"{self.name}: there are no rows{bad}")
 
+    def change(self, change: Callable[[Example], Example]) -> None:
+        """Change every usable example; those of which `change` raises `BadExample` are bad."""
+        kept = []
+        for place, example in zip(self.places, self.usable, strict=True):
+            try:
+                kept.append((place, change(example)))
+            except BadExample as error:
+                self.bad.append(f"{place}: {error}")
+        self.places[:] = [place for place, _ in kept]
+        self.usable[:] = [example for _, example in kept]
+
 
 @contextmanager
 def bad_rows_first(train: Examples[Any], dev: Examples[Any], skip_bad_rows: bool) -> Iterator[None]:
     """Where classes cannot be told in the block, refuse bad rows, which may be why, instead."""
     try:
         yield
-    except (ConfigError, ModelError):
+    except (ConfigError, DataError, ModelError):
         for split in (train, dev):
             split.check(skip_bad_rows)
         raise
@@ -77,22 +88,6 @@ def bad_rows_first(train: Examples[Any], dev: Examples[Any], skip_bad_rows: bool
 def is_nothing(value: Any) -> bool:
     """Whether a cell holds nothing: null, or the NaN that tables have in its place."""
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def move_unknown(
-    split: Examples[Any], known: set[str], labels_of: Callable[[Any], Sequence[str]]
-) -> None:
-    """Move the examples with a label that is not known from the usable to the bad ones."""
-    names = ", ".join(sorted(known)[:20])
-    kept = []
-    for place, example in zip(split.places, split.usable, strict=True):
-        unknown = [label for label in labels_of(example) if label not in known]
-        if unknown:
-            split.bad.append(f"{place}: unknown class {unknown[0]!r}; there are {names}")
-        else:
-            kept.append((place, example))
-    split.places[:] = [place for place, _ in kept]
-    split.usable[:] = [example for _, example in kept]
 
 
 def read_examples(

@@ -16,6 +16,7 @@ from distilcli.task_config import (
     RowFiles,
     RowHub,
 )
+from distilcli.tasks.task import same_classes
 
 HUB = "nyu-mll/glue"
 
@@ -29,7 +30,8 @@ class _Glue:
         texts: columns of the text or the pair, in its files.
         hub_texts: the same on the hub.
         label: column of the label in its files.
-        labels: the classes in its files, in the order of their ids; None for numbers.
+        labels: the classes in its files, in the order of their ids; None for numbers. Where
+            there are two, GLUE's F1 is of the second.
         hub_labels: their names on the hub.
         score: as `task.score`.
         columns: of files without a header.
@@ -142,6 +144,12 @@ TASKS: dict[str, _Glue] = {
 }
 
 
+def positive_class(name: str, on_hub: bool) -> str | None:
+    """Of a task's two classes the one that GLUE's F1 is of; None where there are not two."""
+    labels = TASKS[name].hub_labels if on_hub else TASKS[name].labels
+    return labels[1] if labels is not None and len(labels) == 2 else None
+
+
 def expand(
     task: GlueTask, teacher_labels: list[str] | None = None
 ) -> ClassificationTask | RegressionTask:
@@ -176,9 +184,11 @@ def expand(
     }
     if labels is None:
         return RegressionTask.model_validate({"kind": "regression", **common})
-    named = teacher_labels is not None and set(teacher_labels) == set(labels)
-    order = teacher_labels if named else list(labels)
-    return ClassificationTask.model_validate({"kind": "classification", "labels": order, **common})
+    order = list(labels)
+    if teacher_labels is not None and same_classes(teacher_labels, labels):
+        order = teacher_labels
+    classes = {"labels": order, "positive": positive_class(task.name, task.folder is None)}
+    return ClassificationTask.model_validate({"kind": "classification", **classes, **common})
 
 
 def _file(folder: str, stem: str, glue: _Glue) -> RowFiles:

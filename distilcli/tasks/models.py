@@ -50,12 +50,19 @@ def teacher_labels(experiment: TaskExperiment) -> list[str] | None:
     """Names of the teacher's outputs; None without a teacher.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or it does not say which output is which.
     """
     if experiment.teacher is None:
         return None
     config = read_config(experiment.teacher.model, experiment.teacher.revision, "teacher")
-    return [config.id2label[index] for index in range(config.num_labels)]
+    names: dict[int, Any] = config.id2label
+    if sorted(names) != list(range(len(names))):
+        raise ModelError(
+            f"teacher {experiment.teacher.model}: id2label in its config.json numbers the outputs "
+            f"{', '.join(map(str, sorted(names)))}",
+            f"Number them from 0 to {len(names) - 1}, in the order of the outputs.",
+        )
+    return [str(names[index]) for index in range(len(names))]
 
 
 def load_teacher(experiment: TaskExperiment, task: OpenTask) -> PreTrainedModel | None:
@@ -88,6 +95,7 @@ def load_finetuned(
             "Fine-tune it first: the same experiment with teacher=null and "
             "'student={kind: checkpoint, model: ...}'; what lies in runs/NAME/student has one.",
         )
+    _check_ids(task, model, f"{role} {name}")
     return model
 
 
@@ -118,6 +126,7 @@ def build_student(
     model.config.id2label = dict(enumerate(task.labels))
     model.train(False)
     _check_length(experiment, model, "the student")
+    _check_ids(task, model, "the student")
     return model
 
 
@@ -190,6 +199,25 @@ def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str
             f"task.max_length {experiment.task.max_length} is over the {positions} positions of "
             f"{where}",
             f"Set task.max_length to {positions} or less.",
+        )
+
+
+def _check_ids(task: OpenTask, model: PreTrainedModel, where: str) -> None:
+    """Refuse inputs of tokens or of token types that a model has no embedding for."""
+    splits = task.train, task.dev
+    token = max(int(inputs.token_ids.max()) for inputs in splits)
+    if token >= model.config.vocab_size:
+        raise ModelError(
+            f"{where}: it has {model.config.vocab_size:,} tokens, but the tokenizer gives the "
+            f"token {token:,}",
+            "Use the tokenizer that was saved with this model.",
+        )
+    types = 1 + max(int(inputs.token_types.max()) for inputs in splits)
+    if is_bert(model) and types > model.config.type_vocab_size:
+        raise ModelError(
+            f"{where}: it has {model.config.type_vocab_size} token type, but the inputs are of two "
+            "texts, which the tokenizer gives two types",
+            "Use a model with type_vocab_size 2, or a tokenizer that gives both texts type 0.",
         )
 
 

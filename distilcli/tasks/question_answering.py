@@ -61,7 +61,7 @@ class QuestionAnswering(OpenTask):
             train,
             dev,
             config.skip_bad_rows,
-            lambda _: (),
+            lambda question: question,
             lambda question: (question.question, question.context),
         )
         self._questions = dev.usable

@@ -4,16 +4,18 @@ A sentence that is longer than the model may see is cut between words into sever
 every word is trained on and measured.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from distilcli.rows import NO_LABEL, parse_json
 from distilcli.task_config import TaggingTask
+from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
 from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.labels import Classes, doubtful, tag_text
 from distilcli.tasks.task import (
     OpenTask,
     batched,
@@ -29,10 +31,10 @@ _ENDINGS = dict.fromkeys((".tsv", ".txt", ".conll", ".conllu", ".bio"), "conll")
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words and their tags."""
+    """Words and their tags; None where a word has none, and is neither trained on nor scored."""
 
     words: list[str]
-    tags: list[str]
+    tags: list[str | None]
 
 
 class Tagging(OpenTask):
@@ -56,18 +58,23 @@ class Tagging(OpenTask):
 
         train = read_examples(config.train, "task.train", needed, convert, _ENDINGS)
         dev = read_examples(config.dev, "task.dev", needed, convert, _ENDINGS)
-        found = {tag for sentence in train.usable for tag in sentence.tags}
+        found = {tag for sentence in train.usable for tag in sentence.tags if tag}
         with bad_rows_first(train, dev, config.skip_bad_rows):
             self.labels = class_names(found, config.labels, teacher_labels)
+        self._classes = Classes(self.labels)
         self.keep_usable(
             train,
             dev,
             config.skip_bad_rows,
-            lambda sentence: sentence.tags,
+            self._named,
             lambda sentence: sentence.words,
         )
-        self._has_entities = any(name.startswith("B-") for name in self.labels)
-        check_score(self.score, ("entity_f1",), self._has_entities, "tags such as B-PER, I-PER, O")
+        if config.labels is None:
+            self.warnings += doubtful(self.labels)
+        other = not_of_entities(self.labels)
+        self._has_entities = other is None
+        needed_tags = f"{SCHEMES}; {other} is none" if other else SCHEMES
+        check_score(self.score, ("entity_f1",), self._has_entities, needed_tags)
         self.train, _ = self._inputs(train.usable, tokenizer, config.max_length)
         self.dev, pieces = self._inputs(dev.usable, tokenizer, config.max_length)
         # A sentence's words lie one after another, in one input or in several.
@@ -76,47 +83,54 @@ class Tagging(OpenTask):
     def _inputs(
         self, sentences: Sequence[Sentence], tokenizer: TextTokenizer, max_length: int
     ) -> tuple[Inputs, list[int]]:
-        """Inputs, and the number of words of each sentence."""
+        """Inputs, and the number of words of each sentence that have a tag."""
         ids_of = {name: index for index, name in enumerate(self.labels)}
         specials = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         room = max_length - 2
         ids: list[list[int]] = []
         positions: list[list[int]] = []
         targets: list[int] = []
+
+        def add(tokens: list[int], firsts: list[int]) -> None:
+            if firsts:  # else there is nothing to learn or to measure
+                ids.append([*specials[0], *tokens, *specials[1]])
+                positions.append(firsts)
+
         for part in batched(len(sentences)):
             for sentence, words in zip(
                 sentences[part], _pieces([s.words for s in sentences[part]], tokenizer), strict=True
             ):
-                targets += [ids_of[tag] for tag in sentence.tags]
+                targets += [ids_of[tag] for tag in sentence.tags if tag]
                 tokens: list[int] = []
                 firsts: list[int] = []
-                for pieces in words:
+                for pieces, tag in zip(words, sentence.tags, strict=True):
                     kept = pieces[:room]  # a single word of more pieces than an input holds
                     if tokens and len(tokens) + len(kept) > room:
-                        ids.append([*specials[0], *tokens, *specials[1]])
-                        positions.append(firsts)
+                        add(tokens, firsts)
                         tokens, firsts = [], []
-                    firsts.append(len(tokens) + 1)
+                    if tag:
+                        firsts.append(len(tokens) + 1)
                     tokens += kept
-                ids.append([*specials[0], *tokens, *specials[1]])
-                positions.append(firsts)
+                add(tokens, firsts)
         types = [[0] * len(row) for row in ids]
         inputs = join(ids, types, positions, np.array(targets, dtype=np.int64))
-        return inputs, [len(sentence.words) for sentence in sentences]
+        return inputs, [sum(tag is not None for tag in one.tags) for one in sentences]
+
+    def _named(self, sentence: Sentence) -> Sentence:
+        tags = [tag and self._classes.name_of(tag) for tag in sentence.tags]
+        return replace(sentence, tags=tags)
 
     def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
         """Share of words with the same tag."""
         return share_of_equal(outputs.argmax(axis=1), of_teacher.argmax(axis=1))
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
-        """Share of words tagged right, mean F1 over tags; F1 of entities for tags like B-PER."""
+        """Share of words tagged right, mean F1 over the tags that occur; F1 of entities."""
         metrics = scikit_metrics()
         truth, chosen = self.dev.targets, outputs.argmax(axis=1)
-        ids = list(range(len(self.labels)))
-        each = metrics.f1_score(truth, chosen, labels=ids, average=None, zero_division=0.0)
         found = {
             "accuracy": float(metrics.accuracy_score(truth, chosen)),
-            "macro_f1": float(each.mean()),
+            "macro_f1": float(metrics.f1_score(truth, chosen, average="macro", zero_division=0.0)),
         }
         if self._has_entities:
             ends = np.cumsum(self._words_of_sentences)[:-1]
@@ -134,30 +148,34 @@ class Tagging(OpenTask):
 
 
 def _sentence(words: Any, tags: Any) -> Sentence:
-    words, tags = _listed(words), _listed(tags)
+    words = ["" if is_nothing(word) else str(word) for word in _listed(words)]
+    tags = _listed(tags)
     if not words:
         raise BadExample("no words")
     if len(words) != len(tags):
         raise BadExample(f"{len(words)} words, but {len(tags)} tags")
-    for number, (word, tag) in enumerate(zip(words, tags, strict=True), start=1):
+    for index, word in enumerate(words):
         if not word.strip():
-            raise BadExample(f"word {number} is empty")
-        if not tag.strip():
-            raise BadExample(f"no tag for word {number}, {word!r}")
-    return Sentence(words, tags)
+            raise BadExample(f"word {index + 1} is empty")
+        if is_nothing(tags[index]) or not str(tags[index]).strip():
+            raise BadExample(f"no tag for word {index + 1}, {word!r}")
+    found = [tag_text(tag) for tag in tags]
+    if not any(found):
+        raise BadExample(f"no word has a tag: all are {NO_LABEL}")
+    return Sentence(words, found)
 
 
-def _listed(value: Any) -> list[str]:
+def _listed(value: Any) -> list[Any]:
     if isinstance(value, str):  # a cell of a CSV
         try:
-            value = json.loads(value) if value.lstrip().startswith("[") else value.split()
-        except ValueError:
+            value = parse_json(value) if value.lstrip().startswith("[") else value.split()
+        except ValueError as error:
+            if "nested" in str(error):
+                raise BadExample(f"the list is {error}") from None
             value = value.split()
-        except RecursionError:
-            raise BadExample("the list is nested too deeply") from None
     if not isinstance(value, list):
         raise BadExample(f"{value!r} is no list")
-    return ["" if is_nothing(item) else str(item) for item in value]
+    return value
 
 
 def _pieces(sentences: Sequence[list[str]], tokenizer: TextTokenizer) -> list[list[list[int]]]:
@@ -174,35 +192,3 @@ def _pieces(sentences: Sequence[list[str]], tokenizer: TextTokenizer) -> list[li
             pieces[word].append(token)
         result.append([found or [tokenizer.unk_token_id] for found in pieces])
     return result
-
-
-def entity_f1(truth: Sequence[list[str]], predicted: Sequence[list[str]]) -> float:
-    """F1 of whole entities over all sentences, as the CoNLL-2000 script counts them.
-
-    An entity is found if its type, its first and its last word are those of a true one.
-    """
-    expected, found, shared = 0, 0, 0
-    for true_tags, found_tags in zip(truth, predicted, strict=True):
-        true_entities, found_entities = entities(true_tags), entities(found_tags)
-        expected += len(true_entities)
-        found += len(found_entities)
-        shared += len(true_entities & found_entities)
-    return 2 * shared / (expected + found) if expected + found else 0.0
-
-
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(type, first word, last word) of each entity in tags such as B-PER, I-PER, O.
-
-    An I- that follows no entity of its type begins one, as in the CoNLL-2000 script.
-    """
-    spans: set[tuple[str, int, int]] = set()
-    start, current = 0, ""
-    for index, tag in enumerate([*tags, "O"]):
-        prefix, _, kind = tag.partition("-")
-        goes_on = prefix == "I" and kind == current
-        if current and not goes_on:
-            spans.add((current, start, index - 1))
-            current = ""
-        if prefix in ("B", "I") and kind and not goes_on:
-            start, current = index, kind
-    return spans

@@ -10,8 +10,9 @@ import numpy as np
 
 from distilcli.errors import ConfigError, ModelError, extra
 from distilcli.overlap import Overlap, overlap, text_digest
-from distilcli.tasks.examples import Examples, move_unknown
+from distilcli.tasks.examples import BadExample, Examples
 from distilcli.tasks.inputs import Inputs
+from distilcli.tasks.labels import Classes, check_found, class_key
 
 # Where outputs are read: the first token of an input, the first token of each word, every token.
 Head = Literal["sequence", "token", "span"]
@@ -49,6 +50,7 @@ class OpenTask(ABC):
         unknown_shares: of the tokens of the training and of the dev inputs, how many are [UNK].
         score: name of the score by which students are chosen and compared.
         agreement_means: what `agreement` is the share of, for people.
+        positive: of two classes the one that the scores f1 and accuracy_f1 are of; else None.
     """
 
     head: Head
@@ -63,35 +65,41 @@ class OpenTask(ABC):
     unknown_shares: tuple[float, float]
     score: str
     agreement_means: str
+    positive: str | None = None
 
     def keep_usable(
         self,
         train: Examples[Any],
         dev: Examples[Any],
         skip_bad_rows: bool,
-        labels_of: Callable[[Any], Sequence[str]],
+        named: Callable[[Any], Any],
         texts_of: Callable[[Any], Sequence[str]],
     ) -> None:
         """Refuse or leave out what is bad in both splits, count what is left, compare them.
 
         Args:
-            train: training examples; of unknown classes, they are among the bad ones afterwards.
+            train: training examples; those of unknown classes are among the bad ones afterwards.
             dev: dev examples, likewise.
             skip_bad_rows: leave bad rows out.
-            labels_of: classes of an example, which must be among `labels`.
+            named: an example with its classes as `labels` has them; raises `BadExample`.
             texts_of: what a model is shown of an example.
 
         Raises:
             DataError: see `Examples.check`.
         """
         for split in (train, dev):
-            move_unknown(split, set(self.labels), labels_of)
+            split.change(named)
             split.check(skip_bad_rows)
         self.num_examples = len(train.usable), len(dev.usable)
         self.skipped = Skipped(len(train.bad), len(dev.bad))
         trained, measured = ([text_digest(*texts_of(x)) for x in s.usable] for s in (train, dev))
         self.overlap = overlap(trained, measured, ("task.train", "task.dev"), "rows")
         self.warnings = [self.overlap.warning] if self.overlap.warning else []
+
+    def title(self, score: str) -> str:
+        """A score as tables name it: with the class that it is of, where it is of one."""
+        is_of_one = self.positive is not None and score in ("f1", "accuracy_f1")
+        return f"{score} ({self.positive})" if is_of_one else score
 
     @abstractmethod
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
@@ -143,8 +151,10 @@ def class_names(
 
     Raises:
         ConfigError: `task.labels` are not different from one another, or fewer than two.
+        DataError: the classes of the examples cannot be told from one another.
         ModelError: the teacher's classes are others than the experiment's or the data's.
     """
+    check_found(found)
     names = given or sorted(found, key=_by_number)
     if len(set(names)) != len(names) or len(names) < 2:
         raise ConfigError(
@@ -155,21 +165,77 @@ def class_names(
     generic = all(name == f"LABEL_{index}" for index, name in enumerate(of_teacher))
     # Data that has ids and no names says nothing about the teacher's names.
     are_ids = names == [str(index) for index in range(len(names))]
-    generic = generic or (are_ids and set(of_teacher) != set(names))
-    if len(of_teacher) != len(names) or not (generic or set(of_teacher) == set(names)):
+    alike = same_classes(of_teacher, names)
+    generic = generic or (are_ids and not alike)
+    if not alike and not (generic and len(of_teacher) == len(names)):
         raise ModelError(
             f"the teacher's classes are {_few(of_teacher)}, the task's are {_few(names)}",
-            "Use a teacher that was fine-tuned on this task, or list its classes in task.labels.",
+            _way_out(names, of_teacher),
         )
-    if generic or given:
-        if not generic and of_teacher != names:
-            raise ModelError(
-                f"the teacher's classes are in the order {_few(of_teacher)}, task.labels says "
-                f"{_few(names)}",
-                "Leave task.labels out: the teacher's order is taken.",
-            )
+    if generic:
         return names
-    return of_teacher
+    if given is None:
+        return of_teacher
+    if [class_key(name) for name in of_teacher] != [class_key(name) for name in names]:
+        raise ModelError(
+            f"the teacher's classes are in the order {_few(of_teacher)}, task.labels says "
+            f"{_few(names)}",
+            f"List them in the teacher's order: task.labels=[{', '.join(of_teacher)}]",
+        )
+    return names
+
+
+def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists name the same classes, in any order; capitals do not count.
+
+    They do where a class of the first list would not be one any more without its capitals.
+    """
+    keys = {class_key(name) for name in one}
+    if len(keys) < len(one):
+        return set(one) == set(other)
+    return keys == {class_key(name) for name in other}
+
+
+def _way_out(names: Sequence[str], of_teacher: Sequence[str]) -> str:
+    """What to do where the teacher's classes are not the task's."""
+    if {class_key(name) for name in names} < {class_key(name) for name in of_teacher}:
+        return (
+            f"The rows have only some of them: list them all, task.labels=[{', '.join(of_teacher)}]"
+        )
+    return (
+        "Use a teacher that was fine-tuned on this task. If its classes mean the same, give them "
+        "the names of the rows, in id2label of its config.json."
+    )
+
+
+def positive_class(
+    labels: Sequence[str], named: str | None, given: Sequence[str] | None
+) -> str | None:
+    """The class of two that F1 is of, whatever the order of a teacher's outputs.
+
+    Args:
+        labels: of the outputs.
+        named: `task.positive`.
+        given: `task.labels`, of which else the last is taken; None: the last one, sorted.
+
+    Returns:
+        One of the labels; None where there are more than two.
+
+    Raises:
+        ConfigError: one is named that there is not, or where there are more than two.
+    """
+    if len(labels) != 2:
+        if named is not None:
+            raise ConfigError(
+                f"task.positive: {named}, but there are {len(labels)} classes",
+                "Leave it out: macro_f1 is the mean of F1 over classes.",
+            )
+        return None
+    last = given[-1] if given else max(labels, key=lambda name: _by_number(class_key(name)))
+    try:
+        return Classes(labels).name_of(named if named is not None else last)
+    except BadExample as error:
+        raise ConfigError(f"task.positive: {error}", "Name one of them.") from None
 
 
 def _by_number(name: str) -> tuple[bool, float, str]:

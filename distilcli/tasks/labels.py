@@ -1,0 +1,238 @@
+"""What may stand in a row as a label, and which class it is: one place for every kind of task.
+
+- null, NaN, empty, and -1 of a hub's class labels: no label, a bad row. An empty list, or an empty
+  text where there may be several classes, says that there is none of them.
+- -100: a word with this tag is passed over, neither trained on nor scored. Of a class it is no
+  label; among numbers it is a number.
+- 1, 1.0, "1" and "1.0": one class, 1.
+- true and false: classes of these names, but not beside the numbers 0 and 1; no numbers.
+- Lists of 0 and 1 (or true and false), of one length: a value for each class, in their order.
+- Capitals do not count where only one class is meant without them.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from distilcli.errors import DataError
+from distilcli.rows import NO_LABEL, parse_json
+from distilcli.tasks.examples import BadExample, is_nothing
+
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
+_ON, _OFF = {"1", "true"}, {"0", "false"}
+# Written as classes where a table has no label; all of them may be the names of real classes.
+_LIKE_NOTHING = {"nan", "null", "<na>", "-1"}
+_LARGEST = float(np.finfo(np.float32).max)
+_SHOWN = 20
+
+
+def class_text(value: Any) -> str:
+    """The class that a cell names: text without blanks around it, 1 for 1.0, true for True.
+
+    Raises:
+        BadExample: it names none, or is no text, number or bool.
+    """
+    if is_nothing(value):
+        raise BadExample("no label")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float | Decimal):
+        if not isinstance(value, int) and not math.isfinite(value):
+            raise BadExample(f"label {value!r} is not finite")
+        text = str(int(value)) if value == int(value) else str(value)
+    elif isinstance(value, str):
+        text = value.strip()
+        number = _WHOLE_NUMBER.fullmatch(text)
+        text = number[1] if number else text
+    else:
+        kind = "list" if isinstance(value, list) else type(value).__name__
+        raise BadExample(f"label {_short(value)} is a {kind}, not one class")
+    if not text:
+        raise BadExample("no label")
+    if text == str(NO_LABEL):
+        raise BadExample(f"no label ({NO_LABEL})")
+    return text
+
+
+def tag_text(value: Any) -> str | None:
+    """The tag that a cell names, as `class_text`; None for -100: the word is passed over.
+
+    Raises:
+        BadExample: it names none.
+    """
+    if value == NO_LABEL or (isinstance(value, str) and value.strip() == str(NO_LABEL)):
+        return None
+    return class_text(value)
+
+
+def class_texts(value: Any) -> tuple[str, ...]:
+    """The classes that a cell names: a list, a JSON list as text, or text with commas.
+
+    Raises:
+        BadExample: there is no label, or something in it is no class.
+    """
+    if is_nothing(value):
+        raise BadExample("no label")
+    if isinstance(value, str):
+        value = _listed(value.strip())
+    elif not isinstance(value, list):
+        value = [value]
+    if any(is_nothing(part) for part in value):
+        raise BadExample("a label of the list is nothing")
+    for part in value:
+        if isinstance(part, float) and math.isfinite(part) and part != int(part):
+            raise BadExample(f"{part} in the list is neither a class nor 0 or 1")
+    return tuple(class_text(part) for part in value if str(part).strip())
+
+
+def _listed(text: str) -> list[Any]:
+    if not (text.startswith("[") and text.endswith("]")):
+        return text.split(",")
+    try:
+        found = parse_json(text)
+    except ValueError:
+        raise BadExample(f"{_short(text)} is in brackets, but no list of JSON") from None
+    assert isinstance(found, list)
+    return found
+
+
+def number(value: Any) -> float:
+    """The number in a cell, one that float32 can hold.
+
+    Raises:
+        BadExample: there is none.
+    """
+    if is_nothing(value) or (isinstance(value, str) and not value.strip()):
+        raise BadExample("no label")
+    no_number = BadExample(f"label {_short(value)} is no number")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise no_number
+    if isinstance(value, str) and "_" in value:
+        raise no_number  # to Python 1_0 is 10
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    except ValueError:
+        raise no_number from None
+    if not abs(found) <= _LARGEST:
+        raise BadExample(f"label {_short(value)} is not finite")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# Rows of one 0 or 1 for each class
+
+
+def vector_length(rows: Sequence[tuple[str, ...]]) -> int | None:
+    """How many classes rows of 0 and 1 speak of; None where rows name their classes.
+
+    Rows of ids may hold nothing but 0 and 1, too; but not all in the same number of two or more,
+    and none of them twice.
+    """
+    if not rows or not all(set(row) <= _ON | _OFF for row in rows):
+        return None
+    lengths = Counter(map(len, rows))
+    length, _ = lengths.most_common(1)[0]
+    has_repeated = any(len(set(row)) < len(row) for row in rows)
+    return length if length >= 2 and (has_repeated or len(lengths) == 1) else None
+
+
+def named_by_vector(row: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
+    """The classes for which a row has a 1.
+
+    Raises:
+        BadExample: it is no row of one 0 or 1 for each class.
+    """
+    if len(row) != len(names) or not set(row) <= _ON | _OFF:
+        raise BadExample(
+            f"labels {', '.join(row) or 'none'}: other rows have {len(names)} values of 0 or 1"
+        )
+    return tuple(name for name, value in zip(names, row, strict=True) if value in _ON)
+
+
+def refuse_vector(row: tuple[str, ...]) -> None:
+    """Refuse a row of 0 and 1 for each class where other rows name their classes; BadExample."""
+    if set(row) <= _ON | _OFF and len(set(row)) < len(row):
+        raise BadExample(f"labels {', '.join(row)}: values of 0 or 1, but other rows name classes")
+
+
+# Names of classes
+
+
+def class_key(name: str) -> str:
+    """What two ways of writing a class have in common: capitals and 1.0 for 1 do not count."""
+    number = _WHOLE_NUMBER.fullmatch(name.strip())
+    return (number[1] if number else name.strip()).casefold()
+
+
+class Classes:
+    """The classes of a task, and which of them a row means.
+
+    Args:
+        names: of the outputs, in order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._known = set(names)
+        often = Counter(map(class_key, names))
+        self._by_key = {class_key(name): name for name in names if often[class_key(name)] == 1}
+
+    def name_of(self, written: str) -> str:
+        """The class as it is named: the same, or the only one that differs in capitals alone.
+
+        Raises:
+            BadExample: there is no such class.
+        """
+        if written in self._known:
+            return written
+        name = self._by_key.get(class_key(written))
+        if name is None:
+            there = ", ".join(sorted(self.names)[:_SHOWN])
+            raise BadExample(f"unknown class {written!r}; there are {there}")
+        return name
+
+
+def check_found(found: set[str]) -> None:
+    """Refuse classes of which nobody can say whether they are the same.
+
+    Raises:
+        DataError: both bools and the numbers 0 or 1 are among them.
+    """
+    bools, numbers = found & {"true", "false"}, found & {"0", "1"}
+    if bools and numbers:
+        raise DataError(
+            f"task.train: labels are both {min(bools)} and {min(numbers)}",
+            "Write each class in one way.",
+        )
+
+
+def doubtful(names: Sequence[str]) -> list[str]:
+    """Warnings of classes, as they were found in rows, that may not be what the user means."""
+    warnings = []
+    by_key: dict[str, list[str]] = {}
+    for name in names:
+        by_key.setdefault(class_key(name), []).append(name)
+    for twins in by_key.values():
+        if len(twins) > 1:
+            warnings.append(
+                f"classes {' and '.join(map(repr, twins))} differ in capitals alone; if they are "
+                "one, list the classes in task.labels, this one once"
+            )
+    for name in names:
+        if name.casefold() in _LIKE_NOTHING:
+            warnings.append(
+                f"{name!r} is taken for a class; if it says that there is no label, list the "
+                "classes in task.labels, without it"
+            )
+    return warnings
