@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from distilcli.attention import use_packed_attention
 from distilcli.batches import held_out_batches
 from distilcli.masking import Masker
 from distilcli.models import MaskedLM, num_parameters, size_mib
+from distilcli.processes import single_accelerator
 from distilcli.store import Split
 from distilcli.validation import HeldOutScores, held_out_scores
 
@@ -100,7 +100,7 @@ def evaluate(
     if with_speed:
         on_note("measuring speed on the CPU")
         speeds = measure_speed(models, split)
-    accelerator = Accelerator()
+    accelerator = single_accelerator()
     teacher = models[teacher_name] if teacher_name else None
     scores = {}
     for name, model in models.items():

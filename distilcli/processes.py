@@ -78,6 +78,17 @@ def _joining(timeout_seconds: float) -> Iterator[None]:
         ) from error
 
 
+def single_accelerator() -> Accelerator:
+    """The accelerator of a command that measures models in one process.
+
+    On a CPU, too, the process keeps the memory that it frees from here on.
+    """
+    accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        settle_host_memory()
+    return accelerator
+
+
 # gloo counts milliseconds, up to 2^31.
 _LONGEST_TIMEOUT = timedelta(days=20)
 _SECONDS_BETWEEN_LOOKS = 0.02

@@ -21,6 +21,7 @@ from distilcli.errors import ConfigError, DistilError, Interrupted, RunFolderErr
 from distilcli.experiment_file import dump
 from distilcli.files import recover_all, unwritten, write_atomically
 from distilcli.json_text import parse_json, to_json
+from distilcli.processes import single_accelerator
 from distilcli.run_folder import RunFolder
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.suite_results import Results
@@ -259,7 +260,7 @@ def finished_scores(run: SuiteRun) -> dict[str, float] | None:
 
 def measure_teachers(suite: Suite, runs: list[SuiteRun], results: Results) -> None:
     """Add the scores of teachers that were fine-tuned before, the same for every seed."""
-    accelerator = Accelerator()
+    accelerator = single_accelerator()
     for name, task in suite.tasks.items():
         students = [run for run in runs if run.task == name and run.experiment.teacher is not None]
         if task.teacher is None or not students:

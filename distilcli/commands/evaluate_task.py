@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from distilcli.commands.evaluated import TEACHER, Wanted, models_to_measure
@@ -14,6 +13,7 @@ from distilcli.commands.results import results_folder, show_and_write
 from distilcli.console import Console, percent
 from distilcli.errors import ConfigError
 from distilcli.models import num_parameters, size_mib
+from distilcli.processes import single_accelerator
 from distilcli.task_config import GlueTask, RowFiles, Task, TaskExperiment
 from distilcli.tasks import glue
 from distilcli.tasks.models import load_finetuned, load_teacher, teacher_labels
@@ -98,7 +98,7 @@ def _quality(
     console: Console,
 ) -> dict[str, dict[str, Any]]:
     """By label: path, scores, size, and what is kept of the teacher, which comes first."""
-    accelerator = Accelerator()
+    accelerator = single_accelerator()
     found: dict[str, dict[str, Any]] = {}
     of_teacher: np.ndarray | None = None
     reference: float | None = None

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from accelerate import Accelerator
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
@@ -24,6 +23,7 @@ from distilcli.files import recover
 from distilcli.marks import refuse_foreign
 from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
 from distilcli.places import check_apart, check_places
+from distilcli.processes import single_accelerator
 from distilcli.run_folder import RunFolder
 from distilcli.saving import save_verified
 from distilcli.store import TokenStore, load_tokenizer
@@ -134,7 +134,7 @@ def _quality(
     """Held-out scores before training; empty when the store holds nothing out."""
     if not len(store.held_out):
         return {}
-    accelerator = Accelerator()
+    accelerator = single_accelerator()
     masker = held_out_masker(store, tokenizer, experiment.masking.mlm_probability)
     scores = {}
     for name, model in models.items():
