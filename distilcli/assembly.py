@@ -46,19 +46,28 @@ def experiment_tokenizer(experiment: Experiment) -> PreTrainedTokenizerFast:
     return load_tokenizer(experiment.tokenizer_source, revision)
 
 
-def open_store(experiment: Experiment, tokenizer: PreTrainedTokenizerFast) -> TokenStore:
+def open_store(
+    experiment: Experiment, tokenizer: PreTrainedTokenizerFast, *, by_content: bool = True
+) -> TokenStore:
     """The experiment's finished token store.
+
+    Args:
+        experiment: names it.
+        tokenizer: which it must have been made with.
+        by_content: read every byte of it (`TokenStore.verify`); one process of a run does.
 
     Raises:
         DataError: it is not there, not finished, or made with another tokenizer or settings.
     """
     store = TokenStore.open(Path(experiment.data.store))
     store.check_tokenizer(tokenizer)
-    if not is_prepared(experiment.data, tokenizer):
+    if not is_prepared(experiment.data, tokenizer, by_content=by_content):
         raise DataError(
             f"{experiment.data.store}: made with other data settings than this experiment's",
             "Name another data.store, or make the data section as it was.",
         )
+    if by_content:
+        store.verify()
     return store
 
 
@@ -78,6 +87,11 @@ def store_warnings(store: TokenStore, tokenizer: PreTrainedTokenizerFast) -> lis
     """What a user should know of a store before trusting what is trained on it."""
     share = unknown_share(store.token_counts, tokenizer)
     found = [unknown_warning(share, tokenizer), store.manifest.overlap.warning]
+    if not store.has_digests:
+        found.append(
+            "made before token stores had digests: a damaged byte in it would not be noticed; "
+            "delete it and run distilcli prepare, and it has them"
+        )
     return [f"{store.folder}: {warning}" for warning in found if warning]
 
 
@@ -109,14 +123,21 @@ def teacher_dtype(experiment: Experiment, device: torch.device) -> torch.dtype:
     return resolve_precision(experiment.teacher.precision, device)
 
 
-def assemble_unsaved(experiment: Experiment, device: torch.device) -> Parts:
+def assemble_unsaved(
+    experiment: Experiment, device: torch.device, *, by_content: bool = True
+) -> Parts:
     """The parts with a student that is made in memory; the store must be there.
+
+    Args:
+        experiment: what to assemble.
+        device: decides the teacher's precision.
+        by_content: see `open_store`.
 
     Raises:
         DataError, ModelError: see `open_store`, `load_teacher` and `make_student`.
     """
     tokenizer = experiment_tokenizer(experiment)
-    store = open_store(experiment, tokenizer)
+    store = open_store(experiment, tokenizer, by_content=by_content)
     # Copied before the teacher's precision is lowered: the student starts from fp32.
     student = make_student(experiment, load_teacher(experiment), tokenizer)
     teacher = load_teacher(experiment, teacher_dtype(experiment, device))

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,21 +24,36 @@ from distilcli import __version__
 from distilcli.config import DataConfig
 from distilcli.errors import DataError
 from distilcli.files import recover_all, write_atomically
-from distilcli.formats import InputFile
+from distilcli.input_files import (
+    changed_file,
+    input_files,
+    inputs_of,
+    names_and_sizes,
+    stamps_of,
+    times,
+)
 from distilcli.json_text import to_json
 from distilcli.overlap import HeldOutTexts
-from distilcli.records import SOURCE_KEYS, SPLITS, Manifest, ShardRecord, SplitName, Totals
+from distilcli.records import (
+    SOURCE_KEYS,
+    SPLITS,
+    Manifest,
+    ShardRecord,
+    SplitName,
+    Totals,
+)
 from distilcli.sequences import make_recipe
 from distilcli.shards import (
     Shard,
     ShardWriter,
+    cut_texts,
     on_one_core,
     read_record,
     start_worker,
     write_in_worker,
 )
 from distilcli.signals import kept_from_children
-from distilcli.sources import Input, Reader, refuse_common, resolve
+from distilcli.sources import Reader, refuse_common
 from distilcli.store import (
     Split,
     TokenStore,
@@ -96,10 +110,14 @@ class Progress:
     total_bytes: int | None
 
 
-def is_prepared(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> bool:
+def is_prepared(
+    data: DataConfig, tokenizer: "PreTrainedTokenizerFast", *, by_content: bool = True
+) -> bool:
     """Whether `data.store` is finished and whole, made with these settings and this tokenizer.
 
-    Input files need not be there any more; if they are, they must be as they were.
+    The store's own files must be there in their sizes (`TokenStore.verify` reads them). Input files
+    need not be there any more; if they are, they must be as they were, with `by_content` also where
+    path and size are the same.
     """
     folder = Path(data.store)
     try:
@@ -107,7 +125,9 @@ def is_prepared(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> bool:
     except DataError:
         return False
     same = manifest.settings == _settings(data, tokenizer)
-    return same and _changed_file(data, manifest) is None and is_whole(folder, manifest)
+    if not same or not is_whole(folder, manifest):
+        return False
+    return changed_file(data, manifest, by_content=by_content) is None
 
 
 def _settings(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
@@ -119,25 +139,16 @@ def _settings(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> dict[st
     }
 
 
-def _inputs(data: DataConfig) -> tuple[list[Input], list[Input]]:
-    """What is trained on, and what is held out from sources of its own."""
-    train_key, held_out_key = SOURCE_KEYS
-    return resolve(data.sources, train_key), resolve(data.held_out_sources or [], held_out_key)
-
-
-def _input_files(data: DataConfig) -> list[tuple[str, int]]:
-    inputs = [part for parts in _inputs(data) for part in parts]
-    return [(part.name, part.num_bytes) for part in inputs if isinstance(part, InputFile)]
-
-
-def _changed_file(data: DataConfig, manifest: Manifest) -> str | None:
-    """The first input file that is not as it was when the store was made."""
+def finished_store(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> TokenStore | None:
+    """The store of `data`, looked at byte by byte; None where something is left to prepare."""
+    if not is_prepared(data, tokenizer):
+        return None
     try:
-        files = _input_files(data)
+        store = TokenStore.open(Path(data.store))
+        store.verify()
     except DataError:
-        return None  # not there: the store may have been copied to where only training happens
-    changed = set(files) ^ set(manifest.files)
-    return min(changed)[0] if changed else None
+        return None
+    return store
 
 
 def prepare(
@@ -162,12 +173,14 @@ def prepare(
         DataError: a source cannot be read, there is no sequence in any, the folder holds a store
             made otherwise or something else, or a worker died.
     """
-    if is_prepared(data, tokenizer):
-        return TokenStore.open(Path(data.store))
+    store = finished_store(data, tokenizer)
+    if store is not None:
+        return store
     preparation = _Preparation(data, tokenizer, on_progress)
     with disk_errors(preparation.folder), locked(preparation.folder):
         began = preparation.claim()
-        if not is_prepared(data, tokenizer):  # another process may have finished it meanwhile
+        store = finished_store(data, tokenizer)  # another process may have finished it meanwhile
+        if store is None:
             try:
                 preparation.run(num_proc)
                 preparation.finish()
@@ -175,7 +188,8 @@ def prepare(
                 if began:
                     withdraw(preparation.folder)
                 raise
-    return TokenStore.open(preparation.folder)
+            store = TokenStore.open(preparation.folder)
+    return store
 
 
 class _Preparation:
@@ -189,8 +203,9 @@ class _Preparation:
     ) -> None:
         self.data = data
         self.folder = Path(data.store)
-        refuse_common(*_inputs(data), SOURCE_KEYS)
-        self.files = _input_files(data)  # first, so that a wrong path leaves no folder behind
+        refuse_common(*inputs_of(data), SOURCE_KEYS)
+        self.files = input_files(data)  # first, so that a wrong path leaves no folder behind
+        self.times = [times(file.path) for file in self.files]
         self.settings = _settings(data, tokenizer)
         self.model = str(tokenizer.name_or_path)
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
@@ -253,7 +268,7 @@ class _Preparation:
             manifest = read_manifest(self.folder)
         except DataError:
             return []  # unfinished: a shard whose text changed is made anew
-        changed = _changed_file(self.data, manifest)
+        changed = changed_file(self.data, manifest)
         return [] if changed is None else [f"{changed} has changed since"]
 
     def run(self, num_proc: int) -> None:
@@ -307,7 +322,7 @@ class _Preparation:
     def _shards(self) -> Iterator[Shard]:
         """Cut all text into shards, in order; only the one being filled is in memory."""
         data = self.data
-        train, held_out = _inputs(data)
+        train, held_out = inputs_of(data)
         self.held_out_texts = HeldOutTexts(Reader(held_out).documents(held_out))
         reader = Reader([*train, *held_out])
         self.progress = dataclasses.replace(self.progress, total_bytes=reader.total_bytes)
@@ -317,7 +332,7 @@ class _Preparation:
             ("held_out", reader.documents(held_out)),
         ]
         for split, documents in parts:
-            for texts, digest in _cut(documents, data.shard_mib * MIB, self._seed(split)):
+            for texts, digest in cut_texts(documents, data.shard_mib * MIB, self._seed(split)):
                 yield Shard(self.num_shards, texts, split, digest, reader.bytes_read)
                 self.num_shards += 1
 
@@ -366,34 +381,13 @@ class _Preparation:
             )
         for name in (*SPLITS, "shards"):
             recover_all(self.folder / name)
-        share = unknown_share(totals.token_counts, self.tokenizer)
-        manifest = totals.manifest(self.settings, self.model, self.files, share, overlap.shared)
+        stamps = stamps_of(self.files, self.times)
+        manifest = totals.manifest(
+            self.settings,
+            self.model,
+            names_and_sizes(self.files),
+            stamps,
+            unknown_share(totals.token_counts, self.tokenizer),
+            overlap.shared,
+        )
         write_atomically(self.folder / "manifest.json", manifest.to_json())
-
-
-def _cut(
-    documents: Iterable[str], shard_bytes: int, seed: bytes
-) -> Iterator[tuple[list[str], str]]:
-    """Texts of each shard and their digest; a shard ends with the document that fills it."""
-    texts: list[str] = []
-    size, digest = 0, blake2b(seed, digest_size=16)
-    for document in documents:
-        text, encoded = _encodable(document)
-        # With its length before each text, no two lists of texts are alike.
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        texts.append(text)
-        size += len(encoded)
-        if size >= shard_bytes:
-            yield texts, digest.hexdigest()
-            texts, size, digest = [], 0, blake2b(seed, digest_size=16)
-    if texts:
-        yield texts, digest.hexdigest()
-
-
-def _encodable(text: str) -> tuple[str, bytes]:
-    """The text and its UTF-8; half a surrogate pair, which JSON lets pass, becomes `?`."""
-    try:
-        return text, text.encode("utf-8")
-    except UnicodeEncodeError:
-        encoded = text.encode("utf-8", errors="replace")
-        return encoded.decode("utf-8"), encoded

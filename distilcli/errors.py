@@ -62,6 +62,12 @@ class DataError(DistilError):
     exit_code = 2
 
 
+class DataLostError(DataError):
+    """What a run reads was whole when it began, and is not any more: cut short, or unreadable."""
+
+    exit_code = 1
+
+
 class ModelError(DistilError):
     """A teacher or a student cannot be used: missing, another architecture, other shapes."""
 

@@ -73,7 +73,7 @@ def identity_of_tokenizer(tokenizer: Any) -> Identity:
 def identity_of_store(store: TokenStore) -> Identity:
     """Fingerprint of a token store's sequences, in their order; not of where text and store lie.
 
-    Of a store that was made before stores had digests, the counts alone are compared.
+    Of a store that was made before stores had digests, the counts alone are known.
     """
     manifest, place = store.manifest, str(store.folder)
     counts = to_json(
@@ -85,7 +85,11 @@ def identity_of_store(store: TokenStore) -> Identity:
             manifest.token_counts,
         ]
     )
-    return {"data.store": Fingerprint(place, text_digest(counts))}
+    found = {"data.store": Fingerprint(place, text_digest(counts))}
+    if manifest.digests is not None:
+        content = text_digest(to_json(manifest.digests))
+        found["data.store content"] = Fingerprint(place, content)
+    return found
 
 
 # Kept and compared

@@ -7,15 +7,17 @@ that a worker starts fast.
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
+from distilcli.digests import file_digest
 from distilcli.files import replacing, write_atomically
 from distilcli.records import SPLITS, Dropped, ShardRecord, SplitCounts, SplitName
 from distilcli.sequences import Recipe, Sequencer, Sequences
@@ -32,6 +34,34 @@ class Shard:
     bytes_read: int
 
 
+def cut_texts(
+    documents: Iterable[str], shard_bytes: int, seed: bytes
+) -> Iterator[tuple[list[str], str]]:
+    """Texts of each shard and their digest; a shard ends with the document that fills it."""
+    texts: list[str] = []
+    size, digest = 0, blake2b(seed, digest_size=16)
+    for document in documents:
+        text, encoded = _encodable(document)
+        # With its length before each text, no two lists of texts are alike.
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        texts.append(text)
+        size += len(encoded)
+        if size >= shard_bytes:
+            yield texts, digest.hexdigest()
+            texts, size, digest = [], 0, blake2b(seed, digest_size=16)
+    if texts:
+        yield texts, digest.hexdigest()
+
+
+def _encodable(text: str) -> tuple[str, bytes]:
+    """The text and its UTF-8; half a surrogate pair, which JSON lets pass, becomes `?`."""
+    try:
+        return text, text.encode("utf-8")
+    except UnicodeEncodeError:
+        encoded = text.encode("utf-8", errors="replace")
+        return encoded.decode("utf-8"), encoded
+
+
 def shard_path(folder: Path, split: SplitName, index: int) -> Path:
     """The Arrow file of shard `index`; there is none when the split got no sequence from it."""
     return folder / split / f"shard-{index:05d}.arrow"
@@ -42,21 +72,37 @@ def record_path(folder: Path, index: int) -> Path:
     return folder / "shards" / f"shard-{index:05d}.json"
 
 
-def read_record(folder: Path, index: int) -> ShardRecord | None:
-    """The record of shard `index`, or None if it, or a file it speaks of, is not whole."""
+def read_record(folder: Path, index: int, *, by_content: bool = True) -> ShardRecord | None:
+    """The record of shard `index`, or None if it, or a file it speaks of, is not whole.
+
+    Args:
+        folder: of the store.
+        index: of the shard.
+        by_content: read the files and compare their digests (`digests.py` has the speed); a record
+            from before there were digests counts as not whole, and its shard is made anew. Else
+            their sizes are compared.
+    """
     try:
         record = ShardRecord.model_validate_json(record_path(folder, index).read_bytes())
     except (OSError, ValidationError):
         return None
-    return record if all(_is_whole(folder, name, index, record) for name in SPLITS) else None
+    if not record.is_as_written:
+        return None
+    whole = (_is_whole(folder, name, index, record, by_content) for name in SPLITS)
+    return record if all(whole) else None
 
 
-def _is_whole(folder: Path, name: SplitName, index: int, record: ShardRecord) -> bool:
+def _is_whole(
+    folder: Path, name: SplitName, index: int, record: ShardRecord, by_content: bool
+) -> bool:
     counts = record.split(name)
+    if not counts.sequences:
+        return True
+    path = shard_path(folder, name, index)
     try:
-        return (
-            not counts.sequences or shard_path(folder, name, index).stat().st_size == counts.bytes
-        )
+        if path.stat().st_size != counts.bytes:
+            return False
+        return not by_content or file_digest(path) == counts.digest
     except OSError:
         return False
 
@@ -94,20 +140,21 @@ class ShardWriter:
             },
             token_ids=token_ids.tolist(),
             token_counts=token_counts[token_ids].tolist(),
-        )
+        ).sealed()
 
     def _write_split(self, index: int, name: SplitName, sequences: Sequences) -> SplitCounts:
-        size = 0
+        size, digest = 0, None
         if sequences.lengths:
             path = shard_path(self._folder, name, index)
             with replacing(path) as new:
                 _write_arrow(new, sequences)
-            size = path.stat().st_size
+                size, digest = new.stat().st_size, file_digest(new)
         return SplitCounts(
             documents=sequences.num_documents,
             sequences=len(sequences.lengths),
             tokens=len(sequences.values),
             bytes=size,
+            digest=digest,
         )
 
 

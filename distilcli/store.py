@@ -1,6 +1,7 @@
 """A finished token store, and the tokenizer that belongs to it.
 
-The files are memory-mapped: opening is fast, processes share the pages, and a sequence is a view.
+Opening is fast: only where each sequence lies is read, and a sequence when it is wanted. The pages
+of the files are in the memory that all processes share. `TokenStore.verify` reads every byte.
 
     store = TokenStore.open(Path("data/wiki"))
     store.train.tokens(0)
@@ -16,13 +17,17 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
+from distilcli.digests import file_digest
 from distilcli.errors import DataError, ModelError
+from distilcli.file_values import FileValues
 from distilcli.json_text import to_json
 from distilcli.model_files import CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES, first_line, model_files
 from distilcli.records import SPLITS, Manifest, SplitName
 from distilcli.shards import shard_path
 from distilcli.text_tokens import backend_tree, reading_of_special_tokens
 from distilcli.vocabulary import SPECIAL_TOKENS, check_special_tokens
+
+_GO_ON = "Run distilcli prepare again, then go on with --resume."
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -76,13 +81,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
 
 
 class Split:
-    """One split of a store, memory-mapped, with random access.
+    """One split of a store, on disk, with random access.
 
     Attributes:
         lengths: int32 [num_sequences], tokens of each sequence, [CLS] and [SEP] included.
     """
 
-    def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, parts: Sequence[tuple[np.ndarray | FileValues, np.ndarray]]) -> None:
         """Join `parts`: the token values of each, and its offsets (one more than sequences)."""
         self._values = [values for values, _ in parts]
         self._offsets = [offsets for _, offsets in parts]
@@ -96,10 +101,11 @@ class Split:
         return self._starts[-1]
 
     def tokens(self, index: int) -> np.ndarray:
-        """Sequence `index`, int32 [length], from [CLS] to [SEP]: a read-only view of the file.
+        """Sequence `index`, int32 [length], from [CLS] to [SEP]; read-only.
 
         Raises:
             IndexError: there is no such sequence.
+            DataLostError: its file was whole when the store was opened, and is not any more.
         """
         if not 0 <= index < self._starts[-1]:
             raise IndexError(f"sequence {index} of {self._starts[-1]}")
@@ -128,12 +134,34 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
-        """Map the finished store in `folder`.
+        """Open the finished store in `folder`.
 
         Raises:
             DataError: there is none, it is unfinished, or one of its files is damaged.
         """
         return cls(folder, read_manifest(folder))
+
+    @property
+    def has_digests(self) -> bool:
+        """Whether it can be told that a byte was changed; older stores cannot."""
+        return self.manifest.digests is not None
+
+    def verify(self) -> None:
+        """Read every Arrow file: its digest must be as recorded, and its ids in the vocabulary.
+
+        Once a run is enough. Read twice, from memory at 4 GB/s together, else at the speed of the
+        disk.
+
+        Raises:
+            DataError: naming the first file that is not as it was written.
+        """
+        for name in SPLITS:
+            digests = (self.manifest.digests or {}).get(name)
+            for index, (sequences, _, _) in enumerate(self.manifest.shards[name]):
+                if sequences:
+                    path = shard_path(self.folder, name, index)
+                    digest = digests[index] if digests else None
+                    _verify_file(path, digest, self.manifest.vocab_size)
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         """Make sure that the store was made with `tokenizer`.
@@ -162,10 +190,14 @@ def read_manifest(folder: Path) -> Manifest:
         if (folder / "settings.json").is_file():
             raise DataError(f"{folder}: an unfinished token store", prepare_it + " It will go on.")
         raise DataError(f"{folder}: not a token store (no manifest.json)", prepare_it)
+    path = folder / "manifest.json"
     try:
-        return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise _damaged(folder / "manifest.json", "not readable") from error
+        raise _damaged(path, "not readable") from error
+    if not manifest.is_as_written:
+        raise _damaged(path, "edited, or a byte was changed: its digest differs")
+    return manifest
 
 
 def _damaged(path: Path, what: str) -> DataError:
@@ -195,20 +227,63 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
 
 def _map_arrow(
     path: Path, num_bytes: int, expected: tuple[int, int]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The (values, offsets) of each record batch; `expected`: sequences and tokens of the file."""
+) -> list[tuple[FileValues, np.ndarray]]:
+    """The (values, offsets) of each record batch; `expected`: sequences and tokens of the file.
+
+    Offsets are copied, since training asks for them all the time; values stay in the file.
+    """
     try:
         size = path.stat().st_size
         if size != num_bytes:
             raise _damaged(path, f"{size} bytes instead of {num_bytes}")
-        # Closing the file frees its descriptor, of which a big store would need too many;
-        # the arrays keep the mapping itself alive.
-        with pa.memory_map(str(path)) as file:
-            column = pa.ipc.open_stream(file).read_all().column("input_ids")
-    except (OSError, KeyError, pa.ArrowException) as error:
+        parts = [
+            (
+                FileValues(path, num_bytes, place, len(values), np.int32, (), _GO_ON),
+                np.array(offsets, dtype=np.int32),
+            )
+            for place, values, offsets in _columns(path)
+        ]
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
-    parts = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in column.chunks]
-    found = (len(column), sum(len(values) for values, _ in parts))
-    if found != expected:
+    found = (sum(len(o) - 1 for _, o in parts), sum(len(values) for values, _ in parts))
+    ordered = all((np.diff(offsets) > 0).all() for _, offsets in parts)
+    if found != expected or not ordered:
         raise _damaged(path, f"{found} sequences and tokens instead of {expected}")
     return parts
+
+
+def _columns(path: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Of each record batch: where in the file the values begin, the values, and the offsets.
+
+    Views of the file, mapped: use them at once, before something may happen to it.
+    """
+    with pa.memory_map(str(path)) as file:
+        start = file.read_buffer(1).address
+        file.seek(0)
+        column = pa.ipc.open_stream(file).read_all().column("input_ids")
+    columns = []
+    for chunk in column.chunks:
+        if chunk.offset or chunk.null_count or chunk.values.offset or chunk.values.null_count:
+            raise ValueError("not laid out as prepare writes it")
+        values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        columns.append((chunk.values.buffers()[1].address - start, values, offsets))
+    return columns
+
+
+def _verify_file(path: Path, digest: str | None, vocab_size: int) -> None:
+    """Compare a file with its digest, and look at all its token ids.
+
+    Raises:
+        DataError: it was changed, or some id has no place in the vocabulary.
+    """
+    try:
+        # Before anything is made of the content, which could be anything.
+        if digest is not None and file_digest(path) != digest:
+            raise _damaged(path, "its content has changed since it was written")
+        for _, values, _ in _columns(path):
+            lowest, highest = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+            if lowest < 0 or highest >= vocab_size:
+                bad = lowest if lowest < 0 else highest
+                raise _damaged(path, f"token id {bad} in a vocabulary of {vocab_size}")
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, str(error).partition("\n")[0]) from error

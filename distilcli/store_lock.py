@@ -76,7 +76,8 @@ def has_something_to_keep(folder: Path) -> bool:
     if (folder / "manifest.json").exists():
         return True
     paths = sorted((folder / "shards").glob("shard-*.json"))
-    records = (read_record(folder, int(path.stem.removeprefix("shard-"))) for path in paths)
+    indices = (int(path.stem.removeprefix("shard-")) for path in paths)
+    records = (read_record(folder, index, by_content=False) for index in indices)
     return any(record is not None and record.train.sequences for record in records)
 
 

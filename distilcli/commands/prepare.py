@@ -5,10 +5,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.assembly import ensure_store, experiment_tokenizer, store_warnings
+from distilcli.assembly import experiment_tokenizer, open_store, store_warnings
 from distilcli.config import Experiment
 from distilcli.console import Bar, Console
-from distilcli.corpus import Progress, is_prepared
+from distilcli.corpus import Progress, is_prepared, prepare
+from distilcli.errors import DataError
 from distilcli.places import check_places
 from distilcli.store import TokenStore
 from distilcli.task_config import TaskExperiment
@@ -16,7 +17,7 @@ from distilcli.tasks.objective import open_task_of
 from distilcli.tasks.task import OpenTask
 from distilcli.vocabulary import unknown_share
 
-_LONG_FIELDS = {"token_counts", "length_histogram", "shards"}
+_LONG_FIELDS = {"token_counts", "length_histogram", "shards", "digests", "stamps", "seal"}
 
 
 def run(experiment: Experiment | TaskExperiment, num_proc: int, console: Console) -> None:
@@ -26,10 +27,16 @@ def run(experiment: Experiment | TaskExperiment, num_proc: int, console: Console
         return
     check_places(experiment)
     tokenizer = experiment_tokenizer(experiment)
+    store = None
     if is_prepared(experiment.data, tokenizer):
-        console.note(f"{experiment.data.store}: already prepared")
-    with console.bar("prepare") as bar:
-        store = ensure_store(experiment, tokenizer, num_proc, show_progress(bar))
+        try:
+            store = open_store(experiment, tokenizer)
+            console.note(f"{experiment.data.store}: already prepared")
+        except DataError as error:
+            console.warn(f"{error.message}; what is damaged is made anew")
+    if store is None:
+        with console.bar("prepare") as bar:
+            store = prepare(experiment.data, tokenizer, num_proc, show_progress(bar))
     _show(store, tokenizer, experiment.data.store, console)
 
 

@@ -144,7 +144,9 @@ def _unsaved_objective(
 ) -> Objective:
     """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
     if isinstance(experiment, Experiment):
-        parts = assemble_unsaved(experiment, accelerator.device)
+        parts = assemble_unsaved(
+            experiment, accelerator.device, by_content=accelerator.is_main_process
+        )
         _tell_of_store(parts, console)
         return MaskedLMObjective(experiment, parts, accelerator.device)
     with main_process_first(accelerator):
@@ -195,7 +197,8 @@ def _assemble(experiment: Experiment, start: Start, accelerator: Accelerator) ->
     with main_process_first(accelerator):
         if accelerator.is_main_process:
             _make_what_is_missing(experiment, start)
-        store = open_store(experiment, tokenizer)
+        # The main process has read every byte of it by now.
+        store = open_store(experiment, tokenizer, by_content=False)
         student = load_initial_student(experiment, start.folder.initial_student)
     teacher = load_teacher(experiment, teacher_dtype(experiment, accelerator.device))
     check_student(experiment, student, teacher, store)

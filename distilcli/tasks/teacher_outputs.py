@@ -6,6 +6,7 @@ entry; an old one is never looked at. They are in parts of `PART` inputs, each w
 several processes share the work, and a kill costs one part.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -23,6 +24,7 @@ from distilcli.attention import use_packed_attention
 from distilcli.batches import by_length
 from distilcli.digests import text_digest
 from distilcli.errors import DataError, NonFiniteLossError, WriteError
+from distilcli.file_values import FileValues
 from distilcli.files import recover_all, replacing
 from distilcli.json_text import to_json
 from distilcli.tasks.distillation import run_model
@@ -33,6 +35,7 @@ _OUTPUTS, _HIDDEN = "outputs", "hidden"
 _MARK = "entry and digest"  # one key: safetensors writes several in any order
 _KEY = re.compile("[0-9a-f]{32}")  # the name of an entry
 _REMOVE_IT = "Remove it; it is made anew."
+_DTYPES = {"F32": np.float32, "F16": np.float16}
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
@@ -65,7 +68,7 @@ class TeacherOutputs:
         parts += [str(with_hidden), str(PART)]
         self.key = blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
         self.folder = root / self.key
-        self._files: dict[int, safe_open] = {}
+        self._parts: dict[int, Mapping[str, np.ndarray | FileValues]] = {}
 
     @property
     def num_parts(self) -> int:
@@ -178,6 +181,7 @@ class TeacherOutputs:
 
         Raises:
             DataError: a part is damaged or of something else.
+            DataLostError: a part was whole when it was first read, and is not any more.
         """
         outputs = [self._read(sample, _OUTPUTS, self.inputs.output_offsets) for sample in samples]
         hidden = None
@@ -190,24 +194,49 @@ class TeacherOutputs:
         part = sample // PART
         first = offsets[part * PART]
         begin, end = int(offsets[sample] - first), int(offsets[sample + 1] - first)
-        rows: np.ndarray = self._file(part).get_slice(name)[begin:end]
-        return rows
+        return self._part(part)[name][begin:end]
 
-    def _file(self, part: int) -> safe_open:
-        if part not in self._files:
+    def _part(self, part: int) -> Mapping[str, np.ndarray | FileValues]:
+        if part not in self._parts:
             path = self._path(part)
             try:
-                file = safe_open(path, framework="np")
-                mark = (file.metadata() or {}).get(_MARK, "")
-                digest = _digest({name: file.get_tensor(name) for name in sorted(file.keys())})
-            except (OSError, SafetensorError) as error:
+                with safe_open(path, framework="np") as file:
+                    mark = (file.metadata() or {}).get(_MARK, "")
+                    digest = _digest({name: file.get_tensor(name) for name in sorted(file.keys())})
+                stored = _stored_values(path)
+            except (OSError, SafetensorError, ValueError) as error:
                 raise DataError(f"{path}: damaged ({error})", _REMOVE_IT) from error
             if not mark.startswith(self.key):
                 raise DataError(f"{path}: made for something else", _REMOVE_IT)
             if mark != f"{self.key} {digest}":
                 raise DataError(f"{path}: damaged (its digest differs)", _REMOVE_IT)
-            self._files[part] = file
-        return self._files[part]
+            self._parts[part] = stored
+        return self._parts[part]
+
+
+def _stored_values(path: Path) -> dict[str, FileValues]:
+    """The tensors of a safetensors file, each to be read a few rows at a time.
+
+    Not mapped: a file that is cut short while it is used must not end the process.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    found = {}
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            length, *row_shape = tensor["shape"]
+            place = 8 + size + tensor["data_offsets"][0]
+            found[name] = FileValues(
+                path,
+                path.stat().st_size,
+                place,
+                length,
+                _DTYPES[tensor["dtype"]],
+                tuple(row_shape),
+                f"{_REMOVE_IT} Then go on with --resume.",
+            )
+    return found
 
 
 def remove_outputs(root: Path) -> None:
