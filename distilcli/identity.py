@@ -85,7 +85,7 @@ def identity_of_store(store: TokenStore) -> Identity:
             manifest.token_counts,
         ]
     )
-    found = {"data.store": Fingerprint(place, text_digest(counts))}
+    found = {"data.store counts": Fingerprint(place, text_digest(counts))}
     if manifest.digests is not None:
         content = text_digest(to_json(manifest.digests))
         found["data.store content"] = Fingerprint(place, content)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distilcli.config import DataConfig
-from distilcli.corpus import MIB, Progress, is_prepared, prepare
+from distilcli.corpus import MIB, Progress, finished_store, prepare
 from distilcli.errors import ConfigError, DataError
 from distilcli.globs import matching_files
 from distilcli.json_text import to_json
@@ -81,13 +81,15 @@ def text_store(
         "min_length": reading.min_length,
     }
     sizes = [path.stat() for path in files]
-    times = [(status.st_size, status.st_mtime_ns) for status in sizes]
+    # The second time no program can set: an edit that puts the first one back shows in it.
+    times = [(status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in sizes]
     key = to_json([tree, times, tokenizer_fingerprint(tokenizer)], sort_keys=True)
     name = blake2b(key.encode("utf-8"), digest_size=16).hexdigest()
     data = DataConfig.model_validate(tree | {"store": str(cache_folder() / name)})
     folder = Path(data.store)
-    if is_prepared(data, tokenizer):
-        return TokenStore.open(folder), folder
+    store = finished_store(data, tokenizer)  # one that is damaged is made anew below
+    if store is not None:
+        return store, folder
     # One process for each shard: to start more takes longer than to tokenise so little.
     shards = sum(status.st_size for status in sizes) // (data.shard_mib * MIB) + 1
     try:

@@ -140,7 +140,8 @@ def test_a_store_made_anew_from_other_text(own: TinyWorld):
         refused = resume(own)
     assert refused.exit_code == 2
     [message] = errors_of(refused)
-    assert message.endswith(f"has changed since: data.store ({own.store})")
+    what = f"data.store content ({own.store}), data.store counts ({own.store})"
+    assert message.endswith(f"has changed since: {what}")
     shutil.rmtree(own.store)
     shutil.move(own.root / "store-before", own.store)
 
