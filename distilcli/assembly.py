@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.config import Experiment
 from distilcli.corpus import Progress, is_prepared, prepare
 from distilcli.errors import DataError, ModelError
+from distilcli.files import recover_all
 from distilcli.models import MaskedLM, load_masked_lm
 from distilcli.precision import resolve_precision
 from distilcli.saving import first_difference, save_verified
@@ -78,6 +79,7 @@ def ensure_store(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TokenStore:
     """The experiment's token store, prepared first if it is missing or unfinished."""
+    recover_all(Path(experiment.data.store))
     if is_prepared(experiment.data, tokenizer):
         return open_store(experiment, tokenizer)
     return prepare(experiment.data, tokenizer, num_proc, on_progress)

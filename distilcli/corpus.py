@@ -20,7 +20,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distilcli import __version__
 from distilcli.config import DataConfig
 from distilcli.errors import DataError
 from distilcli.files import recover_all, write_atomically
@@ -34,14 +33,7 @@ from distilcli.input_files import (
 )
 from distilcli.json_text import to_json
 from distilcli.overlap import HeldOutTexts
-from distilcli.records import (
-    SOURCE_KEYS,
-    SPLITS,
-    Manifest,
-    ShardRecord,
-    SplitName,
-    Totals,
-)
+from distilcli.records import SOURCE_KEYS, Manifest, ShardRecord, SplitName, Totals
 from distilcli.sequences import make_recipe
 from distilcli.shards import (
     Shard,
@@ -63,11 +55,11 @@ from distilcli.store import (
     tokenizer_fingerprint,
 )
 from distilcli.store_lock import (
-    begun_with,
+    claim,
     discard,
     disk_errors,
-    has_something_to_keep,
     locked,
+    remove_leavings,
     withdraw,
 )
 from distilcli.text_tokens import text_backend
@@ -173,12 +165,18 @@ def prepare(
         DataError: a source cannot be read, there is no sequence in any, the folder holds a store
             made otherwise or something else, or a worker died.
     """
+    recover_all(Path(data.store))
     store = finished_store(data, tokenizer)
     if store is not None:
         return store
     preparation = _Preparation(data, tokenizer, on_progress)
     with disk_errors(preparation.folder), locked(preparation.folder):
-        began = preparation.claim()
+        began = claim(
+            preparation.folder,
+            preparation.settings,
+            preparation.model,
+            preparation.changed_input(),
+        )
         store = finished_store(data, tokenizer)  # another process may have finished it meanwhile
         if store is None:
             try:
@@ -221,49 +219,8 @@ class _Preparation:
         self.progress = Progress(0, 0, 0, 0, 0, 0, None)
         self.num_shards = 0
 
-    def claim(self) -> bool:
-        """Write down the settings, or compare them with those that the folder was begun with.
-
-        What a killed call began with other settings, and has nothing to train on yet, goes.
-
-        Returns:
-            Whether this call begins the store.
-
-        Raises:
-            DataError: the folder was begun with others, or finished with other input files.
-        """
-        path = self.folder / "settings.json"
-        if path.is_file():
-            begun = begun_with(path)
-            differences = self._differences(begun["settings"], begun["tokenizer_model"])
-            differences = differences or self._changed_input()
-            if not differences:
-                return False
-            if has_something_to_keep(self.folder):
-                raise DataError(
-                    f"{self.folder}: a token store made otherwise: {'; '.join(differences)}",
-                    "Name another folder as data.store, or delete this one.",
-                )
-            discard(self.folder)
-        begun = {
-            "distilcli": __version__,
-            "tokenizer_model": self.model,
-            "settings": self.settings,
-        }
-        write_atomically(path, to_json(begun, indent=2) + "\n")
-        return True
-
-    def _differences(self, there: dict[str, Any], model: str) -> list[str]:
-        here = self.settings
-        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-        return [
-            f"with another tokenizer, that of {model}, not that of {self.model}"
-            if key == "tokenizer"
-            else f"{key} was {to_json(there.get(key))}, is {to_json(here.get(key))}"
-            for key in keys
-        ]
-
-    def _changed_input(self) -> list[str]:
+    def changed_input(self) -> list[str]:
+        """What is not as it was when the store was finished, in words; nothing if it is not."""
         try:
             manifest = read_manifest(self.folder)
         except DataError:
@@ -379,8 +336,7 @@ class _Preparation:
                 f"{totals.num_dropped('short_remainder')} shorter than data.min_length)",
                 "Look at data.sources, data.min_length and data.held_out_fraction.",
             )
-        for name in (*SPLITS, "shards"):
-            recover_all(self.folder / name)
+        remove_leavings(self.folder, self.num_shards)
         stamps = stamps_of(self.files, self.times)
         manifest = totals.manifest(
             self.settings,

@@ -2,15 +2,20 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distilcli import files
+from distilcli import __version__, files
 from distilcli.errors import DataError
-from distilcli.json_text import parse_json
+from distilcli.json_text import parse_json, to_json
 from distilcli.records import SPLITS
 from distilcli.shards import read_record
+
+# Of the settings: what decides which text a shard gets, and not what becomes of it.
+_KEYS_OF_NO_SHARD = frozenset({"sources", "held_out_sources", "shard_mib"})
+_SHARD = re.compile(r"shard-(?P<index>[0-9]{5,})\.(arrow|json)")
 
 
 @contextlib.contextmanager
@@ -54,7 +59,53 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def begun_with(path: Path) -> dict[str, Any]:
+def claim(folder: Path, settings: dict[str, Any], model: str, changed_input: list[str]) -> bool:
+    """Write down what a store is made with, or compare it with what the folder was begun with.
+
+    What was begun and not finished goes on with other sources, for each shard says what it was made
+    of; with other settings, what has nothing to train on yet goes.
+
+    Args:
+        folder: of the store, locked.
+        settings: all that the content of the store depends on.
+        model: whose tokenizer it is made with, for messages.
+        changed_input: what of a finished store's input has changed since, in words.
+
+    Returns:
+        Whether this call begins the store.
+
+    Raises:
+        DataError: the folder was begun with others, or finished with other input files.
+    """
+    path = folder / "settings.json"
+    if path.is_file():
+        before = _begun_with(path)
+        there = before["settings"]
+        keys = {key: None for key in there | settings if there.get(key) != settings.get(key)}
+        if not keys and not changed_input:
+            return False
+        is_finished = (folder / "manifest.json").exists()
+        if is_finished or not keys.keys() <= _KEYS_OF_NO_SHARD:
+            if _has_something_to_keep(folder):
+                differences = [
+                    f"with another tokenizer, that of {before['tokenizer_model']}, not that of "
+                    f"{model}"
+                    if key == "tokenizer"
+                    else f"{key} was {to_json(there.get(key))}, is {to_json(settings.get(key))}"
+                    for key in keys
+                ]
+                raise DataError(
+                    f"{folder}: a token store made otherwise: "
+                    f"{'; '.join(differences or changed_input)}",
+                    "Name another folder as data.store, or delete this one.",
+                )
+            discard(folder)
+    begun = {"distilcli": __version__, "tokenizer_model": model, "settings": settings}
+    files.write_atomically(path, to_json(begun, indent=2) + "\n")
+    return True
+
+
+def _begun_with(path: Path) -> dict[str, Any]:
     """The settings and tokenizer that a store was begun with, which are also its mark.
 
     Raises:
@@ -71,7 +122,7 @@ def begun_with(path: Path) -> dict[str, Any]:
     )
 
 
-def has_something_to_keep(folder: Path) -> bool:
+def _has_something_to_keep(folder: Path) -> bool:
     """Whether a store is finished, or some shard of it holds a sequence to train on."""
     if (folder / "manifest.json").exists():
         return True
@@ -86,7 +137,7 @@ def withdraw(folder: Path) -> None:
 
     So bad input leaves nothing that would refuse the next call's other settings.
     """
-    if has_something_to_keep(folder):
+    if _has_something_to_keep(folder):
         return
     with contextlib.suppress(OSError):
         discard(folder)
@@ -100,11 +151,26 @@ def discard(folder: Path) -> None:
     Raises:
         OSError: they cannot be removed.
     """
-    for name in (*SPLITS, "shards"):
-        below = folder / name
-        files.recover_all(below)
-        for path in below.glob("shard-*.json" if name == "shards" else "shard-*.arrow"):
-            path.unlink()
+    remove_leavings(folder, 0)
+    for below in (folder / name for name in (*SPLITS, "shards")):
         if below.is_dir() and not any(below.iterdir()):
             below.rmdir()
     (folder / "settings.json").unlink(missing_ok=True)
+
+
+def remove_leavings(folder: Path, num_shards: int) -> None:
+    """Remove what killed calls left half written, and the files of shards that a store has not.
+
+    Args:
+        folder: of the store.
+        num_shards: those from this number on are not of the store: its text became less.
+
+    Raises:
+        OSError: they cannot be removed.
+    """
+    for name in (*SPLITS, "shards"):
+        files.recover_all(folder / name)
+        for path in (folder / name).iterdir() if (folder / name).is_dir() else ():
+            found = _SHARD.fullmatch(path.name)
+            if found and int(found["index"]) >= num_shards:
+                path.unlink()

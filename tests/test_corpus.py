@@ -4,6 +4,7 @@ import dataclasses
 import filecmp
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kill_points import kill_points
 from token_stores import LETTERS, data_config, random_texts, tiny_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -21,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 import distilcli.corpus as corpus
 import distilcli.sequences as sequences
 from distilcli.corpus import TokenStore, is_prepared, load_tokenizer, prepare, tokenizer_fingerprint
-from distilcli.errors import DataError, ModelError
+from distilcli.errors import DataError, ModelError, WriteError
 from distilcli.sequences import Sequencer, is_held_out, make_recipe, segments
 from distilcli.shards import ShardWriter
 from distilcli.text_tokens import text_backend
@@ -262,6 +264,87 @@ def test_killed_prepare_goes_on(tmp_path, tokenizer, text_file, small_shards, mo
     prepare(data, tokenizer, 1, seen.append)
     assert seen[-1].skipped_shards == 2 < seen[-1].shards
     assert_same_files(tmp_path / "whole", tmp_path / "s")
+
+
+def test_what_a_kill_leaves_is_cleared_and_holds_nobody_to_its_settings(
+    tmp_path, tokenizer, text_file, monkeypatch
+):
+    """One killed at every change of the file system; a shard, if there is one, is kept."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # it takes the longest
+    lines = text_file.read_text().splitlines(keepends=True)
+    text_file.write_text("".join(lines[:20]))
+    data, other = (data_config(tmp_path / "s", text_file, max_length=n) for n in (16, 32))
+    for length in (16, 32):
+        whole = data_config(tmp_path / f"whole-{length}", text_file, max_length=length)
+        prepare(whole, tokenizer, 1)
+    taken = []
+
+    def begin_anew() -> None:
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+
+    for _ in kill_points(lambda: prepare(data, tokenizer, 1), begin_anew, monkeypatch):
+        has_shard = (tmp_path / "s/shards/shard-00000.json").exists()
+        taken.append(not has_shard)
+        if has_shard:
+            with pytest.raises(DataError, match="max_length was 16, is 32"):
+                prepare(other, tokenizer, 1)
+        prepare(data if has_shard else other, tokenizer, 1)
+        assert_same_files(tmp_path / f"whole-{16 if has_shard else 32}", tmp_path / "s")
+        assert not list((tmp_path / "s").rglob(".*.distilcli-writing"))
+    assert taken == sorted(taken, reverse=True)
+    assert {True, False} == set(taken)
+
+
+def test_what_was_begun_goes_on_with_other_sources(
+    tmp_path, tokenizer, text_file, small_shards, monkeypatch
+):
+    """As after a bad file, which is taken out of the sources; the whole shards are kept."""
+    (tmp_path / "bad.jsonl").write_text('{"text": 1}\n')
+    with pytest.raises(DataError, match="bad"):
+        prepare(data_config(tmp_path / "s", text_file, tmp_path / "bad.jsonl"), tokenizer, 1)
+    seen = []
+    prepare(data_config(tmp_path / "s", text_file), tokenizer, 1, seen.append)
+    assert seen[-1].skipped_shards == seen[-1].shards > 1
+    prepare(data_config(tmp_path / "whole", text_file), tokenizer, 1)
+    assert_same_files(tmp_path / "whole", tmp_path / "s")
+
+
+def test_shards_of_text_that_is_gone_do_not_stay(tmp_path, tokenizer, text_file, small_shards):
+    data = data_config(tmp_path / "s", text_file)
+    prepare(data, tokenizer, 1)
+    (tmp_path / "s/manifest.json").unlink()
+    lines = text_file.read_text().splitlines(keepends=True)
+    text_file.write_text("".join(lines[:40]))
+    (tmp_path / "s/train/mine.arrow").touch()
+    prepare(data, tokenizer, 1)
+    assert (tmp_path / "s/train/mine.arrow").exists()
+    (tmp_path / "s/train/mine.arrow").unlink()
+    prepare(data_config(tmp_path / "whole", text_file), tokenizer, 1)
+    assert_same_files(tmp_path / "whole", tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "full"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
+)
+def test_a_call_that_came_to_nothing_leaves_nothing(
+    tmp_path, tokenizer, text_file, monkeypatch, error
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(ShardWriter, "write", fail)
+    with pytest.raises((WriteError, KeyboardInterrupt)) as raised:
+        prepare(data_config(tmp_path / "s", text_file), tokenizer, 1)
+    assert getattr(raised.value, "exit_code", 1) == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_settings_of_another_program_are_no_store(tmp_path, tokenizer, text_file):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/settings.json").write_text('{"editor.fontSize": 12}')
+    with pytest.raises(DataError, match=r"settings\.json: damaged, or not of a token store"):
+        prepare(data_config(tmp_path / "s", text_file), tokenizer, 1)
+    assert (tmp_path / "s/settings.json").read_text() == '{"editor.fontSize": 12}'
 
 
 def test_only_what_is_missing_is_made_anew(tmp_path, tokenizer, text_file, small_shards):
