@@ -37,6 +37,15 @@ def _defined(value: Any) -> Any:
     return value
 
 
+def check_encodable(value: Any) -> None:
+    """Refuse a value with half a surrogate pair in it, which no file in UTF-8 can hold.
+
+    Raises:
+        ValueError: there is one.
+    """
+    json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value that a JSON text holds.
 

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from distilcli.digests import file_digest
 from distilcli.errors import DataError, ModelError
 from distilcli.file_values import FileValues
-from distilcli.json_text import to_json
+from distilcli.json_text import check_encodable, to_json
 from distilcli.model_files import CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES, first_line, model_files
 from distilcli.records import SPLITS, Manifest, SplitName
 from distilcli.shards import shard_path
@@ -68,6 +68,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
     folder = files.folder_of((CONFIG, *TOKENIZER_FILES))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        _try_out(tokenizer)
     except Exception as error:  # hub, file and JSON errors share no base class
         raise ModelError(
             f"{name}: its tokenizer cannot be loaded ({first_line(error)})",
@@ -78,6 +79,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
     check_special_tokens(tokenizer, name)
     tokenizer.name_or_path = name  # not where it lies on this machine: the manifest keeps the name
     return tokenizer
+
+
+def _try_out(tokenizer: Any) -> None:
+    """Ask for what is needed later: some files load, and fail only when they are used or saved."""
+    for token in (*SPECIAL_TOKENS, "unk_token"):
+        getattr(tokenizer, f"{token}_id")
+    check_encodable(tokenizer.init_kwargs)  # which are saved beside every student
 
 
 class Split:

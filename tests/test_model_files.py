@@ -13,7 +13,11 @@ from hub_server import COMMIT, hub_of
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCAB, make_bert, word_tokenizer
-from transformers import BertForMaskedLM, BertForSequenceClassification
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from distilcli import model_files, models, students
 from distilcli.errors import ModelError
@@ -417,3 +421,28 @@ def test_a_head_of_a_task_is_read_the_same_way(tmp_path, ids):
     )
     assert missing == set()
     assert torch.equal(model(input_ids=ids).logits, whole(input_ids=ids).logits)
+
+
+# Tokenizers that load, and fail only when they are used
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"remark": "half \ud83d a pair"}, "surrogates not allowed"),
+        ({"\udcff": "key"}, "surrogates not allowed"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_saved_is_refused_at_once(saved, changes, words):
+    edit_json(saved / "tokenizer_config.json", **changes)
+    with pytest.raises(ModelError, match=rf"its tokenizer cannot be loaded \(.*{words}"):
+        load_tokenizer(str(saved))
+
+
+def test_a_tokenizer_that_asks_itself_for_a_token_is_refused(saved, monkeypatch):
+    def ask_again(*_: Any) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "convert_tokens_to_ids", ask_again)
+    with pytest.raises(ModelError, match=r"its tokenizer cannot be loaded \(maximum recursion"):
+        load_tokenizer(str(saved))
