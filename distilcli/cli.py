@@ -142,13 +142,25 @@ def init_student_(
             init_student.run(_load(config, overrides), force, console)
         elif teacher is not None and config is None and output is not None:
             if overrides:
-                raise ConfigError(f"{overrides[0]!r}: overrides go with --config")
+                raise ConfigError(
+                    f"{overrides[0]!r}: overrides go with --config", _as_option(overrides[0])
+                )
             teacher, output = option_path("--teacher", teacher), option_output("--output", output)
             init_student.run_without_experiment(
                 teacher, output, layers, num_layers, strategy, force, console
             )
         else:
             raise ConfigError("give either --config FILE, or --teacher MODEL and --output DIR")
+
+
+def _as_option(override: str) -> str:
+    """What to write instead of an override where there is no experiment."""
+    key, _, value = override.partition("=")
+    layers = "--layers" if value.startswith("[") else "--strategy"
+    names = {"student.layers": layers, "student.num_layers": "--num-layers"}
+    if key in names:
+        return f"Give {names[key]} {value.strip('[]').replace(' ', '')}"
+    return "Without an experiment there are --layers, --num-layers and --strategy."
 
 
 @app.command("train")

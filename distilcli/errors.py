@@ -5,12 +5,13 @@
 of it all the same, so that a user never has to read a traceback.
 """
 
+import copy
 import errno
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 _REPORT = (
     "This is not an error that distilcli knows. Please report it where you got distilcli from, "
@@ -44,6 +45,14 @@ class DistilError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # What Exception keeps is the message alone; errors come from other processes, too.
         return type(self), self._given
+
+    def reworded(self, words: Mapping[str, str]) -> Self:
+        """The same error in the words of another command: keys of settings as its options, say."""
+        other = copy.copy(self)
+        for old, new in words.items():
+            other.message = other.message.replace(old, new)
+            other.hint = other.hint.replace(old, new)
+        return other
 
     def record(self) -> dict[str, Any]:
         """What programs are told of it."""

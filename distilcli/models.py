@@ -42,7 +42,7 @@ def load_masked_lm(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     role: str = "teacher",
-    new_head: bool = False,
+    new_head: bool | None = None,
 ) -> MaskedLM:
     """A BERT or DistilBERT with its masked-LM head, every weight found, in eval mode.
 
@@ -51,7 +51,8 @@ def load_masked_lm(
         revision: hub revision.
         dtype: of the loaded weights.
         role: what the model is for; it opens every error message.
-        new_head: give a model that has no masked-LM head a random one, tied to its embeddings.
+        new_head: give a model that has no masked-LM head a random one, tied to its embeddings;
+            None: nobody can ask for that here.
 
     Raises:
         ModelError: missing, unreachable, damaged, pickled, of another architecture, a decoder,
@@ -179,7 +180,7 @@ def _settle_ties(model: MaskedLM) -> None:
             head.bias.requires_grad_(False)
 
 
-def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: bool) -> None:
+def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: bool | None) -> None:
     """Refuse weights that the checkpoint lacks: transformers would have made them up."""
     body = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
     tied = "decoder.weight", "vocab_projector.weight"
@@ -198,8 +199,8 @@ def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: b
     if head <= missing:
         raise ModelError(
             f"{where}: it has no masked-LM head",
-            "Use a checkpoint of a BertForMaskedLM or BertForPreTraining; a student can get a new "
-            "head: student.kind=checkpoint student.new_head=true.",
+            "Use a checkpoint of a BertForMaskedLM or BertForPreTraining."
+            + (new_head is False) * " A student can get a new head: student.new_head=true.",
         )
     raise ModelError(
         f"{where}: part of its masked-LM head is missing ({', '.join(sorted(missing))})",

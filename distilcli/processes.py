@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, broadcast_object_list
 
-from distilcli.config import BaseExperiment
+from distilcli.config import BaseExperiment, Experiment
 from distilcli.errors import ConfigError, DistilError, ProcessLostError, extra
 from distilcli.host_memory import settle_host_memory
 from distilcli.run_folder import RunFolder
@@ -29,7 +29,7 @@ def make_accelerator(experiment: BaseExperiment) -> Accelerator:
         ConfigError: accelerate is configured for sharding, or for other devices than GPUs and CPUs.
         DistilError: the processes of the launch do not find one another.
     """
-    _refuse_sharding()
+    _refuse_sharding(experiment)
     _check_gpus()
     _check_trackers(experiment.train.trackers)
     folder = RunFolder(experiment.run_folder)
@@ -93,6 +93,7 @@ def single_accelerator() -> Accelerator:
 _LONGEST_TIMEOUT = timedelta(days=20)
 _SECONDS_BETWEEN_LOOKS = 0.02
 _PLAIN_LAUNCH = "Launch with torchrun, or an accelerate config of MULTI_GPU, MULTI_CPU or NO."
+_ROOM_FOR_A_TEACHER = " teacher.offload=true makes room for a large teacher."
 _SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -101,7 +102,7 @@ _SHARDING = {
 }
 
 
-def _refuse_sharding() -> None:
+def _refuse_sharding(experiment: BaseExperiment) -> None:
     """Refuse what `accelerate launch` sets for sharded training, before accelerate looks.
 
     On CPUs it would quietly leave them out, and the run would be another one than was asked for.
@@ -114,7 +115,7 @@ def _refuse_sharding() -> None:
             raise ConfigError(
                 f"accelerate is configured for {name} ({variable}), and students are trained with "
                 "data parallelism alone",
-                f"{_PLAIN_LAUNCH} teacher.offload makes room for a large teacher.",
+                _PLAIN_LAUNCH + isinstance(experiment, Experiment) * _ROOM_FOR_A_TEACHER,
             )
 
 

@@ -32,6 +32,8 @@ from distilcli.processes import group_of_hosts
 
 _SEED_STRIDE = 1_000_003
 _SEED_LIMIT = 2**63
+# A resume refuses other settings.
+_IN_A_NEW_RUN = "then start again with --force, or choose another name=..."
 
 
 @dataclass(frozen=True)
@@ -295,14 +297,14 @@ class Stepper:
         if not everywhere:
             raise NonFiniteLossError(
                 refusal.format("the gradient (each sample's loss alone is finite)"),
-                "Lower optim.lr or set train.precision=fp32, then --resume.",
+                f"Lower optim.lr or set train.precision=fp32; {_IN_A_NEW_RUN}",
             )
         if len(everywhere) == len(of_all) > 1:
             terms = sorted({name for _, bad in everywhere for name in bad})
             raise NonFiniteLossError(
                 refusal.format(f"{' and '.join(terms)} of every sample"),
                 "Look at loss.temperature, the weights of the losses and optim.lr, or set "
-                "train.precision=fp32.",
+                f"train.precision=fp32; {_IN_A_NEW_RUN}",
             )
         sample, bad = everywhere[0]
         where = f"{' and '.join(bad)} of sample {sample} of the training split"
@@ -310,7 +312,7 @@ class Stepper:
             where += f" (and of {len(everywhere) - 1} more)"
         raise NonFiniteLossError(
             refusal.format(where),
-            "Lower optim.lr, set train.precision=fp32 or look at that sample, then --resume.",
+            f"Lower optim.lr, set train.precision=fp32 or look at that sample; {_IN_A_NEW_RUN}",
         )
 
     def _bad_terms(self, losses: LossSums) -> list[str]:

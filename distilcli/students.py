@@ -166,7 +166,7 @@ def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> DistilBer
 
 def _build_from_checkpoint(student: CheckpointStudent, seed: int) -> MaskedLM:
     if not student.new_head:
-        return load_masked_lm(student.model, role="student")
+        return load_masked_lm(student.model, role="student", new_head=False)
     with seeded(seed):
         return load_masked_lm(student.model, role="student", new_head=True)
 

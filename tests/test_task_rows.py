@@ -391,7 +391,7 @@ def test_every_bad_row_is_named_with_its_place_and_the_reason(tmp_path, name, sp
         f"{path}: {len(reasons)} bad row{many}",
         *(f"  {path} {place}: {reason}" for place, reason in reasons),
     ]
-    assert "--skip-bad-rows" in error.hint
+    assert "task.skip_bad_rows=true" in error.hint
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
@@ -538,7 +538,7 @@ def test_prepare_refuses_bad_rows_with_exit_code_2(two_bad):
         f"error: {path}: 2 bad rows",
         f"  {path} line 4: 2 fields, but the header has 3",
         f"  {path} line 8: no label",
-        "Fix them, or leave them out with --skip-bad-rows.",
+        "Fix them, or leave them out with task.skip_bad_rows=true.",
     ]
     assert listing(path.parent) == before
 

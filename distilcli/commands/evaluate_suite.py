@@ -179,7 +179,10 @@ def _check_rows(runs: list[SuiteRun], console: Console) -> None:
     for name in names:
         console.note(f"{name}: looking at its rows")
         experiment = next(r.experiment for r in runs if r.task == name and not r.needs_teacher)
-        look_at_rows(experiment, console)
+        try:
+            look_at_rows(experiment, console)
+        except DistilError as error:  # whose hints are of one experiment
+            raise error.reworded({" task.": f" tasks.{name}.task."}) from error
 
 
 def _show(record: dict[str, Any], console: Console) -> None:

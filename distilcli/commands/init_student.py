@@ -18,7 +18,7 @@ from distilcli.batches import held_out_batches
 from distilcli.config import Experiment
 from distilcli.console import Console, number, percent
 from distilcli.corpus import is_prepared
-from distilcli.errors import ConfigError, RunFolderError
+from distilcli.errors import ConfigError, DistilError, RunFolderError
 from distilcli.files import recover
 from distilcli.marks import refuse_foreign
 from distilcli.models import MaskedLM, load_masked_lm, num_parameters, size_mib
@@ -73,7 +73,27 @@ def run_without_experiment(
     console: Console,
 ) -> None:
     """Copy a student from a teacher into a folder."""
-    settings = _copied_student(layers, num_layers, strategy)
+    try:
+        _copy(teacher_name, output, _copied_student(layers, num_layers, strategy), force, console)
+    except DistilError as error:
+        raise error.reworded(_AS_OPTIONS) from error
+
+
+# What a setting is called where there are only options; some need an experiment.
+_AS_OPTIONS = {
+    "student.num_layers": "--num-layers",
+    "student.layers": "--layers",
+    "student.kind copied: layers": "layers",
+    "Name a BERT in student.source, or start from the model: student.kind=checkpoint.": (
+        "Name a BERT as --teacher; a DistilBERT can be trained on in an experiment (--config)."
+    ),
+    "(student.kind=checkpoint)": "(student.kind=checkpoint, in an experiment: --config)",
+}
+
+
+def _copy(
+    teacher_name: str, output: Path, settings: CopiedStudent, force: bool, console: Console
+) -> None:
     check_apart({"--output": output}, {"--teacher": teacher_name})
     recover(output)
     _refuse_existing_student(output, force)

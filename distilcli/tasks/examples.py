@@ -55,7 +55,7 @@ class Examples(Generic[Example]):
             more = len(self.bad) - _SHOWN
             raise DataError(
                 f"{self.name}: {len(self.bad):,} bad row{'s' if len(self.bad) > 1 else ''}",
-                "Fix them, or leave them out with --skip-bad-rows.",
+                "Fix them, or leave them out with task.skip_bad_rows=true.",
                 [*self.bad[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])],
             )
         if not self.usable:
