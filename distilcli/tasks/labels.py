@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from distilcli.errors import DataError
-from distilcli.rows import NO_LABEL, parse_json
+from distilcli.json_text import parse_json
+from distilcli.rows import NO_LABEL
 from distilcli.tasks.examples import BadExample, is_nothing
 
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from distilcli.rows import NO_LABEL, parse_json
+from distilcli.json_text import parse_json
+from distilcli.rows import NO_LABEL
 from distilcli.task_config import TaggingTask
 from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
