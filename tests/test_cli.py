@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -304,16 +305,19 @@ def test_profile_writes_a_trace_and_nothing_else(tiny_world, tmp_path):
     report = finished.json
     assert (report["steps"], report["trace"]) == (3, str(trace))
     shares = [share for _, share, _ in report["operators"]]
+    assert len(shares) == 15
     assert shares == sorted(shares, reverse=True)
-    assert 0.5 < sum(shares) <= 1.0
-    calls = {name: count for name, _, count in report["operators"]}
-    assert calls["aten::addmm"] > 10
+    assert 0 < sum(shares) <= 1.0
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    names = [event["name"] for event in events if event.get("name", "").startswith("ProfilerStep")]
-    assert len(set(names)) == 3
+    found = Counter(event["name"] for event in events if event.get("ph") == "X")
+    assert len([name for name in found if name.startswith("ProfilerStep")]) == 3
+    assert found["aten::addmm"] > 30
+    # Which operators are the costliest depends on the machine; that they are in the trace does not.
+    for name, _, calls in report["operators"]:
+        assert 0 < round(3 * calls) <= found[name]
     again = done(*arguments)  # for people; and a trace is replaced
     assert "3 steps of" in again.stdout
-    assert "aten::addmm" in again.stdout
+    assert "calls a step" in again.stdout
 
 
 @pytest.mark.slow
