@@ -196,6 +196,8 @@ def _check_record(record: dict[str, Any], folder: Path) -> None:
         raise RunFolderError(f"{path}: damaged (it says step {step})")
     if not isinstance(state, dict) or not isinstance(record["sha256"], dict):
         raise TypeError("its state is no object")
+    if state.get("step", step) != step:
+        raise RunFolderError(f"{path}: damaged (its state says step {state['step']})")
 
 
 def _record_sha256(record: dict[str, Any]) -> str:

@@ -148,7 +148,11 @@ def check_finite(model: nn.Module, where: str) -> None:
     Raises:
         ModelError: naming the first such tensor; its message opens with `where`.
     """
-    bad = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
+    found: dict[int, str] = {}  # by address: a tied one counts once
+    for name, tensor in model.state_dict().items():
+        if not _is_finite(tensor):
+            found.setdefault(tensor.data_ptr(), name)
+    bad = list(found.values())
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         raise ModelError(

@@ -26,6 +26,7 @@ from distilcli.errors import (
 )
 from distilcli.identity import Identity
 from distilcli.metrics import Metrics
+from distilcli.models import check_finite
 from distilcli.objective import Objective
 from distilcli.optimization import moments, restore_moments
 from distilcli.processes import of_main_process
@@ -186,8 +187,16 @@ class Trainer:
             wait: return only when it is whole on disk, on all ranks.
 
         Raises:
+            NonFiniteLossError: the last update made a weight NaN or infinite.
             WriteError: this checkpoint, or the one before, could not be written.
         """
+        try:  # losses and gradient were finite; what a huge step made of the weights need not be
+            check_finite(self.objective.student, f"step {self.state.step}: the student")
+        except ModelError as error:
+            raise NonFiniteLossError(
+                f"{error.message}; it is not written",
+                "Lower optim.lr; checkpoints from before this step are intact.",
+            ) from error
         if self.accelerator.is_main_process:
             named_parameters = dict(self.objective.student.named_parameters())
             tensors: dict[str, dict[str, Tensor]] = {

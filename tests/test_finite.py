@@ -281,6 +281,32 @@ def test_a_step_is_the_same_to_the_last_bit_with_the_check(tiny_world, tmp_path,
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+def test_weights_that_are_not_finite_are_not_written(tiny_world, tmp_path, monkeypatch):
+    """After the last step nothing else would show them: losses and gradient were finite."""
+    from distilcli import masked_lm
+
+    scores = validation.HeldOutScores(1.0, 0.5, 10)
+    monkeypatch.setattr(masked_lm, "held_out_scores", lambda *_: scores)
+    real = Stepper.check_finite
+
+    def then_overflow(self: Stepper) -> None:
+        real(self)
+        with torch.no_grad():
+            next(self.distillation.student.parameters())[3, 1] = float("inf")
+
+    monkeypatch.setattr(Stepper, "check_finite", then_overflow)
+    arguments = ["--config", str(tiny_world.config), f"output_dir={tmp_path}"]
+    result = invoke("train", *arguments, "train.max_steps=1")
+    assert result.exit_code == 1
+    assert error_of(result) == (
+        "step 1: the student: distilbert.embeddings.word_embeddings.weight holds NaN or infinite "
+        "values; it is not written"
+    )
+    assert "Lower optim.lr" in result.stderr
+    assert not list((tmp_path / "tiny").rglob("step-*"))
+    assert not (tmp_path / "tiny" / "student").exists()
+
+
 # Scores
 
 

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from distilcli.commands import train as train_command
 from distilcli.console import Console
-from distilcli.errors import DataError, WriteError
+from distilcli.errors import DataError, DataLostError, NonFiniteLossError, WriteError
 from distilcli.processes import make_accelerator
 from distilcli.run_folder import RunFolder
 from distilcli.steps import Stepper
@@ -545,6 +545,35 @@ def test_a_damaged_part_is_refused_and_made_anew_once_removed(kept, damage):
     assert not cached.is_complete
     assert compute(cached, teacher) == [(1, 1)]
     assert part_of(cached, 1).read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_a_part_that_is_cut_short_while_it_is_used_is_told(kept, size):
+    """After it was looked at; mapped, it would end the process (SIGBUS)."""
+    cached, _ = kept
+    path = part_of(cached, 1)
+    whole, (expected, _) = path.read_bytes(), cached.of([4, 7])
+    os.truncate(path, size)
+    with pytest.raises(DataLostError, match=r"cut short: .* while it was being read") as caught:
+        cached.of([4, 7])
+    assert caught.value.exit_code == 1
+    assert str(path) in caught.value.message
+    assert caught.value.hint == "Remove it; it is made anew. Then go on with --resume."
+    path.write_bytes(whole)
+    assert cached.of([4, 7])[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("head", ["token", "sequence"])
+def test_outputs_that_are_not_finite_are_not_kept(small_parts, tmp_path, head):
+    """Every weight is finite; the head's products are not."""
+    teacher, inputs = make_model("bert", head), make_inputs(LENGTHS, head)
+    with torch.no_grad():
+        teacher.classifier.bias.fill_(3e38)
+        teacher.classifier.weight.fill_(3e38)
+    cached = TeacherOutputs(tmp_path, teacher, inputs, False)
+    with pytest.raises(NonFiniteLossError, match="the teacher's outputs for training inputs"):
+        compute(cached, teacher)
+    assert not list(tmp_path.rglob("part-*"))
 
 
 def test_a_part_of_another_entry_is_refused(kept, tmp_path):
