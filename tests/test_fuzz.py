@@ -160,7 +160,7 @@ override = st.tuples(st.sampled_from(SETTINGS) | words, words).map("=".join)
     st.sampled_from(COMMANDS),
     st.booleans(),
 )
-@tries(40)
+@tries(15)
 def test_options(
     world: World, given_words: list[list[str]], command: str, configured: bool
 ) -> None:
@@ -180,7 +180,7 @@ trees = st.sampled_from([MASKED_LM, MASKED_LM, *map(task_experiment, TASKS)]).fl
 
 
 @given(trees, STAGES, st.booleans())
-@tries(30)
+@tries(10)
 def test_settings(world: World, tree: Any, stage: list[str], trained: bool) -> None:
     if isinstance(tree, dict) and isinstance(tree.get("train"), dict):
         tree["train"] |= {"max_steps": 1, "num_workers": 0}
@@ -191,7 +191,7 @@ def test_settings(world: World, tree: Any, stage: list[str], trained: bool) -> N
 
 
 @given(st.binary(max_size=60) | damaged(json.dumps(MASKED_LM).encode()))
-@tries(15)
+@tries(6)
 def test_bytes_of_settings(world: World, content: bytes) -> None:
     with world.copy() as folder:
         (folder / "damaged.yaml").write_bytes(content)
@@ -226,14 +226,14 @@ TASK_FILES = {
 
 
 @given(st.data(), st.sampled_from(TASKS), st.sampled_from(["train", "dev"]))
-@tries(20)
+@tries(8)
 def test_rows(world: World, data: st.DataObject, kind: str, split: str) -> None:
     line = ["prepare", "--config", f"{kind}.yaml", "--json"]
     try_damaged(world, data, f"tasks/{kind}/{split}.{TASK_FILES[kind]}", line, trained=False)
 
 
 @given(st.data(), st.sampled_from(["corpus.txt", "corpus.jsonl"]))
-@tries(15)
+@tries(5)
 def test_text(world: World, data: st.DataObject, name: str) -> None:
     line = ["prepare", "--config", "own.yaml", "--num-proc", "1", f"data.sources.0.files={name}"]
     try_damaged(world, data, name, line, trained=False)
@@ -243,7 +243,7 @@ MODEL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.
 
 
 @given(st.data(), st.sampled_from(MODEL_FILES), st.booleans())
-@tries(25)
+@tries(8)
 def test_models(world: World, data: st.DataObject, name: str, in_an_experiment: bool) -> None:
     line = ["init-student", "--teacher", "other", "--output", "new"]
     if in_an_experiment:
@@ -267,7 +267,7 @@ RUN_FILES = [
     st.sampled_from(RUN_FILES),
     st.sampled_from([["train", "--resume"], ["train", "--resume", "train.max_steps=2"], ["eval"]]),
 )
-@tries(15)
+@tries(6)
 def test_runs(world: World, data: st.DataObject, name: str, line: list[str]) -> None:
     if not (world.trained / name).exists():
         pytest.fail(
