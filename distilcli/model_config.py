@@ -5,6 +5,7 @@ from typing import Any
 from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
 
 from distilcli.errors import ModelError
+from distilcli.json_text import check_encodable
 from distilcli.model_files import CONFIG, ModelFiles, first_line
 
 _CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "distilbert": DistilBertConfig}
@@ -65,6 +66,10 @@ def config_of(files: ModelFiles) -> Any:
     tree = files.json_object(CONFIG)
     if tree is None:
         raise ModelError(f"{where}: it has no config.json", "Copy or download it again.")
+    try:
+        check_encodable(tree)
+    except ValueError as error:
+        raise invalid(where, f"half a surrogate pair: {first_line(error)}") from error
     model_type = tree.get("model_type")
     if model_type is None:
         raise ModelError(
@@ -123,6 +128,9 @@ def _check_values(tree: dict[str, Any], model_type: str, where: str) -> None:
             raise invalid(where, f"{key} is not an object")
     if not isinstance(tree.get("tie_word_embeddings", True), bool):
         raise invalid(where, "tie_word_embeddings is not true or false")
+    spread = tree.get("initializer_range", 0.0)  # of weights that a student may need anew
+    if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread < 1e6:
+        raise invalid(where, f"initializer_range is {spread!r}, not a number from 0")
     for key in (*_SIZES[model_type], "num_labels"):
         value = tree.get(key)
         if value is None and key not in tree:

@@ -98,7 +98,8 @@ class ModelFiles:
         try:
             if path.stat().st_size > MAX_JSON_BYTES:
                 raise ValueError(f"it is over {MAX_JSON_BYTES // 2**20} MiB")
-            value = json.loads(path.read_bytes().decode("utf-8"))
+            text = path.read_bytes().decode("utf-8")
+            value = json.loads(text, parse_constant=_refuse_constant)
         except OSError as error:
             raise unreadable(self.where, name, error) from error
         except UnicodeDecodeError as error:
@@ -238,5 +239,14 @@ def hub_refusal(error: BaseException, revision: str, where: str) -> ModelError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of another library says, in one line of bounded length."""
+    return short((str(error).strip() or type(error).__name__).splitlines()[0], 300)
+
+
+def short(text: str, length: int = 60) -> str:
+    """The text, or its beginning where it is longer."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

@@ -13,7 +13,7 @@ from distilcli.errors import ModelError
 from distilcli.files import replacing, unwritten
 from distilcli.json_text import to_json
 from distilcli.marks import refuse_foreign, write_mark
-from distilcli.model_files import TOKENIZER_CONFIG
+from distilcli.model_files import TOKENIZER_CONFIG, first_line
 from distilcli.models import MaskedLM, check_finite, is_bert, load_masked_lm, quietly
 
 
@@ -68,7 +68,13 @@ def _save_tokenizer(
     A BERT's tokenizer gives token types, and a DistilBERT refuses them: in transformers 4
     `model(**tokenizer(text))` would be a TypeError.
     """
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except (TypeError, ValueError) as error:  # of settings that no tokenizer has
+        raise ModelError(
+            f"the tokenizer of {tokenizer.name_or_path} cannot be saved ({first_line(error)})",
+            "Look at its tokenizer_config.json.",
+        ) from error
     path = folder / TOKENIZER_CONFIG
     tree = json.loads(path.read_text(encoding="utf-8"))
     types = ["token_type_ids"] if has_token_types else []

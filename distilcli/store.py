@@ -69,6 +69,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         _try_out(tokenizer)
+        if isinstance(tokenizer, PreTrainedTokenizerFast):
+            check_special_tokens(tokenizer, name)
+    except ModelError:
+        raise
     except Exception as error:  # hub, file and JSON errors share no base class
         raise ModelError(
             f"{name}: its tokenizer cannot be loaded ({first_line(error)})",
@@ -76,7 +80,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{name}: its tokenizer is not a fast one", "A tokenizer.json is needed.")
-    check_special_tokens(tokenizer, name)
     tokenizer.name_or_path = name  # not where it lies on this machine: the manifest keeps the name
     return tokenizer
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distilcli.errors import DataError, ModelError
+from distilcli.model_files import short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,16 +29,15 @@ def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", name: str) -> Non
     if missing:
         raise ModelError(f"{name}: its tokenizer has no {', '.join(missing)}", hint)
     mask = str(tokenizer.mask_token)
+    name_of_mask = f"mask_token {short(mask)!r}"
     others = [token for token in (*SPECIAL_TOKENS, "unk_token") if token != "mask_token"]
     for other in others:
         if tokenizer.mask_token_id == getattr(tokenizer, f"{other}_id"):
-            raise ModelError(f"{name}: its mask_token {mask!r} is its {other}, too", hint)
+            raise ModelError(f"{name}: its {name_of_mask} is its {other}, too", hint)
     # A token that a text may hold, such as "the", "." or "##s", is not one that hides another.
     is_marked = any(map(str.isalpha, mask)) and not mask.isalnum() and not mask.startswith("##")
     if not is_marked:
-        raise ModelError(
-            f"{name}: its mask_token {mask!r} is one that ordinary text may hold", hint
-        )
+        raise ModelError(f"{name}: its {name_of_mask} is one that ordinary text may hold", hint)
 
 
 def check_tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, where: str) -> None:
@@ -59,8 +59,8 @@ def check_tokens(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, where: s
         lacking = {token: vocabulary[token]} if vocabulary[token] >= vocab_size else {}
     for token, index in lacking.items():
         raise ModelError(
-            f"{where}: its vocabulary has {vocab_size} tokens, but {token} of the tokenizer of "
-            f"{tokenizer.name_or_path} has the id {index}",
+            f"{where}: its vocabulary has {vocab_size} tokens, but {short(token)} of the tokenizer "
+            f"of {tokenizer.name_or_path} has the id {index}",
             "Use the tokenizer that was saved with the model.",
         )
 

@@ -21,6 +21,7 @@ from transformers import (
 
 from distilcli import model_files, models, students
 from distilcli.errors import ModelError
+from distilcli.saving import save_model
 from distilcli.store import load_tokenizer
 from distilcli.weights import read_weights
 
@@ -83,10 +84,12 @@ CONFIGS = {
     "pad_token_id": (10**9, "pad_token_id 1000000000 is not one of 97 tokens"),
     "layer_norm_eps": ("tiny", "config.json is not valid"),
     "hidden_dropout_prob": (7, "cannot be loaded"),
+    "initializer_range": (-1, "initializer_range is -1, not a number from 0"),
     "architectures": (5, "architectures is not a list of names"),
     "id2label": ([1], "id2label is not an object"),
     "tie_word_embeddings": ("yes", "tie_word_embeddings is not true or false"),
     "model_type": (["bert"], "its model_type is ['bert'], not bert or distilbert"),
+    "finetuning_task": ("\ud83d", "config.json is not valid (half a surrogate pair"),
     "quantization_config": ({"quant_method": "gptq"}, "its weights are quantized"),
 }
 
@@ -106,9 +109,19 @@ def test_a_wrong_value_in_the_config(saved, key):
         (b"[]", "its config.json is not valid (it is not a JSON object)"),
         (b"", "its config.json is not valid (Expecting value"),
         (b'{"model_type": "b\xe9rt"}', "its config.json is not valid (byte 18 is not UTF-8)"),
+        (b'{"model_type": "bert", "hidden_size": NaN}', "NaN is no number of JSON"),
         (b'{"model_type": "bert", "hidden_size": 1' + b"0" * 9_999 + b"}", "is not valid (Exceeds"),
     ],
-    ids=["deep", "deep objects", "a list", "empty", "not UTF-8", "a long number"],
+    ids=[
+        "deep",
+        "deep objects",
+        "a list",
+        "empty",
+        "not UTF-8",
+        "NaN",
+        "half a pair",
+        "a long number",
+    ],
 )
 def test_a_config_that_is_no_config(saved, content, words):
     (saved / "config.json").write_bytes(content)
@@ -446,3 +459,40 @@ def test_a_tokenizer_that_asks_itself_for_a_token_is_refused(saved, monkeypatch)
     monkeypatch.setattr(PreTrainedTokenizerFast, "convert_tokens_to_ids", ask_again)
     with pytest.raises(ModelError, match=r"its tokenizer cannot be loaded \(maximum recursion"):
         load_tokenizer(str(saved))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unk_token": ""}, "its tokenizer cannot be loaded"),
+        ({"padding_side": "x" * 10_000}, "its tokenizer cannot be loaded"),
+        ({"mask_token": "x" * 10_000}, "is one that ordinary text may hold"),
+        ({"tokenizer_class": 5}, "its tokenizer cannot be loaded"),
+        ({"processor_class": "\ud83d"}, "its tokenizer cannot be loaded"),
+    ],
+    ids=["no text", "a long one", "a long mask", "a number", "half a pair"],
+)
+def test_a_wrong_value_in_the_tokenizers_config(saved, changes, words):
+    edit_json(saved / "tokenizer_config.json", **changes)
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(str(saved))
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 1_000
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"a":' * 10_000, b"[" * 100_000])
+def test_a_tokenizer_that_is_none(saved, content):
+    (saved / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ModelError, match="its tokenizer cannot be loaded") as caught:
+        load_tokenizer(str(saved))
+    assert "\n" not in caught.value.message
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_named(saved, tmp_path):
+    edit_json(saved / "tokenizer_config.json", chat_template={"a": 1})
+    model, tokenizer = models.load_masked_lm(str(saved)), load_tokenizer(str(saved))
+    with pytest.raises(ModelError, match="cannot be saved") as caught:
+        save_model(model, tokenizer, tmp_path / "student")
+    assert f"the tokenizer of {saved}" in caught.value.message
+    assert not (tmp_path / "student").exists()
