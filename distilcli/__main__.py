@@ -1,6 +1,19 @@
-"""`python -m distilcli`: the same as the `distilcli` command."""
+"""`python -m distilcli`, and what the `distilcli` command calls.
 
-from distilcli.cli import main
+Nothing is imported before the `try`: a Ctrl-C may come while Typer still loads.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from distilcli.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -329,3 +329,11 @@ def test_what_is_closed_is_not_written_into(tmp_path):
     )
     assert done.returncode == 0
     assert (tmp_path / "file").read_text() == "own"
+
+
+def test_a_signal_while_the_command_line_still_loads(tmp_path):
+    """Before any handler is set, Python raises KeyboardInterrupt in the middle of an import."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = f"{tmp_path}:{environment().get('PYTHONPATH', '')}"
+    done = shell("DISTILCLI --version", PYTHONPATH=path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
