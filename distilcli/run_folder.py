@@ -106,7 +106,8 @@ class RunFolder:
             RunFolderError: another process trains there, or the folder cannot be made.
         """
         with locked(self.root, patience_seconds, on_wait, may_be_read_only=self.has_run):
-            recover_all(self.root)
+            for folder in (self.root, self.checkpoints):
+                recover_all(folder)
             yield
 
     def begin(self, experiment: BaseExperiment, *, force: bool) -> None:

@@ -7,8 +7,9 @@ alone, get SIGKILL, while the text is prepared, while processes start, while a s
 a checkpoint is written, while held-out text is measured. Each time the same command starts again,
 as a cluster script would do. At the end stands a comparison with a run that nobody disturbed:
 student, optimiser and every record must be the same to the last bit, no step may be missing or
-stand there twice. Dropout is on. Exit code 1 when anything differs. Some 15 minutes for 50 kills on
-2 cores.
+stand there twice, and nothing may lie beside what a run should hold: at the end, and whenever a run
+has taken a step since the last kill. Dropout is on. Exit code 1 when anything differs. Some 15
+minutes for 50 kills on 2 cores.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +42,19 @@ PATIENCE = 300.0
 # must wait for them.
 LAUNCHER_ALONE = 0.2
 CLOCKS = ("speed/tokens_per_second",)
+# All that may lie in the folder of a run and its token store.
+HELD = [
+    r"torture\.yaml",
+    r"log\.txt",
+    r"store/(\.lock|settings\.json|manifest\.json)",
+    r"store/(train|held_out)/shard-\d{5}\.arrow",
+    r"store/shards/shard-\d{5}\.json",
+    rf"runs/{NAME}/(\.lock|experiment\.yaml|environment\.json|identity\.json|metrics\.jsonl)",
+    rf"runs/{NAME}/(initial-student|student)/[a-z_]+\.(json|jinja|txt|safetensors)",
+    rf"runs/{NAME}/checkpoints/step-\d{{8}}/(checkpoint\.json|(student|optimizer)\.safetensors)",
+]
+# Where things are written before they get their names; between kill and next start they may be.
+WRITING = ".distilcli-writing"
 
 
 @dataclass
@@ -112,6 +127,24 @@ class Run:
         path = self.output / "metrics.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
+    def left_behind(self, since: int) -> list[str]:
+        """What should not be there: files of no run, and what was being written before a time.
+
+        Args:
+            since: nanoseconds; what is being written from then on is rightly there.
+        """
+        found = []
+        for path in self.folder.rglob("*"):
+            name = str(path.relative_to(self.folder))
+            with contextlib.suppress(FileNotFoundError):  # the run goes on meanwhile
+                if WRITING in name:
+                    is_old = name.endswith(WRITING) and path.stat().st_ctime_ns < since
+                else:
+                    is_old = path.is_file() and not any(re.fullmatch(one, name) for one in HELD)
+                if is_old:
+                    found.append(name)
+        return found
+
     def tensors(self) -> dict[str, bytes]:
         """Every byte of the student and of the newest checkpoint."""
         newest = max((self.output / "checkpoints").glob("step-*"))
@@ -138,20 +171,26 @@ def instants(run: Run, draw: random.Random) -> dict[str, Callable[[], bool]]:
         "preparing": lambda: (run.folder / "store").exists(),
         "starting": lambda: time.monotonic() - started > starting,
         "training": lambda: run.last_step() >= first + steps,
-        "writing": lambda: any(checkpoints.glob(".writing-step-*")),
+        "writing": lambda: any(checkpoints.glob(f".step-*{WRITING}/new")),
         "validating": validates,
     }
 
 
-def kill(run: Run, phase: str, draw: random.Random) -> bool:
-    """Start the run and kill it in a phase; False when it came to its end before."""
+def kill(run: Run, phase: str, draw: random.Random) -> tuple[bool, list[str]]:
+    """Start the run and kill it in a phase.
+
+    Returns:
+        False when it came to its end before; and what the kill before has left behind, as far as
+        the run has taken a step since.
+    """
+    first, started = run.last_step(), time.time_ns()
     process = run.start()
     due = instants(run, draw)[phase]
     latest = time.monotonic() + PATIENCE
     while not due():
         if process.poll() is not None:
             if process.returncode == 0:
-                return False
+                return False, run.left_behind(time.time_ns())
             log = (run.folder / "log.txt").read_text(encoding="utf-8")
             raise SystemExit(f"error: the run ended with {process.returncode}\n{log[-4000:]}")
         if time.monotonic() > latest:
@@ -159,9 +198,10 @@ def kill(run: Run, phase: str, draw: random.Random) -> bool:
             raise SystemExit(f"error: after {PATIENCE:.0f} s the run is not yet {phase}")
         time.sleep(0.002)
     time.sleep(draw.uniform(0.0, 0.4))
+    left = run.left_behind(started) if run.last_step() > first else []
     alive = process.poll() is None
     kill_family(process, launcher_alone=draw.random() < LAUNCHER_ALONE)
-    return alive
+    return alive, left
 
 
 def kill_family(process: subprocess.Popen[bytes], launcher_alone: bool) -> None:
@@ -185,15 +225,20 @@ def torture(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     undisturbed.finish()
     print("undisturbed: done", file=sys.stderr)
     phases: Counter[str] = Counter()
+    left_behind: list[str] = []
     for number in range(kills):
         # Preparing happens only until the store is whole.
         early = ["preparing"] if number < max(1, kills // 10) else []
         phase = draw.choice(early or ["starting", "training", "writing", "validating"])
-        if not kill(killed, phase, draw):
+        was_killed, left = kill(killed, phase, draw)
+        left_behind += left
+        if not was_killed:
             break
         phases[phase] += 1
         print(f"kill {number + 1}: {phase}, step {killed.last_step()}", file=sys.stderr)
     killed.finish()
+    for run in (undisturbed, killed):
+        left_behind += run.left_behind(time.time_ns())
     steps = Counter(record["step"] for record in killed.records())
     wanted = [record["step"] for record in undisturbed.records()]
     return {
@@ -204,6 +249,7 @@ def torture(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         "equal_records": killed.records() == undisturbed.records(),
         "lost_steps": sum(step not in steps for step in wanted),
         "doubled_steps": sum(count - 1 for count in steps.values()),
+        "left_behind": left_behind,
     }
 
 
@@ -225,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key, value in report.items():
             print(f"{key}: {value}")
     harmed = report["lost_steps"] or report["doubled_steps"] or not report["bitwise_equal"]
+    harmed = harmed or report["left_behind"]
     if harmed or not report["equal_records"] or report["kills"] < options.kills:
         raise SystemExit(1)
 

@@ -20,3 +20,4 @@ def test_a_tortured_run_ends_as_an_undisturbed_one():
     assert report["bitwise_equal"] is True
     assert report["equal_records"] is True
     assert (report["lost_steps"], report["doubled_steps"]) == (0, 0)
+    assert report["left_behind"] == []
