@@ -136,7 +136,7 @@ class RunFolder:
     def _refuse_foreign(self, force: bool) -> None:
         """Refuse to replace, or with `force` to remove, what this tool did not write."""
         if not _is_ours(self.environment):
-            for path in (self.experiment, self.environment, self.metrics):
+            for path in (self.experiment, self.environment, self.metrics, self.identity):
                 if path.exists():
                     raise RunFolderError(
                         f"{path}: is not replaced, for nothing here says that distilcli wrote it",

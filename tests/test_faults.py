@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
-from tiny_experiments import metrics, run, start_function, weights
+from tiny_experiments import listing, metrics, run, start_function, weights
 
 from distilcli import checkpoints, training
 from distilcli.cli import main
@@ -144,6 +144,30 @@ def test_a_folder_that_becomes_read_only_ends_the_run_and_loses_nothing(tiny_wor
     assert "resumed after step 6 " in resumed.stderr  # the second: validation found it the best
     assert weights(tmp_path / "tiny") == weights(tmp_path / "undisturbed" / "tiny")
     assert metrics(tmp_path / "tiny") == metrics(tmp_path / "undisturbed" / "tiny")
+
+
+def train_without_privileges(*arguments: str) -> None:
+    give_up_privileges()
+    sys.argv = ["distilcli", *arguments]
+    main()
+
+
+def test_a_finished_run_is_resumed_where_nothing_can_be_written(tiny_world, tmp_path):
+    """On a file system that is read-only, or of another user; what is not finished is refused."""
+    arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
+    arguments += ["train.max_steps=2", "train.save_every=2", "validation.every=0"]
+    assert run(*arguments).code == 0
+    paths = [tmp_path, *tmp_path.rglob("*")]
+    modes = {path: path.stat().st_mode for path in paths}
+    for path in paths:
+        path.chmod(modes[path] & ~0o222)
+    before = listing(tmp_path)
+    resumed = start_function(train_without_privileges, [*arguments, "--resume"]).wait()
+    for path, mode in modes.items():
+        path.chmod(mode)
+    assert resumed.code == 0, resumed.stderr
+    assert "this run is finished" in resumed.stderr
+    assert listing(tmp_path) == before
 
 
 # A student that cannot be written

@@ -197,7 +197,9 @@ def test_force_refuses_a_student_without_a_mark(begun):
     assert begun.metrics.exists()
 
 
-@pytest.mark.parametrize("name", ["experiment.yaml", "environment.json", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["experiment.yaml", "environment.json", "metrics.jsonl", "identity.json"]
+)
 @pytest.mark.parametrize("force", [False, True])
 def test_files_of_someone_else_are_not_replaced(folder, name, force):
     """A folder that happens to have the name of a run, with files that have our names."""
