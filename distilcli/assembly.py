@@ -55,20 +55,18 @@ def open_store(
     Args:
         experiment: names it.
         tokenizer: which it must have been made with.
-        by_content: read every byte of it (`TokenStore.verify`); one process of a run does.
+        by_content: read every byte of it (`TokenStore.open`); one process of a run does.
 
     Raises:
         DataError: it is not there, not finished, or made with another tokenizer or settings.
     """
-    store = TokenStore.open(Path(experiment.data.store))
+    store = TokenStore.open(Path(experiment.data.store), by_content=by_content)
     store.check_tokenizer(tokenizer)
     if not is_prepared(experiment.data, tokenizer, by_content=by_content):
         raise DataError(
             f"{experiment.data.store}: made with other data settings than this experiment's",
             "Name another data.store, or make the data section as it was.",
         )
-    if by_content:
-        store.verify()
     return store
 
 

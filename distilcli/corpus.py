@@ -107,9 +107,9 @@ def is_prepared(
 ) -> bool:
     """Whether `data.store` is finished and whole, made with these settings and this tokenizer.
 
-    The store's own files must be there in their sizes (`TokenStore.verify` reads them). Input files
-    need not be there any more; if they are, they must be as they were, with `by_content` also where
-    path and size are the same.
+    The store's own files must be there in their sizes; `finished_store` reads them, too. Input
+    files need not be there any more; if they are, they must be as they were, with `by_content` also
+    where path and size are the same.
     """
     folder = Path(data.store)
     try:
@@ -136,11 +136,9 @@ def finished_store(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> To
     if not is_prepared(data, tokenizer):
         return None
     try:
-        store = TokenStore.open(Path(data.store))
-        store.verify()
+        return TokenStore.open(Path(data.store), by_content=True)
     except DataError:
         return None
-    return store
 
 
 def prepare(

@@ -60,10 +60,11 @@ class FileValues:
         Raises:
             DataLostError: the file is shorter than it was, gone, or cannot be read.
         """
-        size = (rows.stop - rows.start) * self._row_bytes
+        start, stop = int(rows.start), int(rows.stop)  # an int32 of NumPy would overflow below
+        size = (stop - start) * self._row_bytes
         if not size:
             return np.empty((0, *self._row_shape), self._dtype)
-        place = self._position + rows.start * self._row_bytes
+        place = self._position + start * self._row_bytes
         try:
             data = os.pread(_descriptors.of(self._file, self._file_bytes), size, place)
         except OSError as error:

@@ -1,14 +1,14 @@
 """A finished token store, and the tokenizer that belongs to it.
 
 Opening is fast: only where each sequence lies is read, and a sequence when it is wanted. The pages
-of the files are in the memory that all processes share. `TokenStore.verify` reads every byte.
+of the files are in the memory that all processes share. `by_content` reads every byte.
 
     store = TokenStore.open(Path("data/wiki"))
     store.train.tokens(0)
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from distilcli.shards import shard_path
 from distilcli.text_tokens import backend_tree, reading_of_special_tokens
 from distilcli.vocabulary import SPECIAL_TOKENS, check_special_tokens
 
+# What reading a file runs into whose bytes say something else than those that prepare wrote.
+_NOT_ARROW = (OSError, KeyError, ValueError, AttributeError, IndexError, pa.ArrowException)
 _GO_ON = "Run distilcli prepare again, then go on with --resume."
 
 if TYPE_CHECKING:
@@ -144,35 +146,30 @@ class TokenStore:
         self.token_counts: np.ndarray = np.array(manifest.token_counts, dtype=np.int64)
 
     @classmethod
-    def open(cls, folder: Path) -> "TokenStore":
+    def open(cls, folder: Path, *, by_content: bool = False) -> "TokenStore":
         """Open the finished store in `folder`.
+
+        Args:
+            folder: of the store.
+            by_content: first read every file and compare its digest, then look at all token ids;
+                once a run is enough. Reads from memory at 4 GB/s all in all, else at the speed of
+                the disk.
 
         Raises:
             DataError: there is none, it is unfinished, or one of its files is damaged.
         """
-        return cls(folder, read_manifest(folder))
+        manifest = read_manifest(folder)
+        if by_content:  # first: whatever the bytes may say, nothing is made of them yet
+            _check_digests(folder, manifest)
+        store = cls(folder, manifest)
+        if by_content:
+            _check_ids(folder, manifest)
+        return store
 
     @property
     def has_digests(self) -> bool:
         """Whether it can be told that a byte was changed; older stores cannot."""
         return self.manifest.digests is not None
-
-    def verify(self) -> None:
-        """Read every Arrow file: its digest must be as recorded, and its ids in the vocabulary.
-
-        Once a run is enough. Read twice, from memory at 4 GB/s together, else at the speed of the
-        disk.
-
-        Raises:
-            DataError: naming the first file that is not as it was written.
-        """
-        for name in SPLITS:
-            digests = (self.manifest.digests or {}).get(name)
-            for index, (sequences, _, _) in enumerate(self.manifest.shards[name]):
-                if sequences:
-                    path = shard_path(self.folder, name, index)
-                    digest = digests[index] if digests else None
-                    _verify_file(path, digest, self.manifest.vocab_size)
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         """Make sure that the store was made with `tokenizer`.
@@ -254,7 +251,7 @@ def _map_arrow(
             )
             for place, values, offsets in _columns(path)
         ]
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except _NOT_ARROW as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
     found = (sum(len(o) - 1 for _, o in parts), sum(len(values) for values, _ in parts))
     ordered = all((np.diff(offsets) > 0).all() for _, offsets in parts)
@@ -274,6 +271,7 @@ def _columns(path: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
         column = pa.ipc.open_stream(file).read_all().column("input_ids")
     columns = []
     for chunk in column.chunks:
+        chunk.validate(full=True)  # else a changed byte in the layout can end the process
         if chunk.offset or chunk.null_count or chunk.values.offset or chunk.values.null_count:
             raise ValueError("not laid out as prepare writes it")
         values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
@@ -281,20 +279,32 @@ def _columns(path: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
     return columns
 
 
-def _verify_file(path: Path, digest: str | None, vocab_size: int) -> None:
-    """Compare a file with its digest, and look at all its token ids.
+def _files(folder: Path, manifest: Manifest) -> Iterator[tuple[Path, str | None]]:
+    """Every Arrow file of a store, and its digest if the store is of a time that had them."""
+    for name in SPLITS:
+        digests = (manifest.digests or {}).get(name)
+        for index, (sequences, _, _) in enumerate(manifest.shards[name]):
+            if sequences:
+                yield shard_path(folder, name, index), digests[index] if digests else None
 
-    Raises:
-        DataError: it was changed, or some id has no place in the vocabulary.
-    """
-    try:
-        # Before anything is made of the content, which could be anything.
-        if digest is not None and file_digest(path) != digest:
-            raise _damaged(path, "its content has changed since it was written")
-        for _, values, _ in _columns(path):
-            lowest, highest = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-            if lowest < 0 or highest >= vocab_size:
-                bad = lowest if lowest < 0 else highest
-                raise _damaged(path, f"token id {bad} in a vocabulary of {vocab_size}")
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, str(error).partition("\n")[0]) from error
+
+def _check_digests(folder: Path, manifest: Manifest) -> None:
+    """Refuse a store of which a byte has changed; DataError."""
+    for path, digest in _files(folder, manifest):
+        try:
+            if digest is not None and file_digest(path) != digest:
+                raise _damaged(path, "its content has changed since it was written")
+        except OSError as error:
+            raise _damaged(path, str(error)) from error
+
+
+def _check_ids(folder: Path, manifest: Manifest) -> None:
+    """Refuse token ids that have no place in the vocabulary; DataError."""
+    for path, _ in _files(folder, manifest):
+        try:
+            extremes = [(int(ids.min()), int(ids.max())) for _, ids, _ in _columns(path)]
+        except _NOT_ARROW as error:
+            raise _damaged(path, str(error).partition("\n")[0]) from error
+        bad = [one for pair in extremes for one in pair if not 0 <= one < manifest.vocab_size]
+        if bad:
+            raise _damaged(path, f"token id {bad[0]} in a vocabulary of {manifest.vocab_size}")
