@@ -59,6 +59,8 @@ def encodable(value: Any, depth: int = 4) -> Any:
         depth: of lists and objects that are looked into; no task reads deeper ones.
     """
     if isinstance(value, str):
+        if value.isascii():  # most of them, and no copy is needed
+            return value
         return value.encode("utf-8", errors="replace").decode("utf-8")
     if depth and isinstance(value, list):
         return [encodable(item, depth - 1) for item in value]

@@ -34,6 +34,7 @@ SUITES = ("glue", "imdb", "squad", "tokens")
 # Epochs by task: small ones need more of them.
 _GLUE_EPOCHS = {"CoLA": 5, "MRPC": 5, "RTE": 8, "STS-B": 8, "WNLI": 5}
 _NUM_EPOCHS = 3
+_MAX_LENGTH = 128  # tokens; as most published figures on GLUE are measured
 _ROW_ENDINGS = ("jsonl", "jsonl.gz", "csv", "tsv", "parquet")
 
 
@@ -158,7 +159,12 @@ def _glue_tasks(data: Path | None) -> tuple[dict[str, Any], list[str]]:
         if folder is not None and not folder.is_dir():
             left_out.append(name)
             continue
-        task = {"kind": "glue", "name": name, "folder": None if folder is None else str(folder)}
+        task = {
+            "kind": "glue",
+            "name": name,
+            "folder": None if folder is None else str(folder),
+            "max_length": _MAX_LENGTH,
+        }
         train = {"num_epochs": _GLUE_EPOCHS[name]} if name in _GLUE_EPOCHS else {}
         tasks[name] = {"task": task, "train": train}
     if not tasks:
@@ -200,7 +206,7 @@ def _tokens_task(data: Path | None) -> dict[str, Any]:
         split: {"files": [str(_file(data, split, ("tsv", "txt", "conll")))], "format": "conll"}
         for split in ("train", "dev")
     }
-    return {"task": {"kind": "tagging"} | files}
+    return {"task": {"kind": "tagging", "max_length": _MAX_LENGTH} | files}
 
 
 def _rows_in(data: Path, split: str) -> dict[str, Any]:

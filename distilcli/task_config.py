@@ -85,8 +85,11 @@ RowSource = Annotated[
 class BaseTask(Section):
     """What every task has."""
 
-    max_length: Annotated[Length, Field(ge=8)] = Field(
-        128, description="Tokens of an input at most, special ones included; longer text is cut."
+    max_length: Annotated[Length, Field(ge=8)] | None = Field(
+        None,
+        description="Tokens of an input at most, special ones included; longer text is cut. null: "
+        "as many as the models have positions. Inputs are packed, so a limit that few of them "
+        "reach costs nothing; a longer one costs time in proportion to its tokens.",
     )
     skip_bad_rows: StrictBool = Field(
         False, description="Leave out rows that cannot be used, and say how many; else refuse them."
@@ -342,7 +345,8 @@ class TaskExperiment(BaseExperiment):
                 "augmentation: copies have no labels; they need a teacher, and loss.alpha_ce or "
                 "loss.alpha_cos above 0"
             )
-        if self.train.tokens_per_micro_batch < self.task.max_length:
+        longest = self.task.max_length
+        if longest is not None and self.train.tokens_per_micro_batch < longest:
             raise ValueError(
                 f"train.tokens_per_micro_batch {self.train.tokens_per_micro_batch} "
                 f"is under task.max_length {self.task.max_length}"

@@ -166,7 +166,7 @@ def test_masked_lm_training_keeps_its_own_defaults(path: Path) -> None:
         ("classification", {"text": "text", "label": "label", "score": "accuracy"}),
         ("multi-label", {"text": "text", "label": "labels", "score": "micro_f1"}),
         ("regression", {"text": "text", "label": "label", "score": "pearson_spearman"}),
-        ("tagging", {"words": "tokens", "tags": "tags", "score": "accuracy", "max_length": 128}),
+        ("tagging", {"words": "tokens", "tags": "tags", "score": "accuracy", "max_length": None}),
         (
             "question-answering",
             {
@@ -353,7 +353,7 @@ NO_LABELS = (
         ({"augmentation": {"copies": 0}}, "augmentation.copies: must be above 0 (given: 0)"),
         ({"augmentation": {"replaced": 1}}, "augmentation.replaced: must be below 1 (given: 1)"),
         (
-            {"train": {"tokens_per_micro_batch": 127}},
+            {"train": {"tokens_per_micro_batch": 127}, **on(kind="tagging", max_length=128)},
             "train.tokens_per_micro_batch 127 is under task.max_length 128",
         ),
         (
@@ -382,7 +382,8 @@ def test_what_does_not_fit_together(path: Path, changes: dict[str, Any], message
         {"teacher": {"model": "t"}, "loss": {"alpha_hard": 0}},
         {"teacher": {"model": "t"}, "loss": {"alpha_hard": 0, "alpha_ce": 0, "alpha_cos": 1}},
         {"loss": {"alpha_ce": 0}},
-        {"train": {"tokens_per_micro_batch": 128}},
+        {"train": {"tokens_per_micro_batch": 128}, **on(kind="tagging", max_length=128)},
+        {"train": {"tokens_per_micro_batch": 1}},
         on(kind="question-answering", stride=316),
     ],
 )

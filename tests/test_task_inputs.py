@@ -206,7 +206,7 @@ def windows_config(**settings):
 def windows_of(context, answer=None, text="bo", **settings):
     """Inputs and windows of one question; the answer is (text, first character)."""
     answers = [answer or (context[:1], 0)]
-    return _inputs([Question(text, context, answers)], TOKENIZER, windows_config(**settings))
+    return _inputs([Question(text, context, answers)], TOKENIZER, windows_config(**settings))[:2]
 
 
 # Of one token, of several, one that the vocabulary cannot spell, with punctuation, in capitals.
@@ -336,7 +336,7 @@ def test_an_answer_that_is_partly_in_a_window_is_not_found_in_it():
 
 def test_the_first_of_several_answers_is_the_target():
     answers = [("bi", 6), ("ba", 0)]
-    inputs, _ = _inputs([Question("bo", "ba be bi", answers)], TOKENIZER, windows_config())
+    inputs, _, _ = _inputs([Question("bo", "ba be bi", answers)], TOKENIZER, windows_config())
     assert inputs.targets.tolist() == [[5, 5]]
 
 
@@ -348,7 +348,7 @@ def test_windows_belong_to_their_questions_however_many_there_are():
         word = WORDS[index % 40]
         context = f"{word} {long}" if index % 100 == 7 else f"ki {word}"
         asked.append(Question("bo", context, [(word, context.index(word))]))
-    inputs, windows = _inputs(asked, TOKENIZER, windows_config())
+    inputs, windows, _ = _inputs(asked, TOKENIZER, windows_config())
     expected = [index for index in range(520) for _ in range(2 if index % 100 == 7 else 1)]
     assert [window.question for window in windows] == expected
     assert len(inputs) == len(expected)
@@ -369,7 +369,7 @@ def test_a_question_without_tokens_still_has_its_context():
 
 def test_a_context_without_tokens_has_no_window():
     asked = [Question("bo", context, [(context, 0)]) for context in ("ba", "\u200b", "be")]
-    inputs, windows = _inputs(asked, TOKENIZER, windows_config())
+    inputs, windows, _ = _inputs(asked, TOKENIZER, windows_config())
     assert [window.question for window in windows] == [0, 2]
     assert len(inputs) == 2
 

@@ -121,7 +121,13 @@ def _quality(
 
 def _title(task: OpenTask, dev: tuple[str, ...]) -> str:
     title = f"{task.num_examples[1]:,} dev examples"
-    return f"{title} of {', '.join(dev)}" if dev else title
+    title = f"{title} of {', '.join(dev)}" if dev else title
+    cut = task.cuts[1]
+    return (
+        f"{title}, {cut.inputs:,} of them cut ({cut.share:.1%} of the tokens)"
+        if cut.inputs
+        else title
+    )
 
 
 def _show(

@@ -46,22 +46,24 @@ def _look_at_task(experiment: TaskExperiment, console: Console) -> None:
     skipped = task.skipped.train, task.skipped.dev
     record: dict[str, Any] = {"labels": task.labels, "positive": task.positive}
     rows = []
-    for name, inputs, examples, bad in zip(
-        ("train", "dev"), (task.train, task.dev), task.num_examples, skipped, strict=True
-    ):
+    splits = ("train", "dev"), (task.train, task.dev), task.num_examples, task.cuts, skipped
+    for name, inputs, examples, cut, bad in zip(*splits, strict=True):
         tokens = int(inputs.lengths.sum())
         record[name] = {
             "examples": examples,
             "inputs": len(inputs),
             "tokens": tokens,
+            "cut": cut.inputs,
+            "tokens_cut": cut.tokens,
             "skipped": bad,
         }
         rows.append([name, *(f"{value:,}" for value in record[name].values())])
-    columns = ["split", "examples", "inputs", "tokens", "bad rows left out"]
+    columns = ["split", "examples", "inputs", "tokens", "cut", "tokens cut", "bad rows left out"]
     console.table(f"task of {experiment.name}", columns, rows)
     console.say(f"outputs: {', '.join(task.labels)}")
     train_share, dev_share = task.unknown_shares
     console.say(f"unknown tokens: {train_share:.2%} of train, {dev_share:.2%} of dev")
+    console.say(_cuts(task))
     if task.positive is not None:
         console.say(f"f1 is of the class {task.positive}")
     for warning in task.warnings:
@@ -90,10 +92,23 @@ def tell_of_task(task: OpenTask, console: Console) -> None:
     ):
         if skipped:
             console.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
+    console.note(_cuts(task))
     if task.positive is not None:
         console.note(f"f1 is of the class {task.positive}")
     for warning in task.warnings:
         console.warn(warning)
+
+
+def _cuts(task: OpenTask) -> str:
+    """How many texts are too long to be shown whole, and what share of the tokens that is."""
+    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
+    if not any(cut.inputs for cut in task.cuts):
+        return f"no text is cut; the longest input has {longest:,} tokens"
+    parts = (
+        f"{cut.inputs:,} of {split}, {cut.share:.1%} of its tokens"
+        for split, cut in zip(("train", "dev"), task.cuts, strict=True)
+    )
+    return f"texts that are cut: {'; '.join(parts)}; the longest input has {longest:,} tokens"
 
 
 def show_progress(bar: Bar) -> Callable[[Progress], None]:

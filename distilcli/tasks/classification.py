@@ -9,7 +9,7 @@ import numpy as np
 from distilcli.errors import ConfigError, extra
 from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
-from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import (
     Classes,
     class_text,
@@ -64,17 +64,19 @@ class _SequenceTask(OpenTask):
         if not isinstance(config, RegressionTask) and config.labels is None:
             self.warnings += doubtful(self.labels)
         check_score(self.score, ("f1", "accuracy_f1"), len(self.labels) == 2, "two classes")
-        self.train = self._inputs(train.usable, tokenizer, config.max_length)
-        self.dev = self._inputs(dev.usable, tokenizer, config.max_length)
+        self.train, in_train = self._inputs(train.usable, tokenizer, config.max_length)
+        self.dev, in_dev = self._inputs(dev.usable, tokenizer, config.max_length)
+        self.say_cuts(in_train, in_dev, "task.max_length", config.max_length)
 
     def _inputs(
         self,
         examples: Sequence[TextExample],
         tokenizer: TextTokenizer,
-        max_length: int,
-    ) -> Inputs:
-        ids, types = tokenized([example.texts for example in examples], tokenizer, max_length)
-        return join(ids, types, [[0]] * len(ids), self.targets(examples))
+        max_length: int | None,
+    ) -> tuple[Inputs, Cut]:
+        texts = [example.texts for example in examples]
+        ids, types, cut = tokenized(texts, tokenizer, max_length)
+        return join(ids, types, [[0]] * len(ids), self.targets(examples)), cut
 
     def parse(self, value: Any) -> Any:
         """The label of a row; raises `BadExample`."""
@@ -302,20 +304,45 @@ def _without_vector(example: TextExample) -> TextExample:
 
 
 def tokenized(
-    texts: Sequence[tuple[str, ...]], tokenizer: TextTokenizer, max_length: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids and token types of texts or pairs; of a pair the longer text is cut first."""
+    texts: Sequence[tuple[str, ...]], tokenizer: TextTokenizer, max_length: int | None
+) -> tuple[list[list[int]], list[list[int]], Cut]:
+    """Ids and token types of texts or pairs, and what of them is cut; of a pair the longer first.
+
+    Args:
+        texts: of each input.
+        tokenizer: makes the tokens.
+        max_length: tokens of an input at most; None: nothing is cut.
+    """
     ids: list[list[int]] = []
     types: list[list[int]] = []
+    num_cut = num_tokens = 0
     for part in batched(len(texts)):
-        columns = [list(column) for column in zip(*texts[part], strict=True)]
-        encoded = tokenizer(
-            *columns,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=True,
-        )
-        ids += encoded["input_ids"]
-        types += encoded["token_type_ids"]
-    return ids, types
+        chosen = texts[part]
+        part_ids, part_types = _encoded(chosen, tokenizer)
+        longer = [i for i, row in enumerate(part_ids) if max_length and len(row) > max_length]
+        if longer:
+            # Whole ones first, so that it is known how much is cut.
+            num_cut += len(longer)
+            num_tokens += sum(len(part_ids[i]) - (max_length or 0) for i in longer)
+            short = _encoded([chosen[i] for i in longer], tokenizer, max_length)
+            for i, row_ids, row_types in zip(longer, *short, strict=True):
+                part_ids[i], part_types[i] = row_ids, row_types
+        ids += part_ids
+        types += part_types
+    return ids, types, Cut(num_cut, num_tokens, sum(map(len, ids)))
+
+
+def _encoded(
+    texts: Sequence[tuple[str, ...]], tokenizer: TextTokenizer, max_length: int | None = None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids and token types, of at most so many tokens each."""
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    encoded = tokenizer(
+        *columns,
+        truncation=max_length is not None,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=True,
+        verbose=False,
+    )
+    return encoded["input_ids"], encoded["token_type_ids"]

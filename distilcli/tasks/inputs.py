@@ -76,6 +76,26 @@ class Inputs:
         )
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What of the texts of one split is in no input.
+
+    Attributes:
+        inputs: texts (or questions, or words) that are shown in part.
+        tokens: how many of their tokens are not shown.
+        shown: tokens of all inputs.
+    """
+
+    inputs: int
+    tokens: int
+    shown: int
+
+    @property
+    def share(self) -> float:
+        """Of all tokens those that are not shown, as a fraction."""
+        return self.tokens / max(self.tokens + self.shown, 1)
+
+
 def join(
     token_ids: Sequence[Sequence[int]],
     token_types: Sequence[Sequence[int]],

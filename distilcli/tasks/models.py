@@ -95,7 +95,7 @@ def load_finetuned(
             "Fine-tune it first: the same experiment with teacher=null and "
             "'student={kind: checkpoint, model: ...}'; what lies in runs/NAME/student has one.",
         )
-    _check_ids(task, model, f"{role} {name}")
+    _check_inputs(task, model, f"{role} {name}")
     return model
 
 
@@ -126,7 +126,7 @@ def build_student(
     model.config.id2label = dict(enumerate(task.labels))
     model.train(False)
     _check_length(experiment, model, "the student")
-    _check_ids(task, model, "the student")
+    _check_inputs(task, model, "the student")
     return model
 
 
@@ -192,25 +192,39 @@ def _copied(source: PreTrainedModel, student: CopiedStudent) -> PreTrainedModel:
     return model
 
 
+def num_positions(experiment: TaskExperiment) -> int:
+    """Tokens that an input may have: the positions of the experiment's models, the fewest.
+
+    Raises:
+        ModelError: one of them cannot be read.
+    """
+    named: list[tuple[str, str | None, str]] = []
+    if experiment.teacher is not None:
+        named.append((experiment.teacher.model, experiment.teacher.revision, "teacher"))
+    if experiment.model_source is not None:
+        named.append((experiment.model_source, None, "student"))
+    return min(int(read_config(*one).max_position_embeddings) for one in named)
+
+
 def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str) -> None:
     positions = model.config.max_position_embeddings
-    if experiment.task.max_length > positions:
+    longest = experiment.task.max_length
+    if longest is not None and longest > positions:
         raise ModelError(
-            f"task.max_length {experiment.task.max_length} is over the {positions} positions of "
-            f"{where}",
+            f"task.max_length {longest} is over the {positions} positions of {where}",
             f"Set task.max_length to {positions} or less.",
         )
 
 
-def _check_ids(task: OpenTask, model: PreTrainedModel, where: str) -> None:
-    """Refuse inputs of tokens or of token types that a model has no embedding for."""
+def _check_inputs(task: OpenTask, model: PreTrainedModel, where: str) -> None:
+    """Refuse inputs of positions or of token types that a model has no embedding for."""
     splits = task.train, task.dev
-    token = max(int(inputs.token_ids.max()) for inputs in splits)
-    if token >= model.config.vocab_size:
+    longest = max(int(inputs.lengths.max()) for inputs in splits)
+    positions = model.config.max_position_embeddings
+    if longest > positions:
         raise ModelError(
-            f"{where}: it has {model.config.vocab_size:,} tokens, but the tokenizer gives the "
-            f"token {token:,}",
-            "Use the tokenizer that was saved with this model.",
+            f"{where}: it has {positions} positions, but there are inputs of {longest} tokens",
+            f"Set task.max_length={positions}: longer ones are cut.",
         )
     types = 1 + max(int(inputs.token_types.max()) for inputs in splits)
     if is_bert(model) and types > model.config.type_vocab_size:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.attention import use_packed_attention
 from distilcli.batches import Draws, by_length
-from distilcli.errors import ModelError, NonFiniteLossError
+from distilcli.errors import ConfigError, ModelError, NonFiniteLossError
 from distilcli.files import recover_all
 from distilcli.identity import (
     TEACHER_OUTPUTS,
@@ -31,7 +31,7 @@ from distilcli.task_config import GlueTask, RowFiles, RowHub, Task, TaskExperime
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.distillation import TaskDistillation, run_model
 from distilcli.tasks.inputs import Inputs, TaskBatch, pack
-from distilcli.tasks.models import build_student, load_teacher, teacher_labels
+from distilcli.tasks.models import build_student, load_teacher, num_positions, teacher_labels
 from distilcli.tasks.opening import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.tasks.teacher_outputs import TeacherOutputs
@@ -113,7 +113,17 @@ def open_task_of(experiment: TaskExperiment) -> OpenTask:
 
 def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
     """The task, with a warning where its tokenizer does not know its texts."""
-    task = open_task(experiment.task, TextTokenizer(tokenizer), teacher_labels(experiment))
+    section = experiment.task
+    if section.max_length is None:
+        section = section.model_copy(update={"max_length": num_positions(experiment)})
+    task = open_task(section, TextTokenizer(tokenizer), teacher_labels(experiment))
+    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
+    if longest > experiment.train.tokens_per_micro_batch:
+        raise ConfigError(
+            f"train.tokens_per_micro_batch {experiment.train.tokens_per_micro_batch} is under the "
+            f"{longest} tokens of the longest input",
+            f"Raise it to {longest} or more, or cut inputs: task.max_length.",
+        )
     train, dev = (
         unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
     )

@@ -13,7 +13,7 @@ import numpy as np
 from distilcli.task_config import QuestionAnsweringTask
 from distilcli.tasks import squad
 from distilcli.tasks.examples import BadExample, read_examples
-from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.task import OpenTask, batched, share_of_equal
 from distilcli.text_tokens import TextTokenizer
 
@@ -65,8 +65,9 @@ class QuestionAnswering(OpenTask):
             lambda question: (question.question, question.context),
         )
         self._questions = dev.usable
-        self.train, _ = _inputs(train.usable, tokenizer, config)
-        self.dev, self._windows = _inputs(dev.usable, tokenizer, config)
+        self.train, _, in_train = _inputs(train.usable, tokenizer, config)
+        self.dev, self._windows, in_dev = _inputs(dev.usable, tokenizer, config)
+        self.say_cuts(in_train, in_dev, "task.max_question_length", config.max_question_length)
 
     def answers(self, outputs: np.ndarray) -> list[str]:
         """The answer to each dev question, from start and end logits [rows, 2]."""
@@ -134,14 +135,21 @@ def _inputs(
     questions: Sequence[Question],
     tokenizer: TextTokenizer,
     config: QuestionAnsweringTask,
-) -> tuple[Inputs, list[Window]]:
+) -> tuple[Inputs, list[Window], Cut]:
+    """Windows over every context, whole, and what is cut off of questions."""
+    num_cut = num_tokens = 0
     ids: list[list[int]] = []
     types: list[list[int]] = []
     windows: list[Window] = []
     for part in batched(len(questions), 256):
         chosen = questions[part]
+        texts, surplus = _cut(
+            [question.question for question in chosen], tokenizer, config.max_question_length
+        )
+        num_cut += sum(tokens > 0 for tokens in surplus)
+        num_tokens += sum(surplus)
         encoded = tokenizer(
-            _cut([question.question for question in chosen], tokenizer, config.max_question_length),
+            texts,
             [question.context for question in chosen],
             truncation="only_second",
             max_length=config.max_length,
@@ -162,16 +170,20 @@ def _inputs(
             types.append(encoded["token_type_ids"][row])
     positions = [list(range(len(row))) for row in ids]
     targets = np.array(_targets(questions, windows), dtype=np.int64).reshape(-1, 2)
-    return join(ids, types, positions, targets), windows
+    inputs = join(ids, types, positions, targets)
+    return inputs, windows, Cut(num_cut, num_tokens, len(inputs.token_ids))
 
 
-def _cut(texts: list[str], tokenizer: TextTokenizer, max_tokens: int) -> list[str]:
-    """The texts, each cut after so many tokens."""
+def _cut(
+    texts: list[str], tokenizer: TextTokenizer, max_tokens: int
+) -> tuple[list[str], list[int]]:
+    """The texts, each cut after so many tokens, and how many tokens each has lost."""
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [
+    kept = [
         text if len(spans) <= max_tokens else text[: spans[max_tokens - 1][1]]
         for text, spans in zip(texts, encoded["offset_mapping"], strict=True)
     ]
+    return kept, [max(0, len(spans) - max_tokens) for spans in encoded["offset_mapping"]]
 
 
 def _targets(questions: Sequence[Question], windows: Sequence[Window]) -> list[tuple[int, int]]:

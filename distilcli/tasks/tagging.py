@@ -4,6 +4,7 @@ A sentence that is longer than the model may see is cut between words into sever
 every word is trained on and measured.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from distilcli.rows import NO_LABEL
 from distilcli.task_config import TaggingTask
 from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
-from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import Classes, doubtful, tag_text
 from distilcli.tasks.task import (
     OpenTask,
@@ -76,18 +77,20 @@ class Tagging(OpenTask):
         self._has_entities = other is None
         needed_tags = f"{SCHEMES}; {other} is none" if other else SCHEMES
         check_score(self.score, ("entity_f1",), self._has_entities, needed_tags)
-        self.train, _ = self._inputs(train.usable, tokenizer, config.max_length)
-        self.dev, pieces = self._inputs(dev.usable, tokenizer, config.max_length)
+        self.train, _, in_train = self._inputs(train.usable, tokenizer, config.max_length)
+        self.dev, pieces, in_dev = self._inputs(dev.usable, tokenizer, config.max_length)
+        self.say_cuts(in_train, in_dev, "task.max_length", config.max_length)
         # A sentence's words lie one after another, in one input or in several.
         self._words_of_sentences = pieces
 
     def _inputs(
-        self, sentences: Sequence[Sentence], tokenizer: TextTokenizer, max_length: int
-    ) -> tuple[Inputs, list[int]]:
-        """Inputs, and the number of words of each sentence that have a tag."""
+        self, sentences: Sequence[Sentence], tokenizer: TextTokenizer, max_length: int | None
+    ) -> tuple[Inputs, list[int], Cut]:
+        """Inputs, how many words of each sentence have a tag, and what is cut off of words."""
         ids_of = {name: index for index, name in enumerate(self.labels)}
         specials = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-        room = max_length - 2
+        room = (max_length or sys.maxsize) - 2
+        num_cut = num_tokens = 0
         ids: list[list[int]] = []
         positions: list[list[int]] = []
         targets: list[int] = []
@@ -106,6 +109,8 @@ class Tagging(OpenTask):
                 firsts: list[int] = []
                 for pieces, tag in zip(words, sentence.tags, strict=True):
                     kept = pieces[:room]  # a single word of more pieces than an input holds
+                    num_cut += len(kept) < len(pieces)
+                    num_tokens += len(pieces) - len(kept)
                     if tokens and len(tokens) + len(kept) > room:
                         add(tokens, firsts)
                         tokens, firsts = [], []
@@ -115,7 +120,8 @@ class Tagging(OpenTask):
                 add(tokens, firsts)
         types = [[0] * len(row) for row in ids]
         inputs = join(ids, types, positions, np.array(targets, dtype=np.int64))
-        return inputs, [sum(tag is not None for tag in one.tags) for one in sentences]
+        cut = Cut(num_cut, num_tokens, len(inputs.token_ids))
+        return inputs, [sum(tag is not None for tag in one.tags) for one in sentences], cut
 
     def _named(self, sentence: Sentence) -> Sentence:
         tags = [tag and self._classes.name_of(tag) for tag in sentence.tags]

@@ -11,7 +11,7 @@ import numpy as np
 from distilcli.errors import ConfigError, ModelError, extra
 from distilcli.overlap import Overlap, overlap, text_digest
 from distilcli.tasks.examples import BadExample, Examples
-from distilcli.tasks.inputs import Inputs
+from distilcli.tasks.inputs import Cut, Inputs
 from distilcli.tasks.labels import Classes, check_found, class_key
 
 # Where outputs are read: the first token of an input, the first token of each word, every token.
@@ -19,6 +19,8 @@ Head = Literal["sequence", "token", "span"]
 # What outputs are: logits of classes of which one is right, logits of classes of which each is
 # right or not, numbers.
 Family = Literal["one-of", "any-of", "number"]
+
+_MUCH_CUT = 0.05  # of the tokens
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class OpenTask(ABC):
         num_examples: of the training and of the dev split; there may be more inputs than examples.
         skipped: bad rows that were left out.
         overlap: dev examples that are trained on, too.
+        cuts: what of the training and of the dev texts is in no input, because it is too long.
         warnings: what a user should know of the rows, in a sentence each.
         unknown_shares: of the tokens of the training and of the dev inputs, how many are [UNK].
         score: name of the score by which students are chosen and compared.
@@ -95,6 +98,23 @@ class OpenTask(ABC):
         trained, measured = ([text_digest(*texts_of(x)) for x in s.usable] for s in (train, dev))
         self.overlap = overlap(trained, measured, ("task.train", "task.dev"), "rows")
         self.warnings = [self.overlap.warning] if self.overlap.warning else []
+
+    def say_cuts(self, train: Cut, dev: Cut, key: str, limit: int | None) -> None:
+        """Keep what of the texts is in no input, and warn where that is much.
+
+        Args:
+            train: of the training texts.
+            dev: of the dev texts.
+            key: the setting that cuts them.
+            limit: its value, in tokens.
+        """
+        self.cuts = train, dev
+        for split, cut in (("train", train), ("dev", dev)):
+            if cut.share > _MUCH_CUT:
+                self.warnings.append(
+                    f"task.{split}: {key} {limit} cuts {cut.share:.1%} of the tokens, in "
+                    f"{cut.inputs:,} texts; raise it, as far as the models have positions"
+                )
 
     def title(self, score: str) -> str:
         """A score as tables name it: with the class that it is of, where it is of one."""
