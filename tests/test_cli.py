@@ -148,6 +148,7 @@ def test_run_folder(for_people):
         "checkpoints",
         "environment.json",
         "experiment.yaml",
+        "identity.json",
         "initial-student",
         "metrics.jsonl",
         "results.json",
