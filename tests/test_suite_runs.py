@@ -80,8 +80,12 @@ class FakeJob:
         self.finished = True
         return None if self.run.name in self.failing else {"accuracy": self.run.seed / 8}
 
-    def last_lines(self) -> str:
-        return f"the end of {self.run.name}"
+    @property
+    def log(self) -> Path:
+        return Path(f"{self.run.name}.log")
+
+    def last_lines(self) -> list[str]:
+        return ["the end of", self.run.name]
 
 
 class Scheduled:
@@ -155,9 +159,12 @@ def test_every_run_is_taken_once_after_its_teacher(num_jobs, looks, failing):
     for job in scheduled.started:  # each is told of, with its score or the end of its log
         about = [note for note in scheduled.notes if note.startswith(job.run.name)]
         failed_it = job.run.name in failing
-        word = f"failed: the end of {job.run.name}" if failed_it else f"{12.5 * job.run.seed:.1f}"
+        word = f"failed: see {job.log}" if failed_it else f"{12.5 * job.run.seed:.1f}"
         assert len(about) == 1
         assert word in about[0]
+        if failed_it:
+            at = scheduled.notes.index(about[0])
+            assert scheduled.notes[at + 1 : at + 3] == ["  the end of", f"  {job.run.name}"]
 
 
 def test_one_at_a_time_goes_in_order():
@@ -240,9 +247,8 @@ def test_a_job_is_train_resume_of_the_runs_experiment(run_of):
     assert not run.experiment.run_folder.exists()  # that is the run's own to make
     log = Path(job.process.options["stderr"].name)
     log.write_text("".join(f"line {index}\n" for index in range(30)), encoding="utf-8")
-    assert str(log) in job.last_lines()
-    assert "line 29" in job.last_lines()
-    assert "line 9" not in job.last_lines()
+    assert job.log == log
+    assert job.last_lines() == [f"line {index}" for index in range(25, 30)]
 
 
 @pytest.mark.usefixtures("no_process")
