@@ -4,6 +4,7 @@ import itertools
 import json
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from distilcli.tasks.labels import (
     tag_text,
     vector_length,
 )
-from distilcli.tasks.models import _check_inputs
+from distilcli.tasks.models import _check_inputs, load_finetuned
 from distilcli.tasks.task import OpenTask, class_names
 
 NAN = float("nan")
@@ -414,6 +415,26 @@ def test_names_of_outputs_that_are_none_are_said(
     result = CliRunner().invoke(app, ["prepare", "--config", "x.yaml"])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("order", ["abc", "ABC", "xyz", "cab"])
+def test_outputs_in_another_order_are_refused(tmp_path: Path, order: str) -> None:
+    """Else a model that is evaluated beside others would be scored as if it were wrong."""
+    rows = make_inputs([5], "sequence")
+    task: Any = SimpleNamespace(
+        head="sequence", family="one-of", labels=["a", "b", "c"], train=rows, dev=rows
+    )
+    model = make_model("bert", "sequence", 3)
+    model.config.id2label = dict(enumerate(order))
+    model.save_pretrained(tmp_path)
+    if order != "cab":
+        load_finetuned(str(tmp_path), task)
+        return
+    with pytest.raises(ModelError) as caught:
+        load_finetuned(str(tmp_path), task)
+    assert caught.value.message == (
+        f"student {tmp_path}: its outputs are in the order c, a, b, the task's in the order a, b, c"
+    )
 
 
 def test_inputs_that_a_model_has_no_embedding_for_are_refused() -> None:

@@ -25,7 +25,8 @@ from distilcli.models import is_bert, load_weights, read_config
 from distilcli.student_config import CopiedStudent
 from distilcli.students import layer_map, seeded, set_dropout
 from distilcli.task_config import TaskCheckpoint, TaskExperiment
-from distilcli.tasks.task import Family, Head, OpenTask
+from distilcli.tasks.labels import class_key
+from distilcli.tasks.task import Family, Head, OpenTask, same_classes
 
 _CLASSES: dict[tuple[str, Head], type[PreTrainedModel]] = {
     ("bert", "sequence"): BertForSequenceClassification,
@@ -95,6 +96,7 @@ def load_finetuned(
             "Fine-tune it first: the same experiment with teacher=null and "
             "'student={kind: checkpoint, model: ...}'; what lies in runs/NAME/student has one.",
         )
+    _check_order(task, model.config, f"{role} {name}")
     _check_inputs(task, model, f"{role} {name}")
     return model
 
@@ -213,6 +215,21 @@ def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str
         raise ModelError(
             f"task.max_length {longest} is over the {positions} positions of {where}",
             f"Set task.max_length to {positions} or less.",
+        )
+
+
+def _check_order(task: OpenTask, config: Any, where: str) -> None:
+    """Refuse a head whose outputs are the task's classes in another order: scores would be wrong.
+
+    Outputs without names, or named otherwise, are taken as they come.
+    """
+    names = [str(config.id2label[index]) for index in sorted(config.id2label)]
+    in_order = [class_key(name) for name in names] == [class_key(name) for name in task.labels]
+    if task.head != "span" and not in_order and same_classes(names, task.labels):
+        raise ModelError(
+            f"{where}: its outputs are in the order {', '.join(names[:8])}, the task's in the "
+            f"order {', '.join(task.labels[:8])}",
+            "Evaluate it with an experiment of its own, whose task.labels are in its order.",
         )
 
 
