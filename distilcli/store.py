@@ -274,9 +274,19 @@ def _columns(path: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
         chunk.validate(full=True)  # else a changed byte in the layout can end the process
         if chunk.offset or chunk.null_count or chunk.values.offset or chunk.values.null_count:
             raise ValueError("not laid out as prepare writes it")
-        values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        values, offsets = _view(chunk.values), _view(chunk.offsets)
         columns.append((chunk.values.buffers()[1].address - start, values, offsets))
     return columns
+
+
+def _view(array: Any) -> np.ndarray:
+    """The numbers of an Arrow array, not copied.
+
+    Without `to_numpy`, which imports pandas: that takes longer than to open any store.
+    """
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    start = array.offset * dtype.itemsize
+    return np.frombuffer(array.buffers()[1] or b"", dtype=dtype, count=len(array), offset=start)
 
 
 def _files(folder: Path, manifest: Manifest) -> Iterator[tuple[Path, str | None]]:

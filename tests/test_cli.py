@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import tiny_experiments
 import torch
 from safetensors.torch import load_file
 from tiny_experiments import (
@@ -473,6 +474,25 @@ def test_help_loads_nothing_heavy(words):
     loaded = set(finished.stderr.split())
     assert "distilcli" in loaded
     assert loaded & set(HEAVY) == set()
+
+
+def eval_and_its_imports(marker: str, *arguments: str) -> None:
+    try:
+        tiny_experiments._main(*arguments)
+    finally:
+        Path(marker).write_text(" ".join(sys.modules))
+
+
+def test_no_command_waits_for_pandas(tiny_world, tmp_path):
+    """pyarrow imports it for arrays that are taken from it in the usual way."""
+    marker = tmp_path / "modules"
+    words = [str(tiny_world.teacher), "--config", str(tiny_world.config), "--no-speed"]
+    arguments = [str(marker), "eval", *words, "--output", str(tmp_path / "out")]
+    finished = tiny_experiments.start_function(eval_and_its_imports, arguments).wait()
+    assert finished.code == 0, finished.stderr
+    modules = marker.read_text().split()
+    assert "pyarrow" in modules
+    assert "pandas" not in modules
 
 
 @pytest.mark.parametrize(

@@ -46,15 +46,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
 }
-_PRELOADED = [
-    "distilcli.cli",
-    "distilcli.commands.evaluate",
-    "distilcli.commands.init_student",
-    "distilcli.commands.prepare",
-    "distilcli.commands.train",
-    "torch.nn.parallel.distributed",
-    "transformers.models.auto.tokenization_auto",
-]
+_PRELOADED = ["forked_imports"]
 _TIMEOUT_SECONDS = 240.0
 _SECONDS_TO_HANG = 180.0  # then a process says where it hangs, and ends
 _SECONDS_FOR_THE_OTHERS = 20.0  # to end by themselves, once one of them has failed
@@ -296,6 +288,7 @@ def start_function(
 ) -> Running:
     """Call an importable function in processes of their own, on several ranks as torchrun would."""
     server = multiprocessing.get_context("forkserver")
+    _let_import(str(Path(__file__).parent))
     server.set_forkserver_preload(_PRELOADED)
     folder = Path(tempfile.mkdtemp(prefix="distilcli-test-"))
     running = Running(folder)
@@ -318,6 +311,13 @@ def start_function(
         process.start()
         running.processes.append(process)
     return running
+
+
+def _let_import(folder: str) -> None:
+    """Let the server, which has a path of its own, import from the folder of these tests."""
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in before:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, before), folder])
 
 
 def _call(

@@ -1,0 +1,31 @@
+"""What every process that tests fork has imported: see `tiny_experiments.start_function`.
+
+Imported once, in the server, and then frozen: no collection in a forked process looks at it again,
+which would take longer than most commands and copy the memory that is shared.
+"""
+
+import gc
+from importlib.metadata import version
+
+import transformers.models.auto.tokenization_auto  # noqa: F401
+from transformers import (  # noqa: F401
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+)
+
+import distilcli.cli
+import distilcli.commands.evaluate
+import distilcli.commands.evaluate_suite
+import distilcli.commands.init_student
+import distilcli.commands.prepare
+import distilcli.commands.train  # noqa: F401
+
+version("torch")  # where packages lie is looked up once
+gc.collect()
+gc.freeze()
