@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distilcli.errors import ModelError
+from distilcli.hub import hub_answer
 from distilcli.schema import resolve_path
 
 CONFIG = "config.json"
@@ -30,7 +31,6 @@ TOKENIZER_FILES = (
 _FIRST = (CONFIG, TOKENIZER_CONFIG)  # asked for at a branch or tag; the others at its commit
 MAX_JSON_BYTES = 64 * 2**20  # of a config or an index, which are a thousand times smaller
 _COPY_AGAIN = "Copy or download it again."
-_LOG_IN = "`hf auth login` (or HF_TOKEN)"
 
 
 @dataclass(frozen=True)
@@ -196,45 +196,17 @@ def _fetched(repository: str, name: str, revision: str, where: str) -> Path | No
 
 
 def hub_refusal(error: BaseException, revision: str, where: str) -> ModelError:
-    """What the hub's answer means, and what to do.
+    """Why neither this machine nor the hub gives a model.
 
     Args:
         error: of the hub's client.
         revision: that was asked for.
         where: opens the message.
     """
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
+    message, hint = hub_answer(error, revision, "model") or (
+        f"cannot be read here or on the hub ({first_line(error)})",
+        "Check the name and the network; on a machine without one, give a folder.",
     )
-
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # why the hub was of no help; that it is not here is no news
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, HFValidationError):
-        message, hint = "no such folder, and not a name of the hub", "Check the path or the name."
-    elif isinstance(error, GatedRepoError):
-        message = f"the hub gives it to those only who were granted access ({status})"
-        hint = f"Ask for access on the model's page, then log in: {_LOG_IN}."
-    elif isinstance(error, RevisionNotFoundError):
-        message, hint = f"the hub has no revision {revision!r} of it", "Check the revision."
-    elif isinstance(error, RepositoryNotFoundError) or status == 404:
-        message = f"no such folder, and the hub has no such model for you ({status})"
-        hint = f"Check the name; for a private model log in: {_LOG_IN}."
-    elif status in (401, 403):
-        message = f"the hub does not accept your login ({status})"
-        hint = f"Log in again: {_LOG_IN}; or unset HF_TOKEN."
-    elif status == 429:
-        message = "the hub has had too many requests from here (429)"
-        hint = f"Wait some minutes, or log in, which allows for more: {_LOG_IN}."
-    elif status is not None and status >= 500:
-        message, hint = f"the hub is out of order ({status})", "Try again later, or give a folder."
-    else:
-        message = f"cannot be read here or on the hub ({first_line(error)})"
-        hint = "Check the name and the network; on a machine without one, give a folder."
     return ModelError(f"{where}: {message}", hint)
 
 

@@ -15,6 +15,7 @@ from distilcli.config import FilesSource, HubSource
 from distilcli.errors import ConfigError, DataError
 from distilcli.formats import FileFormat, InputFile, checked_text, missing_column, read_documents
 from distilcli.globs import file_id, is_saved_data_set, matching_files
+from distilcli.hub import hub_answer
 from distilcli.rows import NO_LABEL
 from distilcli.schema import resolve_path
 from distilcli.task_config import RowHub
@@ -187,6 +188,9 @@ def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[st
         hint = "Check the name, subset, split and revision, and that the hub can be reached."
         if folder.is_dir():
             hint = "Check the folder, the split and the columns."
+        else:
+            answer = hub_answer(error, source.revision or "main", "data set")
+            reason, hint = answer or (reason, hint)
         raise DataError(f"data set {source.hub} after row {number}: {reason}", hint) from error
 
 

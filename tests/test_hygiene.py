@@ -29,6 +29,7 @@ ORDER = [
     "experiment_file",
     "suites",
     "published",
+    "hub",
     "globs",
     "rows",
     "formats",

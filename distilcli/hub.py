@@ -1,0 +1,76 @@
+"""What the hub answers when it gives neither a model nor a data set, in words.
+
+Loads nothing of the hub's client before there is an error of it.
+"""
+
+from collections.abc import Iterator
+
+LOG_IN = "`hf auth login` (or HF_TOKEN)"
+_MOST_CAUSES = 10  # a chain of causes may be a circle
+
+
+def hub_answer(error: BaseException, revision: str, kind: str) -> tuple[str, str] | None:
+    """What the hub's answer means, and what to do; None where the error is no answer of the hub.
+
+    Args:
+        error: of the hub's client, or of a library that calls it.
+        revision: that was asked for.
+        kind: what was asked for: "model" or "data set".
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    answers = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
+    error = next(
+        (cause for cause in _causes(error) if isinstance(cause, answers) or _status(cause)), error
+    )
+    status = _status(error)
+    if isinstance(error, HFValidationError):
+        return "no such folder, and not a name of the hub", "Check the path or the name."
+    # `datasets` keeps of the hub's answer no more than a sentence.
+    sentence = str(error) if type(error).__name__ == "DatasetNotFoundError" else ""
+    if isinstance(error, GatedRepoError) or "gated" in sentence:
+        return (
+            f"the hub gives it to those only who were granted access ({status or 403})",
+            f"Ask for access on the {kind}'s page, then log in: {LOG_IN}.",
+        )
+    if isinstance(error, RevisionNotFoundError) or sentence.startswith("Revision"):
+        return f"the hub has no revision {revision!r} of it", "Check the revision."
+    if isinstance(error, RepositoryNotFoundError) or status == 404 or sentence:
+        return (
+            f"no such folder, and the hub has no such {kind} for you ({status or 404})",
+            f"Check the name; for a private {kind} log in: {LOG_IN}.",
+        )
+    if status in (401, 403):
+        return (
+            f"the hub does not accept your login ({status})",
+            f"Log in again: {LOG_IN}; or unset HF_TOKEN.",
+        )
+    if status == 429:
+        return (
+            "the hub has had too many requests from here (429)",
+            f"Wait some minutes, or log in, which allows for more: {LOG_IN}.",
+        )
+    if status is not None and status >= 500:
+        return f"the hub is out of order ({status})", "Try again later, or give a folder."
+    return None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of the answer that an error is about."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it, the last first: `datasets` has errors of its own."""
+    cause: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__
