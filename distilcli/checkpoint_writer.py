@@ -60,7 +60,7 @@ class CheckpointWriter:
             except OSError as error:  # while rotating
                 self._error = WriteError(
                     f"{self.root}: older checkpoints cannot be removed ({error})",
-                    "Free disk space or mend the permissions, then resume; nothing is lost.",
+                    "Free disk space or fix the permissions, then resume; nothing is lost.",
                 )
 
         self._thread = threading.Thread(target=save_and_rotate, name="checkpoint")

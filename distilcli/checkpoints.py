@@ -86,7 +86,7 @@ def save(
     except (OSError, SafetensorError) as error:
         raise WriteError(
             f"{final}: the checkpoint cannot be written ({error})",
-            "Free disk space or mend the permissions, then resume; older checkpoints are intact.",
+            "Free disk space or fix the permissions, then resume; older checkpoints are intact.",
         ) from error
     return final
 

@@ -213,7 +213,7 @@ class RunFolder:
         except OSError as error:
             raise WriteError(
                 f"{path}: cannot be written ({error})",
-                "Free disk space or mend the permissions, then go on with --resume.",
+                "Free disk space or fix the permissions, then go on with --resume.",
             ) from error
 
     def _changed_keys(self, experiment: BaseExperiment) -> list[str]:

@@ -56,7 +56,7 @@ def save_model(
             f"{folder}: the model",
             error,
             ModelError,
-            "Free disk space, mend the permissions or choose another folder.",
+            "Free disk space, fix the permissions or choose another folder.",
         ) from error
 
 

@@ -28,7 +28,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"{folder}: the token store",
             error,
             DataError,
-            "Free disk space, mend the permissions or name another folder as data.store.",
+            "Free disk space, fix the permissions or name another folder as data.store.",
         ) from error
 
 

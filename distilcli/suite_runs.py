@@ -27,8 +27,9 @@ from distilcli.signals import StopSignals, exit_signal
 from distilcli.suite_results import Results
 from distilcli.suites import TEACHER, Suite, SuiteRun
 from distilcli.task_config import TaskExperiment
+from distilcli.tasks.dev_examples import measured_scores
 from distilcli.tasks.models import load_teacher
-from distilcli.tasks.objective import measured_scores, open_task_of
+from distilcli.tasks.objective import open_task_of
 from distilcli.tasks.teacher_outputs import remove_outputs
 from distilcli.yaml_tree import read_yaml
 

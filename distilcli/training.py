@@ -251,7 +251,7 @@ class Trainer:
                 save_model(self.objective.student, self.objective.tokenizer, self.folder.student)
             except ModelError as error:
                 raise WriteError(
-                    error.message, "Free disk space or mend the permissions, then --resume."
+                    error.message, "Free disk space or fix the permissions, then --resume."
                 ) from error
         self.accelerator.wait_for_everyone()
         return TrainResult(

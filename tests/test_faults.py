@@ -137,7 +137,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run_and_loses_nothing(tiny_wor
     assert ended.code == 1, ended.stderr
     assert "checkpoint cannot be written" in ended.stderr
     assert "Permission denied" in ended.stderr
-    assert "mend the permissions" in ended.stderr
+    assert "fix the permissions" in ended.stderr
     assert "Traceback" not in ended.stderr
     resumed = run(*command, f"output_dir={tmp_path}", "--resume")
     assert resumed.code == 0, resumed.stderr

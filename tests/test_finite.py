@@ -25,7 +25,7 @@ from distilcli.objective import LossSums
 from distilcli.processes import make_accelerator
 from distilcli.run_folder import RunFolder, write_results
 from distilcli.steps import Stepper
-from distilcli.tasks import objective
+from distilcli.tasks import dev_examples
 
 BAD_TENSOR = "bert.encoder.layer.1.output.dense.weight"
 
@@ -343,12 +343,14 @@ def test_training_names_the_step_of_a_bad_score_and_keeps_the_checkpoint(
 def test_outputs_that_are_not_finite_get_no_task_score(monkeypatch):
     """argmax of NaN is the first class: it would look like a score."""
     outputs = [(0, np.ones((1, 2), np.float32)), (1, np.full((1, 2), np.nan, np.float32))]
-    monkeypatch.setattr(objective, "outputs_of", lambda *_: outputs)
+    monkeypatch.setattr(dev_examples, "outputs_of", lambda *_: outputs)
     task = SimpleNamespace(dev=[0, 1], score="accuracy", scores=lambda _: {"accuracy": 0.9})
     with pytest.raises(NonFiniteLossError, match="student x: not all of its outputs for the dev"):
-        objective.dev_scores(task, None, Accelerator(cpu=True), 10, "student x")
-    monkeypatch.setattr(objective, "outputs_of", lambda *_: outputs[:1])
-    assert objective.dev_scores(task, None, Accelerator(cpu=True), 10).values == {"accuracy": 0.9}
+        dev_examples.dev_scores(task, None, Accelerator(cpu=True), 10, "student x")
+    monkeypatch.setattr(dev_examples, "outputs_of", lambda *_: outputs[:1])
+    assert dev_examples.dev_scores(task, None, Accelerator(cpu=True), 10).values == {
+        "accuracy": 0.9
+    }
 
 
 # JSON

@@ -16,8 +16,8 @@ from distilcli.models import num_parameters, size_mib
 from distilcli.processes import single_accelerator
 from distilcli.task_config import GlueTask, RowFiles, Task, TaskExperiment
 from distilcli.tasks import glue
+from distilcli.tasks.dev_examples import measured_outputs
 from distilcli.tasks.models import load_finetuned, load_teacher, teacher_labels
-from distilcli.tasks.objective import measured_outputs
 from distilcli.tasks.speed import Pass, measure_passes
 from distilcli.tasks.task import OpenTask
 

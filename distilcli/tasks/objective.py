@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distilcli.attention import use_packed_attention
-from distilcli.batches import Draws, by_length
-from distilcli.errors import ConfigError, ModelError, NonFiniteLossError
+from distilcli.batches import Draws
+from distilcli.errors import ConfigError, ModelError
 from distilcli.files import recover_all
 from distilcli.identity import (
     TEACHER_OUTPUTS,
@@ -29,38 +28,15 @@ from distilcli.store import load_tokenizer, tokenizer_fingerprint
 from distilcli.students import check_widths
 from distilcli.task_config import GlueTask, RowFiles, RowHub, Task, TaskExperiment
 from distilcli.tasks.augmentation import augment
-from distilcli.tasks.distillation import TaskDistillation, run_model
-from distilcli.tasks.inputs import Inputs, TaskBatch, pack
+from distilcli.tasks.dev_examples import TaskScores, dev_scores, measured_scores
+from distilcli.tasks.distillation import TaskDistillation
+from distilcli.tasks.inputs import TaskBatch, pack
 from distilcli.tasks.models import build_student, load_teacher, num_positions, teacher_labels
 from distilcli.tasks.opening import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.tasks.teacher_outputs import TeacherOutputs
 from distilcli.text_tokens import TextTokenizer
-from distilcli.validation import DIVERGED
 from distilcli.vocabulary import check_tokens, unknown_share, unknown_warning
-
-
-@dataclass(frozen=True)
-class TaskScores:
-    """Held-out scores on a task.
-
-    Attributes:
-        values: all scores, by name.
-        score: the name of the one that students are chosen by.
-    """
-
-    values: dict[str, float]
-    score: str
-
-    @property
-    def criterion(self) -> float:
-        """By which students are chosen: lower is better."""
-        return -self.values[self.score]
-
-    def metrics(self) -> dict[str, float]:
-        """As metric keys and values; the score by which students are chosen comes first."""
-        first = {self.score: self.values[self.score]}
-        return {f"held_out/{name}": value for name, value in (first | self.values).items()}
 
 
 @dataclass(frozen=True)
@@ -303,99 +279,3 @@ def place_of_rows(task: Task, split: str) -> str:
     if isinstance(source, RowHub):
         return f"{source.hub}, {source.split}"
     return ", ".join(source.files)
-
-
-def measured_scores(
-    task: OpenTask,
-    model: PreTrainedModel,
-    accelerator: Accelerator,
-    tokens_per_micro_batch: int,
-    name: str,
-) -> dict[str, float]:
-    """Dev scores of a model as it was loaded; the one that models are compared by comes first.
-
-    Raises:
-        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
-    """
-    return task.ordered_scores(
-        measured_outputs(task, model, accelerator, tokens_per_micro_batch, name)
-    )
-
-
-def measured_outputs(
-    task: OpenTask,
-    model: PreTrainedModel,
-    accelerator: Accelerator,
-    tokens_per_micro_batch: int,
-    name: str,
-) -> np.ndarray:
-    """Outputs of a model as it was loaded for all dev inputs; see `dev_outputs`."""
-    nn.Module.to(model.eval(), accelerator.device)
-    use_packed_attention(model)
-    return dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
-
-
-def dev_scores(
-    task: OpenTask,
-    model: PreTrainedModel,
-    accelerator: Accelerator,
-    tokens_per_micro_batch: int,
-    name: str = "the student",
-) -> TaskScores:
-    """Scores of a packed model on the dev examples, over all processes; its mode is restored.
-
-    Raises:
-        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
-    """
-    outputs = dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
-    scores = [task.scores(outputs) if accelerator.is_main_process else {}]
-    broadcast_object_list(scores)
-    return TaskScores(scores[0], task.score)
-
-
-def dev_outputs(
-    task: OpenTask,
-    model: PreTrainedModel,
-    accelerator: Accelerator,
-    tokens_per_micro_batch: int,
-    name: str,
-) -> np.ndarray:
-    """A packed model's outputs for all dev inputs in order, float32 [rows, outputs].
-
-    Each process runs a part of the inputs, and all get all outputs.
-
-    Raises:
-        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
-    """
-    rank, world_size = accelerator.process_index, accelerator.num_processes
-    mine = np.arange(len(task.dev))[rank::world_size]
-    found = outputs_of(model, task.dev, mine, accelerator.device, tokens_per_micro_batch)
-    everywhere: list[tuple[int, np.ndarray]] = gather_object(found)
-    outputs = np.concatenate([rows for _, rows in sorted(everywhere, key=lambda pair: pair[0])])
-    # The largest of NaNs is the first class: without this look they would get a score.
-    if not np.isfinite(outputs).all():
-        raise NonFiniteLossError(
-            f"{name}: not all of its outputs for the dev examples are finite", DIVERGED
-        )
-    return outputs
-
-
-@torch.no_grad()
-def outputs_of(
-    model: PreTrainedModel,
-    inputs: Inputs,
-    samples: np.ndarray,
-    device: torch.device,
-    tokens_per_micro_batch: int,
-) -> list[tuple[int, np.ndarray]]:
-    """Each of these inputs' index with the model's outputs, float32 [rows, outputs]."""
-    was_training = model.training
-    model.eval()
-    found: list[tuple[int, np.ndarray]] = []
-    for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
-        batch = pack(inputs, group).to(device)
-        outputs, _ = run_model(model, batch)
-        ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
-        found += zip(group, np.split(outputs.float().cpu().numpy(), ends), strict=True)
-    model.train(was_training)
-    return found
