@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from distilcli.console import Console
 
 
+# All else is an error of a command; interruptions and Rust's panics are no `Exception`s.
+_NO_ERRORS = (SystemExit, GeneratorExit)
+
+
 def run(app: typer.Typer, arguments: list[str]) -> int:
     """The exit code of one command line, whatever happens and whatever it is connected to.
 
@@ -43,7 +47,9 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
     try:
         with stopping(START_AGAIN, typed):
             return app(arguments, prog_name="distilcli", standalone_mode=False) or 0
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if isinstance(error, _NO_ERRORS):
+            raise
         if not _is_usage_error(error):
             if _is_debugged():
                 raise
@@ -98,8 +104,8 @@ def console(as_json: bool, activity: str) -> Iterator["Console"]:
         with stopping(START_AGAIN, typed), doing(activity):
             check_launch()
             yield made
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, typer.Exit) or _is_debugged():
+    except BaseException as error:
+        if isinstance(error, (typer.Exit, *_NO_ERRORS)) or _is_debugged():
             raise
         known = unexpected(error)
         made.error(known)

@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from distilcli.records import SPLITS, SplitName
+from distilcli.text_tokens import naming_the_tokenizer
 from distilcli.words import SPLITS_AT_WHITESPACE, Words, spans_spaces, splits_at_spaces
 
 SEGMENT_CHARS = 1 << 14  # long documents are tokenised in pieces of about this size
@@ -247,10 +248,11 @@ class Sequencer:
     def _encode(self, batch: list[Segment]) -> list[tuple[list[int], Encoding | None]]:
         """The tokens of each segment, with their words where only the encoding tells."""
         texts = [segment.text for segment in batch]
-        if self.recipe.word_by_word:
-            return [(ids, None) for ids in self._words.ids(texts)]
-        if self.recipe.continuations is not None:
-            fast = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            return [(encoding.ids, None) for encoding in fast]
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [(encoding.ids, encoding) for encoding in encodings]
+        with naming_the_tokenizer():
+            if self.recipe.word_by_word:
+                return [(ids, None) for ids in self._words.ids(texts)]
+            if self.recipe.continuations is not None:
+                fast = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+                return [(encoding.ids, None) for encoding in fast]
+            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            return [(encoding.ids, encoding) for encoding in encodings]

@@ -10,16 +10,20 @@ looks up whole words. So control tokens get names here that no text has; their i
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
+from distilcli.errors import DataError
 from distilcli.json_text import to_json
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 CONTROL_TOKENS = ("cls_token", "sep_token", "pad_token", "mask_token", "unk_token")
+_MAX_REASON = 200  # characters of what a tokenizer says
 _NO_CHARACTER = "\uffff"  # Unicode keeps this code point from ever being one
 
 
@@ -69,6 +73,27 @@ def _control_tokens(tokenizer: "PreTrainedTokenizerFast") -> set[str]:
     return {str(name) for name in names if name is not None}
 
 
+@contextmanager
+def naming_the_tokenizer() -> Iterator[None]:
+    """During the block a tokenizer reads texts; where its own code gives up, say so.
+
+    A panic of Rust is no `Exception`, and cannot be sent from one process to another.
+
+    Raises:
+        DataError: instead of a panic, such as that of a regular expression that takes too long.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:_MAX_REASON]
+        raise DataError(
+            f"the tokenizer gives up on a text ({reason})",
+            "Simplify the regular expressions in its tokenizer.json, or use another tokenizer.",
+        ) from None
+
+
 class TextTokenizer:
     """Tokenises texts by the rule of this module; called as a tokenizer of transformers is.
 
@@ -94,5 +119,6 @@ class TextTokenizer:
 
     def __call__(self, *columns: Any, **options: Any) -> "BatchEncoding":
         """Token ids of texts, pairs of texts or lists of words; the options of transformers."""
-        encoded: BatchEncoding = self._fast(*columns, **options)
+        with naming_the_tokenizer():
+            encoded: BatchEncoding = self._fast(*columns, **options)
         return encoded

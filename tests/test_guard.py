@@ -100,6 +100,17 @@ def test_an_error_that_nobody_expected(capsys, monkeypatch, command, error, code
     assert record["hint"] == "".join(err.splitlines()[1:])
 
 
+class PanicException(BaseException):
+    """As what Rust's panics become, which are no `Exception`s."""
+
+
+def test_a_panic_of_a_library_is_an_error_too(capsys, monkeypatch):
+    failing(monkeypatch, PanicException("index out of bounds"))
+    code, out, err = run(capsys, "prepare", "--config", "own.yaml")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: unexpected PanicException: index out of bounds, while preparing")
+
+
 def test_where_it_was_is_said_by_file_and_line(capsys, monkeypatch):
     monkeypatch.setattr(experiment_file, "_kind_of", lambda _: None)
     monkeypatch.setattr(experiment_file, "read_yaml", lambda *_: {})
@@ -303,11 +314,14 @@ def test_streams_that_are_full_or_closed(command, code, stdout, stderr):
 
 @pytest.mark.parametrize("options", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
 def test_a_terminal_of_ascii_alone(options: dict[str, str], tmp_path) -> None:
-    done = shell("DISTILCLI prepare --config $'\\xc3\\xa4\\xff' --json", **options)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert json.loads(done.stdout)["error"]["message"] == "\u00e4\\udcff: no such file"
-    assert "\\udcff: no such file" in done.stderr
+    unknown = "--config: is not UTF-8 text; choose another name (given: '\\udcff')"
+    # Where Python reads LC_ALL=C as UTF-8 the letter may stand as it is, elsewhere escaped.
+    for name, message in ((r"$'\xc3\xa4'", "\u00e4: no such file"), (r"$'\xff'", unknown)):
+        done = shell(f"DISTILCLI prepare --config {name} --json", **options)
+        assert done.returncode == 2
+        assert json.loads(done.stdout)["error"]["message"] == message
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
 
 
 def test_what_is_closed_is_not_written_into(tmp_path):

@@ -8,9 +8,10 @@ import pytest
 from task_rows import open_rows, question
 from tiny_models import word_tokenizer as whole_words
 from tiny_tasks import pair_tokenizer
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from distilcli.errors import DataError
 from distilcli.sequences import Sequencer, make_recipe
 from distilcli.store import tokenizer_fingerprint
 from distilcli.tasks.inputs import Inputs
@@ -136,3 +137,18 @@ def test_only_stores_whose_content_would_differ_are_of_another_tokenizer() -> No
     assert tokenizer_fingerprint(pair_tokenizer()) == "b314de19f622a0fc55c96fcf35d72308"
     special, ordinary = with_added(URL), with_added(AddedToken("<url>", special=False))
     assert tokenizer_fingerprint(special) != tokenizer_fingerprint(ordinary)
+
+
+def test_a_regular_expression_that_takes_too_long_is_named_on_both_paths():
+    """The expression tries every way of cutting a run of letters; its engine panics."""
+    tokenizer = pair_tokenizer()
+    exploding = pre_tokenizers.Split(Regex("(b+)+$"), "isolated")
+    tokenizer.backend_tokenizer.pre_tokenizer = exploding
+    text = "b" * 40 + "!"
+    expected = r"the tokenizer gives up on a text \(Onig: Regex search error: retry-limit"
+    with pytest.raises(DataError, match=expected) as caught:
+        TextTokenizer(tokenizer)(text)
+    assert "use another tokenizer" in caught.value.hint
+    recipe = make_recipe(json.dumps(text_backend(tokenizer)), (2, 3), (64, 3), 0.0)
+    with pytest.raises(DataError, match=expected):
+        Sequencer(recipe)([text], None)
