@@ -5,6 +5,7 @@ cannot be compiled: a test of `torch.compile` runs in a process of its own.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import jaxtyping
@@ -14,6 +15,12 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A suite under nohup ignores SIGHUP, one in the background of a script SIGINT; what it starts would
+# ignore them, too.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 import tiny_experiments  # noqa: E402

@@ -252,7 +252,8 @@ def test_accelerate_launch_with_fsdp_is_refused(tiny_world, tmp_path):
     )
     launched = subprocess.run(
         [
-            *("accelerate", "launch", "--config_file", str(config), "-m", "distilcli", "train"),
+            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)),
+            *("-m", "distilcli", "train"),
             *("--config", str(tiny_world.config), f"output_dir={tmp_path / 'runs'}"),
         ],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
