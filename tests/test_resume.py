@@ -325,20 +325,40 @@ def test_nothing_is_deleted_when_every_checkpoint_is_damaged(tiny_world, killed_
 
 # Signals
 
+HELD = """
+import sys
+from distilcli import steps
+from distilcli.__main__ import main
+
+take = steps.Stepper.take
+
+def held(stepper, step, *rest):
+    if step == 6:
+        sys.stdin.readline()  # a signal is heard here, but does not end it
+    return take(stepper, step, *rest)
+
+steps.Stepper.take = held
+sys.exit(main())
+"""
+
 
 @pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturbed, tmp_path):
-    """The whole thing as a shell sees it: python -m distilcli."""
+    """The whole thing as a shell sees it, but that it waits in its seventh step for the signal."""
     arguments = command(tiny_world, tmp_path, "train.save_every=1000", "train.log_every=1")
     errors = tmp_path / "stderr"
     with errors.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "distilcli", *arguments], env=environment(), stderr=stream
+            [sys.executable, "-c", HELD, *arguments],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stderr=stream,
         )
         while last_step(run_folder(tmp_path)) < 4 and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGTERM)
-        assert process.wait() == 143
+        process.communicate(b"\n")
+        assert process.returncode == 143
     assert "SIGTERM" in errors.read_text()
     stopped_after = last_step(run_folder(tmp_path))
     assert 4 <= stopped_after < STEPS
