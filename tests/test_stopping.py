@@ -173,7 +173,7 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
     suite = str(suite_file(tmp_path / "suite.yaml", tasks, "regression"))
     for place, words in (
         ("distilcli.commands.evaluate_task.measured_outputs", [expert, "--config", config]),
-        ("distilcli.commands.evaluate_suite.open_task_of", ["--suite", suite]),
+        ("distilcli.commands.evaluate_suite.look_at_rows", ["--suite", suite]),
     ):
         marker = tmp_path / place
         stopped = stop_at(place, marker, signal.SIGTERM, "eval", *words).wait()

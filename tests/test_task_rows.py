@@ -552,7 +552,8 @@ def test_prepare_counts_the_bad_rows_it_leaves_out(two_bad):
     encode = pair_tokenizer()
     tokens = sum(len(encode(first, second)["input_ids"]) for first, second, _ in rows)
     found = json.loads(result.stdout)
-    assert found["train"] == {"examples": 158, "inputs": 158, "tokens": tokens, "skipped": 2}
+    counts = {"examples": 158, "inputs": 158, "tokens": tokens, "skipped": 2}
+    assert found["train"] == {**counts, "cut": 0, "tokens_cut": 0}
     assert (found["dev"]["examples"], found["dev"]["skipped"]) == (60, 0)
     assert found["labels"] == ["no", "yes"]
 
@@ -560,7 +561,7 @@ def test_prepare_counts_the_bad_rows_it_leaves_out(two_bad):
     assert table.exit_code == 0, table.output
     words = [re.findall(r"[\w,]+", line) for line in table.stdout.splitlines()]
     cells = {line[0]: line[1:] for line in words if line}
-    assert cells["train"] == ["158", "158", f"{tokens:,}", "2"]
+    assert cells["train"] == ["158", "158", f"{tokens:,}", "0", "0", "2"]
     assert (cells["dev"][:2], cells["dev"][-1]) == (["60", "60"], "0")
     assert "outputs: no, yes" in table.stdout
 

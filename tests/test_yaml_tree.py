@@ -94,7 +94,8 @@ def test_what_is_no_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("x=" + "9" * 10_000, "the value is not YAML (Exceeds the limit"),
         ("x=a\x00b", "the value is not YAML (unacceptable character"),
         ("seed=" + "9" * 4000, "seed: must be at most 4,294,967,295 (given: 99"),
-        ("name=" + "/" * 4000, "name: must match"),
+        ("name=" + "/" * 100, "name: must match"),
+        ("name=" + "a" * 4000, "name: must be of 180 characters at most"),
     ],
 )
 def test_a_hostile_override_is_one_short_error(override: str, message: str) -> None:
