@@ -4,6 +4,7 @@ runs/NAME/  experiment.yaml  environment.json  identity.json  metrics.jsonl  che
             initial-student/  student/  results.json  .lock
 """
 
+import itertools
 import os
 import platform
 import subprocess
@@ -57,10 +58,17 @@ class RunFolder:
         self.metrics = root / "metrics.jsonl"
         self.initial_student = root / "initial-student"
         self.student = root / "student"
-        self.trace = root / "profile" / "trace.json.gz"
         self.experiment = root / "experiment.yaml"
         self.environment = root / "environment.json"
         self.identity = root / "identity.json"
+        self.results = root / "results.json"
+        self.scores = root / "scores.json"
+
+    @property
+    def trace(self) -> Path:
+        """Where the next trace goes: none that is there is replaced."""
+        names = (f"trace-{number}.json.gz" for number in itertools.count(1))
+        return next(path for name in names if not (path := self.root / "profile" / name).exists())
 
     @property
     def has_run(self) -> bool:
@@ -130,7 +138,11 @@ class RunFolder:
         for folder in (self.student, self.initial_student):
             if folder.exists():
                 remove_folder(folder)
-        for file in (self.metrics, self.identity):
+        # What was measured here was measured on the student that goes.
+        files = [self.metrics, self.identity]
+        files += [self.results] if _is_ours(self.results) else []
+        files += [self.scores] if _holds_scores(self.scores) else []
+        for file in files:
             file.unlink(missing_ok=True)
 
     def _refuse_foreign(self, force: bool) -> None:
@@ -242,6 +254,15 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and "distilcli" in record
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a JSON file holds scores as a suite writes them beside a student, and no more."""
+    try:
+        record = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and all(isinstance(v, float) for v in record.values())
 
 
 def _is_of_a_suite(path: Path) -> bool:

@@ -17,9 +17,17 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from distilcli import checkpoints
-from distilcli.errors import ConfigError, DistilError, Interrupted, RunFolderError, WriteError
+from distilcli.errors import (
+    ConfigError,
+    DistilError,
+    Interrupted,
+    ModelError,
+    RunFolderError,
+    WriteError,
+)
 from distilcli.experiment_file import dump
 from distilcli.files import recover_all, unwritten, write_atomically
+from distilcli.identity import changed
 from distilcli.json_text import parse_json, to_json
 from distilcli.processes import single_accelerator
 from distilcli.run_folder import RunFolder
@@ -29,7 +37,7 @@ from distilcli.suites import TEACHER, Suite, SuiteRun
 from distilcli.task_config import TaskExperiment
 from distilcli.tasks.dev_examples import measured_scores
 from distilcli.tasks.models import load_teacher
-from distilcli.tasks.objective import open_task_of
+from distilcli.tasks.objective import identity_of_models, open_task_of
 from distilcli.tasks.teacher_outputs import remove_outputs
 from distilcli.yaml_tree import read_yaml
 
@@ -195,7 +203,7 @@ class _Job:
 
 
 def _scores_file(run: SuiteRun) -> Path:
-    return run.experiment.run_folder / "scores.json"
+    return RunFolder(run.experiment.run_folder).scores
 
 
 def write_scores(run: SuiteRun, scores: dict[str, float]) -> None:
@@ -243,7 +251,8 @@ def finished_scores(run: SuiteRun) -> dict[str, float] | None:
     """The scores of a run that is finished, else None.
 
     Raises:
-        RunFolderError: it was made with other settings, or files of someone else have its names.
+        RunFolderError: it was made with other settings or models, or files of someone else have its
+            names.
         DistilError: its scores cannot be read.
     """
     path = _scores_file(run)
@@ -256,7 +265,25 @@ def finished_scores(run: SuiteRun) -> dict[str, float] | None:
         return None
     except (OSError, ValueError) as error:
         raise DistilError(f"{path}: cannot be read ({error})", "Remove it.") from error
+    _refuse_other_models(run, folder)
     return scores
+
+
+def _refuse_other_models(run: SuiteRun, folder: RunFolder) -> None:
+    """Refuse the scores of a run whose teacher or first weights are others by now.
+
+    The rows are not compared: reading those of every task would take minutes before each suite.
+    """
+    try:
+        now = identity_of_models(run.experiment)
+    except ModelError:
+        return  # gone, as a teacher may be once its students are trained
+    differing = changed(folder.read_identity() or {}, now)
+    if differing:
+        raise RunFolderError(
+            f"{folder.root}: its scores are of other models: {', '.join(differing)} changed since",
+            "Remove that folder, and the run is taken again; or put back what changed.",
+        )
 
 
 def measure_teachers(suite: Suite, runs: list[SuiteRun], results: Results) -> None:

@@ -302,7 +302,7 @@ def test_checkpoint_student_with_a_new_head(tiny_world, tmp_path):
 def test_profile_writes_a_trace_and_nothing_else(tiny_world, tmp_path):
     arguments = command("train", tiny_world.config, tmp_path, "--profile", "3")
     finished = done(*arguments, "--json")
-    trace = tmp_path / "tiny" / "profile" / "trace.json.gz"
+    trace = tmp_path / "tiny" / "profile" / "trace-1.json.gz"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [trace]
     report = finished.json
     assert (report["steps"], report["trace"]) == (3, str(trace))

@@ -51,6 +51,24 @@ def test_begin_writes_the_whole_experiment_and_the_environment(folder):
     ]
 
 
+@pytest.mark.parametrize("is_theirs", [False, True])
+def test_force_removes_what_was_measured_on_the_student_that_goes(begun, is_theirs):
+    """Results of someone else stay, whatever they are called."""
+    results = {"accuracy": 0.5} if is_theirs else {"distilcli": "0.1.0", "models": {}}
+    scores = {"author": "someone"} if is_theirs else {"accuracy": 0.5, "f1": 0.25}
+    begun.results.write_text(json.dumps(results), encoding="utf-8")
+    begun.scores.write_text(json.dumps(scores), encoding="utf-8")
+    begun.begin(experiment(), force=True)
+    assert [path.exists() for path in (begun.results, begun.scores)] == [is_theirs] * 2
+
+
+def test_no_trace_takes_the_place_of_another(folder):
+    assert folder.trace.name == "trace-1.json.gz"
+    folder.trace.parent.mkdir(parents=True)
+    folder.trace.touch()
+    assert folder.trace.name == "trace-2.json.gz"
+
+
 def test_environment_outside_of_a_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert describe_environment()["commit"] is None

@@ -28,6 +28,7 @@ from typer.testing import Result
 from distilcli import experiment_file, suite_runs, suites
 from distilcli.commands import evaluate_suite
 from distilcli.errors import ConfigError, DistilError, Interrupted, RunFolderError
+from distilcli.identity import Fingerprint
 from distilcli.run_folder import RunFolder
 from distilcli.suite_results import Results
 from distilcli.suites import SuiteRun, plan
@@ -398,6 +399,21 @@ def test_a_run_with_other_settings_is_refused_before_anything_starts(run_of, tmp
     Scheduled(
         list(runs_of(**MIXED | {"output_dir": str(tmp_path)} | free).values()), 1, [], set()
     ).take()
+
+
+def test_scores_of_another_teacher_are_refused(run_of, monkeypatch):
+    run = run_of["pairs/distilled-1"]
+    finish(run, {"accuracy": 0.75})
+    before = {"teacher.model weights": Fingerprint("teacher/model.safetensors", "0a")}
+    RunFolder(run.experiment.run_folder).write_identity(before)
+    monkeypatch.setattr(suite_runs, "identity_of_models", lambda _: before)
+    assert suite_runs.finished_scores(run) == {"accuracy": 0.75}
+    now = {"teacher.model weights": Fingerprint("teacher/model.safetensors", "0b")}
+    monkeypatch.setattr(suite_runs, "identity_of_models", lambda _: now)
+    with pytest.raises(RunFolderError, match="its scores are of other models") as caught:
+        suite_runs.finished_scores(run)
+    assert "teacher.model weights (teacher/model.safetensors) changed" in caught.value.message
+    assert "Remove that folder" in caught.value.hint
 
 
 def test_scores_that_cannot_be_read_are_named(run_of):

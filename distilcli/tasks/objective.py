@@ -262,6 +262,16 @@ def task_identity(experiment: TaskExperiment, parts: TaskParts) -> Identity:
     for split, inputs in (("train", parts.task.train), ("dev", parts.task.dev)):
         place = place_of_rows(experiment.task, split)
         found[f"task.{split} rows"] = Fingerprint(place, inputs.content_digest())
+    return found | identity_of_models(experiment)
+
+
+def identity_of_models(experiment: TaskExperiment) -> Identity:
+    """The teacher, and what the student starts from where that is another model.
+
+    Raises:
+        ModelError: one of them is not there.
+    """
+    found: Identity = {}
     teacher, student = experiment.teacher, experiment.student
     if teacher is not None:
         found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
