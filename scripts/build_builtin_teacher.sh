@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the English teacher that ships in distilcli/builtin/teacher: 12 layers, 256 wide, from random
-# weights, on Wikipedia and novels; the tokenizer is the one that ships already.
-# Some 10 minutes with one large GPU; stop it at any time and call it again, it goes on from the last
-# checkpoint. PYTHON=... names an interpreter that has distilcli and a CUDA build of PyTorch.
+# Makes the English teacher that ships in distilcli/builtin/teacher: 12 layers, 256 wide, from
+# random weights, on Wikipedia and novels; the tokenizer is the one that ships already.
+# Some 10 minutes with one large GPU; stop it at any time and call it again, it goes on from the
+# last checkpoint. PYTHON=... names an interpreter that has distilcli and a CUDA build of PyTorch.
 # Needs corpora/wikipedia.jsonl.gz and corpora/novels.jsonl.gz (one {"title", "text"} a line).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -46,6 +46,16 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_launch_stays() -> Iterator[None]:
+    """accelerate writes into the environment what it was launched as; the next test is not."""
+    before = os.environ.copy()
+    yield
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if name not in before:
+            os.environ.pop(name, None)
+
+
 @pytest.fixture
 def fresh_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A command has a process of its own; here each gets an accelerator of its own."""
