@@ -134,7 +134,13 @@ class Run:
             since: nanoseconds; what is being written from then on is rightly there.
         """
         found = []
-        for path in self.folder.rglob("*"):
+        # os.walk passes over a folder that goes meanwhile; rglob would end there.
+        inside = [
+            Path(folder) / name
+            for folder, folders, files in os.walk(self.folder)
+            for name in (*folders, *files)
+        ]
+        for path in inside:
             name = str(path.relative_to(self.folder))
             with contextlib.suppress(FileNotFoundError):  # the run goes on meanwhile
                 if WRITING in name:
