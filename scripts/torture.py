@@ -227,7 +227,8 @@ def torture(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     draw = random.Random(seed)
     undisturbed, killed = Run(folder / "undisturbed"), Run(folder / "killed")
     for run in (undisturbed, killed):
-        run.configure(max_steps=STEPS_PER_KILL * kills + 5)
+        # Twice what the kills take on average: a fast machine must not end before the last one.
+        run.configure(max_steps=2 * STEPS_PER_KILL * kills + 5)
     undisturbed.finish()
     print("undisturbed: done", file=sys.stderr)
     phases: Counter[str] = Counter()
