@@ -32,13 +32,24 @@ def matching_files(patterns: Iterable[str], key: str) -> list[Path]:
 
     Raises:
         DataError: one of the patterns names no file, a folder, a link to nothing or a folder that
-            contains itself through a link.
+            contains itself through a link, or a name on the way to a file is not UTF-8.
     """
     found: dict[FileId, Path] = {}
     for pattern in patterns:
         for path in _files_of(pattern, key):
+            _check_name(path, key)
             found.setdefault(file_id(path), path)
     return list(found.values())
+
+
+def _check_name(path: Path, key: str) -> None:
+    """Refuse a name that no JSON can hold: a store could not say from which file it was made."""
+    try:
+        str(path.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{key}.files: a name in {path} is not UTF-8", "Rename it, or leave it out."
+        ) from None
 
 
 def _files_of(pattern: str, key: str) -> list[Path]:

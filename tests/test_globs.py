@@ -137,3 +137,16 @@ def test_rows_of_a_task_are_read_once_and_refuse_loops(tree):
     (tree / "two" / "loop").symlink_to(tree)
     with pytest.raises(DataError, match=r"task.train.files: .*/two/loop leads back to"):
         rows()
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    """Its bytes come as half a surrogate pair, which no JSON of a store could hold."""
+    (tmp_path / "good.txt").write_text("ba", encoding="utf-8")
+    with (tmp_path / os.fsdecode(b"a\xff.txt")).open("w", encoding="utf-8") as file:
+        file.write("ba")
+    with pytest.raises(DataError) as caught:
+        matching_files([f"{tmp_path}/*.txt"], "data.sources.0")
+    assert "data.sources.0.files: a name in" in caught.value.message
+    assert caught.value.message.endswith("a\\udcff.txt is not UTF-8")
+    assert caught.value.hint == "Rename it, or leave it out."
+    assert matching_files([f"{tmp_path}/g*.txt"], "data.sources.0") == [tmp_path / "good.txt"]
