@@ -167,7 +167,7 @@ def _lay_over(tree: dict[str, Any], override: _Override) -> None:
         if isinstance(node, list) and not (isinstance(part, int) and part < len(node)):
             count = f"{len(node)} {'entry' if len(node) == 1 else 'entries'}"
             raise ConfigError(
-                f"{_named(override.text)}: {above} has {count}, {part} is none of them",
+                f"{_named(override.text)}: {above} has {count}, and {part} is not one of them",
                 "Count from 0.",
             )
         if depth == len(override.key) - 1:

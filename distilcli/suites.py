@@ -218,7 +218,7 @@ def _file(data: Path, stem: str, endings: Sequence[str]) -> Path:
         if (data / f"{stem}.{ending}").is_file():
             return data / f"{stem}.{ending}"
     named = ", ".join(f"{stem}.{ending}" for ending in endings)
-    raise DataError(f"--data {data}: there is none of {named}", "Name the folder that holds it.")
+    raise DataError(f"--data {data}: it holds no {named}", "Name the folder that holds it.")
 
 
 def plan(suite: Suite, seeds: int, where: Path, overrides: Sequence[str] = ()) -> list[SuiteRun]:

@@ -1,7 +1,7 @@
 """What may stand in a row as a label, and which class it is: one place for every kind of task.
 
 - null, NaN, empty, and -1 of a hub's class labels: no label, a bad row. An empty list, or an empty
-  text where there may be several classes, says that there is none of them.
+  text where there may be several classes, says that the row has no class.
 - -100: a word with this tag is passed over, neither trained on nor scored. Of a class it is no
   label; among numbers it is a number.
 - 1, 1.0, "1" and "1.0": one class, 1.
