@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from distilcli.cli import main as run
+        from distilcli.cli.app import main as run
     except KeyboardInterrupt:
         sys.exit(130)
     run()

@@ -17,7 +17,6 @@ from typing import Any
 # SIGUSR1 is what a scheduler may send ahead of the time limit; SIGHUP comes when a terminal or an
 # ssh connection goes away.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-
 # Noted when the process starts: later, the launcher may be gone already.
 _LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -52,10 +52,10 @@ def work(name: str, task: Task) -> None:
     torch.set_num_threads(task.threads)
     from contestants import Contestant, Packed, Padded, PaddedBf16, TextBrewer
 
-    from distilcli.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
-    from distilcli.batches import StepPlan
-    from distilcli.config import Experiment
-    from distilcli.host_memory import settle_host_memory
+    from distilcli.batches.plan import StepPlan
+    from distilcli.config.experiment import Experiment
+    from distilcli.distillation.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
+    from distilcli.training.host_memory import settle_host_memory
 
     kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]
     kinds = {"padded": Padded, "padded_bf16": PaddedBf16, "textbrewer": TextBrewer}
@@ -142,7 +142,7 @@ def _matrix_peak(task: Task, name: str, seconds: float = 0.3) -> float:
     """GFLOP/s of a large matrix product, in the precision of the contestant."""
     import torch
 
-    from distilcli.precision import resolve_precision
+    from distilcli.models.placement import resolve_precision
 
     device = torch.device(task.device)
     dtype = torch.float32 if name in FP32 else resolve_precision("auto", device)
@@ -276,7 +276,7 @@ def _contestants(device: str) -> list[str]:
     """Those that can take part here."""
     import torch
 
-    from distilcli.precision import computes_in_bf16
+    from distilcli.models.placement import computes_in_bf16
 
     names = list(NAMES)
     if not importlib.util.find_spec("textbrewer"):

@@ -23,10 +23,10 @@ import numpy as np
 from transformers import PreTrainedTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from distilcli.config import DataConfig, FilesSource
-from distilcli.corpus import prepare
-from distilcli.schema import BUILTIN_FOLDER
-from distilcli.store import load_tokenizer
+from distilcli.config.data import DataConfig, FilesSource
+from distilcli.corpus.prepare import prepare
+from distilcli.files.paths import BUILTIN_FOLDER
+from distilcli.text.tokenizers import load_tokenizer
 
 TOKENIZER = "builtin:teacher"
 RELEASE = "one process, Python tokenizer, pickle"

@@ -16,13 +16,15 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distilcli.assembly import Parts
-from distilcli.batches import IGNORE_INDEX, PackedSequences, StepPlan, pack
-from distilcli.config import Experiment
-from distilcli.masked_lm import MaskedLMObjective
-from distilcli.masking import Masker
-from distilcli.optimization import learning_rate, make_optimizer
-from distilcli.steps import Stepper
+from distilcli.batches.masked import pack
+from distilcli.batches.masking import Masker
+from distilcli.batches.packing import IGNORE_INDEX, PackedSequences
+from distilcli.batches.plan import StepPlan
+from distilcli.config.experiment import Experiment
+from distilcli.distillation.assembly import Parts
+from distilcli.distillation.masked_lm import MaskedLMObjective
+from distilcli.training.optimizer import learning_rate, make_optimizer
+from distilcli.training.steps import Stepper
 
 
 class Contestant(Protocol):

@@ -14,7 +14,7 @@ from rich.table import Table
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 from transformers.utils import logging
 
-from distilcli.schema import resolve_path
+from distilcli.files.paths import resolve_path
 
 GAP = "[MASK]"
 TEXTS = (

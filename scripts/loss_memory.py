@@ -22,8 +22,9 @@ def peak_gib(way: str, tokens: int) -> float:
     """Peak of resident memory of one forward and backward pass."""
     import torch
 
-    from distilcli.fused_head import Coefficients, Projection, fused_vocabulary_losses
-    from distilcli.losses import masked_lm_cross_entropy, soft_target_kl
+    from distilcli.losses.labels import masked_lm_cross_entropy
+    from distilcli.losses.soft_targets import soft_target_kl
+    from distilcli.losses.vocabulary import Coefficients, Projection, fused_vocabulary_losses
 
     torch.manual_seed(0)
 

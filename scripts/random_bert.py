@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from distilcli.saving import save_model
-from distilcli.store import load_tokenizer
+from distilcli.models.saving import save_model
+from distilcli.text.tokenizers import load_tokenizer
 
 HEAD_SIZE = 64
 MAX_POSITIONS = 512

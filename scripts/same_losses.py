@@ -19,9 +19,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from contestants import Packed, Padded
 
-from distilcli.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
-from distilcli.config import Experiment
-from distilcli.precision import computes_in_bf16
+from distilcli.config.experiment import Experiment
+from distilcli.distillation.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
+from distilcli.models.placement import computes_in_bf16
 
 SEQUENCES, MAX_LENGTH = 8, 48
 ONE_BATCH = SEQUENCES * MAX_LENGTH

@@ -31,11 +31,11 @@ def work(task: Task, num_steps: int) -> None:
     """One rank: time steps with and without adding up gradients; the first rank prints them."""
     import torch
 
-    from distilcli.assembly import assemble_unsaved
-    from distilcli.config import Experiment
-    from distilcli.masked_lm import MaskedLMObjective
-    from distilcli.processes import make_accelerator
-    from distilcli.steps import Stepper
+    from distilcli.config.experiment import Experiment
+    from distilcli.distillation.assembly import assemble_unsaved
+    from distilcli.distillation.masked_lm import MaskedLMObjective
+    from distilcli.training.processes import make_accelerator
+    from distilcli.training.steps import Stepper
 
     torch.set_num_threads(task.threads)
     experiment = Experiment.model_validate(task.experiment("all"))
@@ -91,8 +91,8 @@ def measure(task: Task, num_processes: int, num_steps: int) -> dict[str, float]:
 
 def scaling(size: str, cores: int, rounds: int, num_steps: int, sequences: int) -> dict[str, Any]:
     """Take turns and compare."""
-    from distilcli.assembly import ensure_store, experiment_tokenizer
-    from distilcli.config import Experiment
+    from distilcli.config.experiment import Experiment
+    from distilcli.distillation.assembly import ensure_store, experiment_tokenizer
 
     ways = {f"1 process x {cores} threads": (1, cores), f"{cores} processes x 1 thread": (cores, 1)}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

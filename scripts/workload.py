@@ -95,8 +95,8 @@ def write_teacher(folder: Path, size: str, max_length: int) -> str:
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    from distilcli.saving import save_model
-    from distilcli.store import load_tokenizer
+    from distilcli.models.saving import save_model
+    from distilcli.text.tokenizers import load_tokenizer
 
     torch.manual_seed(0)
     config = BertConfig(**SHAPES[size], max_position_embeddings=max(512, max_length))

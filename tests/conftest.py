@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator
 
 import jaxtyping
 
+SHAPES_CHECKED = {
+    "batches": ("masked", "masking", "packing", "plan"),
+    "losses": ("hidden", "labels", "soft_targets"),
+    "models": ("checks", "copying", "families", "layers", "loading", "students"),
+}
 jaxtyping.install_import_hook(
-    [f"distilcli.{name}" for name in ("losses", "models", "students", "masking", "batches")],
+    [f"distilcli.{folder}.{name}" for folder, names in SHAPES_CHECKED.items() for name in names],
     "beartype.beartype",
 )
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

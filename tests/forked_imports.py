@@ -19,12 +19,12 @@ from transformers import (  # noqa: F401
     DistilBertForTokenClassification,
 )
 
-import distilcli.cli
-import distilcli.commands.evaluate
-import distilcli.commands.evaluate_suite
-import distilcli.commands.init_student
-import distilcli.commands.prepare
-import distilcli.commands.train  # noqa: F401
+import distilcli.cli.app
+import distilcli.cli.evaluate
+import distilcli.cli.init_student
+import distilcli.cli.prepare
+import distilcli.cli.suite
+import distilcli.cli.train  # noqa: F401
 
 version("torch")  # where packages lie is looked up once
 gc.collect()

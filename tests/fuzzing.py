@@ -25,8 +25,8 @@ from accelerate.state import AcceleratorState
 from tiny_experiments import ENVIRONMENT, bert, documents, save, word_tokenizer
 from tiny_tasks import make_tasks
 
-from distilcli import guard
-from distilcli.cli import app
+from distilcli.cli import guard
+from distilcli.cli.app import app
 from distilcli.signals import STOP_SIGNALS
 
 CODES = {0, 1, 2, 129, 130, 143}

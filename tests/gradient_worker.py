@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from distilcli.assembly import assemble_unsaved
-from distilcli.config import Experiment
-from distilcli.experiment_file import load
-from distilcli.masked_lm import MaskedLMObjective
-from distilcli.processes import make_accelerator
-from distilcli.steps import Stepper
+from distilcli.config.experiment import Experiment
+from distilcli.config.reading import load
+from distilcli.distillation.assembly import assemble_unsaved
+from distilcli.distillation.masked_lm import MaskedLMObjective
+from distilcli.training.processes import make_accelerator
+from distilcli.training.steps import Stepper
 
 
 def make_stepper(experiment: Experiment, accelerator: Accelerator) -> Stepper:

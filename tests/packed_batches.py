@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches import PackedBatch
-from distilcli.config import MaskingConfig
-from distilcli.masking import Masker
-from distilcli.store import Split
+from distilcli.batches.masked import PackedBatch
+from distilcli.batches.masking import Masker
+from distilcli.config.data import MaskingConfig
+from distilcli.corpus.store import Split
 
 NUM_SPECIAL = 5
 PAD, UNK, CLS, SEP, MASK = range(NUM_SPECIAL)

@@ -11,11 +11,11 @@ import pytest
 from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
+from distilcli.config.tasks import Task
 from distilcli.errors import DistilError
-from distilcli.task_config import Task
-from distilcli.tasks.opening import open_task
+from distilcli.tasks.open import open_task
 from distilcli.tasks.task import OpenTask
-from distilcli.text_tokens import TextTokenizer
+from distilcli.text.tokenizers import TextTokenizer
 
 Recorded = str | list[str]
 

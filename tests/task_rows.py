@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.task_config import Task
-from distilcli.tasks.opening import open_task
+from distilcli.config.tasks import Task
+from distilcli.tasks.open import open_task
 from distilcli.tasks.task import OpenTask
-from distilcli.text_tokens import TextTokenizer
+from distilcli.text.tokenizers import TextTokenizer
 
 Rows = Sequence[dict[str, Any]]
 

@@ -8,16 +8,16 @@ from packed_batches import make_masker, padded, random_split
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from distilcli.attention import (
+from distilcli.batches.masked import PackedBatch, pack
+from distilcli.models.attention import (
     Packing,
     _has_variable_length_kernel,
     packed_attention,
     use_packed_attention,
 )
-from distilcli.batches import PackedBatch, pack
-from distilcli.distillation import run_encoder
-from distilcli.models import encoder
-from distilcli.students import copy_layers
+from distilcli.models.copying import copy_layers
+from distilcli.models.families import encoder
+from distilcli.models.running import run_encoder
 
 LENGTHS = [3, 3, 7, 5, 5, 5, 20, 8, 3]
 

@@ -14,13 +14,15 @@ from task_models import each_task, make_inputs, make_model
 from tiny_experiments import relative_difference
 from tiny_tasks import NUM_TRAIN, TinyTasks, make_tasks, pair_tokenizer
 
-from distilcli.processes import make_accelerator
-from distilcli.steps import Stepper
-from distilcli.task_config import Augmentation, TaskExperiment, TaskLossConfig
+from distilcli.config.experiment import TaskExperiment
+from distilcli.config.losses import TaskLossConfig
+from distilcli.config.tasks import Augmentation
+from distilcli.distillation.assembly import assemble_task
+from distilcli.distillation.tasks import TERMS, TaskDistillation, TaskObjective
 from distilcli.tasks.augmentation import augment
-from distilcli.tasks.distillation import TERMS, TaskDistillation
 from distilcli.tasks.inputs import Inputs, pack, without_labels
-from distilcli.tasks.objective import TaskObjective, assemble_task
+from distilcli.training.processes import make_accelerator
+from distilcli.training.steps import Stepper
 
 LENGTHS = [9, 5, 12, 3, 20]
 NUMBER = len(LENGTHS)

@@ -18,8 +18,8 @@ from transformers import (
 )
 from typer.testing import CliRunner, Result
 
-from distilcli.cli import app
-from distilcli.store import TokenStore
+from distilcli.cli.app import app
+from distilcli.corpus.store import TokenStore
 
 
 @pytest.fixture(autouse=True)

@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_batches import CLS, SEP, make_masker, random_split
 
-from distilcli.batches import (
-    IGNORE_INDEX,
-    STEP_PLAN,
-    Draws,
-    PackedBatch,
-    StepPlan,
-    balanced_bins,
-    held_out_batches,
-    pack,
-)
+from distilcli.batches.masked import PackedBatch, held_out_batches, pack
+from distilcli.batches.packing import IGNORE_INDEX
+from distilcli.batches.plan import STEP_PLAN, Draws, StepPlan, balanced_bins
 from distilcli.errors import ConfigError
 
 NUM_SEQUENCES, BATCH, BOUND = 203, 24, 150

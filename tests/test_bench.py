@@ -11,9 +11,9 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny_experiments import MAX_LENGTH, environment, relative_difference
 
-from distilcli.assembly import assemble_unsaved
-from distilcli.experiment_file import load
-from distilcli.processes import make_accelerator
+from distilcli.config.reading import load
+from distilcli.distillation.assembly import assemble_unsaved
+from distilcli.training.processes import make_accelerator
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))

@@ -10,12 +10,13 @@ import typer
 from pydantic import Tag, ValidationError
 from pydantic.fields import FieldInfo
 
-from distilcli.cli import app
-from distilcli.config import Experiment, LossConfig, OptimConfig, TrainConfig
-from distilcli.schema import Section
-from distilcli.student_config import CopiedStudent
-from distilcli.suites import Suite
-from distilcli.task_config import TaskExperiment
+from distilcli.cli.app import app
+from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.fields import Section
+from distilcli.config.losses import LossConfig
+from distilcli.config.models import CopiedStudent
+from distilcli.config.suite import Suite
+from distilcli.config.training import OptimConfig, TrainConfig
 
 # Infinite on purpose: nothing is clipped then.
 UNBOUNDED = {"max_grad_norm"}

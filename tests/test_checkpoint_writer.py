@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distilcli import checkpoints
-from distilcli.checkpoint_writer import CheckpointWriter
 from distilcli.errors import WriteError
+from distilcli.training import checkpoints
+from distilcli.training.checkpoint_writer import CheckpointWriter
 
 
 @pytest.fixture

@@ -8,10 +8,17 @@ import torch
 from kill_points import kill_points
 from safetensors import SafetensorError
 
-from distilcli import checkpoints
-from distilcli.checkpoints import checkpoint_folder, load, load_latest, remove_all, rotate, save
 from distilcli.errors import RunFolderError, WriteError
-from distilcli.files import recover_all
+from distilcli.files.atomic import recover_all
+from distilcli.training import checkpoints
+from distilcli.training.checkpoints import (
+    checkpoint_folder,
+    load,
+    load_latest,
+    remove_all,
+    rotate,
+    save,
+)
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:

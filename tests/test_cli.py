@@ -26,11 +26,12 @@ from tiny_experiments import (
 )
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, pipeline
 
-from distilcli import __version__, cli
-from distilcli.experiment_file import load
-from distilcli.models import load_masked_lm
-from distilcli.store import TokenStore
-from distilcli.students import copy_layers
+from distilcli import __version__
+from distilcli.cli import app
+from distilcli.config.reading import load
+from distilcli.corpus.store import TokenStore
+from distilcli.models.copying import copy_layers
+from distilcli.models.loading import load_masked_lm
 
 COMMANDS = ["prepare", "init-student", "train", "eval"]
 # What --help must not wait for.
@@ -458,7 +459,7 @@ def test_version():
 HELP = """
 import sys
 sys.argv = ["distilcli", *sys.argv[1:]]
-from distilcli.cli import main
+from distilcli.cli.app import main
 try:
     main()
 finally:
@@ -523,18 +524,18 @@ def test_without_a_command_there_is_help():
 def test_resume_command_launches_as_the_run_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = ["name=a b", "optim.lr=1e-4"]
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    plain = cli.resume_command(Path("my.yaml"), overrides)
+    plain = app.resume_command(Path("my.yaml"), overrides)
     assert plain == "distilcli train --config my.yaml 'name=a b' optim.lr=1e-4 --resume"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    launched = cli.resume_command(Path("my.yaml"), overrides)
+    launched = app.resume_command(Path("my.yaml"), overrides)
     assert launched == f"torchrun --nproc_per_node 2 -m {plain}"
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
-    assert cli.resume_command(Path("my.yaml"), overrides) == launched
+    assert app.resume_command(Path("my.yaml"), overrides) == launched
     of_two_hosts = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "0"}
     of_two_hosts |= {"MASTER_ADDR": "first-host", "MASTER_PORT": "29500"}
     for name, value in of_two_hosts.items():
         monkeypatch.setenv(name, value)
-    command, comment = cli.resume_command(Path("my.yaml"), overrides).split("  # ")
+    command, comment = app.resume_command(Path("my.yaml"), overrides).split("  # ")
     assert command == launched.replace(
         "torchrun",
         "torchrun --nnodes 2 --node_rank 0 --master_addr first-host --master_port 29500",

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from distilcli import config, experiment_file, schema, suites
-from distilcli.task_config import GlueTask, RowFiles, TaskExperiment
+from distilcli.config import reading
+from distilcli.config.data import FilesSource, RowFiles
+from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.tasks import GlueTask
+from distilcli.files import paths
+from distilcli.suites import plan as suite_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -34,16 +38,16 @@ def header_of(path: Path) -> list[str]:
     return lines
 
 
-def files_of(experiment: config.Experiment | TaskExperiment) -> list[str]:
+def files_of(experiment: Experiment | TaskExperiment) -> list[str]:
     """The files and folders of data that an experiment names."""
-    if isinstance(experiment, config.Experiment):
+    if isinstance(experiment, Experiment):
         sources = [*experiment.data.sources, *(experiment.data.held_out_sources or [])]
     elif isinstance(experiment.task, GlueTask):
         assert experiment.task.folder is not None
         return [experiment.task.folder]
     else:
         sources = [experiment.task.train, experiment.task.dev]
-    named = [s.files for s in sources if isinstance(s, (config.FilesSource, RowFiles))]
+    named = [s.files for s in sources if isinstance(s, (FilesSource, RowFiles))]
     return [name for files in named for name in files]
 
 
@@ -55,17 +59,17 @@ def test_the_promised_experiments_ship() -> None:
 
 @each_config
 def test_config_loads(path: Path) -> None:
-    experiment = experiment_file.load_any(path)
+    experiment = reading.load_any(path)
     assert experiment.name == path.stem
     assert isinstance(experiment, TaskExperiment) == (path.stem in TASKS)
 
 
 @each_config
 def test_config_survives_dump_and_load(path: Path, tmp_path: Path) -> None:
-    experiment = experiment_file.load_any(path)
+    experiment = reading.load_any(path)
     copy = tmp_path / "experiment.yaml"
-    copy.write_text(experiment_file.dump(experiment), encoding="utf-8")
-    assert experiment_file.load_any(copy) == experiment
+    copy.write_text(reading.dump(experiment), encoding="utf-8")
+    assert reading.load_any(copy) == experiment
 
 
 @each_config
@@ -77,9 +81,9 @@ def test_header_gives_the_command_and_what_it_needs(path: Path) -> None:
 
 @each_config
 def test_paths_are_relative(path: Path) -> None:
-    experiment = experiment_file.load_any(path)
+    experiment = reading.load_any(path)
     names = [*files_of(experiment), experiment.output_dir]
-    if isinstance(experiment, config.Experiment):
+    if isinstance(experiment, Experiment):
         names.append(experiment.data.store)
     assert len(names) > 1 or path.stem.startswith("distilbert")
     assert not [name for name in names if name.startswith(("/", "~", "../"))]
@@ -92,12 +96,12 @@ def test_header_overrides_are_valid(path: Path) -> None:
         words = [word for word in line.rstrip("\\").split() if "=" in word and "." in word]
         overrides = [word for word in line.rstrip("\\").split() if "=" in word] if words else []
         if overrides:
-            experiment_file.load_any(path, overrides)
+            reading.load_any(path, overrides)
 
 
 @pytest.mark.parametrize("name", ["distilbert-base-uncased", "distilbert-base-cased"])
 def test_the_paper_run_has_the_release_settings(name: str) -> None:
-    experiment = experiment_file.load(ROOT / "configs" / f"{name}.yaml")
+    experiment = reading.load(ROOT / "configs" / f"{name}.yaml")
     loss, optim = experiment.loss, experiment.optim
     assert (loss.temperature, loss.alpha_ce, loss.alpha_mlm, loss.alpha_cos) == (2.0, 5.0, 2.0, 1.0)
     assert (optim.lr, optim.betas, optim.eps) == (5e-4, (0.9, 0.98), 1e-6)
@@ -109,15 +113,15 @@ def test_the_paper_run_has_the_release_settings(name: str) -> None:
 
 def test_builtin_files_of_the_configs_ship() -> None:
     for path in CONFIGS:
-        for name in files_of(experiment_file.load_any(path)):
-            if name.startswith(schema.BUILTIN_PREFIX):
-                assert Path(schema.resolve_path(name)).is_file()
+        for name in files_of(reading.load_any(path)):
+            if name.startswith(paths.BUILTIN_PREFIX):
+                assert Path(paths.resolve_path(name)).is_file()
 
 
 def test_the_suite_has_all_kinds_of_tasks() -> None:
     path = ROOT / "configs" / "suites" / "english.yaml"
     assert header_of(path)[0].startswith("distilcli eval --suite configs/suites/english.yaml")
-    suite = suites.load(path)
+    suite = suite_plan.load(path)
     assert suite.name == path.stem
     assert set(suite.tasks) == {"CoLA", "IMDb", "MRPC", "POS", "RTE", "SQuAD", "SST-2", "STS-B"}
-    assert len(suites.plan(suite, 3, path)) == 3 * 3 * len(suite.tasks)
+    assert len(suite_plan.plan(suite, 3, path)) == 3 * 3 * len(suite.tasks)

@@ -20,13 +20,20 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-import distilcli.corpus as corpus
-import distilcli.sequences as sequences
-from distilcli.corpus import TokenStore, is_prepared, load_tokenizer, prepare, tokenizer_fingerprint
+import distilcli.corpus.prepare as corpus
+import distilcli.corpus.sequences as sequences
+from distilcli.corpus.prepare import (
+    TokenStore,
+    is_prepared,
+    load_tokenizer,
+    prepare,
+    tokenizer_fingerprint,
+)
+from distilcli.corpus.recipe import make_recipe
+from distilcli.corpus.sequences import Sequencer, is_held_out, segments
+from distilcli.corpus.shards import ShardWriter
 from distilcli.errors import DataError, ModelError, WriteError
-from distilcli.sequences import Sequencer, is_held_out, make_recipe, segments
-from distilcli.shards import ShardWriter
-from distilcli.text_tokens import text_backend
+from distilcli.text.tokenizers import text_backend
 
 
 @pytest.fixture(scope="module")

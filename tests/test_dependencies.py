@@ -12,10 +12,11 @@ from typing import get_args
 
 import pytest
 
-from distilcli.config import Experiment, TrainConfig
+from distilcli.config.experiment import Experiment
+from distilcli.config.training import TrainConfig
 from distilcli.errors import ConfigError, extra
-from distilcli.processes import TRACKER_EXTRAS, make_accelerator
 from distilcli.tasks.task import scikit_metrics
+from distilcli.training.processes import TRACKER_EXTRAS, make_accelerator
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

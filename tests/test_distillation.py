@@ -8,12 +8,12 @@ import pytest
 import torch
 from packed_batches import make_masker, padded, random_split
 
-from distilcli.batches import PackedBatch, pack
-from distilcli.config import LossConfig, SampledPositions
-from distilcli.distillation import TERMS, Distillation
-from distilcli.fused_head import Coefficients
-from distilcli.models import encoder
-from distilcli.students import copy_layers
+from distilcli.batches.masked import PackedBatch, pack
+from distilcli.config.losses import LossConfig, SampledPositions
+from distilcli.distillation.masked_lm import TERMS, Distillation
+from distilcli.losses.vocabulary import Coefficients
+from distilcli.models.copying import copy_layers
+from distilcli.models.families import encoder
 
 LENGTHS = [3, 12, 12, 30, 7, 19, 5]
 DEFAULT = LossConfig()

@@ -12,11 +12,11 @@ from tiny_experiments import listing
 from tiny_suites import GLUE, PAIRS, SUITE, invoke, refused, suite_file
 from tiny_tasks import TinyTasks, make_tasks
 
-from distilcli.commands import evaluate_suite
+from distilcli.cli import suite
+from distilcli.config.experiment import TaskExperiment
 from distilcli.errors import Interrupted
-from distilcli.run_folder import RunFolder
-from distilcli.suites import SuiteRun
-from distilcli.task_config import TaskExperiment
+from distilcli.suites.plan import SuiteRun
+from distilcli.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -35,7 +35,7 @@ def taken(monkeypatch) -> list[list[SuiteRun]]:
         noted.append(runs)
         return {}, []
 
-    monkeypatch.setattr(evaluate_suite, "take", take)
+    monkeypatch.setattr(suite, "take", take)
     return noted
 
 
@@ -43,7 +43,7 @@ def taken(monkeypatch) -> list[list[SuiteRun]]:
 def glue(tmp_path, monkeypatch, taken) -> list[str]:
     """--suite glue of a folder with one task, nothing of which is looked at."""
     (tmp_path / "glue" / "RTE").mkdir(parents=True)
-    monkeypatch.setattr(evaluate_suite, "look_at_rows", lambda *_: None)
+    monkeypatch.setattr(suite, "look_at_rows", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return ["--suite", "glue", "--data", str(tmp_path / "glue")]
 
@@ -52,7 +52,7 @@ def test_a_stopped_suite_says_what_to_type_to_go_on(monkeypatch):
     def stop(*_: Any) -> None:
         raise Interrupted("stopped; it goes on from there:", "", signal.SIGTERM)
 
-    monkeypatch.setattr(evaluate_suite, "run", stop)
+    monkeypatch.setattr(suite, "run", stop)
     monkeypatch.setattr(sys, "argv", ["x", "eval", "--suite", "my suite.yaml", "--seeds", "3"])
     result = invoke("--suite", "my suite.yaml", "--seeds", "3")
     assert result.exit_code == 143

@@ -8,11 +8,11 @@ import pytest
 from tiny_experiments import TinyWorld, bert, documents, listing, save
 from tiny_suites import invoke, refused
 
-from distilcli import text_cache
-from distilcli.experiment_file import load
-from distilcli.models import load_masked_lm
-from distilcli.run_folder import RunFolder
-from distilcli.students import copy_layers
+from distilcli.config.reading import load
+from distilcli.corpus import text_cache
+from distilcli.models.copying import copy_layers
+from distilcli.models.loading import load_masked_lm
+from distilcli.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -81,7 +81,7 @@ def test_the_held_out_text_itself_has_the_scores_of_the_run(tiny_world, tmp_path
     config = str(tiny_world.write_config(tmp_path / "own.yaml", data=data))
     from typer.testing import CliRunner
 
-    from distilcli.cli import app
+    from distilcli.cli.app import app
 
     prepared = CliRunner().invoke(app, ["prepare", "--config", config, "--num-proc", "1"])
     assert prepared.exit_code == 0, prepared.output

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from distilcli import experiment_file
-from distilcli.config import Experiment, FilesSource, HubSource
+from distilcli.config import reading
+from distilcli.config.data import FilesSource, HubSource
+from distilcli.config.experiment import Experiment
+from distilcli.config.models import CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError
-from distilcli.student_config import CopiedStudent, RandomStudent
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
 SMALLEST = {
@@ -27,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 def load(path: Path, *overrides: str, **changes: Any) -> Experiment:
     """SMALLEST with other top-level keys, through a file."""
     path.write_text(yaml.safe_dump(SMALLEST | changes), encoding="utf-8")
-    return experiment_file.load(path, list(overrides))
+    return reading.load(path, list(overrides))
 
 
 def complaint(path: Path, *overrides: str, **changes: Any) -> str:
@@ -42,7 +43,7 @@ def complaint(path: Path, *overrides: str, **changes: Any) -> str:
 def complaint_about(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        experiment_file.load(path)
+        reading.load(path)
     return caught.value.message.replace(str(path), "PATH")
 
 
@@ -63,7 +64,7 @@ def test_what_a_file_leaves_out_is_the_default(path: Path) -> None:
 def test_a_float_may_be_written_as_yaml_takes_for_text(path: Path) -> None:
     path.write_text(yaml.safe_dump(SMALLEST) + "optim:\n  lr: 3e-4\n", encoding="utf-8")
     assert yaml.safe_load(path.read_text())["optim"]["lr"] == "3e-4"
-    assert experiment_file.load(path).optim.lr == 3e-4
+    assert reading.load(path).optim.lr == 3e-4
     assert load(path, "optim.eps=1e-8").optim.eps == 1e-8
 
 
@@ -76,9 +77,9 @@ def test_positions_of_soft_targets(path: Path, value: str, share: float) -> None
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_dump_is_read_back_as_the_same(config: Path, path: Path) -> None:
-    experiment = experiment_file.load_any(config)
-    path.write_text(experiment_file.dump(experiment), encoding="utf-8")
-    assert experiment_file.load_any(path) == experiment
+    experiment = reading.load_any(config)
+    path.write_text(reading.dump(experiment), encoding="utf-8")
+    assert reading.load_any(path) == experiment
 
 
 def test_dump_keeps_every_kind_of_value(path: Path) -> None:
@@ -92,22 +93,22 @@ def test_dump_keeps_every_kind_of_value(path: Path) -> None:
         "data.held_out_sources=[{hub: a/b, subset: 'null'}]",
         'data.sources.0.files=["\\u00e4 b", "yes"]',
     )
-    path.write_text(experiment_file.dump(experiment), encoding="utf-8")
-    assert experiment_file.load(path) == experiment
+    path.write_text(reading.dump(experiment), encoding="utf-8")
+    assert reading.load(path) == experiment
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file") as caught:
-        experiment_file.load(tmp_path / "nowhere.yaml")
+        reading.load(tmp_path / "nowhere.yaml")
     assert "--config" in caught.value.hint
 
 
 def test_a_file_that_is_a_folder_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        experiment_file.load(tmp_path)
+        reading.load(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"seed: 1\nname: caf\xe9")
     with pytest.raises(ConfigError, match=r"latin\.yaml, line 2: not UTF-8") as caught:
-        experiment_file.load(tmp_path / "latin.yaml")
+        reading.load(tmp_path / "latin.yaml")
     assert caught.value.hint == "Save the file as UTF-8."
 
 
@@ -140,7 +141,7 @@ def test_the_same_key_in_two_sections_and_merged_keys_are_no_doubles(path: Path)
         "data: {store: s, sources: [{files: x}, {files: y}]}\n",
         encoding="utf-8",
     )
-    experiment = experiment_file.load(path)
+    experiment = reading.load(path)
     assert experiment.model_source == "b"
 
 
@@ -356,7 +357,7 @@ def test_an_override_changes_one_use_of_a_shared_anchor(path: Path) -> None:
         "data: {store: s, sources: &text [{files: x}], held_out_sources: *text}\n",
         encoding="utf-8",
     )
-    changed = experiment_file.load(path, ["data.sources.0.files=y"]).data
+    changed = reading.load(path, ["data.sources.0.files=y"]).data
     assert changed.sources == [FilesSource(files=["y"])]
     assert changed.held_out_sources == [FilesSource(files=["x"])]
 

@@ -13,12 +13,12 @@ import pytest
 from accelerate.state import AcceleratorState
 from tiny_experiments import listing, metrics, run, start_function, weights
 
-from distilcli import checkpoints, training
-from distilcli.cli import main
-from distilcli.commands import train as train_command
-from distilcli.config import Experiment
+from distilcli.cli import train as train_command
+from distilcli.cli.app import main
+from distilcli.config.experiment import Experiment
 from distilcli.errors import ConfigError, ModelError
-from distilcli.processes import make_accelerator
+from distilcli.training import checkpoints, loop
+from distilcli.training.processes import make_accelerator
 
 KEEP_ALL = "train.keep_checkpoints=100"
 
@@ -177,7 +177,7 @@ def train_without_a_student(*arguments: str) -> None:
     def refuse(*_: Any) -> None:
         raise ModelError("student: the model cannot be written (No space left on device)", "Free.")
 
-    training.save_model = refuse
+    loop.save_model = refuse
     sys.argv = ["distilcli", *arguments]
     main()
 

@@ -9,7 +9,7 @@ from kill_points import kill_points
 from tiny_experiments import start_function
 
 from distilcli.errors import ModelError, WriteError
-from distilcli.files import (
+from distilcli.files.atomic import (
     locked,
     recover,
     recover_all,

@@ -15,17 +15,16 @@ from tiny_experiments import TinyWorld, listing, start_function
 from tiny_tasks import make_tasks
 from typer.testing import CliRunner, Result
 
-from distilcli import validation
-from distilcli.cli import app
-from distilcli.console import Console
+from distilcli.cli.app import app
+from distilcli.cli.console import Console
+from distilcli.config.reading import load
+from distilcli.distillation.objective import LossSums
 from distilcli.errors import NonFiniteLossError
-from distilcli.experiment_file import load
-from distilcli.json_text import to_json
-from distilcli.objective import LossSums
-from distilcli.processes import make_accelerator
-from distilcli.run_folder import RunFolder, write_results
-from distilcli.steps import Stepper
-from distilcli.tasks import dev_examples
+from distilcli.evaluation import dev_examples, held_out
+from distilcli.files.json_text import to_json
+from distilcli.training.processes import make_accelerator
+from distilcli.training.run_folder import RunFolder, write_results
+from distilcli.training.steps import Stepper
 
 BAD_TENSOR = "bert.encoder.layer.1.output.dense.weight"
 
@@ -160,7 +159,7 @@ def test_an_initial_student_of_other_settings_is_not_trusted(tiny_world, tmp_pat
 
 def test_a_vocabulary_too_small_leaves_nothing(tiny_world, tmp_path, monkeypatch):
     """It shows only beside the store; nothing of the run is written by then."""
-    from distilcli.commands import train
+    from distilcli.cli import train
 
     real = train.ensure_store
 
@@ -269,7 +268,7 @@ def test_a_temperature_beyond_all_measure(tiny_world, tmp_path):
 def test_a_step_is_the_same_to_the_last_bit_with_the_check(tiny_world, tmp_path, monkeypatch):
     import gradient_worker
 
-    from distilcli import steps
+    from distilcli.training import steps
 
     found = []
     for check in (steps._spoilt_by, lambda _sums, total: total):
@@ -283,9 +282,9 @@ def test_a_step_is_the_same_to_the_last_bit_with_the_check(tiny_world, tmp_path,
 
 def test_weights_that_are_not_finite_are_not_written(tiny_world, tmp_path, monkeypatch):
     """After the last step nothing else would show them: losses and gradient were finite."""
-    from distilcli import masked_lm
+    from distilcli.distillation import masked_lm
 
-    scores = validation.HeldOutScores(1.0, 0.5, 10)
+    scores = held_out.HeldOutScores(1.0, 0.5, 10)
     monkeypatch.setattr(masked_lm, "held_out_scores", lambda *_: scores)
     real = Stepper.check_finite
 
@@ -314,18 +313,18 @@ def test_weights_that_are_not_finite_are_not_written(tiny_world, tmp_path, monke
 def test_held_out_scores_that_are_not_finite(monkeypatch, place):
     sums = torch.ones(5, dtype=torch.float64)
     sums[place] = float("nan")
-    monkeypatch.setattr(validation, "_batch_sums", lambda *_: sums)
+    monkeypatch.setattr(held_out, "_batch_sums", lambda *_: sums)
     model = torch.nn.Linear(1, 1)
     batch = SimpleNamespace(to=lambda _: None)
     what = {0: "held-out loss", 3: "KL to the teacher"}[place]
     with pytest.raises(NonFiniteLossError, match=f"teacher x: its {what} is nan"):
-        validation.held_out_scores(model, model, [batch], Accelerator(cpu=True), "teacher x")
+        held_out.held_out_scores(model, model, [batch], Accelerator(cpu=True), "teacher x")
 
 
 def test_training_names_the_step_of_a_bad_score_and_keeps_the_checkpoint(
     tiny_world, tmp_path, monkeypatch
 ):
-    from distilcli import masked_lm
+    from distilcli.distillation import masked_lm
 
     def bad(*_):
         raise NonFiniteLossError("the student: its held-out loss is nan", "Lower it.")

@@ -278,13 +278,13 @@ def test_runs(world: World, data: st.DataObject, name: str, line: list[str]) -> 
 
 def test_the_check_would_notice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of ours that no one expected is not taken for an answer."""
-    from distilcli import experiment_file
+    from distilcli.config import reading
 
     def fail(*_: object) -> None:
         Path("litter").touch()
         raise KeyError("x")
 
-    monkeypatch.setattr(experiment_file, "load_any", fail)
+    monkeypatch.setattr(reading, "load_any", fail)
     with world.copy() as folder:
         outcome = run(["prepare", "--config", "own.yaml"], folder)
     assert outcome.code == 1

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from distilcli.config import FilesSource
+from distilcli.config.data import FilesSource, RowFiles
 from distilcli.errors import DataError
-from distilcli.globs import matching_files
-from distilcli.sources import Reader, resolve
-from distilcli.task_config import RowFiles
 from distilcli.tasks.examples import read_examples
+from distilcli.text.globs import matching_files
+from distilcli.text.sources import Reader, resolve
 
 
 @pytest.fixture

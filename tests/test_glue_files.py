@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from task_reading import SHARED, needs_shared, recorded, refusal
 
-from distilcli.task_config import ClassificationTask, GlueTask, RegressionTask
+from distilcli.config.tasks import ClassificationTask, GlueTask, RegressionTask
 from distilcli.tasks import glue
 from distilcli.tasks.glue import expand
 

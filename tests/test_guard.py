@@ -14,9 +14,9 @@ from test_suite_runs import suite_file
 from tiny_experiments import environment
 from tiny_tasks import make_tasks
 
-from distilcli import console, experiment_file, guard, suite_runs
-from distilcli.cli import app
-from distilcli.commands import evaluate_suite
+from distilcli.cli import console, guard
+from distilcli.cli.app import app
+from distilcli.config import reading
 from distilcli.errors import (
     ConfigError,
     DataError,
@@ -27,6 +27,7 @@ from distilcli.errors import (
     shortened,
     unexpected,
 )
+from distilcli.suites import runs
 
 COMMANDS = ["prepare", "init-student", "train", "eval"]
 
@@ -46,7 +47,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object) -> None:
         raise copy.copy(error)  # which takes a note of what was done
 
-    monkeypatch.setattr(experiment_file, "load_any", fail)
+    monkeypatch.setattr(reading, "load_any", fail)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -112,11 +113,11 @@ def test_a_panic_of_a_library_is_an_error_too(capsys, monkeypatch):
 
 
 def test_where_it_was_is_said_by_file_and_line(capsys, monkeypatch):
-    monkeypatch.setattr(experiment_file, "_kind_of", lambda _: None)
-    monkeypatch.setattr(experiment_file, "read_yaml", lambda *_: {})
+    monkeypatch.setattr(reading, "_kind_of", lambda _: None)
+    monkeypatch.setattr(reading, "read_yaml", lambda *_: {})
     _, _, err = run(capsys, "prepare", "--config", "own.yaml")
     assert "unexpected AttributeError: 'NoneType' object" in err
-    assert "(experiment_file.py:" in err
+    assert "(reading.py:" in err
 
 
 def test_debug_shows_the_traceback(capsys, monkeypatch):
@@ -202,8 +203,8 @@ def test_a_refusal_is_json_for_every_command(capsys, command):
 def test_a_suite_whose_runs_fail_is_still_one_object(capsys, monkeypatch, tmp_path):
     tiny = make_tasks(tmp_path / "tasks")
     suite = suite_file(tmp_path / "suite.yaml", tiny, "regression")
-    monkeypatch.setattr(evaluate_suite, "take", lambda *_: ({}, ["regression/student-1"]))
-    monkeypatch.setattr(suite_runs, "finished_scores", lambda _: None)
+    monkeypatch.setattr(suite, "take", lambda *_: ({}, ["regression/student-1"]))
+    monkeypatch.setattr(runs, "finished_scores", lambda _: None)
     code, out, err = run(capsys, "eval", "--suite", str(suite), "--json", "--seeds", "1")
     assert code == 1
     record = json.loads(out)
@@ -327,7 +328,7 @@ def test_a_terminal_of_ascii_alone(options: dict[str, str], tmp_path) -> None:
 def test_what_is_closed_is_not_written_into(tmp_path):
     """A file that is opened later would get the number of a closed stream."""
     script = (
-        "import os, sys; from distilcli import guard; import typer\n"
+        "import os, sys; from distilcli.cli import guard; import typer\n"
         "app = typer.Typer()\n"
         "@app.command()\n"
         "def write():\n"

@@ -7,14 +7,13 @@ from tiny_suites import suite_file
 from tiny_tasks import make_tasks
 from transformers import BertModel, DistilBertConfig, DistilBertForMaskedLM
 
-from distilcli.config import Experiment
+from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.models import CheckpointStudent
 from distilcli.errors import ConfigError, DataError, ModelError
-from distilcli.models import load_masked_lm
-from distilcli.processes import make_accelerator
-from distilcli.steps import _IN_A_NEW_RUN
-from distilcli.student_config import CheckpointStudent
-from distilcli.students import build_student
-from distilcli.task_config import TaskExperiment
+from distilcli.models.loading import load_masked_lm
+from distilcli.models.students import build_student
+from distilcli.training.processes import make_accelerator
+from distilcli.training.steps import _IN_A_NEW_RUN
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from distilcli import host_memory
+from distilcli.training import host_memory
 
 FAULTS = """
 import resource, sys

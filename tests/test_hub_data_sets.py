@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from hub_server import hub_of
 
-from distilcli.config import HubSource
+from distilcli.config.data import HubSource
 from distilcli.errors import DataError
-from distilcli.hub import hub_answer
-from distilcli.sources import hub_rows
+from distilcli.hub.answers import hub_answer
+from distilcli.text.hub import hub_rows
 
 LOG_IN = "`hf auth login` (or HF_TOKEN)"
 ANSWERS = {

@@ -14,12 +14,18 @@ from tiny_experiments import TinyWorld, listing, run
 from tiny_tasks import make_tasks
 from typer.testing import CliRunner, Result
 
-from distilcli import checkpoints
-from distilcli.cli import app
-from distilcli.digests import array_digest, file_digest
+from distilcli.cli.app import app
+from distilcli.distillation.identity import (
+    Fingerprint,
+    changed,
+    from_tree,
+    identity_of_model,
+    to_tree,
+)
 from distilcli.errors import RunFolderError
-from distilcli.identity import Fingerprint, changed, from_tree, identity_of_model, to_tree
-from distilcli.train_state import TrainState, from_record, to_record
+from distilcli.files.digests import array_digest, file_digest
+from distilcli.training import checkpoints
+from distilcli.training.state import TrainState, from_record, to_record
 
 STEPS = ["train.max_steps=6", "train.save_every=2", "validation.every=0"]
 STEPS += ["train.keep_checkpoints=9"]
@@ -336,7 +342,7 @@ def test_outputs_of_the_teacher_that_were_made_anew_are_said(task):
     before = part.read_bytes()
     tree = root / "runs-before"
     shutil.copytree(root / "runs", tree)
-    from distilcli.tasks import teacher_outputs
+    from distilcli.distillation import teacher_outputs
 
     tensors = load_file(part)
     for name in tensors:

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from tiny_experiments import TinyWorld, relative_difference, start_function
 from torch import Tensor
 
-from distilcli.distillation import TERMS
-from distilcli.experiment_file import load
-from distilcli.processes import make_accelerator
-from distilcli.steps import Stepper
-from distilcli.store import TokenStore
+from distilcli.config.reading import load
+from distilcli.corpus.store import TokenStore
+from distilcli.distillation.masked_lm import TERMS
+from distilcli.training.processes import make_accelerator
+from distilcli.training.steps import Stepper
 
 NUM_MICRO_BATCHES = 8
 TOLERANCE = 1e-5  # of the difference's norm over the gradient's

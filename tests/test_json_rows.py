@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from distilcli.errors import DataError
-from distilcli.json_text import parse_json
-from distilcli.rows import BadRow, Row, encodable, json_rows
+from distilcli.files.json_text import parse_json
+from distilcli.text.json_rows import json_rows
+from distilcli.text.row import BadRow, Row, encodable
 
 ROWS = [{"text": 'a, "b" ]', "n": [1, {"x": None}]}, {"text": "line\nbreak"}, {"text": ""}]
 

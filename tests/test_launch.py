@@ -9,10 +9,10 @@ from accelerate.state import AcceleratorState
 from test_bad_input import invoke
 from tiny_experiments import environment, listing
 
-from distilcli.config import Experiment
+from distilcli.cli.launch import check_launch, is_main_process
+from distilcli.config.experiment import Experiment
 from distilcli.errors import ConfigError, DistilError
-from distilcli.launch import check_launch, is_main_process
-from distilcli.processes import make_accelerator
+from distilcli.training.processes import make_accelerator
 
 WHOLE = {
     "RANK": "1",

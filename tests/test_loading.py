@@ -10,9 +10,10 @@ from token_stores import tiny_tokenizer as word_pieces
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches import Draws, PackedBatch, StepPlan, pack
+from distilcli.batches.masked import PackedBatch, pack
+from distilcli.batches.plan import Draws, StepPlan
+from distilcli.batches.workers import StepBatches, load_steps
 from distilcli.errors import ConfigError
-from distilcli.loading import StepBatches, load_steps
 from distilcli.signals import STOP_SIGNALS
 
 CPU = torch.device("cpu")

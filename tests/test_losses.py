@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distilcli.fused_head import Coefficients, Projection, fused_vocabulary_losses
-from distilcli.losses import (
-    hidden_cosine_distance,
-    logit_squared_error,
-    masked_lm_cross_entropy,
-    soft_target_kl,
-)
+from distilcli.losses.hidden import hidden_cosine_distance
+from distilcli.losses.labels import masked_lm_cross_entropy
+from distilcli.losses.soft_targets import logit_squared_error, soft_target_kl
+from distilcli.losses.vocabulary import Coefficients, Projection, fused_vocabulary_losses
 
 TOKENS, VOCAB, HIDDEN, TEACHER_HIDDEN = 7, 11, 6, 5
 TEMPERATURES = [0.5, 1.0, 2.0, 10.0]

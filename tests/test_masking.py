@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_batches import CLS, MASK, NUM_SPECIAL, PAD, SEP, UNK, make_masker
 
-from distilcli import masking
+from distilcli.batches import masking
 
 VOCAB = 27
 ORDINARY = st.integers(NUM_SPECIAL, VOCAB - 1)

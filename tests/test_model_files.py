@@ -19,11 +19,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distilcli import model_files, models, students
 from distilcli.errors import ModelError
-from distilcli.saving import save_model
-from distilcli.store import load_tokenizer
-from distilcli.weights import read_weights
+from distilcli.hub import model_files
+from distilcli.models import loading, students
+from distilcli.models.saving import save_model
+from distilcli.models.weights import read_weights
+from distilcli.text.tokenizers import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def rename_weights(folder: Path, rename: Callable[[str], str]) -> None:
 
 def refused(folder: Path) -> ModelError:
     with pytest.raises(ModelError) as caught:
-        models.load_masked_lm(str(folder))
+        loading.load_masked_lm(str(folder))
     assert caught.value.message.startswith(f"teacher {folder}: ")
     assert "\n" not in caught.value.message
     assert caught.value.hint
@@ -144,7 +145,7 @@ def test_what_a_config_says_of_how_to_run_it_is_not_heeded(saved, teacher, ids):
     settings |= {"return_dict": False, "torchscript": True, "output_hidden_states": True}
     settings |= {"auto_map": {"AutoModel": "evil.Model"}, "fusion_config": {"a": 1}}
     edit_json(saved / "config.json", **settings)
-    model = models.load_masked_lm(str(saved))
+    model = loading.load_masked_lm(str(saved))
     assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
     assert model(input_ids=ids).hidden_states is None
 
@@ -165,7 +166,7 @@ def test_unreadable_files_are_named(saved, monkeypatch):
 def test_a_folder_whose_name_is_not_utf8(saved):
     folder = saved.with_name(os.fsdecode(b"t\xe9acher"))
     saved.rename(folder)
-    for load in (models.load_masked_lm, load_tokenizer):
+    for load in (loading.load_masked_lm, load_tokenizer):
         with pytest.raises(ModelError, match="a name in this path is not UTF-8") as caught:
             load(str(folder))
         assert caught.value.hint == "Rename the folder."
@@ -177,13 +178,17 @@ def test_a_folder_whose_name_is_not_utf8(saved):
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "module.module."])
 def test_names_of_wrappers_are_taken_off(saved, teacher, ids, prefix):
     rename_weights(saved, lambda name: prefix + name)
-    assert torch.equal(models.load_masked_lm(str(saved))(input_ids=ids).logits, teacher(ids).logits)
+    assert torch.equal(
+        loading.load_masked_lm(str(saved))(input_ids=ids).logits, teacher(ids).logits
+    )
 
 
 def test_names_of_wrappers_of_layers_are_taken_off(saved, teacher, ids):
     """As they are where layers were compiled one by one."""
     rename_weights(saved, lambda name: name.replace("layer.1.", "layer.1._orig_mod."))
-    assert torch.equal(models.load_masked_lm(str(saved))(input_ids=ids).logits, teacher(ids).logits)
+    assert torch.equal(
+        loading.load_masked_lm(str(saved))(input_ids=ids).logits, teacher(ids).logits
+    )
 
 
 def test_one_weight_under_two_names_is_refused(saved):
@@ -203,7 +208,7 @@ def test_an_untied_head_with_one_bias_is_whole(tmp_path, ids):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["cls.predictions.decoder.bias"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    model = models.load_masked_lm(str(tmp_path))
+    model = loading.load_masked_lm(str(tmp_path))
     assert torch.equal(model(input_ids=ids).logits, whole(ids).logits)
     student = students.copy_layers(model, [0, 1, 2, 3])
     logits = student(input_ids=ids).logits
@@ -275,7 +280,9 @@ def test_files_that_transformers_would_follow_are_left_alone(saved, teacher, ids
     touched = saved.parent / "touched"
     for name in (".metadata", "pytorch_model.bin", "training_args.bin"):
         (saved / name).write_bytes(pickle.dumps(Touch(touched)))
-    assert torch.equal(models.load_masked_lm(str(saved))(input_ids=ids).logits, teacher(ids).logits)
+    assert torch.equal(
+        loading.load_masked_lm(str(saved))(input_ids=ids).logits, teacher(ids).logits
+    )
     assert not touched.exists()
 
 
@@ -321,7 +328,7 @@ def hub(saved, tmp_path, monkeypatch) -> Iterator[Any]:
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
 def test_a_model_of_the_hub_is_what_its_folder_is(hub, teacher, ids, revision):
-    model = models.load_masked_lm("someone/some-bert", revision=revision)
+    model = loading.load_masked_lm("someone/some-bert", revision=revision)
     assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
     tokenizer = load_tokenizer("someone/some-bert", revision)
     assert tokenizer("w1 w2")["input_ids"] == word_tokenizer()("w1 w2")["input_ids"]
@@ -329,11 +336,11 @@ def test_a_model_of_the_hub_is_what_its_folder_is(hub, teacher, ids, revision):
 
 
 def test_what_is_in_the_cache_needs_no_hub(hub, teacher, ids, monkeypatch):
-    models.load_masked_lm("someone/some-bert")
+    loading.load_masked_lm("someone/some-bert")
     load_tokenizer("someone/some-bert")
     model_files._commit.cache_clear()
     hub.failure = (503, {})
-    model = models.load_masked_lm("someone/some-bert")
+    model = loading.load_masked_lm("someone/some-bert")
     assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
     assert load_tokenizer("someone/some-bert").mask_token == "[MASK]"
 
@@ -343,17 +350,17 @@ def test_an_index_of_the_hub_is_checked_before_anything_is_fetched(hub, saved):
     index = {"weight_map": {"a": "../../evil.bin"}}
     (saved / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="which is no safetensors file beside it"):
-        models.load_masked_lm("someone/some-bert")
+        loading.load_masked_lm("someone/some-bert")
     assert not [name for name in hub.requests if "evil" in name]
 
 
 def test_a_model_of_the_hub_without_safetensors(hub, saved):
     (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"some-bert: its weights are pickled \(.bin\)"):
-        models.load_masked_lm("someone/some-bert")
+        loading.load_masked_lm("someone/some-bert")
     (saved / "pytorch_model.bin").rename(saved / "tf_model.h5")
     with pytest.raises(ModelError, match="it has no weights as safetensors"):
-        models.load_masked_lm("someone/other-bert")
+        loading.load_masked_lm("someone/other-bert")
 
 
 ANSWERS = {
@@ -393,7 +400,7 @@ ANSWERS = {
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_what_the_hub_answers_is_said_in_words(hub, answer):
     hub.failure, message, hint = ANSWERS[answer]
-    for load in (models.load_masked_lm, load_tokenizer):
+    for load in (loading.load_masked_lm, load_tokenizer):
         with pytest.raises(ModelError) as caught:
             load("someone/some-bert")
         assert caught.value.message.endswith(f"someone/some-bert: {message}")
@@ -402,19 +409,19 @@ def test_what_the_hub_answers_is_said_in_words(hub, answer):
 
 def test_a_revision_that_is_not_there(hub):
     with pytest.raises(ModelError, match="the hub has no revision 'v9' of it"):
-        models.load_masked_lm("someone/some-bert", revision="v9")
+        loading.load_masked_lm("someone/some-bert", revision="v9")
 
 
 def test_a_name_that_is_none_of_the_hub():
     with pytest.raises(ModelError, match="no such folder, and not a name of the hub") as caught:
-        models.load_masked_lm("no such model!")
+        loading.load_masked_lm("no such model!")
     assert "\n" not in caught.value.message
 
 
 def test_without_a_network_the_way_out_is_named(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="cannot be read here or on the hub") as caught:
-        models.load_masked_lm("someone/some-bert")
+        loading.load_masked_lm("someone/some-bert")
     assert "give a folder" in caught.value.hint
 
 
@@ -422,7 +429,7 @@ def test_without_a_network_the_way_out_is_named(hub, monkeypatch):
 
 
 def test_a_head_of_a_task_is_read_the_same_way(tmp_path, ids):
-    from distilcli.models import load_weights, read_config
+    from distilcli.models.loading import load_weights, read_config
 
     whole = make_bert(BertForSequenceClassification, num_labels=3)
     whole.save_pretrained(tmp_path)
@@ -490,7 +497,7 @@ def test_a_tokenizer_that_is_none(saved, content):
 
 def test_a_tokenizer_that_cannot_be_saved_is_named(saved, tmp_path):
     edit_json(saved / "tokenizer_config.json", chat_template={"a": 1})
-    model, tokenizer = models.load_masked_lm(str(saved)), load_tokenizer(str(saved))
+    model, tokenizer = loading.load_masked_lm(str(saved)), load_tokenizer(str(saved))
     with pytest.raises(ModelError, match="cannot be saved") as caught:
         save_model(model, tokenizer, tmp_path / "student")
     assert f"the tokenizer of {saved}" in caught.value.message

@@ -19,9 +19,11 @@ from transformers import (
     pipeline,
 )
 
-from distilcli import __version__, marks, models, saving, students
+from distilcli import __version__
 from distilcli.errors import ModelError, RunFolderError
-from distilcli.files import recover
+from distilcli.files import marks
+from distilcli.files.atomic import recover
+from distilcli.models import families, loading, saving, students
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]
 
 
 def test_load_gives_the_asked_dtype_and_eval_mode(saved):
-    model = models.load_masked_lm(str(saved), dtype=torch.bfloat16)
+    model = loading.load_masked_lm(str(saved), dtype=torch.bfloat16)
     assert model.dtype is torch.bfloat16
     assert not model.training
 
@@ -69,7 +71,7 @@ def test_load_reads_a_pretraining_checkpoint_and_says_nothing(tmp_path, capfd):
     whole = make_bert(BertForPreTraining)
     whole.save_pretrained(tmp_path)
     capfd.readouterr()
-    model = models.load_masked_lm(str(tmp_path))
+    model = loading.load_masked_lm(str(tmp_path))
     assert capfd.readouterr() == ("", "")
     name = "cls.predictions.transform.dense.weight"
     assert torch.equal(model.get_parameter(name), whole.get_parameter(name))
@@ -79,7 +81,7 @@ def test_load_unties_what_the_checkpoint_does_not_tie(tmp_path, capfd):
     make_bert(tie_word_embeddings=False).save_pretrained(tmp_path)
     edit_config(tmp_path, tie_word_embeddings=True)
     capfd.readouterr()
-    model = models.load_masked_lm(str(tmp_path))
+    model = loading.load_masked_lm(str(tmp_path))
     assert capfd.readouterr() == ("", "")
     assert model.config.tie_word_embeddings is False
     assert model.cls.predictions.decoder.bias.requires_grad
@@ -88,7 +90,7 @@ def test_load_unties_what_the_checkpoint_does_not_tie(tmp_path, capfd):
 def test_load_reads_a_checkpoint_in_shards(teacher, tmp_path, ids):
     teacher.save_pretrained(tmp_path, max_shard_size="20KB")
     assert not (tmp_path / "model.safetensors").exists()
-    model = models.load_masked_lm(str(tmp_path))
+    model = loading.load_masked_lm(str(tmp_path))
     assert torch.equal(model(ids).logits, teacher(ids).logits)
 
 
@@ -150,7 +152,7 @@ def test_load_refuses_in_one_line(saved, damage, message, capfd):
     damage(saved)
     capfd.readouterr()
     with pytest.raises(ModelError, match=message) as caught:
-        models.load_masked_lm(str(saved), role="teacher")
+        loading.load_masked_lm(str(saved), role="teacher")
     assert caught.value.message.startswith(f"teacher {saved}: ")
     assert "\n" not in caught.value.message
     assert capfd.readouterr() == ("", "")
@@ -159,16 +161,16 @@ def test_load_refuses_in_one_line(saved, damage, message, capfd):
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "builtin:nothing", "a/b/c"])
 def test_load_refuses_a_missing_folder(name):
     with pytest.raises(ModelError, match=f"student {name}: no such folder"):
-        models.load_masked_lm(name, role="student")
+        loading.load_masked_lm(name, role="student")
 
 
 def test_load_says_when_the_hub_cannot_be_reached(monkeypatch):
     def offline(*arguments: object, **options: object) -> None:
         raise OSError("We couldn't connect to the hub\nand more")
 
-    monkeypatch.setattr(models.PreTrainedConfig, "get_config_dict", offline)
+    monkeypatch.setattr(loading.PreTrainedConfig, "get_config_dict", offline)
     with pytest.raises(ModelError, match="hub") as caught:
-        models.load_masked_lm("someone/some-bert")
+        loading.load_masked_lm("someone/some-bert")
     assert "\n" not in caught.value.message
     assert "network" in caught.value.hint
 
@@ -288,9 +290,9 @@ def test_verify_saved_finds_a_changed_weight(teacher, tokenizer, tmp_path):
 def test_accessors_compose_to_the_model(kind, teacher, ids):
     model = teacher if kind == "bert" else students.copy_layers(teacher, [0, 3])
     with torch.inference_mode():
-        hidden = models.encoder(model)(input_ids=ids).last_hidden_state
-        features = models.head_features(model, hidden.flatten(0, 1))
-        logits = models.decoder(model)(features).view(*ids.shape, -1)
+        hidden = families.encoder(model)(input_ids=ids).last_hidden_state
+        features = families.head_features(model, hidden.flatten(0, 1))
+        logits = loading.decoder(model)(features).view(*ids.shape, -1)
         torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
 
 
@@ -301,5 +303,5 @@ def test_sizes_count_tied_weights_once(teacher):
         for name, weight in student.state_dict().items()
         if name != "vocab_projector.weight"
     )
-    assert models.num_parameters(student) == by_hand
-    assert models.size_mib(student) == by_hand * 4 / 2**20
+    assert families.num_parameters(student) == by_hand
+    assert families.size_mib(student) == by_hand * 4 / 2**20

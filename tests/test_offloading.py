@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_experiments import metrics, run, weights
 
-from distilcli.models import encoder_layers
-from distilcli.offloading import offload_layers
-from distilcli.students import copy_layers
+from distilcli.models.copying import copy_layers
+from distilcli.models.families import encoder_layers
+from distilcli.models.placement import offload_layers
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])

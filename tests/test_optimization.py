@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from distilcli.config import OptimConfig
-from distilcli.optimization import learning_rate, make_optimizer
-from distilcli.students import copy_layers
+from distilcli.config.training import OptimConfig
+from distilcli.models.copying import copy_layers
+from distilcli.training.optimizer import learning_rate, make_optimizer
 
 TOTAL = 200
 

@@ -3,7 +3,7 @@
 import pytest
 
 from distilcli.errors import DataError
-from distilcli.overlap import overlap, text_digest
+from distilcli.text.overlap import overlap, text_digest
 
 KEYS = "task.train", "task.dev"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distilcli.cli import app
-from distilcli.config import Experiment
+from distilcli.cli.app import app
+from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.reading import build, dump, load
+from distilcli.config.suite import Suite
 from distilcli.errors import ConfigError
-from distilcli.experiment_file import build, dump, load
-from distilcli.globs import matching_files
-from distilcli.paths import (
+from distilcli.files.paths import (
     checked_path,
     expanded_path,
     is_override,
@@ -19,8 +19,7 @@ from distilcli.paths import (
     option_path,
     output_path,
 )
-from distilcli.suites import Suite
-from distilcli.task_config import TaskExperiment
+from distilcli.text.globs import matching_files
 
 
 @pytest.fixture

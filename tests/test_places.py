@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distilcli.cli import app
-from distilcli.config import Experiment
+from distilcli.cli.app import app
+from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.errors import ConfigError
-from distilcli.places import check_apart, check_places
-from distilcli.task_config import TaskExperiment
+from distilcli.training.places import check_apart, check_places
 
 
 def masked_lm(**changes: object) -> Experiment:

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from tiny_experiments import bert, listing, run, save, start_function, word_tokenizer
 
 from distilcli.errors import DistilError
-from distilcli.preflight import check_ranks_agree
+from distilcli.training.preflight import check_ranks_agree
 
 each_number = pytest.mark.parametrize("num_processes", [1, 2])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distilcli.experiment_file import load_any
+from distilcli.config.reading import load_any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

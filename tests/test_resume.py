@@ -33,10 +33,10 @@ from tiny_experiments import (
     weights,
 )
 
-from distilcli import checkpoints
-from distilcli.cli import main
-from distilcli.distillation import Distillation
-from distilcli.store import TokenStore
+from distilcli.cli.app import main
+from distilcli.corpus.store import TokenStore
+from distilcli.distillation.masked_lm import Distillation
+from distilcli.training import checkpoints
 
 STEPS = 24  # train.max_steps of the tiny experiment, which saves every 4 and validates every 6
 NO_DROPOUT = ["student.dropout=0", "student.attention_dropout=0"]

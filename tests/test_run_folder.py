@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distilcli import checkpoints
-from distilcli.config import Experiment
+from distilcli.config.experiment import Experiment
+from distilcli.config.reading import load
 from distilcli.errors import RunFolderError
-from distilcli.experiment_file import load
-from distilcli.marks import write_mark
-from distilcli.run_folder import RunFolder, check_results, describe_environment, write_results
+from distilcli.files.marks import write_mark
+from distilcli.training import checkpoints
+from distilcli.training.environment import describe_environment
+from distilcli.training.run_folder import RunFolder, check_results, write_results
 
 
 def experiment(**sections: object) -> Experiment:

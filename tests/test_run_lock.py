@@ -3,7 +3,7 @@
 import pytest
 
 from distilcli.errors import RunFolderError
-from distilcli.run_lock import locked
+from distilcli.training.run_lock import locked
 
 
 def test_a_folder_that_nobody_uses_is_entered_at_once(tmp_path):

@@ -9,11 +9,11 @@ import torch
 from accelerate.state import AcceleratorState
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from distilcli.batches import PackedBatch
+from distilcli.batches.masked import PackedBatch
+from distilcli.config.reading import load
 from distilcli.errors import NonFiniteLossError
-from distilcli.experiment_file import load
-from distilcli.optimization import make_optimizer
-from distilcli.processes import make_accelerator
+from distilcli.training.optimizer import make_optimizer
+from distilcli.training.processes import make_accelerator
 
 
 @pytest.fixture

@@ -93,16 +93,16 @@ def test_after_the_last_step_nothing_is_stopped(tiny_world, tmp_path):
 
 
 def told_at_the_end(marker: str, *arguments: str) -> None:
-    from distilcli import training
+    from distilcli.training import loop
 
-    save = training.save_model
+    save = loop.save_model
 
     def tell(*given: object) -> None:
         Path(marker).touch()
         signal.raise_signal(signal.SIGTERM)
         save(*given)
 
-    training.save_model = tell
+    loop.save_model = tell
     patiently(*arguments)
 
 
@@ -113,7 +113,7 @@ def told_at_the_end(marker: str, *arguments: str) -> None:
 def test_before_the_first_step(tiny_world, tmp_path, number):
     settings = [f"output_dir={tmp_path}", "train.max_steps=2"]
     arguments = ["train", "--config", str(tiny_world.config), *settings]
-    place = "distilcli.commands.train.keep_or_save_initial_student"
+    place = "distilcli.cli.train.keep_or_save_initial_student"
     stopped = stop_at(place, tmp_path / "marker", number, *arguments).wait()
     assert stopped.code == CODES[number]
     hint = shlex.join(["distilcli", *arguments, "--resume"])
@@ -129,7 +129,7 @@ def test_prepare_goes_on_from_its_shards(tiny_world, tmp_path):
     data = tiny_world.experiment()["data"] | {"store": str(tmp_path / "store")}
     config = tiny_world.write_config(tmp_path / "own.yaml", data=data)
     arguments = ["prepare", "--config", str(config), "--num-proc", "1"]
-    place = "distilcli.corpus.Totals"
+    place = "distilcli.corpus.prepare.Totals"
     stopped = stop_at(place, tmp_path / "marker", signal.SIGINT, *arguments)
     finished = stopped.wait()
     assert finished.code == 130
@@ -146,9 +146,9 @@ def test_prepare_goes_on_from_its_shards(tiny_world, tmp_path):
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("distilcli.commands.init_student.save_verified", ["init-student"]),
-        ("distilcli.commands.evaluate.evaluate", ["eval", "TEACHER"]),
-        ("distilcli.commands.train.preflight", ["train", "--dry-run"]),
+        ("distilcli.cli.init_student.save_verified", ["init-student"]),
+        ("distilcli.cli.evaluate.evaluate", ["eval", "TEACHER"]),
+        ("distilcli.cli.train.preflight", ["train", "--dry-run"]),
     ],
 )
 def test_what_writes_nothing_on_the_way_starts_again(tiny_world, tmp_path, place, words):
@@ -172,8 +172,8 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
     config = str(tasks.write_config(tmp_path / "own.yaml", "regression"))
     suite = str(suite_file(tmp_path / "suite.yaml", tasks, "regression"))
     for place, words in (
-        ("distilcli.commands.evaluate_task.measured_outputs", [expert, "--config", config]),
-        ("distilcli.commands.evaluate_suite.look_at_rows", ["--suite", suite]),
+        ("distilcli.cli.evaluate_task.measured_outputs", [expert, "--config", config]),
+        ("distilcli.cli.suite.look_at_rows", ["--suite", suite]),
     ):
         marker = tmp_path / place
         stopped = stop_at(place, marker, signal.SIGTERM, "eval", *words).wait()
@@ -189,7 +189,7 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
 def test_a_process_that_waits_for_the_first_one_stops_too(tiny_world, tmp_path):
     arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
     marker = tmp_path / "marker"
-    place = "distilcli.commands.train.keep_or_save_initial_student"
+    place = "distilcli.cli.train.keep_or_save_initial_student"
     running = start_function(stalled, [place, str(marker), *arguments], num_processes=2)
     assert running.wait_until(marker.exists), running.wait()
     second = running.processes[1].pid
@@ -207,7 +207,7 @@ def test_a_process_that_waits_for_the_first_one_stops_too(tiny_world, tmp_path):
 
 def test_a_process_that_waits_for_one_that_is_gone(tiny_world, tmp_path):
     arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
-    place = "distilcli.commands.train.keep_or_save_initial_student"
+    place = "distilcli.cli.train.keep_or_save_initial_student"
     running = stop_at(place, tmp_path / "marker", signal.SIGINT, *arguments, num_processes=2)
     stopped = running.wait()
     assert [process.exitcode for process in running.processes] == [130, 1]

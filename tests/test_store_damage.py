@@ -16,14 +16,14 @@ from tiny_experiments import TinyWorld, listing
 from token_stores import data_config, random_texts, tiny_tokenizer
 from typer.testing import CliRunner, Result
 
-from distilcli.cli import app
-from distilcli.config import DataConfig
-from distilcli.corpus import finished_store, is_prepared, prepare
+from distilcli.cli.app import app
+from distilcli.config.data import DataConfig
+from distilcli.corpus.input_files import changed_file
+from distilcli.corpus.manifest import Manifest
+from distilcli.corpus.prepare import finished_store, is_prepared, prepare
+from distilcli.corpus.store import TokenStore, read_manifest
 from distilcli.errors import DataError, DataLostError
-from distilcli.file_values import FileValues
-from distilcli.input_files import changed_file
-from distilcli.records import Manifest
-from distilcli.store import TokenStore, read_manifest
+from distilcli.files.values import FileValues
 
 TOKENIZER = tiny_tokenizer()
 
@@ -35,7 +35,7 @@ def data(tmp_path) -> DataConfig:
     text.write_text("\n".join(t.replace("\n", " ") for t in random_texts(300)), encoding="utf-8")
     config = data_config(tmp_path / "store", text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distilcli.corpus.MIB", 4096)
+        patch.setattr("distilcli.corpus.prepare.MIB", 4096)
         prepare(config.model_copy(update={"shard_mib": 1}), TOKENIZER, 1)
         yield config.model_copy(update={"shard_mib": 1})
 
@@ -229,7 +229,7 @@ def test_a_shard_that_is_gone_before_it_is_first_read(data):
 
 
 def test_many_files_need_few_descriptors(tmp_path, monkeypatch):
-    from distilcli import file_values
+    from distilcli.files import values as file_values
 
     monkeypatch.setattr(file_values._descriptors, "_most", 3)
     file_values._descriptors._open.clear()
@@ -267,7 +267,7 @@ def test_an_edit_that_keeps_the_size_is_noticed(data, keep_time):
 
 def test_the_same_text_written_again_is_the_same(data, monkeypatch):
     """Times differ, as in a copy: then the content is read, once a process."""
-    from distilcli import input_files
+    from distilcli.corpus import input_files
 
     [path] = [Path(file) for file in data.sources[0].files]
     content = path.read_bytes()
@@ -345,7 +345,7 @@ def test_every_command_that_reads_the_store_names_the_damaged_file(world):
 
 def test_the_store_of_a_run_is_cut_short_while_it_trains(world, monkeypatch):
     """A message and exit code 1; what was reached before can be gone on from."""
-    from distilcli.commands import train
+    from distilcli.cli import train
 
     [path] = (world.store / "train").glob("*.arrow")
     content = path.read_bytes()

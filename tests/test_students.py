@@ -16,9 +16,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distilcli import models, saving, students
+from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError, ModelError
-from distilcli.student_config import CheckpointStudent, CopiedStudent, RandomStudent
+from distilcli.models import checks, families, layers, loading, saving, students
 
 STRATEGIES = ["alternate", "spread", "top", "bottom"]
 
@@ -101,7 +101,7 @@ def test_layer_map_refuses_the_impossible(num_layers, layers, message):
 
 
 def test_layer_table_says_where_every_part_is_from():
-    rows = students.layer_table([0, 2])
+    rows = layers.layer_table([0, 2])
     assert rows[1:3] == [("layer 0", "layer 0"), ("layer 1", "layer 2")]
     assert "token type 0" in rows[0][1]
 
@@ -275,15 +275,15 @@ def test_new_head_around_a_bare_body(model_class, teacher, tmp_path):
     before = torch.random.get_rng_state()
     student, again = (students.build_student(section, None, seed=5) for _ in range(2))
     assert torch.equal(before, torch.random.get_rng_state())
-    found = models.encoder(student).state_dict()
+    found = families.encoder(student).state_dict()
     for name, weight in body.state_dict().items():
         assert name.startswith("pooler.") or torch.equal(found[name], weight)
-    decoder = models.decoder(student)
+    decoder = loading.decoder(student)
     assert decoder.weight is student.get_input_embeddings().weight
     assert not decoder.bias.any()
     hidden = torch.randn(6, HIDDEN)
-    features = models.head_features(student, hidden)
-    assert torch.equal(features, models.head_features(again, hidden))
+    features = families.head_features(student, hidden)
+    assert torch.equal(features, families.head_features(again, hidden))
     assert features.isfinite().all()
     assert features.std() > 0.1
 
@@ -325,16 +325,16 @@ def test_dropout_is_the_teachers_unless_said(teacher):
 
 def test_check_pair(teacher):
     student = students.copy_layers(teacher, [0])
-    students.check_pair(student, teacher, cosine=True)
+    checks.check_pair(student, teacher, cosine=True)
     narrow = make_bert(hidden_size=16)
-    students.check_pair(narrow, teacher, cosine=False)
+    checks.check_pair(narrow, teacher, cosine=False)
     with pytest.raises(ModelError, match=r"loss.alpha_cos.* is 16, the teacher's 32"):
-        students.check_pair(narrow, teacher, cosine=True)
+        checks.check_pair(narrow, teacher, cosine=True)
     with pytest.raises(ModelError, match="has 98 tokens, the teacher's 97"):
-        students.check_pair(make_bert(vocab_size=98), teacher, cosine=False)
+        checks.check_pair(make_bert(vocab_size=98), teacher, cosine=False)
 
 
 def test_check_length(teacher):
-    students.check_length(teacher, 40)
+    checks.check_length(teacher, 40)
     with pytest.raises(ModelError, match=r"data.max_length 41 is over the 40 positions"):
-        students.check_length(teacher, 41)
+        checks.check_length(teacher, 41)

@@ -25,13 +25,15 @@ from tiny_suites import PAIRS, TAGS, invoke, plain_score, regression_model, runs
 from tiny_tasks import NUM_TRAIN, TinyTasks, make_tasks
 from typer.testing import Result
 
-from distilcli import experiment_file, suite_runs, suites
-from distilcli.commands import evaluate_suite
+from distilcli.cli import suite
+from distilcli.config import reading
+from distilcli.distillation.identity import Fingerprint
 from distilcli.errors import ConfigError, DistilError, Interrupted, RunFolderError
-from distilcli.identity import Fingerprint
-from distilcli.run_folder import RunFolder
-from distilcli.suite_results import Results
-from distilcli.suites import SuiteRun, plan
+from distilcli.suites import plan as suite_plan
+from distilcli.suites import runs
+from distilcli.suites.plan import SuiteRun, plan
+from distilcli.suites.results import Results
+from distilcli.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -106,9 +108,9 @@ class Scheduled:
 
     def take(self) -> tuple[Results, list[str]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(suite_runs, "_Job", self.job_class)
-            patch.setattr(suite_runs, "time", SimpleNamespace(sleep=self.look))
-            return suite_runs.take(self.runs, self.num_jobs, 0, self.notes.append)
+            patch.setattr(runs, "_Job", self.job_class)
+            patch.setattr(runs, "time", SimpleNamespace(sleep=self.look))
+            return runs.take(self.runs, self.num_jobs, 0, self.notes.append)
 
     def look(self, _seconds: float) -> None:
         """Between two looks: as many run as can, each at a place of its own."""
@@ -227,7 +229,7 @@ def started_as(popen: type) -> SimpleNamespace:
 
 @pytest.fixture
 def no_process(monkeypatch) -> None:
-    monkeypatch.setattr(suite_runs, "subprocess", started_as(FakeProcess))
+    monkeypatch.setattr(runs, "subprocess", started_as(FakeProcess))
 
 
 @pytest.fixture
@@ -238,11 +240,11 @@ def run_of(tmp_path) -> dict[str, SuiteRun]:
 @pytest.mark.usefixtures("no_process")
 def test_a_job_is_train_resume_of_the_runs_experiment(run_of):
     run = run_of["pairs/distilled-1"]
-    job = suite_runs._Job(run, 0, 1, 0)
+    job = runs._Job(run, 0, 1, 0)
     *words, config, resume, as_json = job.process.words
     assert words == [sys.executable, "-m", "distilcli", "train", "--config"]
     assert {resume, as_json} == {"--resume", "--json"}
-    assert experiment_file.load_any(Path(config)) == run.experiment
+    assert reading.load_any(Path(config)) == run.experiment
     assert job.process.options["start_new_session"] is True
     assert job.process.options["stdout"] == subprocess.PIPE
     assert not run.experiment.run_folder.exists()  # that is the run's own to make
@@ -268,7 +270,7 @@ def test_jobs_are_spread_over_the_gpus(run_of, monkeypatch, given_ones, gpus, ex
     if given_ones is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given_ones)
     environments = [
-        suite_runs._Job(run_of["pairs/student-1"], place, 4, gpus).process.options["env"]
+        runs._Job(run_of["pairs/student-1"], place, 4, gpus).process.options["env"]
         for place in range(4)
     ]
     found = [environment["CUDA_VISIBLE_DEVICES"] for environment in environments]
@@ -283,11 +285,11 @@ def test_jobs_share_the_cores(run_of, monkeypatch, cores, num_jobs, threads):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("SOMETHING", "else")
     run = run_of["pairs/student-1"]
-    environment = suite_runs._Job(run, 1, num_jobs, 0).process.options["env"]
+    environment = runs._Job(run, 1, num_jobs, 0).process.options["env"]
     assert environment["OMP_NUM_THREADS"] == threads
     assert environment["SOMETHING"] == "else"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""  # as it was
-    alone = suite_runs._Job(run, 0, 1, 0).process.options["env"]
+    alone = runs._Job(run, 0, 1, 0).process.options["env"]
     assert alone == dict(os.environ)
 
 
@@ -295,7 +297,7 @@ def test_jobs_share_the_cores(run_of, monkeypatch, cores, num_jobs, threads):
 def test_a_suite_folder_that_cannot_be_written_is_refused(run_of, tmp_path):
     (tmp_path / "small").touch()
     with pytest.raises(ConfigError, match="cannot be written"):
-        suite_runs._Job(run_of["pairs/student-1"], 0, 1, 0)
+        runs._Job(run_of["pairs/student-1"], 0, 1, 0)
 
 
 @pytest.mark.usefixtures("no_process")
@@ -312,11 +314,11 @@ def test_scores_stay_and_what_only_training_needed_goes(run_of, name):
     for cache in caches:
         (cache / part).parent.mkdir(parents=True)
         (cache / part).touch()
-    job = suite_runs._Job(run, 0, 1, 0)
+    job = runs._Job(run, 0, 1, 0)
     said = {"held_out": {"held_out/f1": 0.5, "held_out/accuracy": 0.75}, "steps": 9}
     job.process.stdout = io.StringIO(json.dumps(said))
     assert list(job.finish().items()) == [("f1", 0.5), ("accuracy", 0.75)]
-    assert list(suite_runs.finished_scores(run).items()) == [("f1", 0.5), ("accuracy", 0.75)]
+    assert list(runs.finished_scores(run).items()) == [("f1", 0.5), ("accuracy", 0.75)]
     assert not folder.checkpoints.exists()
     assert folder.student.exists()
     # The outputs of this seed's teacher; those of a teacher of all seeds are needed again.
@@ -337,7 +339,7 @@ def test_what_lies_beside_the_checkpoints_and_outputs_of_a_run_stays(run_of):
     for path in (*theirs, *ours):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    job = suite_runs._Job(run, 0, 1, 0)
+    job = runs._Job(run, 0, 1, 0)
     job.process.stdout = io.StringIO(json.dumps({"held_out": {"held_out/f1": 0.5}}))
     assert job.finish() == {"f1": 0.5}
     assert [path.exists() for path in theirs] == [True] * 3
@@ -350,10 +352,10 @@ def test_a_run_that_failed_has_no_scores_and_keeps_its_checkpoints(run_of):
     folder = RunFolder(run.experiment.run_folder)
     folder.begin(run.experiment, force=False)
     folder.checkpoints.mkdir()
-    job = suite_runs._Job(run, 0, 1, 0)
+    job = runs._Job(run, 0, 1, 0)
     job.process.returncode = 1
     assert job.finish() is None
-    assert suite_runs.finished_scores(run) is None
+    assert runs.finished_scores(run) is None
     assert folder.checkpoints.exists()
 
 
@@ -365,7 +367,7 @@ def finish(run: SuiteRun, scores: dict[str, float]) -> None:
     folder = RunFolder(run.experiment.run_folder)
     folder.begin(run.experiment, force=False)
     folder.student.mkdir(exist_ok=True)
-    suite_runs.write_scores(run, scores)
+    runs.write_scores(run, scores)
 
 
 def test_what_is_done_is_not_taken_again(run_of):
@@ -406,12 +408,12 @@ def test_scores_of_another_teacher_are_refused(run_of, monkeypatch):
     finish(run, {"accuracy": 0.75})
     before = {"teacher.model weights": Fingerprint("teacher/model.safetensors", "0a")}
     RunFolder(run.experiment.run_folder).write_identity(before)
-    monkeypatch.setattr(suite_runs, "identity_of_models", lambda _: before)
-    assert suite_runs.finished_scores(run) == {"accuracy": 0.75}
+    monkeypatch.setattr(runs, "identity_of_models", lambda _: before)
+    assert runs.finished_scores(run) == {"accuracy": 0.75}
     now = {"teacher.model weights": Fingerprint("teacher/model.safetensors", "0b")}
-    monkeypatch.setattr(suite_runs, "identity_of_models", lambda _: now)
+    monkeypatch.setattr(runs, "identity_of_models", lambda _: now)
     with pytest.raises(RunFolderError, match="its scores are of other models") as caught:
-        suite_runs.finished_scores(run)
+        runs.finished_scores(run)
     assert "teacher.model weights (teacher/model.safetensors) changed" in caught.value.message
     assert "Remove that folder" in caught.value.hint
 
@@ -422,7 +424,7 @@ def test_scores_that_cannot_be_read_are_named(run_of):
     file = run.experiment.run_folder / "scores.json"
     file.write_text('{"accuracy": 0.2', encoding="utf-8")
     with pytest.raises(DistilError, match="cannot be read") as caught:
-        suite_runs.finished_scores(run)
+        runs.finished_scores(run)
     assert str(file) in caught.value.message
 
 
@@ -484,7 +486,7 @@ class Flow:
 
     def take(self, *more: str) -> Result:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(suite_runs, "subprocess", started_as(Forked))
+            patch.setattr(runs, "subprocess", started_as(Forked))
             patch.setenv("COLUMNS", "160")
             return invoke("--suite", str(self.file), "--seeds", "1", *more)
 
@@ -556,7 +558,7 @@ def test_settings_reach_the_runs(flow):
     for name in MODELS:
         folder = flow.folder / "numbers" / f"{name}-1"
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2 * NUM_TRAIN // 16
-        experiment = experiment_file.load_any(folder / "experiment.yaml")
+        experiment = reading.load_any(folder / "experiment.yaml")
         assert (experiment.seed, experiment.optim.lr, experiment.task.score) == (
             1,
             3e-3,
@@ -566,7 +568,7 @@ def test_settings_reach_the_runs(flow):
 
 def test_the_distilled_student_had_the_fine_tuned_teacher(flow):
     folder = flow.folder / "numbers"
-    experiment = experiment_file.load_any(folder / "distilled-1" / "experiment.yaml")
+    experiment = reading.load_any(folder / "distilled-1" / "experiment.yaml")
     assert experiment.teacher.model == str(saved_student(flow, "teacher"))
     log = (folder / "distilled-1.log").read_text()
     assert f"the teacher runs once over {NUM_TRAIN} inputs" in log
@@ -660,9 +662,9 @@ def with_expert(tmp_path: Path, tasks: TinyTasks, expert: Path) -> Path:
 
 def test_a_teacher_of_the_task_is_measured_once_for_every_seed(tmp_path, tasks, expert):
     file = with_expert(tmp_path, tasks, expert)
-    suite = suites.load(file)
+    suite = suite_plan.load(file)
     results: Results = {("tags", "teacher", 1): {"accuracy": 0.5}}
-    suite_runs.measure_teachers(suite, plan(suite, 3, file), results)
+    runs.measure_teachers(suite, plan(suite, 3, file), results)
     assert results.keys() == {
         ("tags", "teacher", 1),
         *(("numbers", "teacher", seed) for seed in (1, 2, 3)),
@@ -685,7 +687,7 @@ def test_a_teacher_that_cannot_be_measured_does_not_hide_what_is_done(
     file = with_expert(tmp_path, tasks, damaged)
     done = {("tags", model, 1): {"accuracy": 0.5} for model in ("teacher", "student", "distilled")}
     failed = ["numbers/distilled-1"]
-    monkeypatch.setattr(evaluate_suite, "take", lambda *_: (dict(done), failed))
+    monkeypatch.setattr(suite, "take", lambda *_: (dict(done), failed))
     result = invoke("--suite", str(file), "--seeds", "1", "--json")
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2)

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_suites import GLUE, PAIRS, ROWS, SUITE, TAGS, WHERE, runs_of, suite_of
 
-from distilcli import suites
+from distilcli.config.experiment import TaskExperiment
+from distilcli.config.suite import Suite
 from distilcli.errors import ConfigError, DataError
-from distilcli.suites import Suite, builtin_suite, plan
-from distilcli.task_config import TaskExperiment
+from distilcli.suites import plan as suite_plan
+from distilcli.suites.plan import builtin_suite, plan
 
 # Which runs a suite is
 
@@ -171,7 +172,7 @@ def path(tmp_path) -> Path:
 
 def load(path: Path, *overrides: str, **changes: Any) -> Suite:
     path.write_text(yaml.safe_dump(SUITE | changes), encoding="utf-8")
-    return suites.load(path, list(overrides))
+    return suite_plan.load(path, list(overrides))
 
 
 def complaint(path: Path, *overrides: str, **changes: Any) -> str:
@@ -383,7 +384,7 @@ def test_tokens_have_no_place_on_the_hub():
     assert "--data" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", suites.SUITES)
+@pytest.mark.parametrize("name", suite_plan.SUITES)
 def test_built_in_suites_can_be_planned(tmp_path, name):
     (tmp_path / "RTE").mkdir()
     for file in ("train.tsv", "dev.tsv", "train.json", "dev.json"):

@@ -13,23 +13,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from distilcli import experiment_file
-from distilcli.cli import app
-from distilcli.config import Experiment
-from distilcli.errors import ConfigError
-from distilcli.student_config import CopiedStudent
-from distilcli.task_config import (
+from distilcli.cli.app import app
+from distilcli.config import reading
+from distilcli.config.data import RowFiles, RowHub
+from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.models import CopiedStudent, TaskCheckpoint
+from distilcli.config.tasks import (
     ClassificationTask,
     GlueTask,
     MultiLabelTask,
     QuestionAnsweringTask,
     RegressionTask,
-    RowFiles,
-    RowHub,
     TaggingTask,
-    TaskCheckpoint,
-    TaskExperiment,
 )
+from distilcli.errors import ConfigError
 
 FILES = {"train": {"files": "train.csv"}, "dev": {"files": "dev.csv"}}
 TASK = {"kind": "classification"} | FILES
@@ -50,7 +47,7 @@ def path(tmp_path: Path) -> Path:
 def load(path: Path, *overrides: str, **changes: Any) -> Experiment | TaskExperiment:
     """SMALLEST with other top-level keys, through a file."""
     path.write_text(yaml.safe_dump(SMALLEST | changes), encoding="utf-8")
-    return experiment_file.load_any(path, list(overrides))
+    return reading.load_any(path, list(overrides))
 
 
 def complaint(path: Path, *overrides: str, **changes: Any) -> str:
@@ -80,7 +77,7 @@ def test_an_experiment_with_a_task_is_one_on_a_task(path: Path) -> None:
 def test_an_override_may_bring_the_task_and_may_change_its_kind(path: Path) -> None:
     without = {key: value for key, value in SMALLEST.items() if key != "task"}
     path.write_text(yaml.safe_dump(without), encoding="utf-8")
-    experiment = experiment_file.load_any(path, ["task={kind: glue, name: CoLA}"])
+    experiment = reading.load_any(path, ["task={kind: glue, name: CoLA}"])
     assert isinstance(experiment, TaskExperiment)
     assert experiment.task == GlueTask(kind="glue", name="CoLA")
     assert isinstance(load(path, "task.kind=tagging").task, TaggingTask)
@@ -88,16 +85,16 @@ def test_an_override_may_bring_the_task_and_may_change_its_kind(path: Path) -> N
 
 def test_a_masked_lm_experiment_is_read_by_both(path: Path) -> None:
     path.write_text(yaml.safe_dump(MASKED_LM), encoding="utf-8")
-    experiment = experiment_file.load(path)
+    experiment = reading.load(path)
     assert type(experiment) is Experiment
-    assert experiment_file.load_any(path) == experiment
-    assert experiment_file.load(path, ["seed=3"]).seed == 3
+    assert reading.load_any(path) == experiment
+    assert reading.load(path, ["seed=3"]).seed == 3
 
 
 def test_a_task_is_refused_where_only_masked_lm_training_is_known(path: Path) -> None:
     load(path)
     with pytest.raises(ConfigError, match="this experiment is on a task") as caught:
-        experiment_file.load(path)
+        reading.load(path)
     assert caught.value.message.startswith(str(path))
     result = CliRunner().invoke(app, ["init-student", "--config", str(path)])
     assert result.exit_code == 2
@@ -155,7 +152,7 @@ def test_what_a_file_leaves_out_is_as_in_bert_fine_tuning(path: Path) -> None:
 
 def test_masked_lm_training_keeps_its_own_defaults(path: Path) -> None:
     path.write_text(yaml.safe_dump(MASKED_LM), encoding="utf-8")
-    experiment = experiment_file.load(path)
+    experiment = reading.load(path)
     assert (experiment.optim.lr, experiment.optim.betas) == (5e-4, (0.9, 0.98))
     assert (experiment.train.global_batch_size, experiment.validation.every) == (256, 500)
 
@@ -333,7 +330,7 @@ def test_a_section_that_must_be_there(path: Path, missing: str) -> None:
     tree = {key: value for key, value in SMALLEST.items() if key != missing}
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        experiment_file.load_any(path)
+        reading.load_any(path)
     assert caught.value.message == f"{path}: {missing}: this key is required"
 
 
@@ -472,8 +469,8 @@ def test_dump_is_read_back_as_the_same(path: Path, kind: str) -> None:
     )
     assert isinstance(experiment.task, CLASSES[kind])
     assert isinstance(experiment.student, TaskCheckpoint)
-    path.write_text(experiment_file.dump(experiment), encoding="utf-8")
-    again = experiment_file.load_any(path)
+    path.write_text(reading.dump(experiment), encoding="utf-8")
+    again = reading.load_any(path)
     assert type(again) is TaskExperiment
     assert again == experiment
     # Equal trees, and the very settings: what both lost would be equal as well.
@@ -489,6 +486,6 @@ def test_dump_keeps_every_name_of_a_class(
     path = tmp_path_factory.getbasetemp() / "names.yaml"
     tree = SMALLEST | on(labels=labels, text=column)
     experiment = TaskExperiment.model_validate(tree)
-    path.write_text(experiment_file.dump(experiment), encoding="utf-8")
-    found = experiment_file.load_any(path).task
+    path.write_text(reading.dump(experiment), encoding="utf-8")
+    found = reading.load_any(path).task
     assert (found.labels, found.text) == (labels, column)

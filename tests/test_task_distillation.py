@@ -21,13 +21,15 @@ from tiny_experiments import relative_difference, run
 from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from torch import Tensor, nn
 
-from distilcli.losses import binary_cross_entropy, binary_soft_target_kl, soft_target_kl
-from distilcli.processes import make_accelerator
-from distilcli.steps import Stepper
-from distilcli.task_config import TaskExperiment, TaskLossConfig
-from distilcli.tasks.distillation import TERMS, TaskDistillation, by_input
+from distilcli.config.experiment import TaskExperiment
+from distilcli.config.losses import TaskLossConfig
+from distilcli.distillation.assembly import assemble_task
+from distilcli.distillation.tasks import TERMS, TaskDistillation, TaskObjective, by_input
+from distilcli.losses.labels import binary_cross_entropy
+from distilcli.losses.soft_targets import binary_soft_target_kl, soft_target_kl
 from distilcli.tasks.inputs import pack
-from distilcli.tasks.objective import TaskObjective, assemble_task
+from distilcli.training.processes import make_accelerator
+from distilcli.training.steps import Stepper
 
 ROWS, CLASSES = 5, 4
 TEMPERATURES = [0.5, 1.0, 2.0, 10.0]

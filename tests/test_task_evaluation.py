@@ -22,16 +22,16 @@ from transformers import (
     PreTrainedModel,
 )
 
-from distilcli.attention import use_packed_attention
-from distilcli.commands import evaluate_task, prepare
-from distilcli.run_folder import RunFolder
-from distilcli.task_config import TaskExperiment
-from distilcli.tasks import speed
+from distilcli.cli import evaluate_task, prepare
+from distilcli.config.experiment import TaskExperiment
+from distilcli.distillation.assembly import open_task_of
+from distilcli.evaluation import speed
+from distilcli.models.attention import use_packed_attention
 from distilcli.tasks.classification import Classification, MultiLabel, Regression
 from distilcli.tasks.inputs import Inputs, join
-from distilcli.tasks.objective import open_task_of
 from distilcli.tasks.question_answering import QuestionAnswering
 from distilcli.tasks.tagging import Tagging
+from distilcli.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -336,7 +336,7 @@ def test_what_was_measured_is_shown_before_it_cannot_be_written(
     def fail(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("distilcli.run_folder.write_atomically", fail)
+    monkeypatch.setattr("distilcli.training.run_folder.write_atomically", fail)
     words = [str(trained), "--output", str(tmp_path / "out")]
     result = invoke(*words, *(["--json"] if as_json else []))
     assert result.exit_code == code

@@ -16,8 +16,8 @@ from task_rows import open_rows, question
 from tiny_experiments import WORDS
 from tiny_tasks import pair_tokenizer
 
+from distilcli.config.tasks import QuestionAnsweringTask
 from distilcli.errors import DataError
-from distilcli.task_config import QuestionAnsweringTask
 from distilcli.tasks.inputs import join, pack
 from distilcli.tasks.question_answering import Question, _inputs
 

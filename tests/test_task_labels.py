@@ -15,11 +15,13 @@ from task_rows import open_rows
 from tiny_tasks import pair_tokenizer
 from typer.testing import CliRunner
 
-from distilcli.cli import app
+from distilcli.cli.app import app
 from distilcli.errors import ConfigError, DataError, DistilError, ModelError
+from distilcli.models.heads import _check_inputs, load_finetuned
 from distilcli.tasks.examples import BadExample
 from distilcli.tasks.labels import (
     Classes,
+    class_names,
     class_text,
     class_texts,
     doubtful,
@@ -27,8 +29,7 @@ from distilcli.tasks.labels import (
     tag_text,
     vector_length,
 )
-from distilcli.tasks.models import _check_inputs, load_finetuned
-from distilcli.tasks.task import OpenTask, class_names
+from distilcli.tasks.task import OpenTask
 
 NAN = float("nan")
 VOWELS = "aeiou"

@@ -11,15 +11,15 @@ from task_rows import open_rows, question
 from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from typer.testing import CliRunner
 
-from distilcli.cli import app
-from distilcli.config import BaseExperiment
+from distilcli.cli.app import app
+from distilcli.config.experiment import BaseExperiment, TaskExperiment
+from distilcli.config.reading import load_any
+from distilcli.config.tasks import GlueTask
+from distilcli.distillation.assembly import open_task_of
 from distilcli.errors import ConfigError, ModelError
-from distilcli.experiment_file import load_any
-from distilcli.suites import builtin_suite, load
-from distilcli.task_config import GlueTask, TaskExperiment
+from distilcli.models.heads import _check_inputs
+from distilcli.suites.plan import builtin_suite, load
 from distilcli.tasks.inputs import Cut
-from distilcli.tasks.models import _check_inputs
-from distilcli.tasks.objective import open_task_of
 from distilcli.tasks.task import OpenTask
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

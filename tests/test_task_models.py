@@ -22,14 +22,19 @@ from transformers import (
     pipeline,
 )
 
-from distilcli.attention import use_packed_attention
+from distilcli.config.experiment import TaskExperiment
+from distilcli.distillation.assembly import assemble_task
 from distilcli.errors import ConfigError, ModelError
-from distilcli.saving import save_model
-from distilcli.task_config import TaskExperiment
-from distilcli.tasks.distillation import run_model
+from distilcli.models.attention import use_packed_attention
+from distilcli.models.heads import (
+    build_task_student,
+    load_finetuned,
+    load_finetuned_teacher,
+    teacher_labels,
+)
+from distilcli.models.running import run_model
+from distilcli.models.saving import save_model
 from distilcli.tasks.inputs import pack
-from distilcli.tasks.models import build_student, load_finetuned, load_teacher, teacher_labels
-from distilcli.tasks.objective import assemble_task
 
 LENGTHS = [9, 5, 12, 12, 3, 20, 2]
 LABELS = {
@@ -175,8 +180,8 @@ def test_a_copy_of_every_layer_computes_what_its_source_does(body, head, tmp_pat
     name = saved(source, tmp_path)
     experiment = experiment_of({"num_layers": 3}, teacher=name)
     task = task_of(head)
-    teacher = load_teacher(experiment, task)
-    student = build_student(experiment, task, teacher)
+    teacher = load_finetuned_teacher(experiment, task)
+    student = build_task_student(experiment, task, teacher)
     assert type(student) is type(source)
     assert same(student, source)
     inputs = make_inputs(LENGTHS, head)
@@ -201,7 +206,7 @@ def test_copied_layers_are_those_that_were_asked_for(body, head, shape, expected
     source = make_model(body, head, num_layers=4)
     task = task_of(head)
     experiment = experiment_of({"source": saved(source, tmp_path)} | shape)
-    student = build_student(experiment, task, None)
+    student = build_task_student(experiment, task, None)
     assert student.config.num_hidden_layers == len(layers_of(student)) == len(expected)
     for layer, index in zip(layers_of(student), expected, strict=True):
         assert same_weights(layer.state_dict(), layers_of(source)[index].state_dict())
@@ -220,7 +225,7 @@ def test_layers_that_the_source_does_not_have_are_refused(tmp_path):
     name = saved(make_model("bert", "token"), tmp_path)
     for shape in ({"num_layers": 3}, {"layers": [0, 2]}):
         with pytest.raises(ConfigError, match=r"student\.(num_)?layers"):
-            build_student(experiment_of({"source": name} | shape), task_of("token"), None)
+            build_task_student(experiment_of({"source": name} | shape), task_of("token"), None)
 
 
 @each_body
@@ -229,7 +234,9 @@ def test_the_source_may_be_another_model_than_the_teacher(body, tmp_path):
     names = [saved(model, tmp_path / str(i)) for i, model in enumerate((teacher, source))]
     experiment = experiment_of({"source": names[1], "num_layers": 2}, teacher=names[0])
     task = task_of("token")
-    assert same(build_student(experiment, task, load_teacher(experiment, task)), source)
+    assert same(
+        build_task_student(experiment, task, load_finetuned_teacher(experiment, task)), source
+    )
 
 
 @each_body
@@ -237,7 +244,7 @@ def test_the_source_may_be_another_model_than_the_teacher(body, tmp_path):
 def test_a_student_knows_the_names_of_its_outputs_and_its_dropout(body, head, tmp_path):
     source = make_model(body, head)
     asked = {"source": saved(source, tmp_path), "dropout": 0.25, "attention_dropout": 0.5}
-    student = build_student(experiment_of(asked | {"num_layers": 2}), task_of(head), None)
+    student = build_task_student(experiment_of(asked | {"num_layers": 2}), task_of(head), None)
     assert student.config.id2label == dict(enumerate(LABELS[head]))
     assert student.config.label2id == {name: i for i, name in enumerate(LABELS[head])}
     assert not student.training
@@ -263,7 +270,7 @@ def test_a_new_head_depends_on_the_seed_alone(body, head, kind, tmp_path):
     for seed, state in ((7, 0), (7, 1), (8, 0)):
         torch.manual_seed(state)
         before = torch.get_rng_state()
-        students.append(build_student(experiment_of(section, seed=seed), task, None))
+        students.append(build_task_student(experiment_of(section, seed=seed), task, None))
         assert torch.equal(torch.get_rng_state(), before)
     first, again, other = students
     assert same(first, again)
@@ -287,7 +294,9 @@ def test_a_head_that_a_student_has_is_kept(body, head, tmp_path):
     model = make_model(body, head)
     section = {"kind": "checkpoint", "model": saved(model, tmp_path)}
     for seed in (1, 2):
-        assert same(build_student(experiment_of(section, seed=seed), task_of(head), None), model)
+        assert same(
+            build_task_student(experiment_of(section, seed=seed), task_of(head), None), model
+        )
 
 
 def test_the_student_is_copied_before_the_teacher_is_rounded(tmp_path):
@@ -311,10 +320,10 @@ def test_the_student_is_copied_before_the_teacher_is_rounded(tmp_path):
 def test_a_teacher_is_loaded_as_it_was_saved(body, head, tmp_path):
     model = make_model(body, head)
     experiment = experiment_of({}, teacher=saved(model, tmp_path))
-    teacher = load_teacher(experiment, task_of(head))
+    teacher = load_finetuned_teacher(experiment, task_of(head))
     assert same(teacher, model)
     assert not teacher.training
-    assert load_teacher(experiment_of({"source": "some-bert"}), task_of(head)) is None
+    assert load_finetuned_teacher(experiment_of({"source": "some-bert"}), task_of(head)) is None
 
 
 def test_names_of_a_teachers_outputs_are_in_the_order_of_their_ids(tmp_path):
@@ -333,7 +342,7 @@ def test_names_of_a_teachers_outputs_are_in_the_order_of_their_ids(tmp_path):
 def test_a_teacher_without_a_head_is_refused(body, head, tmp_path):
     name = saved(make_model(body, "masked-lm"), tmp_path)
     with pytest.raises(ModelError, match="no head for this task") as caught:
-        load_teacher(experiment_of({}, teacher=name), task_of(head))
+        load_finetuned_teacher(experiment_of({}, teacher=name), task_of(head))
     assert f"teacher {name}" in caught.value.message
     assert "Fine-tune it first" in caught.value.hint
     with pytest.raises(ModelError, match=f"student {name}: it has no head"):
@@ -349,7 +358,7 @@ def test_a_teacher_with_a_head_for_something_else_is_refused(body, saved_head, h
     """Of two outputs each: also where a weight of the one has name and shape of the other's."""
     name = saved(make_model(body, saved_head, num_labels=2), tmp_path)
     with pytest.raises(ModelError, match="no head for this task"):
-        load_teacher(experiment_of({}, teacher=name), task_of(head, ["no", "yes"]))
+        load_finetuned_teacher(experiment_of({}, teacher=name), task_of(head, ["no", "yes"]))
 
 
 @each_body
@@ -358,11 +367,11 @@ def test_a_head_of_another_size_is_refused(body, head, tmp_path):
     name = saved(make_model(body, head, num_labels=4), tmp_path)
     as_teacher = experiment_of({}, teacher=name)
     with pytest.raises(ModelError, match="4 outputs, the task needs 3") as caught:
-        load_teacher(as_teacher, task_of(head))
+        load_finetuned_teacher(as_teacher, task_of(head))
     assert name in caught.value.message
     as_student = experiment_of({"kind": "checkpoint", "model": name})
     with pytest.raises(ModelError, match="4 outputs, the task needs 3"):
-        build_student(as_student, task_of(head), None)
+        build_task_student(as_student, task_of(head), None)
 
 
 @each_body
@@ -370,7 +379,7 @@ def test_a_student_with_a_head_for_something_else_gets_a_new_one(body, tmp_path)
     """Whatever its size: as of a sentence classifier that goes on to tag words."""
     source = make_model(body, "sequence", num_labels=4)
     experiment = experiment_of({"kind": "checkpoint", "model": saved(source, tmp_path)})
-    student = build_student(experiment, task_of("token"), None)
+    student = build_task_student(experiment, task_of("token"), None)
     assert same_weights(body_weights(student), body_weights(source))
     assert student.classifier.weight.shape == (3, 16)
     assert student.classifier.weight.std() < 0.05
@@ -388,12 +397,12 @@ def test_a_length_over_the_positions_is_refused(head, tmp_path):
         return experiment_of(section, teacher, task=task)
 
     task = task_of(head)
-    load_teacher(of_length(NUM_POSITIONS, name, name), task)
-    build_student(of_length(30, None, short), task, None)
+    load_finetuned_teacher(of_length(NUM_POSITIONS, name, name), task)
+    build_task_student(of_length(30, None, short), task, None)
     with pytest.raises(ModelError, match=r"max_length 41 is over the 40 positions of teacher"):
-        load_teacher(of_length(41, name, name), task)
+        load_finetuned_teacher(of_length(41, name, name), task)
     with pytest.raises(ModelError, match=r"max_length 31 is over the 30 positions of the st") as e:
-        build_student(of_length(31, name, short), task, None)
+        build_task_student(of_length(31, name, short), task, None)
     assert "task.max_length to 30" in e.value.hint
 
 
@@ -408,10 +417,10 @@ def test_a_body_that_is_not_whole_is_refused(body, role, tmp_path):
 
     def load() -> None:
         if role == "teacher":
-            load_teacher(experiment_of({}, teacher=name), task_of("token"))
+            load_finetuned_teacher(experiment_of({}, teacher=name), task_of("token"))
         else:
             section = {"kind": "checkpoint", "model": name}
-            build_student(experiment_of(section), task_of("token"), None)
+            build_task_student(experiment_of(section), task_of("token"), None)
 
     with pytest.raises(ModelError, match=f"1 weights of its body are missing, {lost}"):
         load()
@@ -475,7 +484,7 @@ def test_other_widths_are_refused_where_hidden_states_are_compared(tasks, teache
 def test_a_saved_student_loads_with_plain_transformers(body, head, tmp_path):
     source = make_model(body, "masked-lm", num_layers=2)
     experiment = experiment_of({"source": saved(source, tmp_path / "source")})
-    student = build_student(experiment, task_of(head), None)
+    student = build_task_student(experiment, task_of(head), None)
     use_packed_attention(student)  # as training leaves it
     inputs, samples = make_inputs(LENGTHS, head), [2, 4]
     with torch.no_grad():
@@ -504,7 +513,7 @@ def test_a_saved_student_is_used_by_a_pipeline(body, tmp_path):
         labels = ["LABEL_0"] if family == "number" else LABELS["sequence"]
         task = task_of("sequence", labels)
         task.family = family
-        student = build_student(experiment, task, None)
+        student = build_task_student(experiment, task, None)
         save_model(student, tokenizer, tmp_path / family)
         found = pipeline("text-classification", str(tmp_path / family), device="cpu")(
             texts, top_k=None

@@ -9,7 +9,7 @@ from task_rows import open_rows, question
 from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from typer.testing import CliRunner
 
-from distilcli.cli import app
+from distilcli.cli.app import app
 from distilcli.errors import DataError
 
 TEXTS = ["ba be", "bi bo", "bu da", "de di"]

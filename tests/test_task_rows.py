@@ -19,13 +19,12 @@ from tiny_experiments import listing
 from tiny_tasks import make_tasks, pair_tokenizer
 from typer.testing import CliRunner
 
-from distilcli.cli import app
+from distilcli.cli.app import app
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.tasks.examples import Examples
 from distilcli.tasks.inputs import Inputs
-from distilcli.tasks.labels import Classes
+from distilcli.tasks.labels import Classes, class_names
 from distilcli.tasks.squad import answers_of
-from distilcli.tasks.task import class_names
 
 
 @pytest.fixture(scope="session")

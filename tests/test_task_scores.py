@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from task_rows import open_rows, question
 from tiny_tasks import pair_tokenizer
 
-from distilcli import task_config
+from distilcli.config import tasks
 from distilcli.errors import ConfigError
 from distilcli.tasks import squad
 from distilcli.tasks.entities import entities, entity_f1
@@ -640,11 +640,11 @@ _ROWS = {
 @pytest.mark.parametrize(
     "config",
     [
-        task_config.ClassificationTask,
-        task_config.MultiLabelTask,
-        task_config.RegressionTask,
-        task_config.QuestionAnsweringTask,
-        task_config.TaggingTask,
+        tasks.ClassificationTask,
+        tasks.MultiLabelTask,
+        tasks.RegressionTask,
+        tasks.QuestionAnsweringTask,
+        tasks.TaggingTask,
     ],
 )
 def test_every_score_that_can_be_chosen_is_computed(tmp_path, config):

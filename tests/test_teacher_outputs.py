@@ -22,17 +22,18 @@ from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from distilcli.commands import train as train_command
-from distilcli.console import Console
+from distilcli.cli import train as train_command
+from distilcli.cli.console import Console
+from distilcli.config.experiment import TaskExperiment
+from distilcli.distillation import teacher_outputs
+from distilcli.distillation.assembly import assemble_task
+from distilcli.distillation.tasks import TaskObjective
+from distilcli.distillation.teacher_outputs import TeacherOutputs, weights_fingerprint
 from distilcli.errors import DataError, DataLostError, NonFiniteLossError, WriteError
-from distilcli.processes import make_accelerator
-from distilcli.run_folder import RunFolder
-from distilcli.steps import Stepper
-from distilcli.task_config import TaskExperiment
-from distilcli.tasks import teacher_outputs
 from distilcli.tasks.inputs import Inputs, join
-from distilcli.tasks.objective import TaskObjective, assemble_task
-from distilcli.tasks.teacher_outputs import TeacherOutputs, weights_fingerprint
+from distilcli.training.processes import make_accelerator
+from distilcli.training.run_folder import RunFolder
+from distilcli.training.steps import Stepper
 
 LENGTHS = [9, 5, 12, 12, 3, 20, 7, 4, 15, 6, 11]
 NUM_PARTS = 3  # of four inputs each, the last one of three

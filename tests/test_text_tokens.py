@@ -11,11 +11,11 @@ from tiny_tasks import pair_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from distilcli.corpus.recipe import make_recipe
+from distilcli.corpus.sequences import Sequencer
 from distilcli.errors import DataError
-from distilcli.sequences import Sequencer, make_recipe
-from distilcli.store import tokenizer_fingerprint
 from distilcli.tasks.inputs import Inputs
-from distilcli.text_tokens import TextTokenizer, text_backend
+from distilcli.text.tokenizers import TextTokenizer, text_backend, tokenizer_fingerprint
 
 WRITTEN = "ba [MASK] [SEP] [CLS] [PAD] [UNK] bo"
 

@@ -16,11 +16,11 @@ from tiny_experiments import listing, metrics, run, start_function
 from tiny_suites import refused, suite_file
 from tiny_tasks import TinyTasks, make_tasks
 
-from distilcli.cli import main
-from distilcli.commands import train as train_command
-from distilcli.experiment_file import load
-from distilcli.files import locked
-from distilcli.run_folder import RunFolder
+from distilcli.cli import train as train_command
+from distilcli.cli.app import main
+from distilcli.config.reading import load
+from distilcli.files.atomic import locked
+from distilcli.training.run_folder import RunFolder
 
 SHORT = ["train.max_steps=2", "train.save_every=2", "validation.every=0"]
 

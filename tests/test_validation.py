@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from packed_batches import MASK, NUM_SPECIAL, padded, random_split
 
-from distilcli import validation
-from distilcli.attention import use_packed_attention
-from distilcli.batches import held_out_batches
-from distilcli.students import copy_layers
-from distilcli.validation import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.batches.masked import held_out_batches
+from distilcli.evaluation import held_out
+from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.models.attention import use_packed_attention
+from distilcli.models.copying import copy_layers
 
 LENGTHS = [20, 11, 3, 40, 17, 17, 17, 8]
 
@@ -73,7 +73,7 @@ def plain_logits(model, batches) -> torch.Tensor:
 def test_scores_are_the_plain_computation(
     student, teacher, batches, accelerator, monkeypatch, elements
 ):
-    monkeypatch.setattr(validation, "_LOGIT_ELEMENTS", elements)
+    monkeypatch.setattr(held_out, "_LOGIT_ELEMENTS", elements)
     z, v = plain_logits(student, batches), plain_logits(teacher, batches)
     labels = torch.cat([batch.labels[batch.labels != -100] for batch in batches])
     found = held_out_scores(packed(student), packed(teacher), batches, accelerator)

@@ -16,12 +16,13 @@ from transformers import (
 )
 from typer.testing import CliRunner, Result
 
-from distilcli import vocabulary
-from distilcli.cli import app
+from distilcli.cli.app import app
+from distilcli.corpus.store import TokenStore
 from distilcli.errors import DataError, ModelError
-from distilcli.saving import save_model
-from distilcli.store import TokenStore, load_tokenizer
-from distilcli.students import copy_layers
+from distilcli.models.copying import copy_layers
+from distilcli.models.saving import save_model
+from distilcli.text import vocabulary
+from distilcli.text.tokenizers import load_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from token_stores import tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
-from distilcli.sequences import make_recipe
-from distilcli.store import load_tokenizer
-from distilcli.text_tokens import text_backend
-from distilcli.words import Words, splits_at_spaces
+from distilcli.corpus.recipe import make_recipe
+from distilcli.corpus.word_cache import Words, splits_at_spaces
+from distilcli.text.tokenizers import load_tokenizer, text_backend
 
 
 def text_reader(tokenizer) -> Tokenizer:

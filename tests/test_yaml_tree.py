@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from distilcli import experiment_file, yaml_tree
+from distilcli.config import reading, yaml_tree
+from distilcli.config.yaml_tree import parse_yaml, read_yaml
 from distilcli.errors import ConfigError
-from distilcli.yaml_tree import parse_yaml, read_yaml
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 40)
@@ -101,9 +101,9 @@ def test_what_is_no_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_hostile_override_is_one_short_error(override: str, message: str) -> None:
     tree = {"name": "x", "teacher": {"model": "m"}}
     tree["data"] = {"sources": [{"files": "f", "documents": "line"}], "store": "s"}
-    kind = experiment_file._kind_of
+    kind = reading._kind_of
     with pytest.raises(ConfigError) as caught:
-        experiment_file.build(tree, [override], kind, Path("own.yaml"))
+        reading.build(tree, [override], kind, Path("own.yaml"))
     assert message in caught.value.message
     assert caught.value.message.startswith("override ")
     assert len(caught.value.message) < 700

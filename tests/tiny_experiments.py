@@ -335,7 +335,7 @@ def _call(
 
 
 def _main(*arguments: str) -> None:
-    from distilcli.cli import main
+    from distilcli.cli.app import main
 
     sys.argv = ["distilcli", *arguments]
     main()

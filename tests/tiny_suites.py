@@ -21,8 +21,9 @@ from transformers import (
 )
 from typer.testing import CliRunner, Result
 
-from distilcli.cli import app
-from distilcli.suites import Suite, SuiteRun, plan
+from distilcli.cli.app import app
+from distilcli.config.suite import Suite
+from distilcli.suites.plan import SuiteRun, plan
 
 ROWS = {"train": {"files": "train.csv"}, "dev": {"files": "dev.csv"}}
 PAIRS = {"kind": "classification", "max_length": 32} | ROWS

@@ -11,7 +11,7 @@ replaced, by others as frequent as they are in the task.
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.task_config import Augmentation
+from distilcli.config.tasks import Augmentation
 from distilcli.tasks.inputs import Inputs, without_labels
 
 

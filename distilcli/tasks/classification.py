@@ -6,30 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from distilcli.config.tasks import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.errors import ConfigError, extra
-from distilcli.task_config import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import (
     Classes,
+    class_names,
     class_text,
     class_texts,
     doubtful,
     named_by_vector,
     number,
+    positive_class,
     refuse_vector,
     vector_length,
 )
-from distilcli.tasks.task import (
-    OpenTask,
-    batched,
-    check_score,
-    class_names,
-    positive_class,
-    scikit_metrics,
-    share_of_equal,
-)
-from distilcli.text_tokens import TextTokenizer
+from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics, share_of_equal
+from distilcli.text.tokenizers import TextTokenizer
 
 SequenceTask = ClassificationTask | MultiLabelTask | RegressionTask
 

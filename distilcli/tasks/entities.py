@@ -11,7 +11,6 @@ from collections.abc import Sequence
 _OUTSIDE = "O"
 _LETTERS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S", "W": "S", "M": "I"}
 SCHEMES = "tags such as B-PER, I-PER, O, or of BIOES, BILOU or BMES"
-
 Entity = tuple[str, int, int]
 
 

@@ -7,16 +7,11 @@ for CoLA. Where GLUE has two scores for a task, its figure is their mean.
 from dataclasses import dataclass
 from pathlib import Path
 
+from distilcli.config.data import RowFiles, RowHub
+from distilcli.config.tasks import ClassificationTask, GlueTask, RegressionTask
 from distilcli.errors import DataError
-from distilcli.schema import resolve_path
-from distilcli.task_config import (
-    ClassificationTask,
-    GlueTask,
-    RegressionTask,
-    RowFiles,
-    RowHub,
-)
-from distilcli.tasks.task import same_classes
+from distilcli.files.paths import resolve_path
+from distilcli.tasks.labels import same_classes
 
 HUB = "nyu-mll/glue"
 
@@ -55,7 +50,6 @@ _BINARY = ("0", "1")
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
 _THREE = ("entailment", "neutral", "contradiction")
-
 TASKS: dict[str, _Glue] = {
     "CoLA": _Glue(
         hub="cola",

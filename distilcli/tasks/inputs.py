@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilcli.batches import PackedSequences, positions
-from distilcli.digests import array_digest
-from distilcli.rows import NO_LABEL
+from distilcli.batches.packing import PackedSequences, positions
+from distilcli.files.digests import array_digest
+from distilcli.text.row import NO_LABEL
 
 
 @dataclass(frozen=True)

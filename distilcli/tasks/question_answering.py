@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from distilcli.task_config import QuestionAnsweringTask
+from distilcli.config.tasks import QuestionAnsweringTask
 from distilcli.tasks import squad
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.task import OpenTask, batched, share_of_equal
-from distilcli.text_tokens import TextTokenizer
+from distilcli.text.tokenizers import TextTokenizer
 
 _ENDINGS = {".json": "squad"}
 

@@ -7,51 +7,12 @@ without punctuation, articles and extra blanks, with the best of a question's an
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
-
-from distilcli.errors import DataError
-from distilcli.json_text import parse_json
-from distilcli.rows import BadRow, Row
 
 COLUMNS = ["id", "question", "context", "answers"]
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
-    """A row for each question of a file in the official format, numbered from 1.
-
-    Raises:
-        DataError: the file is not JSON, or not of this format.
-    """
-    hint = "The format is SQuAD's: data, paragraphs, qas."
-    try:
-        tree = parse_json(text) if text.strip() else {"data": []}
-        if isinstance(tree, list):  # an array of rows, as a data set of the hub is exported
-            yield from (_row(number, row) for number, row in enumerate(tree, start=1))
-            return
-        articles = tree["data"]
-        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
-        questions = [(part["context"], qa) for part in paragraphs for qa in part["qas"]]
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})", hint) from error
-    except KeyError as error:
-        raise DataError(f"{path}: no {error} where there should be one", hint) from error
-    except TypeError as error:
-        raise DataError(f"{path}: not of SQuAD's form ({error})", hint) from error
-    for number, (context, qa) in enumerate(questions, start=1):
-        yield _row(number, qa | {"context": context} if isinstance(qa, dict) else qa)
-
-
-def _row(number: int, qa: Any) -> Row | BadRow:
-    if not isinstance(qa, dict):
-        return BadRow(number, "a question that is no object", unit="question")
-    if qa.get("is_impossible"):
-        reason = "a question without an answer (is_impossible): only SQuAD 1.1"
-        return BadRow(number, reason, unit="question")
-    return Row(number, qa, "question")
 
 
 def answers_of(value: Any) -> list[tuple[str, int]]:

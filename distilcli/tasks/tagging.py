@@ -11,22 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from distilcli.json_text import parse_json
-from distilcli.rows import NO_LABEL
-from distilcli.task_config import TaggingTask
+from distilcli.config.tasks import TaggingTask
+from distilcli.files.json_text import parse_json
 from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
-from distilcli.tasks.labels import Classes, doubtful, tag_text
-from distilcli.tasks.task import (
-    OpenTask,
-    batched,
-    check_score,
-    class_names,
-    scikit_metrics,
-    share_of_equal,
-)
-from distilcli.text_tokens import TextTokenizer
+from distilcli.tasks.labels import Classes, class_names, doubtful, tag_text
+from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics, share_of_equal
+from distilcli.text.row import NO_LABEL
+from distilcli.text.tokenizers import TextTokenizer
 
 _ENDINGS = dict.fromkeys((".tsv", ".txt", ".conll", ".conllu", ".bio"), "conll")
 

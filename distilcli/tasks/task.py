@@ -1,24 +1,17 @@
 """What a task is to the rest: inputs, an output head, a family of losses, scores."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from distilcli.errors import ConfigError, ModelError, extra
-from distilcli.overlap import Overlap, overlap, text_digest
-from distilcli.tasks.examples import BadExample, Examples
+from distilcli.errors import ConfigError, extra
+from distilcli.tasks.examples import Examples
 from distilcli.tasks.inputs import Cut, Inputs
-from distilcli.tasks.labels import Classes, check_found, class_key
-
-# Where outputs are read: the first token of an input, the first token of each word, every token.
-Head = Literal["sequence", "token", "span"]
-# What outputs are: logits of classes of which one is right, logits of classes of which each is
-# right or not, numbers.
-Family = Literal["one-of", "any-of", "number"]
+from distilcli.tasks.outputs import Family, Head
+from distilcli.text.overlap import Overlap, overlap, text_digest
 
 _MUCH_CUT = 0.05  # of the tokens
 
@@ -157,118 +150,6 @@ class OpenTask(ABC):
 def batched(count: int, size: int = 1024) -> Iterator[slice]:
     """Slices of `size` that cover `count`."""
     return (slice(start, start + size) for start in range(0, count, size))
-
-
-def class_names(
-    found: set[str], given: list[str] | None, of_teacher: list[str] | None
-) -> list[str]:
-    """Classes in the order of their ids: as the experiment lists them, the teacher's, or as found.
-
-    Args:
-        found: classes of the training examples.
-        given: `task.labels`.
-        of_teacher: names in the configuration of a fine-tuned teacher; None where it has none.
-
-    Raises:
-        ConfigError: `task.labels` are not different from one another, or fewer than two.
-        DataError: the classes of the examples cannot be told from one another.
-        ModelError: the teacher's classes are others than the experiment's or the data's.
-    """
-    check_found(found)
-    names = given or sorted(found, key=_by_number)
-    if len(set(names)) != len(names) or len(names) < 2:
-        raise ConfigError(
-            f"task.labels: {', '.join(names) or 'none'}", "A task needs two classes or more."
-        )
-    if of_teacher is None:
-        return names
-    generic = all(name == f"LABEL_{index}" for index, name in enumerate(of_teacher))
-    # Data that has ids and no names says nothing about the teacher's names.
-    are_ids = names == [str(index) for index in range(len(names))]
-    alike = same_classes(of_teacher, names)
-    generic = generic or (are_ids and not alike)
-    if not alike and not (generic and len(of_teacher) == len(names)):
-        raise ModelError(
-            f"the teacher's classes are {_few(of_teacher)}, the task's are {_few(names)}",
-            _way_out(names, of_teacher),
-        )
-    if generic:
-        return names
-    if given is None:
-        return of_teacher
-    if [class_key(name) for name in of_teacher] != [class_key(name) for name in names]:
-        raise ModelError(
-            f"the teacher's classes are in the order {_few(of_teacher)}, task.labels says "
-            f"{_few(names)}",
-            f"List them in the teacher's order: task.labels=[{', '.join(of_teacher)}]",
-        )
-    return names
-
-
-def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists name the same classes, in any order; capitals do not count.
-
-    They do where a class of the first list would not be one any more without its capitals.
-    """
-    keys = {class_key(name) for name in one}
-    if len(keys) < len(one):
-        return set(one) == set(other)
-    return keys == {class_key(name) for name in other}
-
-
-def _way_out(names: Sequence[str], of_teacher: Sequence[str]) -> str:
-    """What to do where the teacher's classes are not the task's."""
-    if {class_key(name) for name in names} < {class_key(name) for name in of_teacher}:
-        return (
-            f"The rows have only some of them: list them all, task.labels=[{', '.join(of_teacher)}]"
-        )
-    return (
-        "Use a teacher that was fine-tuned on this task. If its classes mean the same, give them "
-        "the names of the rows, in id2label of its config.json."
-    )
-
-
-def positive_class(
-    labels: Sequence[str], named: str | None, given: Sequence[str] | None
-) -> str | None:
-    """The class of two that F1 is of, whatever the order of a teacher's outputs.
-
-    Args:
-        labels: of the outputs.
-        named: `task.positive`.
-        given: `task.labels`, of which else the last is taken; None: the last one, sorted.
-
-    Returns:
-        One of the labels; None where there are more than two.
-
-    Raises:
-        ConfigError: one is named that there is not, or where there are more than two.
-    """
-    if len(labels) != 2:
-        if named is not None:
-            raise ConfigError(
-                f"task.positive: {named}, but there are {len(labels)} classes",
-                "Leave it out: macro_f1 is the mean of F1 over classes.",
-            )
-        return None
-    last = given[-1] if given else max(labels, key=lambda name: _by_number(class_key(name)))
-    try:
-        return Classes(labels).name_of(named if named is not None else last)
-    except BadExample as error:
-        raise ConfigError(f"task.positive: {error}", "Name one of them.") from None
-
-
-def _by_number(name: str) -> tuple[bool, float, str]:
-    """Sorts 2 before 10, and numbers before words."""
-    try:
-        number = float(name)
-    except ValueError:
-        number = math.inf
-    return (False, number, name) if math.isfinite(number) else (True, 0.0, name)
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def share_of_equal(found: np.ndarray, other: np.ndarray) -> float:

@@ -1,0 +1,1 @@
+"""The step plan, packing, masking, workers."""

@@ -1,0 +1,211 @@
+"""`distilcli init-student`: teacher to student, and what became of each layer."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import ValidationError
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.batches.masked import held_out_batches
+from distilcli.cli.console import Console, number, percent
+from distilcli.config.experiment import Experiment
+from distilcli.config.models import CopiedStudent
+from distilcli.corpus.prepare import is_prepared
+from distilcli.corpus.store import TokenStore
+from distilcli.distillation.assembly import (
+    check_student,
+    experiment_tokenizer,
+    load_teacher,
+    make_student,
+    open_store,
+)
+from distilcli.errors import ConfigError, DistilError, RunFolderError
+from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.files.atomic import recover
+from distilcli.files.marks import refuse_foreign
+from distilcli.models.attention import use_packed_attention
+from distilcli.models.families import MaskedLM, num_parameters, size_mib
+from distilcli.models.layers import layer_map, layer_table
+from distilcli.models.loading import load_masked_lm
+from distilcli.models.saving import save_verified
+from distilcli.models.students import build_student
+from distilcli.text.tokenizers import load_tokenizer
+from distilcli.text.vocabulary import check_tokens
+from distilcli.training.places import check_apart, check_places
+from distilcli.training.processes import single_accelerator
+from distilcli.training.run_folder import RunFolder
+
+
+def run(experiment: Experiment, force: bool, console: Console) -> None:
+    """Build the student that an experiment describes, in its run folder."""
+    check_places(experiment)
+    folder = RunFolder(experiment.run_folder)
+    _refuse_existing(folder, force)
+    tokenizer = experiment_tokenizer(experiment)
+    teacher = load_teacher(experiment)
+    student = make_student(experiment, teacher, tokenizer)
+    quality = {}
+    if is_prepared(experiment.data, tokenizer):
+        store = open_store(experiment, tokenizer)
+        check_student(experiment, student, teacher, store)
+        models = {"student": student} if teacher is None else {"teacher": teacher}
+        models["student"] = student
+        quality = _quality(models, experiment, store, tokenizer)
+    else:
+        console.note("no prepared token store at hand: held-out quality is not measured")
+    # Last, when it has passed every check: the next `train` starts from what lies there.
+    with folder.alone(0.0, console.note):
+        _refuse_existing(folder, force)  # another process may have begun meanwhile
+        save_verified(student, tokenizer, folder.initial_student)
+    indices = None
+    if isinstance(experiment.student, CopiedStudent):
+        source = experiment.student.source
+        copied_from = load_masked_lm(source) if source is not None else teacher
+        assert copied_from is not None
+        indices = _layer_indices(experiment.student, copied_from)
+    _show(student, teacher, indices, quality, folder.initial_student, console)
+
+
+def run_without_experiment(
+    teacher_name: str,
+    output: Path,
+    layers: str | None,
+    num_layers: int | None,
+    strategy: str | None,
+    force: bool,
+    console: Console,
+) -> None:
+    """Copy a student from a teacher into a folder."""
+    try:
+        _copy(teacher_name, output, _copied_student(layers, num_layers, strategy), force, console)
+    except DistilError as error:
+        raise error.reworded(_AS_OPTIONS) from error
+
+
+# What a setting is called where there are only options; some need an experiment.
+_AS_OPTIONS = {
+    "student.num_layers": "--num-layers",
+    "student.layers": "--layers",
+    "student.kind copied: layers": "layers",
+    "Name a BERT in student.source, or start from the model: student.kind=checkpoint.": (
+        "Name a BERT as --teacher; a DistilBERT can be trained on in an experiment (--config)."
+    ),
+    "(student.kind=checkpoint)": "(student.kind=checkpoint, in an experiment: --config)",
+}
+
+
+def _copy(
+    teacher_name: str, output: Path, settings: CopiedStudent, force: bool, console: Console
+) -> None:
+    check_apart({"--output": output}, {"--teacher": teacher_name})
+    recover(output)
+    _refuse_existing_student(output, force)
+    tokenizer = load_tokenizer(teacher_name)
+    teacher = load_masked_lm(teacher_name)
+    check_tokens(tokenizer, teacher.config.vocab_size, f"teacher {teacher_name}")
+    student = build_student(settings, teacher, seed=0)
+    save_verified(
+        student, tokenizer, output, lambda folder: _refuse_existing_student(folder, force)
+    )
+    _show(student, teacher, _layer_indices(settings, teacher), {}, output, console)
+
+
+def _refuse_existing(folder: RunFolder, force: bool) -> None:
+    if folder.has_run:
+        raise RunFolderError(
+            f"{folder.root}: training has begun here; its student is not replaced",
+            "Choose another name=..., or train with --force to start again.",
+        )
+    _refuse_existing_student(folder.initial_student, force)
+
+
+def _refuse_existing_student(folder: Path, force: bool) -> None:
+    """Refuse what is there, and with `force` what this tool did not write."""
+    refuse_foreign(folder)
+    if not force and folder.is_dir() and any(folder.iterdir()):
+        raise RunFolderError(f"{folder}: exists and is not empty", "Replace it with --force.")
+
+
+def _copied_student(
+    layers: str | None, num_layers: int | None, strategy: str | None
+) -> CopiedStudent:
+    if layers is not None and strategy is not None:
+        raise ConfigError("--layers and --strategy exclude each other")
+    chosen: object = strategy or "alternate"
+    if layers is not None:
+        chosen = [int(word) if word.strip().isdecimal() else word for word in layers.split(",")]
+    try:
+        return CopiedStudent.model_validate({"num_layers": num_layers, "layers": chosen})
+    except ValidationError:
+        if layers is not None:
+            message = f"--layers {layers}: not a list of layer numbers such as 0,2,4"
+        else:
+            message = f"--strategy {strategy}: not alternate, spread, top or bottom"
+        raise ConfigError(message) from None
+
+
+def _layer_indices(settings: CopiedStudent, source: MaskedLM) -> list[int]:
+    return layer_map(source.config.num_hidden_layers, settings.num_layers, settings.layers)
+
+
+def _quality(
+    models: dict[str, MaskedLM],
+    experiment: Experiment,
+    store: TokenStore,
+    tokenizer: PreTrainedTokenizerFast,
+) -> dict[str, HeldOutScores]:
+    """Held-out scores before training; empty when the store holds nothing out."""
+    if not len(store.held_out):
+        return {}
+    accelerator = single_accelerator()
+    masker = held_out_masker(store, tokenizer, experiment.masking.mlm_probability)
+    scores = {}
+    for name, model in models.items():
+        use_packed_attention(model.to(accelerator.device))
+        batches = held_out_batches(
+            store.held_out,
+            masker,
+            experiment.validation.num_sequences,
+            experiment.train.tokens_per_micro_batch,
+        )
+        scores[name] = held_out_scores(model, None, batches, accelerator, f"the {name}")
+    return scores
+
+
+def _show(
+    student: MaskedLM,
+    teacher: MaskedLM | None,
+    indices: list[int] | None,
+    quality: dict[str, HeldOutScores],
+    folder: Path,
+    console: Console,
+) -> None:
+    if indices is not None:
+        console.table("layers", ["student", "<- teacher"], layer_table(indices))
+    models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    columns = ["model", "parameters", "MB"]
+    rows = [[name, f"{num_parameters(m):,}", f"{_megabytes(m):.1f}"] for name, m in models.items()]
+    if quality:
+        columns += ["held-out loss", "accuracy"]
+        for row in rows:
+            row += [number(quality[row[0]].loss), percent(quality[row[0]].accuracy)]
+    console.table("student at start", columns, rows)
+    smaller = None
+    if teacher is not None:
+        smaller = 1 - num_parameters(student) / num_parameters(teacher)
+        console.say(f"{percent(smaller)} smaller than the teacher, by parameters")
+    console.say(f"saved, loaded again and run once: {folder}")
+    console.result(
+        {
+            "student": str(folder),
+            "layers": indices,
+            "parameters": {name: num_parameters(model) for name, model in models.items()},
+            "megabytes": {name: _megabytes(model) for name, model in models.items()},
+            "smaller": smaller,
+            "held_out": {name: asdict(scores) for name, scores in quality.items()},
+        }
+    )
+
+
+def _megabytes(model: MaskedLM) -> float:
+    return size_mib(model) * 2**20 / 1e6

@@ -1,0 +1,271 @@
+"""`distilcli train`: what is missing is made, then the student is trained; or a dry run."""
+
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+from accelerate import Accelerator
+
+from distilcli.cli.console import Console, duration, number
+from distilcli.cli.prepare import show_progress, tell_of_task
+from distilcli.cli.training_log import TrainingLog
+from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.distillation.assembly import (
+    Parts,
+    assemble_task,
+    assemble_unsaved,
+    check_student,
+    ensure_store,
+    experiment_tokenizer,
+    keep_or_save_initial_student,
+    load_initial_student,
+    load_teacher,
+    make_student,
+    open_store,
+    store_warnings,
+    student_description,
+    teacher_dtype,
+)
+from distilcli.distillation.identity import Identity
+from distilcli.distillation.masked_lm import MaskedLMObjective, masked_lm_identity
+from distilcli.distillation.objective import Objective
+from distilcli.distillation.tasks import TaskObjective, task_identity
+from distilcli.models.checks import check_vocabulary
+from distilcli.training.loop import Events, TrainResult, train
+from distilcli.training.places import check_places
+from distilcli.training.preflight import Preflight, preflight
+from distilcli.training.processes import main_process_first, make_accelerator, of_main_process
+from distilcli.training.profiling import Profile, profile_steps
+from distilcli.training.resuming import check_identity
+from distilcli.training.run_folder import RunFolder
+
+# Seconds for a run whose launcher is gone to take its last step; a second run that was started by
+# mistake should not wait longer than that.
+_LONGEST_WAIT = 120.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run about to start or to go on, and the folder that it has to itself.
+
+    Attributes:
+        experiment: what is run.
+        folder: of this run.
+        resume: whether it may go on.
+        force: whether it may remove what ran there.
+        console: told what is waited for.
+        held: gives the folder free when the run ends, however it ends.
+    """
+
+    experiment: Experiment | TaskExperiment
+    folder: RunFolder
+    resume: bool
+    force: bool
+    console: Console
+    held: ExitStack
+
+    def take_folder(self) -> None:
+        """Keep other runs out of the folder, and look at it again: one may have begun meanwhile.
+
+        Only a run that goes on, or replaces another, waits for a process that is in there, which
+        may be what a killed launcher left behind.
+
+        Raises:
+            RunFolderError: another process is in there, or see `RunFolder.check`.
+        """
+        patience = 0.0
+        if self.resume or self.force:
+            patience = min(self.experiment.train.timeout_seconds, _LONGEST_WAIT)
+        self.held.enter_context(self.folder.alone(patience, self.console.note))
+        self.folder.check(self.experiment, resume=self.resume, force=self.force)
+
+    def begin(self) -> None:
+        """Write down what is run, unless it goes on."""
+        if self.force or not self.folder.has_run:
+            self.folder.begin(self.experiment, force=self.force)
+
+
+def run(
+    experiment: Experiment | TaskExperiment, *, resume: bool, force: bool, console: Console
+) -> None:
+    """Train the experiment's student."""
+    check_places(experiment)
+    accelerator = make_accelerator(experiment)
+    folder = RunFolder(experiment.run_folder)
+    folder.check(experiment, resume=resume, force=force)
+    with ExitStack() as held:  # the run folder, from the moment that something is written there
+        start = Start(experiment, folder, resume, force, console, held)
+        objective, identity = _objective(start, accelerator)
+        console.note(
+            f"{experiment.name}: student from {student_description(experiment.student)}, "
+            f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
+            f"{accelerator.device}"
+        )
+        with console.bar("train") as bar:
+            log = TrainingLog(console, bar)
+            events = Events(console.note, console.warn, log.metrics)
+            result = train(
+                experiment,
+                objective,
+                accelerator,
+                resume=resume,
+                events=events,
+                identity=identity,
+            )
+    _show(result, console)
+
+
+def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
+    """Check everything and take two steps, without writing anything."""
+    check_places(experiment)
+    folder = RunFolder(experiment.run_folder)
+    if not folder.has_run:
+        folder.check(experiment, resume=False, force=False)
+    accelerator = make_accelerator(experiment)
+    report = preflight(
+        experiment, _unsaved_objective(experiment, accelerator, console), accelerator
+    )
+    accelerator.end_training()
+    _show_preflight(report, experiment, console)
+
+
+def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Console) -> None:
+    """Take steps under the profiler; only their trace is written."""
+    check_places(experiment)
+    accelerator = make_accelerator(experiment)
+    objective = _unsaved_objective(experiment, accelerator, console)
+    trace = RunFolder(experiment.run_folder).trace
+    report = profile_steps(experiment, objective, accelerator, num_steps, trace)
+    accelerator.end_training()
+    _show_profile(report, console)
+
+
+def _unsaved_objective(
+    experiment: Experiment | TaskExperiment, accelerator: Accelerator, console: Console
+) -> Objective:
+    """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
+    if isinstance(experiment, Experiment):
+        parts = assemble_unsaved(
+            experiment, accelerator.device, by_content=accelerator.is_main_process
+        )
+        _tell_of_store(parts, console)
+        return MaskedLMObjective(experiment, parts, accelerator.device)
+    with main_process_first(accelerator):
+        task_parts = assemble_task(experiment, accelerator.device)
+    tell_of_task(task_parts.task, console)
+    return TaskObjective(experiment, task_parts, accelerator, cache=False)
+
+
+def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Identity]:
+    """Samples and losses, and what they depend on, which the main process alone finds out.
+
+    It makes what is missing, before the others look.
+    """
+    experiment, folder = start.experiment, start.folder
+    accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
+    if isinstance(experiment, Experiment):
+        parts = _assemble(experiment, start, accelerator)
+        _tell_of_store(parts, start.console)
+        identity: Identity = {}
+        if accelerator.is_main_process:
+            initial_student = RunFolder(experiment.run_folder).initial_student
+            identity = masked_lm_identity(experiment, parts, initial_student)
+        return MaskedLMObjective(experiment, parts, accelerator.device), identity
+    with main_process_first(accelerator):
+        if accelerator.is_main_process:
+            start.take_folder()
+        task_parts = assemble_task(experiment, accelerator.device)
+    tell_of_task(task_parts.task, start.console)
+    if accelerator.is_main_process:
+        start.begin()
+
+    def checked_identity() -> Identity:
+        found = task_identity(experiment, task_parts)
+        if start.resume and folder.has_run:  # before the teacher runs for hours over other inputs
+            check_identity(folder.read_identity(), found, folder.root)
+        return found
+
+    identity = of_main_process(accelerator, checked_identity)
+    objective = TaskObjective(experiment, task_parts, accelerator, start.console.note)
+    return objective, identity | objective.outputs_identity()
+
+
+def _tell_of_store(parts: Parts, console: Console) -> None:
+    for warning in store_warnings(parts.store, parts.tokenizer):
+        console.warn(warning)
+
+
+def _assemble(experiment: Experiment, start: Start, accelerator: Accelerator) -> Parts:
+    """Load the parts; the main process makes what is missing before the others look."""
+    tokenizer = experiment_tokenizer(experiment)
+    with main_process_first(accelerator):
+        if accelerator.is_main_process:
+            _make_what_is_missing(experiment, start)
+        # The main process has read every byte of it by now.
+        store = open_store(experiment, tokenizer, by_content=False)
+        student = load_initial_student(experiment, start.folder.initial_student)
+    teacher = load_teacher(experiment, teacher_dtype(experiment, accelerator.device))
+    check_student(experiment, student, teacher, store)
+    return Parts(tokenizer, store, teacher, student)
+
+
+def _make_what_is_missing(experiment: Experiment, start: Start) -> None:
+    start.take_folder()
+    tokenizer = experiment_tokenizer(experiment)
+    # Models first: a mistake there must not cost the hours that preparing a corpus may take.
+    student = None
+    if start.force or not start.folder.has_run or not start.folder.initial_student.exists():
+        student = make_student(experiment, load_teacher(experiment), tokenizer)
+    with start.console.bar("prepare") as bar:
+        store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+    # All checks before anything of the run is written: what fails them must not lie there.
+    if student is not None:
+        check_vocabulary(student, store, "the student")
+    start.begin()
+    if student is not None:
+        keep_or_save_initial_student(student, tokenizer, start.folder.initial_student)
+
+
+def _show(result: TrainResult, console: Console) -> None:
+    if result.already_finished:
+        console.note("this run is finished; there is nothing to do")
+    speed = result.tokens / result.seconds if result.seconds else 0.0
+    console.say(
+        f"{result.steps:,} steps, {result.tokens:,} tokens in {duration(result.seconds)} "
+        f"({speed:,.0f} tokens/s)"
+    )
+    if result.held_out:
+        scores = ", ".join(
+            f"{key.removeprefix('held_out/')} {value:.4f}" for key, value in result.held_out.items()
+        )
+        console.say(f"held out, after step {result.student_step}: {scores}")
+    console.say(f"student: {result.student}")
+    console.result(asdict(result))
+
+
+def _show_profile(report: Profile, console: Console) -> None:
+    rows = [[name, f"{share:.1%}", f"{calls:,.0f}"] for name, share, calls in report.operators]
+    title = f"{report.steps} steps of {report.seconds_per_step:.3f} s, the costliest operators"
+    console.table(title, ["operator", "share of the time", "calls a step"], rows)
+    console.say(f"trace: {report.trace}")
+    console.result(asdict(report))
+
+
+def _show_preflight(report: Preflight, experiment: BaseExperiment, console: Console) -> None:
+    rows = [
+        ["processes x micro-batches", f"{report.num_processes} x {report.micro_batches}"],
+        ["steps", report.batches],
+        ["tokens a second", f"{report.tokens_per_second:,.0f}"],
+        ["time to finish", duration(report.seconds_to_finish)],
+        ["peak memory, GiB", f"{report.peak_memory_gib:.2f}"],
+        ["one checkpoint, MiB", f"{report.checkpoint_mib:.0f}"],
+        ["disk needed, free, GiB", f"{report.disk_needed_gib:.2f}, {report.disk_free_gib:.2f}"],
+        ["loss of the two steps", " ".join(f"{loss:.4f}" for loss in report.losses)],
+    ]
+    rows += [[f"held-out {key.replace('_', ' ')}", number(x)] for key, x in report.teacher.items()]
+    folder = RunFolder(experiment.run_folder)
+    console.table(f"dry run of {folder.root}: nothing was written", ["what", "figure"], rows)
+    if folder.has_run:
+        console.note(f"{folder.root} exists: train will ask for --resume or --force")
+    record = asdict(report)
+    console.result(record | record.pop("teacher"))

@@ -1,0 +1,52 @@
+"""What a run says while it trains: a line each time steps are logged, and a progress bar."""
+
+import time
+from typing import Any
+
+from distilcli.cli.console import Bar, Console, duration
+
+_SHOWN_METRICS = {
+    "loss/total": "loss",
+    "loss/kl": "kl",
+    "loss/mlm": "mlm",
+    "loss/hard": "hard",
+    "loss/cos": "cos",
+    "loss/mse": "mse",
+    "held_out/loss": "held-out",
+    "held_out/accuracy": "accuracy",
+    "held_out/agreement": "agreement",
+}
+
+
+class TrainingLog:
+    """Lines and a bar for the training loop, with the time to finish."""
+
+    def __init__(self, console: Console, bar: Bar) -> None:
+        self._console = console
+        self._bar = bar
+        self._first: tuple[float, int] | None = None
+
+    def metrics(self, record: dict[str, Any], total_steps: int) -> None:
+        """Show the record of the latest step."""
+        step = record["step"]
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, step)
+        parts = [f"step {step}/{total_steps}"]
+        for key, name in _SHOWN_METRICS.items():
+            if key in record:
+                parts.append(f"{name} {record[key]:.4f}")
+        parts += [f"{key[9:]} {record[key]:.4f}" for key in record if _is_score(key)]
+        parts.append(f"lr {record['optim/lr']:.2e}")
+        parts.append(f"{record['speed/tokens_per_second']:,.0f} tokens/s")
+        start, first_step = self._first
+        if step > first_step:
+            left = (now - start) / (step - first_step) * (total_steps - step)
+            parts.append(f"{duration(left)} to go")
+        self._console.note("  ".join(parts))
+        self._bar.update(step, total_steps, "")
+
+
+def _is_score(key: str) -> bool:
+    """Whether a key is of a task's scores, whose names differ from task to task."""
+    return key.startswith("held_out/") and key not in (*_SHOWN_METRICS, "held_out/kl")

@@ -1,0 +1,1 @@
+"""The tree of settings, reading it, saying what is wrong with it."""

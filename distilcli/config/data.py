@@ -1,0 +1,146 @@
+"""Settings of the data: files and data sets, the token store, masking."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from distilcli.config.fields import (
+    Fraction,
+    InputPath,
+    Length,
+    Number,
+    OutputFolder,
+    PositiveInt,
+    Section,
+)
+
+
+def as_list(value: Any) -> Any:
+    """One name as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+class FilesSource(Section):
+    """Documents in local files; `.gz` is opened by itself."""
+
+    files: Annotated[list[InputPath], BeforeValidator(as_list), Field(min_length=1)] = Field(
+        description="Paths or globs, in order."
+    )
+    format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = Field(
+        "auto", description="auto: by the file name's ending."
+    )
+    documents: Literal["file", "line", "blank-line"] | None = Field(
+        None, description="For text: what one document is. Must be said for text files."
+    )
+    text_column: str = Field("text", description="Of JSONL, CSV, TSV and Parquet.")
+
+
+class HubSource(Section):
+    """Documents of a data set on the Hugging Face hub, streamed."""
+
+    hub: InputPath = Field(description="Data set name, such as wikimedia/wikipedia.")
+    subset: str | None = Field(
+        None, description="Configuration of the data set, such as 20231101.en."
+    )
+    split: str = Field("train", description="Split to read.")
+    revision: str | None = Field(None, description="Commit, tag or branch.")
+    text_column: str = Field("text", description="Column that holds the text.")
+
+
+def _source_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "hub" if "hub" in value else "files"
+    return "hub" if isinstance(value, HubSource) else "files"
+
+
+Source = Annotated[
+    Annotated[FilesSource, Tag("files")] | Annotated[HubSource, Tag("hub")],
+    Discriminator(_source_kind),
+]
+
+
+class DataConfig(Section):
+    """Where the text comes from and the token store it becomes."""
+
+    sources: Annotated[list[Source], Field(min_length=1)] = Field(description="Read in order.")
+    store: OutputFolder = Field(description="Folder of the token store.")
+    max_length: Annotated[Length, Field(ge=8)] = Field(
+        128, description="Tokens in a sequence at most, [CLS] and [SEP] included."
+    )
+    min_length: Annotated[Length, Field(ge=3)] = Field(
+        8,
+        description="Sequences of fewer tokens, [CLS] and [SEP] included, are dropped and counted.",
+    )
+    held_out_fraction: Annotated[Number, Field(ge=0.0, lt=1.0)] = Field(
+        0.01, description="Share of documents kept out of training, chosen by a hash of their text."
+    )
+    held_out_sources: list[Source] | None = Field(
+        None, description="Held-out documents from sources of their own, instead of a share."
+    )
+    shard_mib: Annotated[PositiveInt, Field(le=2**16)] = Field(
+        8, description="MiB of text that one shard is made of."
+    )
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> "DataConfig":
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is over max_length {self.max_length}")
+        return self
+
+
+class MaskingConfig(Section):
+    """Dynamic masking (Devlin et al. 2019, sec. 3.1; Liu et al. 2019, sec. 4.1)."""
+
+    mlm_probability: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
+        0.15, description="Share of a sequence's ordinary tokens that are chosen."
+    )
+    mask_share: Fraction = Field(0.8, description="Of the chosen: replaced by [MASK].")
+    random_share: Fraction = Field(0.1, description="Of the chosen: replaced by a random token.")
+    smoothing: Annotated[Number, Field(ge=0.0, le=2.0)] = Field(
+        0.0,
+        description="Tokens are chosen with weight count^-smoothing; 0: uniformly; "
+        "the DistilBERT release used 0.7.",
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "MaskingConfig":
+        if self.mask_share + self.random_share > 1.0:
+            raise ValueError("mask_share + random_share is over 1")
+        return self
+
+
+class RowFiles(Section):
+    """Examples in local files, a row each; `.gz` is opened by itself."""
+
+    files: Annotated[list[InputPath], BeforeValidator(as_list), Field(min_length=1)] = Field(
+        description="Paths or globs, in order."
+    )
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "squad", "conll"] = Field(
+        "auto",
+        description="auto: by the file name's ending; for question answering .json is squad, for "
+        "tagging .tsv and .txt are conll.",
+    )
+    columns: list[str] | None = Field(
+        None, description="Names of the columns of a CSV, TSV or CoNLL file without a header row."
+    )
+
+
+class RowHub(Section):
+    """Examples of a data set on the Hugging Face hub, or a folder that `datasets` can load."""
+
+    hub: InputPath = Field(description="Data set name, such as nyu-mll/glue.")
+    subset: str | None = Field(None, description="Configuration of the data set, such as cola.")
+    split: str = Field(description="Split to read, such as train or validation.")
+    revision: str | None = Field(None, description="Commit, tag or branch.")
+
+
+def _row_source_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "hub" if "hub" in value else "files"
+    return "hub" if isinstance(value, RowHub) else "files"
+
+
+RowSource = Annotated[
+    Annotated[RowFiles, Tag("files")] | Annotated[RowHub, Tag("hub")],
+    Discriminator(_row_source_kind),
+]

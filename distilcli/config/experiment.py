@@ -1,0 +1,126 @@
+"""One experiment, one frozen tree of settings: of masked-LM training, or of a downstream task.
+
+`config.reading` reads one from a file; the sections are in the other files of this folder. With a
+teacher an experiment on a task is distillation, with `teacher: null` plain fine-tuning.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from distilcli.config.data import DataConfig, MaskingConfig
+from distilcli.config.fields import Name, OutputFolder, Section, Seed
+from distilcli.config.losses import LossConfig, TaskLossConfig
+from distilcli.config.models import (
+    BaseTeacher,
+    CopiedStudent,
+    Student,
+    StudentShape,
+    TaskStudent,
+    TaskTeacher,
+    TeacherConfig,
+)
+from distilcli.config.tasks import Augmentation, Task
+from distilcli.config.training import (
+    BaseValidation,
+    OptimConfig,
+    TaskOptim,
+    TaskTrain,
+    TaskValidation,
+    TrainConfig,
+    ValidationConfig,
+)
+
+
+class BaseExperiment(Section):
+    """What every run has, whatever it trains on."""
+
+    name: Name = Field(description="The run folder is output_dir/name.")
+    output_dir: OutputFolder = Field("runs", description="Folder of run folders.")
+    seed: Seed = Field(42, description="Of data order, masks, dropout and new weights.")
+    teacher: BaseTeacher | None
+    student: StudentShape
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    validation: BaseValidation = Field(default_factory=BaseValidation)
+
+    @property
+    def run_folder(self) -> Path:
+        """Where everything about this run is written."""
+        return Path(self.output_dir) / self.name
+
+    @property
+    def model_source(self) -> str | None:
+        """The model that the student's own section names, if it names one."""
+        return self.student.named_model
+
+    @property
+    def tokenizer_source(self) -> str:
+        """The model whose tokenizer reads the text: the teacher's, else the student's."""
+        name = self.teacher.model if self.teacher else self.model_source
+        assert name is not None
+        return name
+
+
+class Experiment(BaseExperiment):
+    """Everything that one run of masked-LM training depends on."""
+
+    teacher: TeacherConfig | None = Field(
+        description="null: no teacher; plain masked-LM training on hard targets."
+    )
+    student: Student = Field(default_factory=CopiedStudent)
+    data: DataConfig
+    masking: MaskingConfig = Field(default_factory=MaskingConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Experiment":
+        if self.teacher is None and self.model_source is None:
+            key = "source" if self.student.kind == "copied" else "like"
+            raise ValueError(f"without a teacher, student.{key} must name a model")
+        if self.teacher is None and not self.loss.alpha_mlm:
+            raise ValueError("without a teacher, loss.alpha_mlm must be above 0")
+        if self.train.tokens_per_micro_batch < self.data.max_length:
+            raise ValueError(
+                f"train.tokens_per_micro_batch {self.train.tokens_per_micro_batch} "
+                f"is under data.max_length {self.data.max_length}"
+            )
+        return self
+
+
+class TaskExperiment(BaseExperiment):
+    """Everything that one run on a task depends on."""
+
+    task: Task
+    teacher: TaskTeacher | None = Field(
+        description="null: no teacher; plain fine-tuning on the labels."
+    )
+    student: TaskStudent
+    loss: TaskLossConfig = Field(default_factory=TaskLossConfig)
+    augmentation: Augmentation | None = Field(
+        None, description="More examples for the teacher to label; null: none."
+    )
+    optim: TaskOptim = Field(default_factory=TaskOptim)
+    train: TaskTrain = Field(default_factory=TaskTrain)
+    validation: TaskValidation = Field(default_factory=TaskValidation)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TaskExperiment":
+        if self.teacher is None and self.model_source is None:
+            raise ValueError("without a teacher, student.source must name a model")
+        if self.teacher is None and not self.loss.alpha_hard:
+            raise ValueError("without a teacher, loss.alpha_hard must be above 0")
+        from_teacher = self.teacher and (self.loss.alpha_ce or self.loss.alpha_cos)
+        if self.augmentation is not None and not from_teacher:
+            raise ValueError(
+                "augmentation: copies have no labels; they need a teacher, and loss.alpha_ce or "
+                "loss.alpha_cos above 0"
+            )
+        longest = self.task.max_length
+        if longest is not None and self.train.tokens_per_micro_batch < longest:
+            raise ValueError(
+                f"train.tokens_per_micro_batch {self.train.tokens_per_micro_batch} "
+                f"is under task.max_length {self.task.max_length}"
+            )
+        return self

@@ -1,0 +1,192 @@
+"""What is wrong with settings, in the user's words: file or override, key, nearest valid name."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import Tag, ValidationError
+from pydantic_core import ErrorDetails
+
+from distilcli.config.fields import Section
+from distilcli.config.overrides import MAX_SHOWN, Key, Override, dotted_key, named
+from distilcli.errors import shortened
+from distilcli.files.json_text import to_json
+
+# What is wrong, in the user's words
+
+
+@dataclass(frozen=True)
+class _Problem:
+    kind: str  # pydantic's error type
+    key: Key
+    text: str
+    suggestion: Key | None = None
+
+
+def describe(
+    error: ValidationError,
+    kind: type[Section],
+    path: Path,
+    tree: dict[str, Any],
+    overrides: list[Override],
+) -> str:
+    """The first problem with where it is, and how many more there are."""
+    problems = [_problem(details, kind) for details in error.errors()]
+    problems.sort(key=lambda problem: problem.kind != "extra_forbidden")
+    # A key that is only mistyped is not missing as well.
+    meant = {problem.suggestion for problem in problems}
+    first, *others = (p for p in problems if p.kind != "missing" or p.key not in meant)
+    where = _origin(first.key, path, tree, overrides)
+    dotted = f"{dotted_key(first.key)}: " if first.key else ""
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{where}: {dotted}{first.text}{more}"
+
+
+def _origin(key: Key, path: Path, tree: dict[str, Any], overrides: list[Override]) -> str:
+    """Who put a wrong `key` there: an override, the file, or the two together."""
+    overridden = ""
+    for override in reversed(overrides):
+        length = len(override.key)
+        if key[:length] == override.key:
+            return named(override.text)
+        if override.key[: len(key)] == key:
+            if not _is_in(tree, key):
+                return named(override.text)
+            overridden = " (with overrides)"
+    return f"{path}{overridden}"
+
+
+def _is_in(tree: Any, key: Key) -> bool:
+    for part in key:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def _problem(details: ErrorDetails, root: type[Section]) -> _Problem:
+    key, section, choices = _find(details["loc"], root)
+    kind, given = details["type"], details["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(key, section, choices)
+    if kind == "missing":
+        return _Problem(kind, key, "this key is required")
+    if kind == "union_tag_invalid":
+        key, given = (*key, "kind"), given.get("kind")
+        text = f"must be {_either(list(choices))}"
+    elif kind in _WORDS:
+        text = _WORDS[kind](details.get("ctx", {}))
+    else:
+        text = details["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(given, (dict, list, Section)) else f" (given: {_shown(given)})"
+    return _Problem(kind, key, text + shown)
+
+
+def _unknown_key(key: Key, section: type[Section], choices: dict[str, type[Section]]) -> _Problem:
+    name, own = str(key[-1]), list(section.model_fields)
+    with_key = [tag for tag, other in choices.items() if name in other.model_fields]
+    text, suggestion = f"unknown key; there are {', '.join(own)}", None
+    if with_key:
+        without = next(tag for tag, other in choices.items() if other is section)
+        text = f"goes with {_either(with_key)}, not with {without}"
+    else:
+        others = [field for other in choices.values() for field in other.model_fields]
+        near = _nearest(name, own) or _nearest(name, others)
+        if near:
+            suggestion = (*key[:-1], near)
+            text = f"unknown key; did you mean {dotted_key(suggestion)}?"
+    return _Problem("extra_forbidden", key, text, suggestion)
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+
+
+def _find(
+    location: tuple[int | str, ...], root: type[Section]
+) -> tuple[Key, type[Section], dict[str, type[Section]]]:
+    """The user's key for a location of pydantic, which also holds tags and names of types.
+
+    Returns:
+        The key, the section it is in, and the alternatives to that section, or to what is at the
+        key, by their tags; none where the section is no member of a union.
+    """
+    key: Key = ()
+    section: type[Section] = root
+    choices: dict[str, type[Section]] = {}
+    below_value = is_name = False
+    for part in location:
+        if part == "[key]":  # it is the name itself that is wrong
+            break
+        if is_name:
+            key, is_name = (*key, part), False
+        elif isinstance(part, str) and below_value and part in choices:
+            section, below_value = choices[part], False
+        elif isinstance(part, int) and below_value:
+            key = (*key, part)
+        elif not below_value:
+            key = (*key, part)
+            if part not in section.model_fields:
+                break
+            annotation = section.model_fields[str(part)].annotation
+            is_name = get_origin(annotation) is dict  # the next part is what the user calls it
+            choices = _sections(annotation)
+            below_value = "" not in choices
+            section = choices.pop("", section)
+    return key, section, choices
+
+
+def _sections(annotation: Any) -> dict[str, type[Section]]:
+    """The sections that a value may be, by union tag; outside a union the tag is empty."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {"": annotation}
+    arguments = get_args(annotation)
+    tag = next((str(entry.tag) for entry in arguments if isinstance(entry, Tag)), None)
+    found: dict[str, type[Section]] = {}
+    for argument in arguments:
+        for inner, section in _sections(argument).items():
+            found[inner if tag is None else tag] = section
+    return found
+
+
+# Messages by pydantic's error type, from its context.
+_WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "dict_type": lambda _: "must be keys with something below each",
+    "model_type": lambda _: "this is a section: it takes keys below it, not a value",
+    "invalid_key": lambda _: "not a key; keys are words",
+    "string_type": lambda _: "must be text; put it in quotes",
+    "string_unicode": lambda _: "must be text that UTF-8 has; this is half of a surrogate pair",
+    "string_too_long": lambda context: f"must be of {context['max_length']} characters at most",
+    "int_type": lambda _: "must be a whole number",
+    "bool_type": lambda _: "must be true or false",
+    "float_type": lambda _: "must be a number",
+    "float_parsing": lambda _: "must be a number",
+    "finite_number": lambda _: "must be a finite number",
+    "list_type": lambda _: "must be a list, such as [a, b]",
+    "tuple_type": lambda _: "must be a list, such as [a, b]",
+    "too_long": lambda context: f"takes {context['max_length']} at most",
+    "too_short": lambda context: f"needs {context['min_length']} or more",
+    "literal_error": lambda context: f"must be {context['expected']}".replace("'", ""),
+    "greater_than": lambda context: f"must be above {_bound(context['gt'])}",
+    "greater_than_equal": lambda context: f"must be at least {_bound(context['ge'])}",
+    "less_than": lambda context: f"must be below {_bound(context['lt'])}",
+    "less_than_equal": lambda context: f"must be at most {_bound(context['le'])}",
+    "string_pattern_mismatch": lambda context: f"must match {context['pattern']}",
+}
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    said = to_json(value) if value is None or isinstance(value, bool) else repr(value)
+    return shortened(said, MAX_SHOWN)
+
+
+def _bound(limit: float) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else f"{limit:,}"
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

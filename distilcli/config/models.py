@@ -1,0 +1,169 @@
+"""Settings of the models: the teacher, and how a student starts."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag
+
+from distilcli.config.fields import (
+    MAX_LAYERS,
+    Fraction,
+    ModelName,
+    NumLayers,
+    OutputFolder,
+    Precision,
+    Section,
+)
+
+LayerList = Annotated[
+    list[Annotated[StrictInt, Field(ge=0, lt=MAX_LAYERS)]], Field(max_length=MAX_LAYERS)
+]
+LayerStrategy = Literal["alternate", "spread", "top", "bottom"]
+
+
+def _layers_kind(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "list"
+    return "strategy" if value in get_args(LayerStrategy) else None
+
+
+# A union with a say on which part is meant, so that a mistake is one error and not one for each.
+Layers = Annotated[
+    Annotated[LayerStrategy, Tag("strategy")] | Annotated[LayerList, Tag("list")],
+    Discriminator(
+        _layers_kind,
+        custom_error_type="layers",
+        custom_error_message="must be alternate, spread, top, bottom or a list of layer numbers",
+    ),
+]
+
+
+class StudentShape(Section):
+    """What every student may set."""
+
+    dropout: Fraction | None = Field(
+        None, description="Of embeddings and layers while training; null: as the source model."
+    )
+    attention_dropout: Fraction | None = Field(
+        None, description="Of attention probabilities while training; null: as the source model."
+    )
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return None
+
+
+class CopiedStudent(StudentShape):
+    """A DistilBERT that starts with layers copied from a BERT (Sanh et al. 2019, sec. 3)."""
+
+    kind: Literal["copied"] = "copied"
+    num_layers: NumLayers | None = Field(None, description="Depth; null: half the source's.")
+    layers: Layers = Field(
+        "alternate",
+        description="Which source layers to copy: a strategy or a list of indices from 0.",
+    )
+    source: ModelName | None = Field(None, description="BERT to copy from; null: the teacher.")
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return self.source
+
+
+class CheckpointStudent(StudentShape):
+    """A student that starts as a saved BERT or DistilBERT."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    model: ModelName = Field(
+        description="Folder, hub name or builtin:NAME of the model to start from."
+    )
+    new_head: StrictBool = Field(
+        False,
+        description="Give a model without a masked-LM head a new one, tied to its embeddings.",
+    )
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return self.model
+
+
+class RandomStudent(StudentShape):
+    """A DistilBERT with random weights, in the shape that `copied` would have."""
+
+    kind: Literal["random"] = "random"
+    num_layers: NumLayers | None = Field(None, description="Depth; null: half of like's.")
+    like: ModelName | None = Field(
+        None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
+    )
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names, if it names one."""
+        return self.like
+
+
+def student_kind(value: Any) -> str:
+    """The tag of a student section; `copied` where it says none."""
+    if isinstance(value, dict):
+        return str(value.get("kind", "copied"))
+    return str(getattr(value, "kind", "copied"))
+
+
+Student = Annotated[
+    Annotated[CopiedStudent, Tag("copied")]
+    | Annotated[CheckpointStudent, Tag("checkpoint")]
+    | Annotated[RandomStudent, Tag("random")],
+    Discriminator(student_kind),
+]
+
+
+class BaseTeacher(Section):
+    """The model whose behaviour the student learns."""
+
+    model: ModelName = Field(description="Folder, hub name or builtin:NAME.")
+    revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
+    precision: Precision = Field(
+        "auto",
+        description="Of the teacher's weights; auto: bf16 where the hardware computes in it.",
+    )
+
+
+class TeacherConfig(BaseTeacher):
+    """A teacher with a masked-LM head."""
+
+    offload: bool = Field(
+        False,
+        description="Keep the teacher's layers in host memory, and each on the device only while "
+        "it computes: for a teacher that does not fit beside the student.",
+    )
+
+
+class TaskTeacher(BaseTeacher):
+    """A teacher with a head that was fine-tuned for the task."""
+
+    cache: OutputFolder | None = Field(
+        "data/teacher-outputs",
+        description="Folder where its outputs are kept, so that it runs once over the training "
+        "examples and not in every epoch; null: it runs in every step.",
+    )
+
+
+class TaskCheckpoint(StudentShape):
+    """A student that starts as a saved BERT or DistilBERT, with the head it has or a new one."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    model: ModelName = Field(
+        description="Folder, hub name or builtin:NAME of the model to start from."
+    )
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that this section names."""
+        return self.model
+
+
+TaskStudent = Annotated[
+    Annotated[CopiedStudent, Tag("copied")] | Annotated[TaskCheckpoint, Tag("checkpoint")],
+    Discriminator(student_kind),
+]

@@ -1,0 +1,119 @@
+"""Experiment files: `load(path, overrides)` gives an experiment, `dump` writes one.
+
+Defaults < file < dotted overrides, whose values are YAML too. A mistake is answered with the file
+or the override, the key as the user wrote it, and the nearest valid name.
+
+    distilcli train --config configs/quickstart.yaml optim.lr=1e-4 student.layers=spread
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.config.fields import Section
+from distilcli.config.mistakes import describe
+from distilcli.config.overrides import lay_over, parse_key, parse_override
+from distilcli.config.yaml_tree import read_yaml
+from distilcli.errors import ConfigError
+
+
+def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
+    """Read an experiment of masked-LM training; see `load_any`.
+
+    Raises:
+        ConfigError: the experiment is on a task, or whatever `load_any` refuses.
+    """
+    experiment = load_any(path, overrides)
+    if isinstance(experiment, TaskExperiment):
+        raise ConfigError(
+            f"{path}: this experiment is on a task", "A masked-LM experiment is needed here."
+        )
+    return experiment
+
+
+def load_any(path: Path, overrides: Sequence[str] | None = None) -> Experiment | TaskExperiment:
+    """Read an experiment file and lay `key.sub=value` overrides over it.
+
+    One with a `task` is on a task, any other is masked-LM training.
+
+    Raises:
+        ConfigError: the file is missing, not YAML or has a key twice, an override is malformed, a
+            key is unknown (with the nearest valid name), or a value has the wrong type or bound.
+    """
+    experiment = read(path, overrides, _kind_of)
+    assert isinstance(experiment, (Experiment, TaskExperiment))
+    return experiment
+
+
+def _kind_of(tree: dict[str, Any]) -> type[Section]:
+    return TaskExperiment if "task" in tree else Experiment
+
+
+def read(
+    path: Path,
+    overrides: Sequence[str] | None,
+    kind_of: Callable[[dict[str, Any]], type[Section]],
+) -> Section:
+    """Read a file of settings and lay overrides over it; see `build`."""
+    return build(read_yaml(path, "Give --config an experiment file."), overrides, kind_of, path)
+
+
+def build(
+    tree: dict[str, Any],
+    overrides: Sequence[str] | None,
+    kind_of: Callable[[dict[str, Any]], type[Section]],
+    path: Path,
+) -> Section:
+    """Settings from a tree and `key.sub=value` overrides.
+
+    Args:
+        tree: as YAML gives it.
+        overrides: from the command line.
+        kind_of: which settings the tree is, overrides included.
+        path: where the tree is from, for messages.
+
+    Raises:
+        ConfigError: see `load_any`.
+    """
+    parsed = [parse_override(text) for text in overrides or []]
+    laid_over = copy.copy(tree)
+    for override in parsed:
+        lay_over(laid_over, override)
+    kind = kind_of(laid_over)
+    try:
+        return kind.model_validate(laid_over)
+    except ValidationError as error:
+        raise ConfigError(describe(error, kind, path, tree, parsed)) from error
+
+
+def described(
+    error: ValidationError,
+    kind: type[Section],
+    path: Path,
+    tree: dict[str, Any],
+    overrides: Mapping[str, str],
+) -> str:
+    """What is wrong with a tree of `kind` that was made of the settings in `path`.
+
+    Args:
+        error: what pydantic found.
+        kind: what the tree should be.
+        path: where it is from, for messages.
+        tree: the settings, overrides included.
+        overrides: by their text, the key of the tree that each has set.
+    """
+    parsed = [
+        replace(parse_override(text), key=parse_key(dotted)) for text, dotted in overrides.items()
+    ]
+    return describe(error, kind, path, tree, parsed)
+
+
+def dump(experiment: BaseExperiment) -> str:
+    """The whole tree, defaults included, as YAML that `load` reads back to an equal tree."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,168 @@
+"""Settings of downstream tasks: one section a kind of task, with its rows and columns."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
+
+from distilcli.config.data import RowSource
+from distilcli.config.fields import InputPath, Length, Number, PositiveInt, Section
+
+GlueName = Literal["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
+
+
+class BaseTask(Section):
+    """What every task has."""
+
+    max_length: Annotated[Length, Field(ge=8)] | None = Field(
+        None,
+        description="Tokens of an input at most, special ones included; longer text is cut. null: "
+        "as many as the models have positions. Inputs are packed, so a limit that few of them "
+        "reach costs nothing; a longer one costs time in proportion to its tokens.",
+    )
+    skip_bad_rows: StrictBool = Field(
+        False, description="Leave out rows that cannot be used, and say how many; else refuse them."
+    )
+
+
+class RowTask(BaseTask):
+    """A task whose examples are rows."""
+
+    train: RowSource = Field(description="Examples to train on.")
+    dev: RowSource = Field(description="Examples to be measured on.")
+
+
+class TextTask(RowTask):
+    """A task whose examples are texts or pairs of texts."""
+
+    text: str = Field("text", description="Column of the text.")
+    text_pair: str | None = Field(None, description="Column of the second text of a pair.")
+
+
+class ClassificationTask(TextTask):
+    """One class for a text, or for a pair of texts."""
+
+    kind: Literal["classification"]
+    label: str = Field("label", description="Column of the class.")
+    labels: list[str] | None = Field(
+        None, description="The classes in the order of their ids; null: those found, sorted."
+    )
+    score: Literal["accuracy", "f1", "macro_f1", "accuracy_f1", "matthews"] = Field(
+        "accuracy",
+        description="What the student is chosen and compared by; f1: of `positive`, where there "
+        "are two classes; accuracy_f1: the mean of the two; macro_f1: the mean of F1 over the "
+        "classes that occur.",
+    )
+    positive: str | None = Field(
+        None,
+        description="Of two classes the one that f1 is of; null: the last one, as listed in "
+        "labels, or else sorted.",
+    )
+
+
+class MultiLabelTask(TextTask):
+    """Any number of classes for a text, or for a pair of texts."""
+
+    kind: Literal["multi-label"]
+    label: str = Field("labels", description="Column of the classes: a list, or text with commas.")
+    labels: list[str] | None = Field(
+        None, description="The classes in the order of their ids; null: those found, sorted."
+    )
+    score: Literal["micro_f1", "macro_f1", "exact_match"] = Field(
+        "micro_f1", description="What the student is chosen and compared by."
+    )
+
+
+class RegressionTask(TextTask):
+    """A number for a text, or for a pair of texts."""
+
+    kind: Literal["regression"]
+    label: str = Field("label", description="Column of the number.")
+    score: Literal["pearson", "spearman", "pearson_spearman"] = Field(
+        "pearson_spearman",
+        description="What the student is chosen and compared by; pearson_spearman: their mean.",
+    )
+
+
+class QuestionAnsweringTask(RowTask):
+    """The answer to a question, as a span of a context (SQuAD 1.1)."""
+
+    kind: Literal["question-answering"]
+    max_length: Annotated[Length, Field(ge=16)] = Field(
+        384, description="Tokens of a window: question, piece of context, special tokens."
+    )
+    stride: Length = Field(
+        128, description="Tokens by which windows of a long context overlap (Devlin et al. 2019)."
+    )
+    max_question_length: Annotated[Length, Field(ge=1)] = Field(
+        64, description="Tokens of a question at most; longer ones are cut."
+    )
+    max_answer_length: Annotated[Length, Field(ge=1)] = Field(
+        30, description="Tokens of an answer at most."
+    )
+    score: Literal["f1", "exact_match"] = Field(
+        "f1", description="What the student is chosen and compared by."
+    )
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> "QuestionAnsweringTask":
+        # Three special tokens; what is left of the window must be more than the overlap.
+        if self.max_length - self.max_question_length - 3 <= self.stride:
+            raise ValueError(
+                f"max_length {self.max_length} leaves no room for more than stride {self.stride} "
+                f"beside a question of max_question_length {self.max_question_length}"
+            )
+        return self
+
+
+class TaggingTask(RowTask):
+    """A tag for each word of a sentence."""
+
+    kind: Literal["tagging"]
+    words: str = Field("tokens", description="Column of the words; a list, or a CoNLL column.")
+    tags: str = Field("tags", description="Column of the tags; a list, or a CoNLL column.")
+    labels: list[str] | None = Field(
+        None, description="The tags in the order of their ids; null: those found, sorted."
+    )
+    score: Literal["accuracy", "macro_f1", "entity_f1"] = Field(
+        "accuracy",
+        description="What the student is chosen and compared by; entity_f1: of whole entities, "
+        "for tags such as B-PER, I-PER, O, of BIOES or BILOU, as seqeval counts them.",
+    )
+
+
+class GlueTask(BaseTask):
+    """One of the nine GLUE tasks, from its own untouched files or from the hub."""
+
+    kind: Literal["glue"]
+    name: GlueName = Field(description="Which task.")
+    folder: InputPath | None = Field(
+        None, description="Folder with its train.tsv and dev.tsv; null: nyu-mll/glue on the hub."
+    )
+
+
+def _task_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("kind"))
+    return str(getattr(value, "kind", "classification"))
+
+
+Task = Annotated[
+    Annotated[ClassificationTask, Tag("classification")]
+    | Annotated[MultiLabelTask, Tag("multi-label")]
+    | Annotated[RegressionTask, Tag("regression")]
+    | Annotated[QuestionAnsweringTask, Tag("question-answering")]
+    | Annotated[TaggingTask, Tag("tagging")]
+    | Annotated[GlueTask, Tag("glue")],
+    Discriminator(_task_kind),
+]
+
+
+class Augmentation(Section):
+    """Changed copies of the training examples, which only the teacher labels."""
+
+    copies: Annotated[PositiveInt, Field(le=1000)] = Field(
+        4, description="Copies of each training example, in every epoch."
+    )
+    replaced: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
+        0.15, description="Share of a copy's tokens that others of the task stand in for."
+    )

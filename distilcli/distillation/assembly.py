@@ -1,0 +1,308 @@
+"""The parts of an experiment: tokenizer, token store, teacher and initial student.
+
+What is missing is made, by one process while the others wait.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent, TaskCheckpoint
+from distilcli.corpus.prepare import Progress, is_prepared, prepare
+from distilcli.corpus.store import TokenStore
+from distilcli.errors import ConfigError, DataError, ModelError
+from distilcli.files.atomic import recover_all
+from distilcli.models.checks import check_length, check_pair, check_vocabulary, check_widths
+from distilcli.models.families import MaskedLM
+from distilcli.models.heads import (
+    build_task_student,
+    load_finetuned_teacher,
+    num_positions,
+    teacher_labels,
+)
+from distilcli.models.loading import load_masked_lm
+from distilcli.models.placement import resolve_precision
+from distilcli.models.saving import first_difference, save_verified
+from distilcli.models.students import build_student
+from distilcli.tasks.open import open_task
+from distilcli.tasks.task import OpenTask
+from distilcli.text.tokenizers import TextTokenizer, load_tokenizer, tokenizer_fingerprint
+from distilcli.text.vocabulary import check_tokens, unknown_share, unknown_warning
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training needs, loaded on the CPU.
+
+    Attributes:
+        tokenizer: of the token store and both models.
+        store: the token store.
+        teacher: None when the experiment has none.
+        student: in fp32, as it starts.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    store: TokenStore
+    teacher: MaskedLM | None
+    student: MaskedLM
+
+
+def experiment_tokenizer(experiment: Experiment) -> PreTrainedTokenizerFast:
+    """The tokenizer that the experiment's token store is made with."""
+    revision = experiment.teacher.revision if experiment.teacher else None
+    return load_tokenizer(experiment.tokenizer_source, revision)
+
+
+def open_store(
+    experiment: Experiment, tokenizer: PreTrainedTokenizerFast, *, by_content: bool = True
+) -> TokenStore:
+    """The experiment's finished token store.
+
+    Args:
+        experiment: names it.
+        tokenizer: which it must have been made with.
+        by_content: read every byte of it (`TokenStore.open`); one process of a run does.
+
+    Raises:
+        DataError: it is not there, not finished, or made with another tokenizer or settings.
+    """
+    store = TokenStore.open(Path(experiment.data.store), by_content=by_content)
+    store.check_tokenizer(tokenizer)
+    if not is_prepared(experiment.data, tokenizer, by_content=by_content):
+        raise DataError(
+            f"{experiment.data.store}: made with other data settings than this experiment's",
+            "Name another data.store, or make the data section as it was.",
+        )
+    return store
+
+
+def ensure_store(
+    experiment: Experiment,
+    tokenizer: PreTrainedTokenizerFast,
+    num_proc: int,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TokenStore:
+    """The experiment's token store, prepared first if it is missing or unfinished."""
+    recover_all(Path(experiment.data.store))
+    if is_prepared(experiment.data, tokenizer):
+        return open_store(experiment, tokenizer)
+    return prepare(experiment.data, tokenizer, num_proc, on_progress)
+
+
+def store_warnings(store: TokenStore, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """What a user should know of a store before trusting what is trained on it."""
+    share = unknown_share(store.token_counts, tokenizer)
+    found = [unknown_warning(share, tokenizer), store.manifest.overlap.warning]
+    if not store.has_digests:
+        found.append(
+            "made before token stores had digests: a damaged byte in it would not be noticed; "
+            "delete it and run distilcli prepare, and it has them"
+        )
+    return [f"{store.folder}: {warning}" for warning in found if warning]
+
+
+def load_teacher(experiment: Experiment, dtype: torch.dtype = torch.float32) -> MaskedLM | None:
+    """The experiment's teacher, checked against its sequences; None without one."""
+    if experiment.teacher is None:
+        return None
+    teacher = load_masked_lm(
+        experiment.teacher.model, revision=experiment.teacher.revision, dtype=dtype
+    )
+    check_length(teacher, experiment.data.max_length)
+    return teacher
+
+
+def make_student(
+    experiment: Experiment, teacher: MaskedLM | None, tokenizer: PreTrainedTokenizerFast
+) -> MaskedLM:
+    """The student as the experiment says it starts, checked against teacher and tokenizer."""
+    student = build_student(experiment.student, teacher, experiment.seed)
+    check_student(experiment, student, teacher)
+    check_tokens(tokenizer, student.config.vocab_size, "the student")
+    return student
+
+
+def teacher_dtype(experiment: Experiment, device: torch.device) -> torch.dtype:
+    """What the teacher's weights are held in on this device."""
+    if experiment.teacher is None:
+        return torch.float32
+    return resolve_precision(experiment.teacher.precision, device)
+
+
+def assemble_unsaved(
+    experiment: Experiment, device: torch.device, *, by_content: bool = True
+) -> Parts:
+    """The parts with a student that is made in memory; the store must be there.
+
+    Args:
+        experiment: what to assemble.
+        device: decides the teacher's precision.
+        by_content: see `open_store`.
+
+    Raises:
+        DataError, ModelError: see `open_store`, `load_teacher` and `make_student`.
+    """
+    tokenizer = experiment_tokenizer(experiment)
+    store = open_store(experiment, tokenizer, by_content=by_content)
+    # Copied before the teacher's precision is lowered: the student starts from fp32.
+    student = make_student(experiment, load_teacher(experiment), tokenizer)
+    teacher = load_teacher(experiment, teacher_dtype(experiment, device))
+    check_student(experiment, student, teacher, store)
+    return Parts(tokenizer, store, teacher, student)
+
+
+def check_student(
+    experiment: Experiment,
+    student: MaskedLM,
+    teacher: MaskedLM | None,
+    store: TokenStore | None = None,
+) -> None:
+    """Refuse a student that cannot be trained in this experiment, or on this store.
+
+    Raises:
+        ModelError: vocabulary, width or positions do not fit.
+    """
+    check_length(student, experiment.data.max_length)
+    if teacher is not None:
+        check_pair(student, teacher, cosine=experiment.loss.alpha_cos > 0)
+    if store is not None:
+        check_vocabulary(student, store, "the student")
+
+
+def keep_or_save_initial_student(
+    student: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """Save the student that the experiment starts from, or find that it lies there already.
+
+    Raises:
+        ModelError: another one lies there: of other settings, of another teacher, or edited.
+    """
+    if not folder.exists():
+        save_verified(student, tokenizer, folder)
+        return
+    differing = first_difference(student, load_masked_lm(str(folder.resolve()), role="student"))
+    if differing is not None:
+        raise ModelError(
+            f"{folder}: not the student that this experiment starts from ({differing} differs): "
+            "the settings or the teacher have changed since it was made",
+            "Make it anew with --force, or choose another name=...",
+        )
+
+
+def load_initial_student(experiment: Experiment, folder: Path) -> MaskedLM:
+    """The student that lies in the run folder, with the experiment's dropout."""
+    return build_student(
+        CheckpointStudent(
+            model=str(folder),
+            dropout=experiment.student.dropout,
+            attention_dropout=experiment.student.attention_dropout,
+        ),
+        None,
+        experiment.seed,
+    )
+
+
+def student_description(
+    student: CopiedStudent | CheckpointStudent | RandomStudent | TaskCheckpoint,
+) -> str:
+    """How the student starts, in a few words."""
+    if isinstance(student, CopiedStudent):
+        return "copied layers"
+    if isinstance(student, RandomStudent):
+        return "random weights"
+    return f"checkpoint {student.model}"
+
+
+@dataclass(frozen=True)
+class TaskParts:
+    """What training on a task needs, loaded on the CPU.
+
+    Attributes:
+        tokenizer: of both models.
+        task: its inputs.
+        teacher: None when the experiment has none.
+        student: in fp32, as it starts.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    task: OpenTask
+    teacher: PreTrainedModel | None
+    student: PreTrainedModel
+
+
+def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts:
+    """Read the task's examples and load its models.
+
+    Raises:
+        ConfigError, DataError, ModelError: see `open_task`, `load_finetuned_teacher` and
+            `build_task_student`; also where student and teacher have other tokenizers, or other
+            widths but a cosine, where a model has no embedding for some token, or where the rows
+            to train on and to be measured on are the same.
+    """
+    tokenizer = _tokenizer(experiment)
+    _check_tokenizers(experiment, tokenizer)
+    task = _open(experiment, tokenizer)
+    task.overlap.refuse_same()
+    # Copied before the teacher's precision is lowered: the student starts from fp32.
+    teacher = load_finetuned_teacher(experiment, task)
+    student = build_task_student(experiment, task, teacher)
+    for model, where in ((teacher, "the teacher"), (student, "the student")):
+        if model is not None:
+            check_tokens(tokenizer, model.config.vocab_size, where)
+    if teacher is not None and experiment.teacher is not None:
+        if experiment.loss.alpha_cos:
+            check_widths(student, teacher)
+        nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
+    return TaskParts(tokenizer, task, teacher, student)
+
+
+def open_task_of(experiment: TaskExperiment) -> OpenTask:
+    """The experiment's task, read as training will read it; see `open_task`."""
+    return _open(experiment, _tokenizer(experiment))
+
+
+def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
+    """The task, with a warning where its tokenizer does not know its texts."""
+    section = experiment.task
+    if section.max_length is None:
+        section = section.model_copy(update={"max_length": num_positions(experiment)})
+    task = open_task(section, TextTokenizer(tokenizer), teacher_labels(experiment))
+    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
+    if longest > experiment.train.tokens_per_micro_batch:
+        raise ConfigError(
+            f"train.tokens_per_micro_batch {experiment.train.tokens_per_micro_batch} is under the "
+            f"{longest} tokens of the longest input",
+            f"Raise it to {longest} or more, or cut inputs: task.max_length.",
+        )
+    train, dev = (
+        unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
+    )
+    task.unknown_shares = train, dev
+    for split, share in (("train", train), ("dev", dev)):
+        warning = unknown_warning(share, tokenizer)
+        if warning:
+            task.warnings.append(f"task.{split}: {warning}")
+    return task
+
+
+def _tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
+    revision = experiment.teacher.revision if experiment.teacher else None
+    return load_tokenizer(experiment.tokenizer_source, revision)
+
+
+def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:
+    source = experiment.model_source
+    if experiment.teacher is None or source is None:
+        return
+    if tokenizer_fingerprint(load_tokenizer(source)) != tokenizer_fingerprint(tokenizer):
+        raise ModelError(
+            f"the student's {source}: its tokenizer is another than that of "
+            f"teacher.model {experiment.teacher.model}",
+            "Both must read the same tokens: use a student of this teacher's family.",
+        )

@@ -1,0 +1,100 @@
+"""What a run trains towards: its samples, the module that computes its losses, its held-out scores.
+
+The loop knows no more of masked-LM training (`masked_lm.py`) or of tasks (`tasks/`) than this.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from distilcli.batches.packing import PackedSequences
+from distilcli.batches.plan import Draws
+
+
+class LossSums(NamedTuple):
+    """One micro-batch: the weighted total, and the sum of each term, detached, in their order."""
+
+    total: Float[Tensor, ""]
+    terms: Float[Tensor, " terms"]
+
+
+class LossModule(nn.Module, ABC):
+    """Teacher, student and losses as one module: what accelerate wraps, so that DDP sees every use.
+
+    Its `forward(batch, coefficients)` gives `LossSums`; coefficients are alpha / global count of
+    each term, None where alpha is 0. Nothing is averaged here.
+
+    Attributes:
+        terms: metric key of each loss term, by its name.
+        student: what is trained.
+    """
+
+    terms: dict[str, str]
+    student: PreTrainedModel
+
+    @abstractmethod
+    def counts(self, batch: Any) -> list[int]:
+        """What each term of a micro-batch is summed over: tokens, tags or examples."""
+
+    @abstractmethod
+    def alphas(self) -> list[float]:
+        """Weight of each term."""
+
+
+class Scores(Protocol):
+    """Held-out quality."""
+
+    @property
+    def criterion(self) -> float:
+        """By which students are chosen: lower is better."""
+
+    def metrics(self) -> dict[str, float]:
+        """As metric keys and values."""
+
+
+class Objective(ABC):
+    """What a run trains towards.
+
+    Attributes:
+        module: computes the losses.
+        tokenizer: saved beside the student.
+        lengths: tokens of each training sample, int [samples].
+        num_held_out: samples to be measured on.
+        unknown_share: of the tokens to train on, how many are [UNK], as a fraction.
+    """
+
+    module: LossModule
+    tokenizer: PreTrainedTokenizerFast
+    lengths: np.ndarray
+    num_held_out: int
+    unknown_share: float
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """What is trained."""
+        return self.module.student
+
+    @abstractmethod
+    def compilable(self) -> list[PreTrainedModel]:
+        """The models whose layers `train.compile` compiles."""
+
+    @abstractmethod
+    def pack(self, draws: Draws) -> PackedSequences:
+        """One micro-batch of these training samples, each as it is in its epoch."""
+
+    @abstractmethod
+    def held_out(self, accelerator: Accelerator) -> Scores:
+        """Scores of the student as it is now, over all processes."""
+
+    @abstractmethod
+    def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
+        """What the teacher reaches on held-out samples, and what knowing nothing reaches.
+
+        Raises:
+            ModelError: the teacher is no better.
+        """

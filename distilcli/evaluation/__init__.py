@@ -1,0 +1,1 @@
+"""Quality on held-out text and dev examples, comparison of models, speed."""

@@ -1,0 +1,137 @@
+"""Models on the dev examples of a task: their outputs, and what those score."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
+from transformers import PreTrainedModel
+
+from distilcli.batches.packing import by_length
+from distilcli.errors import NonFiniteLossError
+from distilcli.evaluation.held_out import DIVERGED
+from distilcli.models.attention import use_packed_attention
+from distilcli.models.running import run_model
+from distilcli.tasks.inputs import Inputs, pack
+from distilcli.tasks.task import OpenTask
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Held-out scores on a task.
+
+    Attributes:
+        values: all scores, by name.
+        score: the name of the one that students are chosen by.
+    """
+
+    values: dict[str, float]
+    score: str
+
+    @property
+    def criterion(self) -> float:
+        """By which students are chosen: lower is better."""
+        return -self.values[self.score]
+
+    def metrics(self) -> dict[str, float]:
+        """As metric keys and values; the score by which students are chosen comes first."""
+        first = {self.score: self.values[self.score]}
+        return {f"held_out/{name}": value for name, value in (first | self.values).items()}
+
+
+def measured_scores(
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str,
+) -> dict[str, float]:
+    """Dev scores of a model as it was loaded; the one that models are compared by comes first.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
+    """
+    return task.ordered_scores(
+        measured_outputs(task, model, accelerator, tokens_per_micro_batch, name)
+    )
+
+
+def measured_outputs(
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str,
+) -> np.ndarray:
+    """Outputs of a model as it was loaded for all dev inputs; see `dev_outputs`."""
+    nn.Module.to(model.eval(), accelerator.device)
+    use_packed_attention(model)
+    return dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
+
+
+def dev_scores(
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str = "the student",
+) -> TaskScores:
+    """Scores of a packed model on the dev examples, over all processes; its mode is restored.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
+    """
+    outputs = dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
+    scores = [task.scores(outputs) if accelerator.is_main_process else {}]
+    broadcast_object_list(scores)
+    return TaskScores(scores[0], task.score)
+
+
+def dev_outputs(
+    task: OpenTask,
+    model: PreTrainedModel,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    name: str,
+) -> np.ndarray:
+    """A packed model's outputs for all dev inputs in order, float32 [rows, outputs].
+
+    Each process runs a part of the inputs, and all get all outputs.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
+    """
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    mine = np.arange(len(task.dev))[rank::world_size]
+    found = outputs_of(model, task.dev, mine, accelerator.device, tokens_per_micro_batch)
+    everywhere: list[tuple[int, np.ndarray]] = gather_object(found)
+    outputs = np.concatenate([rows for _, rows in sorted(everywhere, key=lambda pair: pair[0])])
+    # The largest of NaNs is the first class: without this look they would get a score.
+    if not np.isfinite(outputs).all():
+        raise NonFiniteLossError(
+            f"{name}: not all of its outputs for the dev examples are finite", DIVERGED
+        )
+    return outputs
+
+
+@torch.no_grad()
+def outputs_of(
+    model: PreTrainedModel,
+    inputs: Inputs,
+    samples: np.ndarray,
+    device: torch.device,
+    tokens_per_micro_batch: int,
+) -> list[tuple[int, np.ndarray]]:
+    """Each of these inputs' index with the model's outputs, float32 [rows, outputs]."""
+    was_training = model.training
+    model.eval()
+    found: list[tuple[int, np.ndarray]] = []
+    for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
+        batch = pack(inputs, group).to(device)
+        outputs, _ = run_model(model, batch)
+        ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
+        found += zip(group, np.split(outputs.float().cpu().numpy(), ends), strict=True)
+    model.train(was_training)
+    return found

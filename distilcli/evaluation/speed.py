@@ -1,0 +1,206 @@
+"""How long models take: plain forward passes on text, and all dev inputs of a task."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distilcli.corpus.store import Split
+from distilcli.models.families import MaskedLM, is_bert
+from distilcli.tasks.inputs import Inputs
+
+_RUNS = 3
+_WARMUP_INPUTS = 16
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_TRIAL_INPUTS = 128
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One model's pass over dev inputs, in fp32.
+
+    Attributes:
+        device: cpu or cuda.
+        threads: CPU threads used.
+        inputs: how many.
+        single_seconds: one at a time, median of 3 passes.
+        best_batch_size: the fastest of 1 ... 64, padded to the longest of each batch.
+        batched_seconds: in batches of that size, median of 3 passes.
+    """
+
+    device: str
+    threads: int
+    inputs: int
+    single_seconds: float
+    best_batch_size: int
+    batched_seconds: float
+
+
+def measure_passes(
+    models: dict[str, PreTrainedModel],
+    inputs: Inputs,
+    num_inputs: int | None,
+    on_note: Callable[[str], None],
+) -> dict[str, list[Pass]]:
+    """Time every model's pass, on each device.
+
+    Args:
+        models: by name; they are left on the last device, with plain attention.
+        inputs: of the dev split.
+        num_inputs: evenly spaced ones of them; None: all.
+        on_note: told what is being measured.
+    """
+    count = min(num_inputs or len(inputs), len(inputs))
+    chosen = np.arange(count) * len(inputs) // count
+    devices = [_CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    found: dict[str, list[Pass]] = {name: [] for name in models}
+    for device in devices:
+        for model in models.values():
+            nn.Module.to(model.float().eval(), device)
+            model.set_attn_implementation("sdpa")
+        on_note(f"timing passes over {count:,} dev inputs on {device.type}")
+        sizes = {name: _best_size(m, inputs, chosen, device) for name, m in models.items()}
+        single = _medians(models, dict.fromkeys(models, 1), inputs, chosen, device)
+        batched = _medians(models, sizes, inputs, chosen, device)
+        for name in models:
+            found[name].append(
+                Pass(
+                    device=device.type,
+                    threads=torch.get_num_threads(),
+                    inputs=count,
+                    single_seconds=single[name],
+                    best_batch_size=sizes[name],
+                    batched_seconds=batched[name],
+                )
+            )
+    return found
+
+
+def _best_size(
+    model: PreTrainedModel, inputs: Inputs, chosen: np.ndarray, device: torch.device
+) -> int:
+    """The batch size with the fastest pass over the first inputs."""
+    trial = chosen[:_TRIAL_INPUTS]
+    _seconds(model, inputs, trial[:_WARMUP_INPUTS], 1, device)
+    return min(_BATCH_SIZES, key=lambda size: _seconds(model, inputs, trial, size, device))
+
+
+def _medians(
+    models: dict[str, PreTrainedModel],
+    sizes: dict[str, int],
+    inputs: Inputs,
+    chosen: np.ndarray,
+    device: torch.device,
+) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for name, model in models.items():
+        _seconds(model, inputs, chosen[:_WARMUP_INPUTS], sizes[name], device)
+    for _ in range(_RUNS):
+        for name, model in models.items():
+            seconds[name].append(_seconds(model, inputs, chosen, sizes[name], device))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@torch.no_grad()
+def _seconds(
+    model: PreTrainedModel, inputs: Inputs, chosen: np.ndarray, size: int, device: torch.device
+) -> float:
+    """Seconds of one pass; making batches is no part of it, copying them to a GPU is."""
+    parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    batches = [padded(inputs, part.tolist(), with_types=is_bert(model)) for part in parts]
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for batch in batches:
+        model(**{name: tensor.to(device) for name, tensor in batch.items()})
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def padded(inputs: Inputs, samples: Sequence[int], with_types: bool) -> dict[str, Tensor]:
+    """A batch as transformers takes it, padded on the right to its longest input."""
+    longest = int(inputs.lengths[list(samples)].max())
+    ids, types, mask = (torch.zeros((len(samples), longest), dtype=torch.long) for _ in range(3))
+    for row, sample in enumerate(samples):
+        span = slice(int(inputs.offsets[sample]), int(inputs.offsets[sample + 1]))
+        length = span.stop - span.start
+        ids[row, :length] = torch.from_numpy(inputs.token_ids[span].astype(np.int64))
+        types[row, :length] = torch.from_numpy(inputs.token_types[span].astype(np.int64))
+        mask[row, :length] = 1
+    batch = {"input_ids": ids, "attention_mask": mask}
+    return batch | ({"token_type_ids": types} if with_types else {})
+
+
+_WARMUP_RUNS = 2
+_LATENCY_RUNS = 15
+_THROUGHPUT_RUNS = 5
+_THROUGHPUT_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Forward passes of the encoder and head on the CPU, medians.
+
+    Attributes:
+        latency_ms: one sequence of `length` tokens, milliseconds.
+        sequences_per_second: in batches of `batch_size` sequences of `length` tokens.
+        length: tokens of a sequence: the median of the held-out text.
+        batch_size: sequences in a batch.
+        threads: CPU threads used.
+    """
+
+    latency_ms: float
+    sequences_per_second: float
+    length: int
+    batch_size: int
+    threads: int
+
+
+def measure_speed(models: dict[str, MaskedLM], split: Split) -> dict[str, Speed]:
+    """Latency and throughput of each model on the CPU; they take turns, so noise hits all."""
+    length = int(statistics.median(split.lengths.tolist()))
+    tokens = _sequences(split, length)
+    for model in models.values():
+        model.cpu().eval()
+        model.set_attn_implementation("sdpa")
+    single = _forward_medians(models, tokens[:1], _LATENCY_RUNS)
+    batched = _forward_medians(models, tokens, _THROUGHPUT_RUNS)
+    return {
+        name: Speed(
+            latency_ms=1000 * single[name],
+            sequences_per_second=len(tokens) / batched[name],
+            length=length,
+            batch_size=len(tokens),
+            threads=torch.get_num_threads(),
+        )
+        for name in models
+    }
+
+
+def _sequences(split: Split, length: int) -> Tensor:
+    """Real held-out tokens, cut or repeated to a batch of equal length."""
+    rows = []
+    for index in range(_THROUGHPUT_BATCH):
+        row = torch.from_numpy(split.tokens(index % len(split)).astype("int64"))
+        rows.append(row.repeat(length // len(row) + 1)[:length])
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def _forward_medians(models: dict[str, MaskedLM], input_ids: Tensor, runs: int) -> dict[str, float]:
+    """Median seconds of one forward pass of each model."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for run in range(_WARMUP_RUNS + runs):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model(input_ids=input_ids)
+            if run >= _WARMUP_RUNS:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}

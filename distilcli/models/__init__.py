@@ -1,0 +1,1 @@
+"""Loading, saving, heads, copying layers, packed attention, placement."""

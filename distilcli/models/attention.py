@@ -1,0 +1,137 @@
+"""Attention over packed sequences: block-diagonal, without building a mask.
+
+Registered with transformers' attention interface under `PACKED`; a model whose config asks for it
+must be called with `packing=Packing(...)`. Shapes: B=1 H=heads T=tokens of all sequences D=head.
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from distilcli.batches.packing import PackedSequences
+
+PACKED = "distilcli_packed"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a row of tokens divides into sequences.
+
+    Attributes:
+        runs: (number of sequences, their length) for each run of neighbours of equal length.
+        boundaries: first token of each sequence, then the number of tokens; int32.
+        max_length: tokens of the longest sequence.
+    """
+
+    runs: tuple[tuple[int, int], ...]
+    boundaries: Int[Tensor, " sequences_plus_1"]
+    max_length: int
+
+    @classmethod
+    def of(cls, batch: PackedSequences) -> "Packing":
+        """The packing of a batch."""
+        runs = tuple((len(list(group)), length) for length, group in groupby(batch.lengths))
+        return cls(runs, batch.boundaries, max(batch.lengths))
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Switch a model to packed attention; it then needs `packing` at every call."""
+    AttentionInterface.register(PACKED, packed_attention)
+    model.set_attn_implementation(PACKED)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H T D"],
+    value: Float[Tensor, "1 H T D"],
+    attention_mask: None,
+    *,
+    packing: Packing,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 T H D"], None]:
+    """Softmax attention of each token over the tokens of its own sequence."""
+    if _has_variable_length_kernel(query, dropout):
+        return _variable_length_attention(query, key, value, packing, scaling), None
+    in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if in_bf16 and query.requires_grad and dropout == 0.0:
+        # In bf16 a CPU's backward pass makes kernels anew for every length, which takes longer
+        # than fp32 does. With dropout PyTorch goes over to fp32 by itself.
+        with torch.autocast("cpu", enabled=False):  # which would make it bf16 again
+            exact = query.float(), key.float(), value.float()
+            output = _attention_by_sequence(*exact, packing, dropout, scaling)
+        return output.to(query.dtype), None
+    return _attention_by_sequence(query, key, value, packing, dropout, scaling), None
+
+
+# Of a head that PyTorch's variable-length kernel takes; others it refuses with an error.
+_KERNEL_HEAD_SIZES = range(8, 257, 8)
+
+
+def _has_variable_length_kernel(query: Float[Tensor, "1 H T D"], dropout: float) -> bool:
+    """Whether one kernel can do all sequences: on CUDA, in half precision, without dropout."""
+    in_half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and in_half and dropout == 0.0 and query.shape[-1] in _KERNEL_HEAD_SIZES
+
+
+def _attention_by_sequence(
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H T D"],
+    value: Float[Tensor, "1 H T D"],
+    packing: Packing,
+    dropout: float,
+    scaling: float | None,
+) -> Float[Tensor, "1 T H D"]:
+    """Each sequence by itself, neighbours of equal length together."""
+    num_heads, head_size = query.shape[1], query.shape[3]
+    # split, not slicing: its backward is one concatenation instead of a sum of padded copies.
+    sizes = [count * length for count, length in packing.runs]
+    outputs = []
+    for (count, length), q, k, v in zip(
+        packing.runs,
+        query[0].split(sizes, dim=1),
+        key[0].split(sizes, dim=1),
+        value[0].split(sizes, dim=1),
+        strict=True,
+    ):
+        shape = (num_heads, count, length, head_size)
+        output = scaled_dot_product_attention(
+            q.view(shape).transpose(0, 1),
+            k.view(shape).transpose(0, 1),
+            v.view(shape).transpose(0, 1),
+            dropout_p=dropout,
+            scale=scaling,
+        )
+        outputs.append(output.transpose(1, 2).reshape(count * length, num_heads, head_size))
+    return torch.cat(outputs)[None]
+
+
+def _variable_length_attention(
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H T D"],
+    value: Float[Tensor, "1 H T D"],
+    packing: Packing,
+    scaling: float | None,
+) -> Float[Tensor, "1 T H D"]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    output = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        packing.boundaries,
+        packing.boundaries,
+        packing.max_length,
+        packing.max_length,
+        scale=scaling,
+    )
+    assert isinstance(output, Tensor)  # a tuple only where more is asked for
+    return output[None]

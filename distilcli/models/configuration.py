@@ -1,0 +1,165 @@
+"""The configuration of a model: what config.json says, as far as this package can compute it."""
+
+from typing import Any
+
+from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
+
+from distilcli.errors import ModelError
+from distilcli.files.json_text import check_encodable
+from distilcli.hub.model_files import CONFIG, ModelFiles, first_line
+
+_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "distilbert": DistilBertConfig}
+# How a model is run, and from where it is loaded, is not for its files to say.
+_NOT_FOR_A_FILE = {
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "_experts_implementation",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "distributed_config",
+    "dtype",
+    "experts_implementation",
+    "fusion_config",
+    "kernel_config",
+    "name_or_path",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "torch_dtype",
+    "torchscript",
+    "transformers_weights",
+    "use_cache",
+}
+_SIZES = {
+    "bert": (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size",
+    ),
+    "distilbert": (
+        "vocab_size",
+        "dim",
+        "n_layers",
+        "n_heads",
+        "hidden_dim",
+        "max_position_embeddings",
+    ),
+}
+_MAX_SIZE = 2**31 - 1
+_MAX_LABELS = 2**20
+
+
+def config_of(files: ModelFiles) -> Any:
+    """The configuration of a model that this package can use.
+
+    Raises:
+        ModelError: it is not valid, or of a model that would not compute what it says.
+    """
+    where = files.where
+    tree = files.json_object(CONFIG)
+    if tree is None:
+        raise ModelError(f"{where}: it has no config.json", "Copy or download it again.")
+    try:
+        check_encodable(tree)
+    except ValueError as error:
+        raise invalid(where, f"half a surrogate pair: {first_line(error)}") from error
+    model_type = tree.get("model_type")
+    if model_type is None:
+        raise ModelError(
+            f"{where}: its config.json has no model_type",
+            'If it is a BERT, add "model_type": "bert" to that file; if a DistilBERT, '
+            '"distilbert".',
+        )
+    if not isinstance(model_type, str) or model_type not in _CONFIGS:
+        raise ModelError(
+            f"{where}: its model_type is {model_type}, not bert or distilbert",
+            "Use a BERT (teacher or student) or a DistilBERT.",
+        )
+    _check_use(tree, where)
+    _check_values(tree, model_type, where)
+    usable = {key: value for key, value in tree.items() if key not in _NOT_FOR_A_FILE}
+    try:
+        config = _CONFIGS[model_type].from_dict(usable)
+    except Exception as error:  # what transformers raises here shares no base class
+        raise invalid(where, first_line(error)) from error
+    _check_sizes(config, model_type, where)
+    return config
+
+
+def _check_use(tree: dict[str, Any], where: str) -> None:
+    if tree.get("quantization_config") is not None:
+        raise ModelError(
+            f"{where}: its weights are quantized (quantization_config in config.json)",
+            "Use the model as it was before that, in fp32, fp16 or bf16.",
+        )
+    if tree.get("is_decoder") or tree.get("add_cross_attention"):
+        raise ModelError(
+            f"{where}: it is a decoder (is_decoder), which sees only the tokens before the mask",
+            "Use a model that was trained as a masked-LM.",
+        )
+    check_positions(tree, where)
+
+
+def check_positions(tree: dict[str, Any], where: str) -> None:
+    """Refuse a configuration with other than absolute positions; ModelError."""
+    # transformers 5 ignores this key: such a model would load, and compute something else.
+    kind = tree.get("position_embedding_type") or "absolute"
+    if kind != "absolute":
+        raise ModelError(
+            f"{where}: position_embedding_type is {kind}; only absolute positions can be used",
+            "Use a BERT with absolute position embeddings.",
+        )
+
+
+def _check_values(tree: dict[str, Any], model_type: str, where: str) -> None:
+    """Refuse what transformers would take and fail on later, or use up the memory for."""
+    architectures = tree.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(x, str) for x in architectures):
+        raise invalid(where, "architectures is not a list of names")
+    for key in ("id2label", "label2id"):
+        if not isinstance(tree.get(key) or {}, dict):
+            raise invalid(where, f"{key} is not an object")
+    if not isinstance(tree.get("tie_word_embeddings", True), bool):
+        raise invalid(where, "tie_word_embeddings is not true or false")
+    spread = tree.get("initializer_range", 0.0)  # of weights that a student may need anew
+    if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread < 1e6:
+        raise invalid(where, f"initializer_range is {spread!r}, not a number from 0")
+    for key in (*_SIZES[model_type], "num_labels"):
+        value = tree.get(key)
+        if value is None and key not in tree:
+            continue
+        limit = _MAX_LABELS if key == "num_labels" else _MAX_SIZE
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
+            raise invalid(where, f"{key} is {value!r}, not a whole number from 1 to {limit:,}")
+
+
+def _check_sizes(config: PreTrainedConfig, model_type: str, where: str) -> None:
+    width, heads = config.hidden_size, config.num_attention_heads
+    if width % heads:
+        raise invalid(where, f"{heads} attention heads do not divide a width of {width}")
+    padding = config.pad_token_id
+    if padding is not None and not 0 <= padding < config.vocab_size:
+        raise invalid(where, f"pad_token_id {padding} is not one of {config.vocab_size} tokens")
+    activation = config.hidden_act if model_type == "bert" else config.activation
+    _check_activation(activation, where)
+
+
+def _check_activation(name: Any, where: str) -> None:
+    from transformers.activations import ACT2FN
+
+    if not isinstance(name, str) or name not in ACT2FN:
+        raise invalid(where, f"{name!r} is no activation of transformers, such as gelu")
+
+
+def invalid(where: str, reason: str) -> ModelError:
+    """The error for a config.json that cannot be used."""
+    return ModelError(
+        f"{where}: its config.json is not valid ({reason})",
+        "Use the config.json that was saved with these weights.",
+    )

@@ -1,0 +1,303 @@
+"""Models with a head for a task: transformers' own classes, so that pipelines can use them.
+
+A BERT reads a sequence through its pooler, a DistilBERT through its own layer before the
+classifier; both read tags and spans with one linear layer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    PreTrainedModel,
+)
+
+from distilcli.config.experiment import TaskExperiment
+from distilcli.config.models import CopiedStudent, TaskCheckpoint
+from distilcli.errors import ModelError
+from distilcli.models.copying import seeded
+from distilcli.models.families import is_bert
+from distilcli.models.layers import layer_map
+from distilcli.models.loading import load_weights, read_config
+from distilcli.models.students import set_dropout
+from distilcli.tasks.labels import class_key, same_classes
+from distilcli.tasks.outputs import Family, Head
+from distilcli.tasks.task import OpenTask
+
+_CLASSES: dict[tuple[str, Head], type[PreTrainedModel]] = {
+    ("bert", "sequence"): BertForSequenceClassification,
+    ("bert", "token"): BertForTokenClassification,
+    ("bert", "span"): BertForQuestionAnswering,
+    ("distilbert", "sequence"): DistilBertForSequenceClassification,
+    ("distilbert", "token"): DistilBertForTokenClassification,
+    ("distilbert", "span"): DistilBertForQuestionAnswering,
+}
+_NAMES = {model_class.__name__ for model_class in _CLASSES.values()}
+_PROBLEM_TYPES: dict[Family, str] = {
+    "one-of": "single_label_classification",
+    "any-of": "multi_label_classification",
+    "number": "regression",
+}
+
+
+# Loading
+
+
+def teacher_labels(experiment: TaskExperiment) -> list[str] | None:
+    """Names of the teacher's outputs; None without a teacher.
+
+    Raises:
+        ModelError: there is no such model, or it does not say which output is which.
+    """
+    if experiment.teacher is None:
+        return None
+    config = read_config(experiment.teacher.model, experiment.teacher.revision, "teacher")
+    names: dict[int, Any] = config.id2label
+    if sorted(names) != list(range(len(names))):
+        raise ModelError(
+            f"teacher {experiment.teacher.model}: id2label in its config.json numbers the outputs "
+            f"{', '.join(map(str, sorted(names)))}",
+            f"Number them from 0 to {len(names) - 1}, in the order of the outputs.",
+        )
+    return [str(names[index]) for index in range(len(names))]
+
+
+def load_finetuned_teacher(experiment: TaskExperiment, task: OpenTask) -> PreTrainedModel | None:
+    """The experiment's fine-tuned teacher, in fp32 and eval mode; None without one.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no head for this task.
+    """
+    if experiment.teacher is None:
+        return None
+    name, revision = experiment.teacher.model, experiment.teacher.revision
+    model = load_finetuned(name, task, revision, "teacher")
+    _check_length(experiment, model, f"teacher {name}")
+    return model
+
+
+def load_finetuned(
+    name: str, task: OpenTask, revision: str | None = None, role: str = "student"
+) -> PreTrainedModel:
+    """A model with a head that was trained for the task, in fp32 and eval mode.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no head for this task.
+    """
+    model: PreTrainedModel
+    model, missing = _load(name, revision, task, role)
+    if missing:
+        raise ModelError(
+            f"{role} {name}: it has no head for this task ({min(missing)} is missing)",
+            "Fine-tune it first: the same experiment with teacher=null and "
+            "'student={kind: checkpoint, model: ...}'; what lies in runs/NAME/student has one.",
+        )
+    _check_order(task, model.config, f"{role} {name}")
+    _check_inputs(task, model, f"{role} {name}")
+    return model
+
+
+def build_task_student(
+    experiment: TaskExperiment, task: OpenTask, teacher: PreTrainedModel | None
+) -> PreTrainedModel:
+    """The student as the experiment says it starts: fp32, on the CPU, in eval mode.
+
+    A head that its source does not have is made new, from `experiment.seed`.
+
+    Raises:
+        ConfigError: layers that the source does not have.
+        ModelError: the source cannot be used.
+    """
+    student = experiment.student
+    model: PreTrainedModel
+    with seeded(experiment.seed):
+        if isinstance(student, TaskCheckpoint):
+            model, _ = _load(student.model, None, task, "student")
+        else:
+            source = teacher
+            if student.source is not None:
+                source, _ = _load(student.source, None, task, "source")
+            assert source is not None, "TaskExperiment asks for a source where there is no teacher"
+            model = _copied(source, student)
+    set_dropout(model, student.dropout, student.attention_dropout)
+    model.config.label2id = {name: index for index, name in enumerate(task.labels)}
+    model.config.id2label = dict(enumerate(task.labels))
+    model.train(False)
+    _check_length(experiment, model, "the student")
+    _check_inputs(task, model, "the student")
+    return model
+
+
+def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[Any, set[str]]:
+    """A model with the task's head, and the names of the head's weights that are new."""
+    where = f"{role} {name}"
+    config = read_config(name, revision, role)
+    model_class = _CLASSES[config.model_type, task.head]
+    saved_as = set(config.architectures or [])
+    if model_class.__name__ in saved_as:
+        _check_head_size(config, task, where)
+    if task.head == "sequence":
+        config.problem_type = _PROBLEM_TYPES[task.family]
+    # The head of another task may have weights of the same names: it is not this task's.
+    has_other_head = bool(saved_as & _NAMES) and model_class.__name__ not in saved_as
+    if not has_other_head:
+        config.num_labels = len(task.labels)
+    model, missing = load_weights(model_class, config, name, revision, torch.float32, where)
+    body = f"{model.base_model_prefix}."
+    lacking = {key for key in missing if key.startswith(body) and ".pooler." not in key}
+    if lacking:
+        raise ModelError(
+            f"{where}: {len(lacking)} weights of its body are missing, {min(lacking)} first",
+            "Copy or download it again.",
+        )
+    if has_other_head:
+        config.num_labels = len(task.labels)
+        model, with_other_head = model_class(config), model
+        model.base_model.load_state_dict(with_other_head.base_model.state_dict())
+        missing |= {key for key in model.state_dict() if not key.startswith(body)}
+    return model, missing
+
+
+def _check_head_size(config: Any, task: OpenTask, where: str) -> None:
+    if config.num_labels != len(task.labels):
+        raise ModelError(
+            f"{where}: its head has {config.num_labels} outputs, the task needs {len(task.labels)}",
+            "Use a model of this very task, or for a student one without such a head.",
+        )
+
+
+def _copied(source: PreTrainedModel, student: CopiedStudent) -> PreTrainedModel:
+    """The source with some of its layers, and with its head: of the same kind as the source.
+
+    With every layer copied it computes what the source does.
+    """
+    config = source.config.__class__.from_dict(source.config.to_dict())
+    depth = int(config.num_hidden_layers)
+    indices = layer_map(depth, student.num_layers, student.layers)
+    config.num_hidden_layers = len(indices)
+    model: PreTrainedModel = source.__class__(config)
+    stack = "bert.encoder.layer." if is_bert(source) else "distilbert.transformer.layer."
+    weights = source.state_dict()
+    copied = {key: value for key, value in weights.items() if not key.startswith(stack)}
+    for place, index in enumerate(indices):
+        from_here = f"{stack}{index}."
+        copied |= {
+            f"{stack}{place}.{key.removeprefix(from_here)}": value
+            for key, value in weights.items()
+            if key.startswith(from_here)
+        }
+    model.load_state_dict(copied, strict=True)
+    return model
+
+
+def num_positions(experiment: TaskExperiment) -> int:
+    """Tokens that an input may have: the positions of the experiment's models, the fewest.
+
+    Raises:
+        ModelError: one of them cannot be read.
+    """
+    named: list[tuple[str, str | None, str]] = []
+    if experiment.teacher is not None:
+        named.append((experiment.teacher.model, experiment.teacher.revision, "teacher"))
+    if experiment.model_source is not None:
+        named.append((experiment.model_source, None, "student"))
+    return min(int(read_config(*one).max_position_embeddings) for one in named)
+
+
+def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str) -> None:
+    positions = model.config.max_position_embeddings
+    longest = experiment.task.max_length
+    if longest is not None and longest > positions:
+        raise ModelError(
+            f"task.max_length {longest} is over the {positions} positions of {where}",
+            f"Set task.max_length to {positions} or less.",
+        )
+
+
+def _check_order(task: OpenTask, config: Any, where: str) -> None:
+    """Refuse a head whose outputs are the task's classes in another order: scores would be wrong.
+
+    Outputs without names, or named otherwise, are taken as they come.
+    """
+    names = [str(config.id2label[index]) for index in sorted(config.id2label)]
+    in_order = [class_key(name) for name in names] == [class_key(name) for name in task.labels]
+    if task.head != "span" and not in_order and same_classes(names, task.labels):
+        raise ModelError(
+            f"{where}: its outputs are in the order {', '.join(names[:8])}, the task's in the "
+            f"order {', '.join(task.labels[:8])}",
+            "Evaluate it with an experiment of its own, whose task.labels are in its order.",
+        )
+
+
+def _check_inputs(task: OpenTask, model: PreTrainedModel, where: str) -> None:
+    """Refuse inputs of positions or of token types that a model has no embedding for."""
+    splits = task.train, task.dev
+    longest = max(int(inputs.lengths.max()) for inputs in splits)
+    positions = model.config.max_position_embeddings
+    if longest > positions:
+        raise ModelError(
+            f"{where}: it has {positions} positions, but there are inputs of {longest} tokens",
+            f"Set task.max_length={positions}: longer ones are cut.",
+        )
+    types = 1 + max(int(inputs.token_types.max()) for inputs in splits)
+    if is_bert(model) and types > model.config.type_vocab_size:
+        raise ModelError(
+            f"{where}: it has {model.config.type_vocab_size} token type, but the inputs are of two "
+            "texts, which the tokenizer gives two types",
+            "Use a model with type_vocab_size 2, or a tokenizer that gives both texts type 0.",
+        )
+
+
+# Heads
+
+
+def head_outputs(
+    model: PreTrainedModel, hidden: Float[Tensor, "outputs hidden"]
+) -> Float[Tensor, "outputs classes"]:
+    """What a model's head makes of last hidden states where outputs are read."""
+    return _HEADS[type(model)](model, hidden)
+
+
+def _bert_sequence(model: Any, hidden: Tensor) -> Tensor:
+    pooler = model.bert.pooler
+    return _linear(model.classifier, model.dropout(pooler.activation(pooler.dense(hidden))))
+
+
+def _distilbert_sequence(model: Any, hidden: Tensor) -> Tensor:
+    pooled = nn.functional.relu(model.pre_classifier(hidden))
+    return _linear(model.classifier, model.dropout(pooled))
+
+
+def _tokens(model: Any, hidden: Tensor) -> Tensor:
+    return _linear(model.classifier, model.dropout(hidden))
+
+
+def _bert_spans(model: Any, hidden: Tensor) -> Tensor:
+    return _linear(model.qa_outputs, hidden)
+
+
+def _distilbert_spans(model: Any, hidden: Tensor) -> Tensor:
+    return _linear(model.qa_outputs, model.dropout(hidden))
+
+
+def _linear(layer: nn.Linear, features: Tensor) -> Tensor:
+    outputs: Tensor = layer(features)
+    return outputs.float()
+
+
+_HEADS: dict[type[PreTrainedModel], Callable[[Any, Tensor], Tensor]] = {
+    BertForSequenceClassification: _bert_sequence,
+    BertForTokenClassification: _tokens,
+    BertForQuestionAnswering: _bert_spans,
+    DistilBertForSequenceClassification: _distilbert_sequence,
+    DistilBertForTokenClassification: _tokens,
+    DistilBertForQuestionAnswering: _distilbert_spans,
+}

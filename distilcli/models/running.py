@@ -1,0 +1,38 @@
+"""Running a model over a packed micro-batch: hidden states, logits, outputs of a task's head."""
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distilcli.batches.packing import PackedSequences
+from distilcli.losses.vocabulary import Projection
+from distilcli.models.attention import Packing
+from distilcli.models.families import MaskedLM, decoder, encoder, head_features, is_bert
+from distilcli.models.heads import head_outputs
+from distilcli.tasks.inputs import TaskBatch
+
+
+def run_encoder(
+    model: PreTrainedModel, batch: PackedSequences, packing: Packing, **inputs: Tensor
+) -> Float[Tensor, "tokens hidden"]:
+    """Last hidden states of a model with packed attention; `inputs` are what else it takes."""
+    output = encoder(model)(
+        input_ids=batch.input_ids, position_ids=batch.position_ids, packing=packing, **inputs
+    )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def vocabulary_projection(model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]) -> Projection:
+    """The masked-LM head of a model, up to but without the product that makes logits."""
+    projection = decoder(model)
+    return Projection(head_features(model, hidden), projection.weight, projection.bias)
+
+
+def run_model(
+    model: PreTrainedModel, batch: TaskBatch
+) -> tuple[Float[Tensor, "outputs classes"], Float[Tensor, "tokens hidden"]]:
+    """Outputs where they are read, in fp32, and last hidden states, of a packed model."""
+    types = {"token_type_ids": batch.token_type_ids} if is_bert(model) else {}
+    hidden = run_encoder(model, batch, Packing.of(batch), **types)
+    return head_outputs(model, hidden[batch.output_positions]), hidden

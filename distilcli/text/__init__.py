@@ -1,0 +1,1 @@
+"""Documents and rows out of files and hub data sets; tokenizers."""

@@ -1,0 +1,182 @@
+"""Tokenizers: loaded in one place, and one rule for what written words are tokens by name."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from distilcli.errors import DataError, ModelError
+from distilcli.files.json_text import check_encodable, to_json
+from distilcli.hub.model_files import (
+    CONFIG,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    first_line,
+    model_files,
+)
+from distilcli.text.vocabulary import SPECIAL_TOKENS, check_special_tokens
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
+
+CONTROL_TOKENS = ("cls_token", "sep_token", "pad_token", "mask_token", "unk_token")
+_MAX_REASON = 200  # characters of what a tokenizer says
+_NO_CHARACTER = "\uffff"  # Unicode keeps this code point from ever being one
+
+
+def backend_tree(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """The JSON tree of a fast tokenizer, without the truncation and padding of earlier calls."""
+    tree: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return tree | {"truncation": None, "padding": None}
+
+
+def text_backend(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """The JSON tree of a fast tokenizer that reads texts by the rule of this module."""
+    tree = backend_tree(tokenizer)
+    control = _control_tokens(tokenizer)
+
+    def name(token: str) -> str:
+        return _NO_CHARACTER + token if token in control else token
+
+    model = tree["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {name(token): index for token, index in model["vocab"].items()}
+    else:  # Unigram: pieces with their scores
+        model["vocab"] = [[name(piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token"):
+        model["unk_token"] = name(model["unk_token"])
+    # Kept, so that the ids of the tokens added after them stay what they are.
+    for token in tree["added_tokens"]:
+        token["content"] = name(token["content"])
+    return tree
+
+
+def reading_of_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> list[str]:
+    """What a tokenizer's fingerprint has to say of this rule.
+
+    Empty where `encode_special_tokens` reads alike: where the only special tokens are control
+    tokens, and they have punctuation, which the tokenizer cuts off. What was tokenised before this
+    rule is right for such a tokenizer.
+    """
+    tree = backend_tree(tokenizer)
+    special = {token["content"] for token in tree["added_tokens"] if token["special"]}
+    added = sorted(special - _control_tokens(tokenizer))
+    cuts_punctuation = (tree["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+    return added if cuts_punctuation else ["control tokens are text", *added]
+
+
+def _control_tokens(tokenizer: "PreTrainedTokenizerFast") -> set[str]:
+    names = (getattr(tokenizer, name) for name in CONTROL_TOKENS)
+    return {str(name) for name in names if name is not None}
+
+
+@contextmanager
+def naming_the_tokenizer() -> Iterator[None]:
+    """During the block a tokenizer reads texts; where its own code gives up, say so.
+
+    A panic of Rust is no `Exception`, and cannot be sent from one process to another.
+
+    Raises:
+        DataError: instead of a panic, such as that of a regular expression that takes too long.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:_MAX_REASON]
+        raise DataError(
+            f"the tokenizer gives up on a text ({reason})",
+            "Simplify the regular expressions in its tokenizer.json, or use another tokenizer.",
+        ) from None
+
+
+class TextTokenizer:
+    """Tokenises texts by the rule of this module; called as a tokenizer of transformers is.
+
+    Args:
+        tokenizer: whose ids are given.
+
+    Attributes:
+        cls_token_id: of the token before every input.
+        sep_token_id: of the token after every text.
+        unk_token_id: of what the vocabulary does not have.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        from transformers import PreTrainedTokenizerFast
+
+        self.cls_token_id: int = tokenizer.cls_token_id
+        self.sep_token_id: int = tokenizer.sep_token_id
+        self.unk_token_id: int = tokenizer.unk_token_id
+        self._fast = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(to_json(text_backend(tokenizer))),
+            truncation_side=tokenizer.truncation_side,
+        )
+
+    def __call__(self, *columns: Any, **options: Any) -> "BatchEncoding":
+        """Token ids of texts, pairs of texts or lists of words; the options of transformers."""
+        with naming_the_tokenizer():
+            encoded: BatchEncoding = self._fast(*columns, **options)
+        return encoded
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """Hash of what a fast tokenizer does to text, and of its special ids; hexadecimal.
+
+    Truncation and padding, which calls switch on and off, do not matter.
+    """
+    backend = backend_tree(tokenizer)
+    special_ids = [getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS]
+    reading = reading_of_special_tokens(tokenizer)
+    identity = [backend, special_ids, *([reading] if reading else [])]
+    return _digest(to_json(identity, sort_keys=True))
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokenizerFast":
+    """The fast tokenizer of a model.
+
+    Args:
+        name: folder, hub name or `builtin:NAME`.
+        revision: of the hub: commit, tag or branch.
+
+    Raises:
+        ModelError: there is none, it is not a fast one, or it lacks [CLS], [SEP], [MASK] or [PAD],
+            or has another token for [MASK].
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    files = model_files(name, revision, f"tokenizer of {name}")
+    for json_file in (CONFIG, TOKENIZER_CONFIG):  # our words for what is wrong with these
+        files.json_object(json_file)
+    folder = files.folder_of((CONFIG, *TOKENIZER_FILES))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        _try_out(tokenizer)
+        if isinstance(tokenizer, PreTrainedTokenizerFast):
+            check_special_tokens(tokenizer, name)
+    except ModelError:
+        raise
+    except Exception as error:  # hub, file and JSON errors share no base class
+        raise ModelError(
+            f"{name}: its tokenizer cannot be loaded ({first_line(error)})",
+            "Name a folder with tokenizer.json, or a model on the hub.",
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"{name}: its tokenizer is not a fast one", "A tokenizer.json is needed.")
+    tokenizer.name_or_path = name  # not where it lies on this machine: the manifest keeps the name
+    return tokenizer
+
+
+def _try_out(tokenizer: Any) -> None:
+    """Ask for what is needed later: some files load, and fail only when they are used or saved."""
+    for token in (*SPECIAL_TOKENS, "unk_token"):
+        getattr(tokenizer, f"{token}_id")
+    check_encodable(tokenizer.init_kwargs)  # which are saved beside every student

@@ -1,0 +1,104 @@
+"""Where an experiment writes, and that this is no place that it reads."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from distilcli.config.data import HubSource, RowHub
+from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.config.tasks import GlueTask
+from distilcli.errors import ConfigError
+from distilcli.files.paths import resolve_path
+from distilcli.training.run_folder import RunFolder
+
+
+def check_places(experiment: BaseExperiment) -> None:
+    """Refuse an experiment that would write over, or into, a folder that it reads.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    check_apart(outputs_of(experiment), inputs_of(experiment))
+
+
+def check_apart(outputs: Mapping[str, str | Path], inputs: Mapping[str, str | Path]) -> None:
+    """Refuse an output that is an input, or lies inside of one, whatever links lead there.
+
+    Args:
+        outputs: folders by what the user calls them.
+        inputs: folders, or names of models on the hub, likewise.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    for output_key, output in outputs.items():
+        for input_key, name in inputs.items():
+            if output_key == input_key or not _is_within(output, name):
+                continue
+            said = "" if input_key == str(name) else f"{input_key} "
+            raise ConfigError(
+                f"{output_key}: {output} would be written over or into {said}{name}, which is read",
+                "Name another folder to write to.",
+            )
+
+
+def outputs_of(experiment: BaseExperiment) -> dict[str, Path]:
+    """The folders that an experiment's commands write, by the keys that say where."""
+    run = RunFolder(experiment.run_folder)
+    outputs = {f"output_dir, name ({run.root.name})": run.root}
+    for folder in (run.initial_student, run.student, run.checkpoints, run.trace.parent):
+        outputs[f"output_dir, name ({run.root.name}/{folder.name})"] = folder
+    return outputs | _shared(experiment)
+
+
+def inputs_of(experiment: BaseExperiment) -> dict[str, str | Path]:
+    """The folders and models that an experiment reads, by their keys."""
+    inputs: dict[str, str | Path] = {}
+    if experiment.teacher is not None:
+        inputs["teacher.model"] = experiment.teacher.model
+    for key in ("source", "model", "like"):
+        if (name := getattr(experiment.student, key, None)) is not None:
+            inputs[f"student.{key}"] = name
+    return inputs | dict(_data_folders(experiment)) | _shared(experiment)
+
+
+def _shared(experiment: BaseExperiment) -> dict[str, Path]:
+    """What runs have in common: it is written once and read ever after."""
+    if isinstance(experiment, Experiment):
+        return {"data.store": Path(experiment.data.store)}
+    if isinstance(experiment, TaskExperiment) and experiment.teacher and experiment.teacher.cache:
+        return {"teacher.cache": Path(experiment.teacher.cache)}
+    return {}
+
+
+def _data_folders(experiment: BaseExperiment) -> Iterator[tuple[str, str]]:
+    """Folders that `datasets` reads, and those of GLUE's own files."""
+    if isinstance(experiment, Experiment):
+        for key in ("sources", "held_out_sources"):
+            for index, source in enumerate(getattr(experiment.data, key) or []):
+                if isinstance(source, HubSource):
+                    yield f"data.{key}.{index}.hub", source.hub
+    elif isinstance(experiment, TaskExperiment):
+        task: Any = experiment.task
+        if isinstance(task, GlueTask):
+            if task.folder is not None:
+                yield "task.folder", task.folder
+            return
+        for key in ("train", "dev"):
+            if isinstance(rows := getattr(task, key), RowHub):
+                yield f"task.{key}.hub", rows.hub
+
+
+def _is_within(output: str | Path, name: str | Path) -> bool:
+    """Whether a folder is another one or lies in it, there or not; also by a hub's name for it."""
+    inner, outer = (Path(os.path.realpath(resolve_path(str(path)))) for path in (output, name))
+    if not outer.exists():
+        return outer in (inner, *inner.parents)
+    # By what the file system knows them by: a folder may be mounted in two places.
+    status = outer.stat()
+    return any(
+        os.path.samestat(status, folder.stat())
+        for folder in (inner, *inner.parents)
+        if folder.exists()
+    )

@@ -1,0 +1,311 @@
+"""The folder of one run: what may be written where, and what a resume may change.
+
+runs/NAME/  experiment.yaml  environment.json  identity.json  metrics.jsonl  checkpoints/
+            initial-student/  student/  results.json  .lock
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distilcli.config.experiment import BaseExperiment
+from distilcli.config.reading import dump
+from distilcli.config.yaml_tree import read_yaml
+from distilcli.distillation.identity import Identity, from_tree, to_tree
+from distilcli.errors import ConfigError, RunFolderError, WriteError
+from distilcli.files.atomic import recover_all, remove_folder, unwritten, write_atomically
+from distilcli.files.json_text import parse_json, to_json
+from distilcli.files.marks import refuse_foreign
+from distilcli.training import checkpoints
+from distilcli.training.environment import describe_environment
+from distilcli.training.run_lock import locked
+
+# Keys that may differ at a resume: they change the partition or the cadence, not the training.
+_FREE_KEYS = frozenset(
+    {
+        "teacher.cache",
+        "teacher.offload",
+        "train.tokens_per_micro_batch",
+        "train.compile",
+        "train.num_workers",
+        "train.log_every",
+        "train.save_every",
+        "train.keep_checkpoints",
+        "train.timeout_seconds",
+        "train.trackers",
+        "output_dir",
+    }
+)
+
+
+class RunFolder:
+    """Paths and records of one run.
+
+    Args:
+        root: the run folder; it need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+        self.metrics = root / "metrics.jsonl"
+        self.initial_student = root / "initial-student"
+        self.student = root / "student"
+        self.experiment = root / "experiment.yaml"
+        self.environment = root / "environment.json"
+        self.identity = root / "identity.json"
+        self.results = root / "results.json"
+        self.scores = root / "scores.json"
+
+    @property
+    def trace(self) -> Path:
+        """Where the next trace goes: none that is there is replaced."""
+        names = (f"trace-{number}.json.gz" for number in itertools.count(1))
+        return next(path for name in names if not (path := self.root / "profile" / name).exists())
+
+    @property
+    def has_run(self) -> bool:
+        """Whether training has begun here."""
+        return self.metrics.exists() or self.checkpoints.exists() or self.student.exists()
+
+    def check(self, experiment: BaseExperiment, *, resume: bool, force: bool) -> None:
+        """Refuse a folder that another run, or another experiment, already uses.
+
+        Raises:
+            RunFolderError: training has begun here and neither `resume` nor `force` is given, or
+                `resume` is and the experiment differs where it must not; or something that this
+                tool did not write would be replaced or, with `force`, removed.
+        """
+        if not self.has_run or force:
+            self._refuse_foreign(force)
+            return
+        if not resume:
+            raise RunFolderError(
+                f"{self.root}: this run folder exists",
+                "Go on with --resume, start again with --force, or choose another name=...",
+            )
+        changed = self._changed_keys(experiment)
+        if changed:
+            raise RunFolderError(
+                f"{self.root}: its checkpoints are of another experiment; "
+                f"these keys differ: {', '.join(changed)}",
+                "Resume with the same experiment, or choose another name=...",
+            )
+
+    @contextmanager
+    def alone(self, patience_seconds: float, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Make the folder and keep other runs out of it during the block.
+
+        What a killed run left half written is cleared. A folder of a run in which nothing can be
+        written is entered too, for a finished run needs no writing.
+
+        Args:
+            patience_seconds: how long to wait for another process.
+            on_wait: told that another process is waited for.
+
+        Raises:
+            RunFolderError: another process trains there, or the folder cannot be made.
+        """
+        with locked(self.root, patience_seconds, on_wait, may_be_read_only=self.has_run):
+            for folder in (self.root, self.checkpoints):
+                recover_all(folder)
+            yield
+
+    def begin(self, experiment: BaseExperiment, *, force: bool) -> None:
+        """Write the resolved experiment and the environment; with `force`, remove what ran here.
+
+        Raises:
+            RunFolderError: the folder cannot be written, or see `check`.
+        """
+        self._refuse_foreign(force)
+        with self._beginning():
+            self.root.mkdir(parents=True, exist_ok=True)
+            if force:
+                self._remove_run()
+            # First: it is the mark of a run folder.
+            write_atomically(self.environment, to_json(describe_environment(), indent=1) + "\n")
+            write_atomically(self.experiment, dump(experiment))
+
+    def _remove_run(self) -> None:
+        checkpoints.remove_all(self.checkpoints)
+        for folder in (self.student, self.initial_student):
+            if folder.exists():
+                remove_folder(folder)
+        # What was measured here was measured on the student that goes.
+        files = [self.metrics, self.identity]
+        files += [self.results] if _is_ours(self.results) else []
+        files += [self.scores] if _holds_scores(self.scores) else []
+        for file in files:
+            file.unlink(missing_ok=True)
+
+    def _refuse_foreign(self, force: bool) -> None:
+        """Refuse to replace, or with `force` to remove, what this tool did not write."""
+        if not _is_ours(self.environment):
+            for path in (self.experiment, self.environment, self.metrics, self.identity):
+                if path.exists():
+                    raise RunFolderError(
+                        f"{path}: is not replaced, for nothing here says that distilcli wrote it",
+                        "Choose another output_dir=... or name=..., or move that file elsewhere.",
+                    )
+        if force:
+            for folder in checkpoints.checkpoint_folders(self.checkpoints):
+                checkpoints.refuse_foreign(folder)
+            for folder in (self.student, self.initial_student):
+                refuse_foreign(folder)
+
+    def write_identity(self, identity: Identity) -> None:
+        """Write down what the run that begins here depends on.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with self._writing(self.identity):
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.identity, to_json(to_tree(identity), indent=1) + "\n")
+
+    def read_identity(self) -> Identity | None:
+        """What `write_identity` wrote; None if nothing did, or if it cannot be read."""
+        try:
+            return from_tree(parse_json(self.identity.read_bytes()))
+        except (OSError, ValueError, RecursionError):
+            return None  # no checkpoint depends on it: those have their own
+
+    def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add one line a record to `metrics.jsonl`.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with self._writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.writelines(to_json(record) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the records of steps after `step`, which a resume will do again.
+
+        Raises:
+            WriteError: they cannot be written.
+        """
+        if not self.metrics.exists():
+            return
+        kept = []
+        before = self.metrics.read_bytes()
+        for line in before.splitlines():
+            try:
+                if parse_json(line)["step"] <= step:
+                    kept.append(line.decode() + "\n")
+            except (ValueError, TypeError, LookupError):
+                continue  # cut short by a kill, or damaged since: one record less
+        if "".join(kept).encode() != before:  # what a finished run needs is not to write
+            with self._writing(self.metrics):
+                write_atomically(self.metrics, "".join(kept))
+
+    @contextmanager
+    def _beginning(self) -> Iterator[None]:
+        """Before anything is done a folder that cannot be written is a wrong choice of folder."""
+        try:
+            yield
+        except OSError as error:
+            raise unwritten(
+                f"{self.root}:", error, RunFolderError, "Choose another output_dir=..."
+            ) from error
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(
+                f"{path}: cannot be written ({error})",
+                "Free disk space or fix the permissions, then go on with --resume.",
+            ) from error
+
+    def _changed_keys(self, experiment: BaseExperiment) -> list[str]:
+        try:
+            before = read_yaml(self.experiment)
+        except ConfigError as error:
+            raise RunFolderError(error.message, "Choose another name=...") from error
+        old = dict(_leaves(before, ""))
+        new = dict(_leaves(experiment.model_dump(mode="json"), ""))
+        differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+        return sorted(differing - _FREE_KEYS)
+
+
+def _leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a JSON file says that this tool wrote it."""
+    try:
+        record = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and "distilcli" in record
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a JSON file holds scores as a suite writes them beside a student, and no more."""
+    try:
+        record = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and all(isinstance(v, float) for v in record.values())
+
+
+def _is_of_a_suite(path: Path) -> bool:
+    """Whether results are those that earlier versions wrote of a suite."""
+    try:
+        record = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and {"suite", "tasks", "macro"} <= record.keys()
+
+
+def check_results(folder: Path) -> None:
+    """Make sure that `write_results` can write into a folder, before anything is measured.
+
+    Raises:
+        RunFolderError: it cannot, or another `results.json` than ours is there.
+    """
+    target = folder / "results.json"
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        reason = "not writable" if nearest.is_dir() else "not a folder"
+        raise RunFolderError(
+            f"{target}: cannot be written ({nearest} is {reason})",
+            "Choose another folder with --output.",
+        )
+    # In the folder of a run, and of a suite, earlier versions wrote it without a mark.
+    marked = (target, RunFolder(folder).environment)
+    if target.exists() and not (any(map(_is_ours, marked)) or _is_of_a_suite(target)):
+        raise RunFolderError(
+            f"{target}: is not replaced, for nothing in it says that distilcli wrote it",
+            "Choose another folder with --output, or move that file elsewhere.",
+        )
+
+
+def write_results(folder: Path, record: dict[str, Any]) -> Path:
+    """Write `results.json` into a folder, which is made if it is not there; the file's path.
+
+    Raises:
+        RunFolderError: it cannot be written, or see `check_results`.
+        WriteError: the disk is full.
+    """
+    target = folder / "results.json"
+    check_results(folder)
+    try:
+        write_atomically(target, to_json(record, indent=1) + "\n")
+    except OSError as error:
+        raise unwritten(
+            f"{target}:", error, RunFolderError, "Choose another folder with --output."
+        ) from error
+    return target
