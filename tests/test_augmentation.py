@@ -18,7 +18,9 @@ from distilcli.config.experiment import TaskExperiment
 from distilcli.config.losses import TaskLossConfig
 from distilcli.config.tasks import Augmentation
 from distilcli.distillation.assembly import assemble_task
-from distilcli.distillation.tasks import TERMS, TaskDistillation, TaskObjective
+from distilcli.distillation.modules import TASK_TERMS as TERMS
+from distilcli.distillation.modules import TaskDistillation
+from distilcli.distillation.tasks import TaskObjective
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import Inputs, pack, without_labels
 from distilcli.training.processes import make_accelerator

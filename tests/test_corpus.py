@@ -22,18 +22,13 @@ from transformers import PreTrainedTokenizerFast
 
 import distilcli.corpus.prepare as corpus
 import distilcli.corpus.sequences as sequences
-from distilcli.corpus.prepare import (
-    TokenStore,
-    is_prepared,
-    load_tokenizer,
-    prepare,
-    tokenizer_fingerprint,
-)
+from distilcli.corpus.prepare import is_prepared, prepare
 from distilcli.corpus.recipe import make_recipe
 from distilcli.corpus.sequences import Sequencer, is_held_out, segments
 from distilcli.corpus.shards import ShardWriter
+from distilcli.corpus.store import TokenStore
 from distilcli.errors import DataError, ModelError, WriteError
-from distilcli.text.tokenizers import text_backend
+from distilcli.text.tokenizers import load_tokenizer, text_backend, tokenizer_fingerprint
 
 
 @pytest.fixture(scope="module")

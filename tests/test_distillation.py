@@ -10,7 +10,8 @@ from packed_batches import make_masker, padded, random_split
 
 from distilcli.batches.masked import PackedBatch, pack
 from distilcli.config.losses import LossConfig, SampledPositions
-from distilcli.distillation.masked_lm import TERMS, Distillation
+from distilcli.distillation.modules import MASKED_LM_TERMS as TERMS
+from distilcli.distillation.modules import Distillation
 from distilcli.losses.vocabulary import Coefficients
 from distilcli.models.copying import copy_layers
 from distilcli.models.families import encoder

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from distilcli.cli.app import app
 from distilcli.cli.console import Console
 from distilcli.config.reading import load
-from distilcli.distillation.objective import LossSums
+from distilcli.distillation.modules import LossSums
 from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation import dev_examples, held_out
 from distilcli.files.json_text import to_json

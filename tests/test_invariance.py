@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distilcli.config.reading import load
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.masked_lm import TERMS
+from distilcli.distillation.modules import MASKED_LM_TERMS as TERMS
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
 

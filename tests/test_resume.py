@@ -35,7 +35,7 @@ from tiny_experiments import (
 
 from distilcli.cli.app import main
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.masked_lm import Distillation
+from distilcli.distillation.modules import Distillation
 from distilcli.training import checkpoints
 
 STEPS = 24  # train.max_steps of the tiny experiment, which saves every 4 and validates every 6

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from distilcli.config.experiment import TaskExperiment
 from distilcli.config.losses import TaskLossConfig
 from distilcli.distillation.assembly import assemble_task
-from distilcli.distillation.tasks import TERMS, TaskDistillation, TaskObjective, by_input
+from distilcli.distillation.modules import TASK_TERMS as TERMS
+from distilcli.distillation.modules import TaskDistillation, by_input
+from distilcli.distillation.tasks import TaskObjective
 from distilcli.losses.labels import binary_cross_entropy
 from distilcli.losses.soft_targets import binary_soft_target_kl, soft_target_kl
 from distilcli.tasks.inputs import pack

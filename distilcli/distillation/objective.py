@@ -4,46 +4,15 @@ The loop knows no more of masked-LM training (`masked_lm.py`) or of tasks (`task
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from accelerate import Accelerator
-from jaxtyping import Float
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import Draws
-
-
-class LossSums(NamedTuple):
-    """One micro-batch: the weighted total, and the sum of each term, detached, in their order."""
-
-    total: Float[Tensor, ""]
-    terms: Float[Tensor, " terms"]
-
-
-class LossModule(nn.Module, ABC):
-    """Teacher, student and losses as one module: what accelerate wraps, so that DDP sees every use.
-
-    Its `forward(batch, coefficients)` gives `LossSums`; coefficients are alpha / global count of
-    each term, None where alpha is 0. Nothing is averaged here.
-
-    Attributes:
-        terms: metric key of each loss term, by its name.
-        student: what is trained.
-    """
-
-    terms: dict[str, str]
-    student: PreTrainedModel
-
-    @abstractmethod
-    def counts(self, batch: Any) -> list[int]:
-        """What each term of a micro-batch is summed over: tokens, tags or examples."""
-
-    @abstractmethod
-    def alphas(self) -> list[float]:
-        """Weight of each term."""
+from distilcli.distillation.modules import LossModule
 
 
 class Scores(Protocol):

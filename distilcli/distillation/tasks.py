@@ -1,26 +1,17 @@
-"""Distillation on a task: its inputs, student, teacher or the teacher's cached outputs, losses.
-
-Outputs are rows: one an input, one a word, or start and end logits of every token, which become
-distributions over the tokens of their input.
-"""
+"""Distillation on a task as an objective: inputs, student, teacher or its cached outputs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.plan import Draws
 from distilcli.config.data import RowFiles, RowHub
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.losses import TaskLossConfig
 from distilcli.config.tasks import GlueTask, Task
 from distilcli.distillation.assembly import TaskParts
 from distilcli.distillation.identity import (
@@ -30,158 +21,14 @@ from distilcli.distillation.identity import (
     identity_of_model,
     identity_of_tokenizer,
 )
-from distilcli.distillation.objective import LossModule, LossSums, Objective
+from distilcli.distillation.modules import TaskDistillation
+from distilcli.distillation.objective import Objective
 from distilcli.distillation.teacher_outputs import TeacherOutputs
 from distilcli.errors import ModelError
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
 from distilcli.files.atomic import recover_all
-from distilcli.losses.hidden import hidden_cosine_distance
-from distilcli.losses.labels import binary_cross_entropy, squared_error
-from distilcli.losses.soft_targets import binary_soft_target_kl, soft_target_kl
-from distilcli.models.attention import use_packed_attention
-from distilcli.models.running import run_model
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import TaskBatch, pack
-from distilcli.tasks.outputs import Family, Head
-from distilcli.text.row import NO_LABEL
-
-TERMS = {"ce": "loss/kl", "hard": "loss/hard", "cos": "loss/cos"}
-# Instead of minus infinity, of which a difference would be NaN.
-_OUTSIDE = -1e30
-
-
-class TaskDistillation(LossModule):
-    """Runs the student, and a teacher whose outputs a batch does not bring, and compares them.
-
-    Args:
-        student: the model that is trained.
-        teacher: frozen here and kept in eval mode; None: the batches bring its outputs, or there
-            is no teacher.
-        head: where outputs are read.
-        family: what outputs are.
-        loss: weights and temperature.
-        has_teacher: whether there is one, here or in the batches.
-    """
-
-    terms = TERMS
-
-    def __init__(
-        self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
-        head: Head,
-        family: Family,
-        loss: TaskLossConfig,
-        has_teacher: bool,
-    ) -> None:
-        super().__init__()
-        self.student = student
-        self.teacher = teacher
-        self.head = head
-        self.family = family
-        self.loss = loss
-        self.has_teacher = has_teacher
-        use_packed_attention(student)
-        if teacher is not None:
-            use_packed_attention(teacher)
-            teacher.requires_grad_(False).eval()
-        if not (self._alpha("ce") or loss.alpha_hard):
-            _freeze_head(student)
-
-    def train(self, mode: bool = True) -> "TaskDistillation":
-        """Set the student's mode; the teacher stays in eval mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
-    def forward(
-        self, batch: TaskBatch, coefficients: Sequence[Float[Tensor, ""] | None]
-    ) -> LossSums:
-        """Loss sums of one micro-batch.
-
-        Args:
-            batch: packed inputs on this module's device.
-            coefficients: alpha / global count of each of `TERMS`; None where alpha is 0.
-        """
-        teacher_outputs, teacher_hidden = batch.teacher_outputs, batch.teacher_hidden
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher_outputs, teacher_hidden = run_model(self.teacher, batch)
-        outputs, hidden = run_model(self.student, batch)
-        zero = outputs.new_zeros(())
-        total, sums = zero, []
-        for name, coefficient in zip(TERMS, coefficients, strict=True):
-            if coefficient is None:
-                sums.append(zero)
-                continue
-            if name == "hard":
-                value = self._hard(outputs, batch)
-            elif name == "ce":
-                assert teacher_outputs is not None
-                value = self._soft(outputs, teacher_outputs, batch)
-            else:
-                assert teacher_hidden is not None
-                value = hidden_cosine_distance(hidden.float(), teacher_hidden.float())
-            total = total + coefficient * value
-            sums.append(value)
-        return LossSums(total, torch.stack(sums).detach())
-
-    def counts(self, batch: TaskBatch) -> list[int]:
-        """What each of `TERMS` is summed over: inputs, words, starts and ends; tokens for cos."""
-        outputs, labels = batch.num_outputs, batch.num_labels
-        if self.head == "span":
-            outputs, labels = 2 * len(batch.lengths), 2 * labels
-        counts = {"ce": outputs, "hard": labels, "cos": batch.num_tokens}
-        return [counts[term] if self._alpha(term) else 0 for term in TERMS]
-
-    def alphas(self) -> list[float]:
-        """Weight of each of `TERMS`; 0 for those that need a teacher when there is none."""
-        return [self._alpha(term) for term in TERMS]
-
-    def _alpha(self, term: str) -> float:
-        alpha: float = getattr(self.loss, f"alpha_{term}")
-        return alpha if term == "hard" or self.has_teacher else 0.0
-
-    def _hard(self, outputs: Tensor, batch: TaskBatch) -> Tensor:
-        if self.head == "span":
-            targets = batch.targets.T.flatten()  # all starts, then all ends
-            outputs = by_input(outputs, batch.lengths)
-            return F.cross_entropy(outputs, targets, reduction="sum", ignore_index=NO_LABEL)
-        if self.family == "one-of":
-            return F.cross_entropy(outputs, batch.targets, reduction="sum", ignore_index=NO_LABEL)
-        if self.family == "any-of":
-            return binary_cross_entropy(outputs, batch.targets)
-        return squared_error(outputs[:, 0], batch.targets)
-
-    def _soft(self, outputs: Tensor, teacher_outputs: Tensor, batch: TaskBatch) -> Tensor:
-        temperature = self.loss.temperature
-        teacher_outputs = teacher_outputs.float()
-        if self.head == "span":
-            outputs = by_input(outputs, batch.lengths)
-            teacher_outputs = by_input(teacher_outputs, batch.lengths)
-        if self.family == "one-of":
-            return soft_target_kl(outputs, teacher_outputs, temperature)
-        if self.family == "any-of":
-            return binary_soft_target_kl(outputs, teacher_outputs, temperature)
-        return F.mse_loss(outputs, teacher_outputs, reduction="sum")
-
-
-def by_input(
-    outputs: Float[Tensor, "tokens 2"], lengths: Sequence[int]
-) -> Float[Tensor, "twice_inputs longest"]:
-    """Start logits of each input, then end logits of each, filled up to the longest input."""
-    columns = [column.split(list(lengths)) for column in outputs.unbind(dim=1)]
-    rows = [row for column in columns for row in column]
-    return pad_sequence(rows, batch_first=True, padding_value=_OUTSIDE)
-
-
-def _freeze_head(student: PreTrainedModel) -> None:
-    """Without a loss on outputs the head gets no gradient, and DDP would wait for one."""
-    prefix = f"{student.base_model_prefix}."
-    for name, parameter in student.named_parameters():
-        if not name.startswith(prefix) or ".pooler." in name:
-            parameter.requires_grad_(False)
 
 
 class TaskObjective(Objective):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from distilcli.distillation.objective import LossModule, Scores
+from distilcli.distillation.modules import LossModule
+from distilcli.distillation.objective import Scores
 from distilcli.training.steps import StepOutcome
 
 

@@ -24,7 +24,8 @@ from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import StepPlan
 from distilcli.batches.workers import StepBatches, load_steps
 from distilcli.config.experiment import BaseExperiment
-from distilcli.distillation.objective import LossSums, Objective
+from distilcli.distillation.modules import LossSums
+from distilcli.distillation.objective import Objective
 from distilcli.errors import NonFiniteLossError, ProcessLostError
 from distilcli.models.placement import compile_layers, num_graphs, resolve_precision
 from distilcli.training.optimizer import learning_rate, make_optimizer
