@@ -21,7 +21,7 @@ distilcli eval runs/quickstart/initial-student runs/quickstart/student \
     runs/quickstart-random/student "${config[@]}"
 
 echo
-python scripts/fill_mask.py builtin:teacher runs/quickstart/student
+python scripts/development/fill_mask.py builtin:teacher runs/quickstart/student
 
 echo
 echo "The student is an ordinary transformers folder; load it with"

@@ -148,7 +148,7 @@ class Distillation(LossModule):
         ]
 
     def alphas(self) -> list[float]:
-        """Weight of each of `MASKED_LM_TERMS`; 0 for those that need a teacher when there is none."""
+        """Weight of each term; 0 for those that need a teacher when there is none."""
         return [self._alpha(term) for term in MASKED_LM_TERMS]
 
     def _alpha(self, term: str) -> float:
@@ -276,7 +276,7 @@ class TaskDistillation(LossModule):
         return LossSums(total, torch.stack(sums).detach())
 
     def counts(self, batch: TaskBatch) -> list[int]:
-        """What each of `TASK_TERMS` is summed over: inputs, words, starts and ends; tokens for cos."""
+        """What each term is summed over: inputs, words, starts and ends; tokens for cos."""
         outputs, labels = batch.num_outputs, batch.num_labels
         if self.head == "span":
             outputs, labels = 2 * len(batch.lengths), 2 * labels
@@ -284,7 +284,7 @@ class TaskDistillation(LossModule):
         return [counts[term] if self._alpha(term) else 0 for term in TASK_TERMS]
 
     def alphas(self) -> list[float]:
-        """Weight of each of `TASK_TERMS`; 0 for those that need a teacher when there is none."""
+        """Weight of each term; 0 for those that need a teacher when there is none."""
         return [self._alpha(term) for term in TASK_TERMS]
 
     def _alpha(self, term: str) -> float:

@@ -1,0 +1,410 @@
+"""Experiment files: what is read, what overrides do, and what a mistake is answered with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distilcli.config import reading
+from distilcli.config.data import FilesSource, HubSource
+from distilcli.config.experiment import Experiment
+from distilcli.config.models import CopiedStudent, RandomStudent
+from distilcli.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+SMALLEST = {
+    "name": "small",
+    "teacher": {"model": "some-bert"},
+    "data": {"sources": [{"files": "a.jsonl"}], "store": "data/small"},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "small.yaml"
+
+
+def load(path: Path, *overrides: str, **changes: Any) -> Experiment:
+    """SMALLEST with other top-level keys, through a file."""
+    path.write_text(yaml.safe_dump(SMALLEST | changes), encoding="utf-8")
+    return reading.load(path, list(overrides))
+
+
+def complaint(path: Path, *overrides: str, **changes: Any) -> str:
+    """The error's message, with PATH for the file."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, *overrides, **changes)
+    assert caught.value.exit_code == 2
+    assert "\n" not in caught.value.message
+    return caught.value.message.replace(str(path), "PATH")
+
+
+def complaint_about(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        reading.load(path)
+    return caught.value.message.replace(str(path), "PATH")
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return {"data": {"sources": [{"files": "a.jsonl"}], "store": "s"} | changes}
+
+
+# Reading
+
+
+def test_what_a_file_leaves_out_is_the_default(path: Path) -> None:
+    experiment = load(path)
+    assert experiment.student == CopiedStudent()
+    assert experiment.train.num_epochs == 3
+    assert experiment.data.sources == [FilesSource(files=["a.jsonl"])]
+
+
+def test_a_float_may_be_written_as_yaml_takes_for_text(path: Path) -> None:
+    path.write_text(yaml.safe_dump(SMALLEST) + "optim:\n  lr: 3e-4\n", encoding="utf-8")
+    assert yaml.safe_load(path.read_text())["optim"]["lr"] == "3e-4"
+    assert reading.load(path).optim.lr == 3e-4
+    assert load(path, "optim.eps=1e-8").optim.eps == 1e-8
+
+
+@pytest.mark.parametrize(
+    ("value", "share"), [("all", 1.0), ("masked", 0.0), ("{sample: 0.25}", 0.25)]
+)
+def test_positions_of_soft_targets(path: Path, value: str, share: float) -> None:
+    assert load(path, f"loss.positions={value}").loss.unmasked_share == share
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+def test_dump_is_read_back_as_the_same(config: Path, path: Path) -> None:
+    experiment = reading.load_any(config)
+    path.write_text(reading.dump(experiment), encoding="utf-8")
+    assert reading.load_any(path) == experiment
+
+
+def test_dump_keeps_every_kind_of_value(path: Path) -> None:
+    experiment = load(
+        path,
+        "optim.max_grad_norm=.inf",
+        "optim.lr=1.0e-11",
+        "student.layers=[3, 1, 1]",
+        "data.store='3e-4'",
+        "loss.positions={sample: 0.25}",
+        "data.held_out_sources=[{hub: a/b, subset: 'null'}]",
+        'data.sources.0.files=["\\u00e4 b", "yes"]',
+    )
+    path.write_text(reading.dump(experiment), encoding="utf-8")
+    assert reading.load(path) == experiment
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file") as caught:
+        reading.load(tmp_path / "nowhere.yaml")
+    assert "--config" in caught.value.hint
+
+
+def test_a_file_that_is_a_folder_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        reading.load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"seed: 1\nname: caf\xe9")
+    with pytest.raises(ConfigError, match=r"latin\.yaml, line 2: not UTF-8") as caught:
+        reading.load(tmp_path / "latin.yaml")
+    assert caught.value.hint == "Save the file as UTF-8."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\ntrain: {num_epochs: 3\n", "PATH, line 3: expected ',' or '}'"),
+        ("name: a\n\tseed: 3\n", "PATH, line 2: found character"),
+        ("name: a\n---\nname: b\n", "PATH, line 2: but found another document"),
+        ("name: 2024-13-45\n", "PATH: not YAML (month must be in 1..12"),
+        ("name: \x00\n", "PATH: not YAML (unacceptable character"),
+        ("name: !!python/name:os.system\n", "PATH, line 1: could not determine a constructor"),
+        ("", "PATH: an experiment is a mapping of keys, the file is empty"),
+        ("- name\n", "PATH: an experiment is a mapping of keys, this is not"),
+        ("name: a\nseed: 1\nname: b\n", "PATH, line 3: name is given twice, first in line 1"),
+        (
+            "optim:\n  lr: 1.0\n  eps: 1.0\n  lr: 2.0\n",
+            "PATH, line 4: lr is given twice, first in line 2",
+        ),
+        ("data: {sources: [{hub: a, hub: b}]}", "PATH, line 1: hub is given twice"),
+    ],
+)
+def test_a_file_that_is_not_an_experiment(path: Path, text: str, message: str) -> None:
+    assert complaint_about(path, text).startswith(message)
+
+
+def test_the_same_key_in_two_sections_and_merged_keys_are_no_doubles(path: Path) -> None:
+    path.write_text(
+        "name: a\nteacher: &bert {model: a}\nstudent: {<<: *bert, kind: checkpoint, model: b}\n"
+        "data: {store: s, sources: [{files: x}, {files: y}]}\n",
+        encoding="utf-8",
+    )
+    experiment = reading.load(path)
+    assert experiment.model_source == "b"
+
+
+# Unknown keys
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optin": {"lr": 1.0}}, "optin: unknown key; did you mean optim?"),
+        ({"optim": {"lrr": 1.0}}, "optim.lrr: unknown key; did you mean optim.lr?"),
+        ({"train": {"epochs": 1}}, "train.epochs: unknown key; did you mean train.num_epochs?"),
+        (
+            {"validation": {"evry": 1}},
+            "validation.evry: unknown key; did you mean validation.every?",
+        ),
+        (
+            {"student": {"num_layer": 3}},
+            "student.num_layer: unknown key; did you mean student.num_layers?",
+        ),
+        (
+            {"student": {"kind": "random", "lik": "x"}},
+            "student.lik: unknown key; did you mean student.like?",
+        ),
+        (
+            {"student": {"kind": "checkpoint", "model": "m", "new_haed": True}},
+            "student.new_haed: unknown key; did you mean student.new_head?",
+        ),
+        (
+            {"student": {"kind": "random", "layers": "top"}},
+            "student.layers: goes with copied, not with random",
+        ),
+        ({"student": {"model": "m"}}, "student.model: goes with checkpoint, not with copied"),
+        (
+            data(sources=[{"files": "a"}, {"files": "b", "fromat": "csv"}]),
+            "data.sources.1.fromat: unknown key; did you mean data.sources.1.format?",
+        ),
+        (
+            data(held_out_sources=[{"hub": "a/b", "splt": "x"}]),
+            "data.held_out_sources.0.splt: unknown key; did you mean "
+            "data.held_out_sources.0.split?",
+        ),
+        (
+            data(sources=[{"hub": "a/b", "documents": "line"}]),
+            "data.sources.0.documents: goes with files, not with hub",
+        ),
+        (
+            data(sources=[{"hubb": "a/b"}]),
+            "data.sources.0.hubb: unknown key; did you mean data.sources.0.hub? (and 1 more)",
+        ),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
+    assert complaint(path, **changes) == f"PATH: {message}"
+
+
+def test_a_mistyped_key_is_not_missing_as_well(path: Path) -> None:
+    text = yaml.safe_dump(SMALLEST).replace("teacher:", "teachr:")
+    assert complaint_about(path, text) == "PATH: teachr: unknown key; did you mean teacher?"
+
+
+def test_a_key_like_no_other_is_answered_with_all(path: Path) -> None:
+    message = complaint(path, validation={"qqq": 1})
+    assert message == "PATH: validation.qqq: unknown key; there are every, num_sequences"
+
+
+def test_several_mistakes_are_counted(path: Path) -> None:
+    message = complaint(path, seed="x", optim={"lr": -1}, train={"num_epoch": 1})
+    assert message.startswith("PATH: train.num_epoch: unknown key")
+    assert message.endswith("(and 2 more)")
+
+
+# Wrong values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": {"kind": "foo"}}, "student.kind: must be copied, checkpoint or random"),
+        ({"student": {"kind": None}}, "student.kind: must be copied, checkpoint or random"),
+        ({"student": {"kind": "checkpoint"}}, "student.model: this key is required"),
+        ({"student": 3}, "student: this is a section: it takes keys below it, not a value"),
+        ({"student": {"layers": "middle"}}, "student.layers: must be alternate, spread, top, bot"),
+        ({"student": {"layers": 3}}, "student.layers: must be alternate, spread, top, bottom or a"),
+        ({"student": {"layers": [0, -1]}}, "student.layers.1: must be at least 0 (given: -1)"),
+        (
+            {"student": {"layers": [0, 1.5]}},
+            "student.layers.1: must be a whole number (given: 1.5)",
+        ),
+        ({"student": {"num_layers": "six"}}, "student.num_layers: must be a whole number"),
+        ({"train": 3}, "train: this is a section: it takes keys below it, not a value (given: 3)"),
+        (
+            {"train": None},
+            "train: this is a section: it takes keys below it, not a value (given: n",
+        ),
+        ({"data": [1]}, "data: this is a section: it takes keys below it, not a value"),
+        ({"data": {"store": "s"}}, "data.sources: this key is required"),
+        (data(sources=[]), "data.sources: needs 1 or more"),
+        (data(sources={"files": "a"}), "data.sources: must be a list, such as [a, b]"),
+        (data(sources=["a.txt"]), "data.sources.0: this is a section: it takes keys below it"),
+        (data(sources=[{"files": [1]}]), "data.sources.0.files.0: must be text; put it in quotes"),
+        (data(store=7), "data.store: must be text; put it in quotes (given: 7)"),
+        (data(max_length=7), "data.max_length: must be at least 8 (given: 7)"),
+        ({"seed": 1.0}, "seed: must be a whole number (given: 1.0)"),
+        ({"seed": "1"}, "seed: must be a whole number (given: '1')"),
+        ({"seed": True}, "seed: must be a whole number (given: true)"),
+        ({"optim": {"lr": True}}, "optim.lr: must be a number (given: true)"),
+        ({"optim": {"lr": "fast"}}, "optim.lr: must be a number (given: 'fast')"),
+        ({"optim": {"lr": None}}, "optim.lr: must be a number (given: null)"),
+        ({"optim": {"lr": float("inf")}}, "optim.lr: must be a finite number (given: inf)"),
+        ({"optim": {"betas": [0.9, 1.0]}}, "optim.betas.1: must be below 1 (given: 1.0)"),
+        ({"optim": {"betas": 0.9}}, "optim.betas: must be a list, such as [a, b] (given: 0.9)"),
+        ({"masking": {"mask_share": 1.5}}, "masking.mask_share: must be at most 1 (given: 1.5)"),
+        ({"loss": {"temperature": 0}}, "loss.temperature: must be at least 0.01 (given: 0)"),
+        ({"loss": {"positions": "some"}}, "loss.positions: must be all, masked or {sample: SHARE}"),
+        ({"loss": {"positions": 0.5}}, "loss.positions: must be all, masked or {sample: SHARE}"),
+        ({"loss": {"positions": {"sample": 1}}}, "loss.positions.sample: must be below 1"),
+        ({"loss": {"positions": {"share": 0.5}}}, "loss.positions.share: unknown key"),
+        ({"teacher": {"model": "m", "precision": "fp16"}}, "teacher.precision: must be auto, fp32"),
+        (
+            {"student": {"kind": "checkpoint", "model": "m", "new_head": 1}},
+            "student.new_head: must be true or false (given: 1)",
+        ),
+        ({"name": "../up"}, "name: must match ^[A-Za-z0-9]"),
+    ],
+)
+def test_a_wrong_value_is_answered_in_plain_words(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
+    found = complaint(path, **changes)
+    assert found.startswith(f"PATH: {message}")
+    assert "more)" not in found
+
+
+def test_an_unknown_kind_shows_what_was_given(path: Path) -> None:
+    message = complaint(path, student={"kind": "foo"})
+    assert message == "PATH: student.kind: must be copied, checkpoint or random (given: 'foo')"
+
+
+def test_a_key_that_is_no_word(path: Path) -> None:
+    assert complaint_about(path, yaml.safe_dump(SMALLEST | {1: 2})) == (
+        "PATH: 1: not a key; keys are words (given: 1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": None}, "without a teacher, student.source must name a model"),
+        (
+            {"teacher": None, "student": {"kind": "random"}},
+            "without a teacher, student.like must name a model",
+        ),
+        (
+            {"teacher": None, "student": {"source": "m"}, "loss": {"alpha_mlm": 0}},
+            "without a teacher, loss.alpha_mlm must be above 0",
+        ),
+        (
+            {"train": {"tokens_per_micro_batch": 127}},
+            "train.tokens_per_micro_batch 127 is under data.max_length 128",
+        ),
+        (data(min_length=9, max_length=8), "data: min_length 9 is over max_length 8"),
+        ({"masking": {"mask_share": 0.95}}, "masking: mask_share + random_share is over 1"),
+        (
+            {"loss": {"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0}},
+            "loss: every alpha is 0: there is nothing to learn",
+        ),
+    ],
+)
+def test_what_does_not_fit_together(path: Path, changes: dict[str, Any], message: str) -> None:
+    assert complaint(path, **changes) == f"PATH: {message}"
+
+
+# Overrides
+
+
+def test_overrides_go_over_the_file_the_last_one_wins(path: Path) -> None:
+    experiment = load(path, "optim.lr=1e-4", "optim.lr=2e-4", "seed=7", optim={"lr": 1.0})
+    assert experiment.optim.lr == 2e-4
+    assert experiment.seed == 7
+
+
+def test_an_override_makes_the_sections_on_its_way(path: Path) -> None:
+    assert load(path, "validation.every=5").validation.every == 5
+    assert load(path, "teacher.model=m", teacher=None).tokenizer_source == "m"
+
+
+def test_an_override_reaches_into_a_list(path: Path) -> None:
+    sources = load(path, "data.sources.0.files=[b.txt, c.txt]").data.sources
+    assert sources == [FilesSource(files=["b.txt", "c.txt"])]
+    assert load(path, "data.sources.0={hub: a/b}").data.sources == [HubSource(hub="a/b")]
+
+
+def test_an_override_may_be_null_a_list_or_a_section(path: Path) -> None:
+    experiment = load(
+        path, "teacher=null", "student={kind: random, like: m}", "train.trackers=[wandb]"
+    )
+    assert experiment.teacher is None
+    assert experiment.student == RandomStudent(like="m")
+    assert experiment.train.trackers == ["wandb"]
+    assert load(path, "train.max_steps=null", train={"max_steps": 5}).train.max_steps is None
+
+
+def test_an_override_value_may_hold_an_equals_sign(path: Path) -> None:
+    assert load(path, "data.store=a=b").data.store == "a=b"
+
+
+def test_an_override_changes_one_use_of_a_shared_anchor(path: Path) -> None:
+    path.write_text(
+        "name: a\nteacher: {model: m}\n"
+        "data: {store: s, sources: &text [{files: x}], held_out_sources: *text}\n",
+        encoding="utf-8",
+    )
+    changed = reading.load(path, ["data.sources.0.files=y"]).data
+    assert changed.sources == [FilesSource(files=["y"])]
+    assert changed.held_out_sources == [FilesSource(files=["x"])]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "not of the form key.sub=value"),
+        ("=3", "not of the form key.sub=value"),
+        ("optim..lr=3", "not of the form key.sub=value"),
+        ("seed=[1", "the value is not YAML"),
+        ("student={kind: random, kind: copied}", "the value is not YAML (kind is given twice"),
+        ("name.first=x", "name has no keys below it"),
+        ("data.sources.1.files=x", "data.sources has 1 entry, and 1 is not one of them"),
+        ("data.sources.first=x", "data.sources has 1 entry, and first is not one of them"),
+        ("optim.lrr=1", "optim.lrr: unknown key; did you mean optim.lr?"),
+        ("optin.lr=1", "optin: unknown key; did you mean optim?"),
+        ("student.kin=random", "student.kin: unknown key; did you mean student.kind?"),
+        (
+            "data.sources.0.fils=x",
+            "data.sources.0.fils: unknown key; did you mean data.sources.0.fi",
+        ),
+        ("train=3", "train: this is a section: it takes keys below it, not a value (given: 3)"),
+        ("student.kind=foo", "student.kind: must be copied, checkpoint or random (given: 'foo')"),
+        ("student={layers: [a]}", "student.layers.0: must be a whole number (given: 'a')"),
+        ("optim.lr=", "optim.lr: must be a number (given: null)"),
+        ("optim.5=1", "optim.5: not a key; keys are words (given: 5)"),
+    ],
+)
+def test_a_wrong_override_is_named(path: Path, override: str, message: str) -> None:
+    assert complaint(path, override).startswith(f"override {override!r}: {message}")
+
+
+def test_the_override_that_is_wrong_is_named_among_others(path: Path) -> None:
+    message = complaint(path, "seed=3", "optim.lr=x", "optim.eps=1e-7")
+    assert message.startswith("override 'optim.lr=x': optim.lr: must be a number")
+
+
+def test_a_mistake_of_the_file_is_not_put_down_to_an_override(path: Path) -> None:
+    message = complaint(path, "optim.lr=1", optim={"epps": 1})
+    assert message == "PATH: optim.epps: unknown key; did you mean optim.eps?"
+    message = complaint(path, "optin.lr=1", optin={"eps": 1})
+    assert message == "PATH (with overrides): optin: unknown key; did you mean optim?"
+
+
+def test_file_and_override_may_be_wrong_together(path: Path) -> None:
+    message = complaint(path, "data.max_length=9", **data(min_length=10))
+    assert message == "PATH (with overrides): data: min_length 10 is over max_length 9"
+    message = complaint(path, "data.max_length=8192")
+    assert message.startswith("PATH (with overrides): train.tokens_per_micro_batch 4096 is under")

@@ -1,0 +1,184 @@
+"""House rules that no linter knows: who may import whom, and what must not be in the files."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "distilcli"
+
+# A folder imports only from those above it, and within a folder no import goes round in a circle.
+ORDER = [
+    "errors",
+    "signals",
+    "files",
+    "config",
+    "hub",
+    "text",
+    "losses",
+    "corpus",
+    "batches",
+    "tasks",
+    "models",
+    "evaluation",
+    "distillation",
+    "training",
+    "suites",
+    "cli",
+    "__main__",
+]
+MAX_ARROWS = 80  # between folders; a new one should have a reason
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TEXT_SUFFIXES = {".py", ".sh", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg"}
+TEXT_FOLDERS = ["distilcli", "scripts", "tests", "configs", ".github", ".ci"]
+MAX_COLUMNS = 100
+
+each_module = pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
+
+
+def place_of(path: Path) -> str:
+    """The row of ORDER that a file belongs to: its module, or the package folder it is in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file below the package; of an `__init__.py` that of its folder."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """The modules that a file imports from, anywhere in it, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in dotted:
+            parts = name.split(".")
+            if parts[0] == "distilcli" and len(parts) > 1 and parts[1] != "__version__":
+                yield module_named(parts[1:])
+
+
+def module_named(parts: list[str]) -> str:
+    """The module that a dotted name is, or is in."""
+    while len(parts) > 1:
+        place = PACKAGE.joinpath(*parts)
+        if place.is_dir() or place.with_suffix(".py").is_file():
+            break
+        parts = parts[:-1]
+    return ".".join(parts)
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file with the dotted name of what is called."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def text_files() -> list[Path]:
+    """What people read and write in this project; not the data and weights that ship."""
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in TEXT_FOLDERS:
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    named = {ROOT / ".ci" / "run", ROOT / ".gitignore"}
+    return sorted(path for path in files if path.suffix in TEXT_SUFFIXES or path in named)
+
+
+@each_module
+def test_imports_go_upwards(path: Path) -> None:
+    place = place_of(path)
+    if path == PACKAGE / "__init__.py":
+        assert list(imported_modules(path)) == []
+        return
+    assert place in ORDER, f"{place} has no place in ORDER: give it one"
+    allowed = {*ORDER[: ORDER.index(place)], place}
+    assert sorted({name.split(".")[0] for name in imported_modules(path)} - allowed) == []
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    graph = {module_of(path): set(imported_modules(path)) for path in MODULES}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise AssertionError(f"a circle of imports: {' -> '.join(error.args[1])}") from None
+
+
+def test_few_arrows_between_folders() -> None:
+    arrows = {
+        (place_of(path), name.split(".")[0]) for path in MODULES for name in imported_modules(path)
+    }
+    arrows = {(one, other) for one, other in arrows if one != other}
+    assert len(arrows) <= MAX_ARROWS, sorted(arrows)
+
+
+def test_order_has_no_double() -> None:
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_the_import_check_would_notice(tmp_path: Path) -> None:
+    """Each way to write an import is seen."""
+    source = tmp_path / "module.py"
+    source.write_text(
+        "import distilcli.cli.app\n"
+        "from distilcli import training, __version__\n"
+        "from distilcli.losses.soft_targets import soft_target_kl\n"
+        "def later():\n"
+        "    from distilcli.config import reading as cfg\n",
+        encoding="utf-8",
+    )
+    found = ["cli.app", "config.reading", "losses.soft_targets", "training"]
+    assert sorted(imported_modules(source)) == found
+
+
+@pytest.mark.parametrize("path", text_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_ascii(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        assert line.isascii(), f"{path}:{number}: {line!a}"
+
+
+def test_python_lines_fit() -> None:
+    for path in [*MODULES, *(ROOT / "scripts").rglob("*"), *(ROOT / "configs").rglob("*")]:
+        if path.suffix in TEXT_SUFFIXES:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                assert len(line) <= MAX_COLUMNS, f"{path}:{number}"
+
+
+@each_module
+def test_nothing_runs_code_from_a_file(path: Path) -> None:
+    """No remote code, no pickles; weights as tensors only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & {"pickle", "dill"}
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in {"pickle", "dill"}
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            assert ast.unparse(node.value) == "False", f"{path}:{node.value.lineno}"
+    for name, call in calls(path):
+        arguments = {word.arg: word.value for word in call.keywords}
+        if name == "torch.load":
+            only = arguments.get("weights_only")
+            assert isinstance(only, ast.Constant), f"{path}:{call.lineno}"
+            assert only.value is True, f"{path}:{call.lineno}"
+        assert name not in {"yaml.load", "eval", "exec"}, f"{path}:{call.lineno}"
+
+
+@each_module
+def test_json_is_written_by_one_function(path: Path) -> None:
+    """By itself Python writes NaN and Infinity, which are not JSON."""
+    writers = {name for name, _ in calls(path)} & {"json.dump", "json.dumps", "dumps"}
+    assert not writers or path.stem == "json_text"
+
+
+def test_no_module_of_odds_and_ends() -> None:
+    assert [path for path in MODULES if path.stem in {"utils", "helpers", "common", "misc"}] == []

@@ -1,0 +1,120 @@
+"""What the benchmark compares computes the same, and its one object has what it promises."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from tiny_experiments import MAX_LENGTH, environment, relative_difference
+
+from distilcli.config.reading import load
+from distilcli.distillation.assembly import assemble_unsaved
+from distilcli.training.processes import make_accelerator
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS / "benchmarks"))
+
+from contestants import Packed, Padded, TextBrewer  # noqa: E402
+
+SEQUENCES = 8
+SETTINGS = [
+    "teacher.precision=fp32",
+    "train.precision=fp32",
+    "student.dropout=0",
+    "student.attention_dropout=0",
+    f"train.global_batch_size={SEQUENCES}",
+    # All sequences in one batch: the padded ones average over batches.
+    f"train.tokens_per_micro_batch={SEQUENCES * MAX_LENGTH}",
+]
+needs_textbrewer = pytest.mark.skipif(
+    importlib.util.find_spec("textbrewer") is None, reason="textbrewer is not installed"
+)
+
+
+@pytest.fixture
+def contestant_of(tiny_world, tmp_path):
+    def make(kind, *settings: str):
+        experiment = load(tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"])
+        accelerator = make_accelerator(experiment)
+        parts = assemble_unsaved(experiment, accelerator.device)
+        return kind(experiment, parts, accelerator), parts.student
+
+    yield make
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def gradient(contestant_of, kind, *settings: str) -> dict[str, torch.Tensor]:
+    """Of the first step, as the optimiser is given it."""
+    contestant, student = contestant_of(kind, *settings)
+    optimizer = contestant.stepper.optimizer if kind is Packed else contestant.optimizer
+    found: dict[str, torch.Tensor] = {}
+
+    def remember(*_) -> None:
+        found.update({name: p.grad.clone() for name, p in student.named_parameters()})
+
+    optimizer.register_step_pre_hook(remember)
+    contestant.read(0)
+    contestant.step(0)
+    return found
+
+
+def test_the_padded_baseline_has_the_same_loss(contestant_of):
+    contestants = [contestant_of(kind)[0] for kind in (Packed, Padded)]
+    for contestant in contestants:
+        contestant.read(0)
+    found = [contestant.step(0) for contestant in contestants]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_the_padded_baseline_has_the_same_gradient(contestant_of):
+    packed, padded = (gradient(contestant_of, kind) for kind in (Packed, Padded))
+    assert relative_difference(packed, padded) < 1e-5
+    other = gradient(contestant_of, Padded, "loss.alpha_cos=0")
+    assert relative_difference(other, padded) > 1e-3
+
+
+@needs_textbrewer
+@pytest.mark.filterwarnings("ignore")
+def test_textbrewer_has_the_same_gradient(contestant_of):
+    padded, theirs = (gradient(contestant_of, kind) for kind in (Padded, TextBrewer))
+    assert relative_difference(theirs, padded) < 1e-5
+
+
+@pytest.mark.slow
+def test_one_object(tiny_world):
+    arguments = ["--teacher", str(tiny_world.teacher), "--text", str(tiny_world.text), "--json"]
+    arguments += ["--max-length", str(MAX_LENGTH), "--micro-batch", "200", "--sequences", "4"]
+    arguments += ["--rounds", "2", "--threads", "1", "--dropout", "0"]
+    command = [sys.executable, str(SCRIPTS / "benchmarks" / "bench.py"), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    for key in ("ratio_all", "ratio_masked", "memory_ratio", "floor_share"):
+        assert report[key] > 0
+    [table] = report["tables"]
+    assert len(table["rounds"]) == 2
+    tokens = [
+        {name: figures["tokens"] for name, figures in each.items()} for each in table["rounds"]
+    ]
+    assert all(len(set(each.values())) == 1 for each in tokens)
+    work = {name: figures["gflop"] for name, figures in table["rounds"][0].items()}
+    assert work["masked"] < work["all"] == work["padded"]
+
+
+@pytest.mark.slow
+def test_scaling_of_processes():
+    arguments = ["--size", "small", "--cores", "2", "--rounds", "1", "--steps", "1"]
+    arguments += ["--sequences", "4", "--json"]
+    command = [sys.executable, str(SCRIPTS / "benchmarks" / "scaling.py"), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    one, two = report["rounds"].values()
+    assert one[0]["tokens"] == two[0]["tokens"] > 0  # the same steps, however many take them
+    assert list(report["tokens_per_second"]) == ["1 process x 2 threads", "2 processes x 1 thread"]
+    assert report["ratio"] == pytest.approx(one[0]["together"] / two[0]["together"])
+    assert report["share_of_adding_up"] == pytest.approx(1 - two[0]["apart"] / two[0]["together"])

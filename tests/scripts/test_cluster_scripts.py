@@ -1,0 +1,167 @@
+"""The scripts for clusters, run for real: two nodes on one machine, and Slurm's commands played."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+from tiny_experiments import environment, last_step, metrics, relative_difference, run
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+STEPS = 24
+PATIENCE = 200.0
+
+# What Slurm provides, as far as slurm.sbatch uses it: two nodes, both this machine.
+PLAYED = {
+    "scontrol": '[ "$1" = show ] && printf "127.0.0.1\\n127.0.0.1\\n" || echo "$*" >>"$CALLS"',
+    "srun": """shift
+for node in 0 1; do SLURM_NODEID=$node "$@" & jobs="$jobs $!"; done
+code=0
+for job in $jobs; do wait "$job" || code=$?; done
+exit $code""",
+    "nvidia-smi": "exit 9",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@pytest.fixture
+def played(tmp_path) -> dict[str, str]:
+    """The environment of a node, with the commands above in front of all others."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in PLAYED.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    paths = [str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+    repository = os.pathsep.join([str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
+    return environment() | {
+        "PATH": os.pathsep.join(paths),
+        "PYTHONPATH": repository,
+        "CALLS": str(tmp_path / "calls"),
+        "MASTER_PORT": str(free_port()),
+    }
+
+
+def start(script: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["bash", str(SCRIPTS / script), *arguments],
+        cwd=SCRIPTS.parent,
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def start_nodes(environment: dict[str, str], *arguments: str) -> list[subprocess.Popen[str]]:
+    variables = environment | {"NUM_NODES": "2", "MASTER_ADDR": "127.0.0.1"}
+    return [
+        start("multi_node.sh", *arguments, **(variables | {"NODE_RANK": str(rank)}))
+        for rank in range(2)
+    ]
+
+
+def wait_for_step(folder: Path, step: int, *processes: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while last_step(folder) < step:
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in processes), processes[0].stderr.read()
+        time.sleep(0.002)
+
+
+def kill_family(process: subprocess.Popen[str]) -> None:
+    family = psutil.Process(process.pid)
+    for member in [*family.children(recursive=True), family]:
+        member.kill()
+    process.communicate()
+
+
+def assert_same_student(found: Path, expected: Path) -> None:
+    """But for the rounding of sums over two processes; dropout is off."""
+    students = (load_file(folder / "student" / "model.safetensors") for folder in (found, expected))
+    assert relative_difference(*students) < 1e-5
+    assert [record["step"] for record in metrics(found)] == list(range(1, STEPS + 1))
+
+
+@pytest.fixture
+def arguments(tiny_world, tmp_path) -> list[str]:
+    still = ["student.dropout=0", "student.attention_dropout=0"]
+    config = ["--config", str(tiny_world.config), *still]
+    finished = run("train", *config, f"output_dir={tmp_path / 'undisturbed'}")
+    assert finished.code == 0, finished.stderr
+    return [*config, f"output_dir={tmp_path / 'runs'}"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_nodes_one_of_which_dies(tmp_path, played, arguments):
+    """The other ends by itself; the same lines go on, on one machine too."""
+    folder = tmp_path / "runs" / "tiny"
+    first, second = start_nodes(played, *arguments, "train.timeout_seconds=30")
+    wait_for_step(folder, 9, first, second)
+    kill_family(second)
+    _, errors = first.communicate(timeout=PATIENCE)
+    assert first.returncode != 0
+    assert "not every process of 2 answers" in errors
+    assert last_step(folder) < STEPS, "it ended too soon to tell"
+    played["MASTER_PORT"] = str(free_port())
+    nodes = start_nodes(played, *arguments, "train.max_steps=24")
+    errors = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    assert any("resumed after step" in text for text in errors)
+    assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
+    again = start("launch.sh", *arguments, **played)
+    _, errors = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0, errors
+    assert "this run is finished" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_job_that_runs_out_of_time_goes_back_into_the_queue(tmp_path, played, arguments):
+    folder = tmp_path / "runs" / "tiny"
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
+    job = start("slurm.sbatch", *arguments, **(played | slurm))
+    wait_for_step(folder, 5, job)
+    os.kill(job.pid, signal.SIGUSR1)  # as Slurm does with B:USR1
+    _, errors = job.communicate(timeout=PATIENCE)
+    assert job.returncode == 0, errors
+    assert Path(played["CALLS"]).read_text(encoding="utf-8") == "requeue 4711\n"
+    assert "stopped by SIGUSR1 after step" in errors
+    assert last_step(folder) < STEPS
+    job = start("slurm.sbatch", *arguments, **(played | slurm))
+    _, errors = job.communicate(timeout=PATIENCE)
+    assert job.returncode == 0, errors
+    assert Path(played["CALLS"]).read_text(encoding="utf-8") == "requeue 4711\n"
+    assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
+
+
+def test_a_failing_job_is_not_put_back(tmp_path, played):
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
+    job = start("slurm.sbatch", "--config", str(tmp_path / "missing.yaml"), **(played | slurm))
+    _, errors = job.communicate(timeout=PATIENCE)
+    assert job.returncode != 0
+    assert "missing.yaml" in errors
+    assert not Path(played["CALLS"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("launch.sh", "usage: "), ("multi_node.sh", "NUM_NODES is not set")]
+)
+def test_how_to_call_it(played, script, said):
+    job = start(script, **played)
+    _, errors = job.communicate(timeout=PATIENCE)
+    assert job.returncode == 2
+    assert said in errors
