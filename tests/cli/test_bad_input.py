@@ -106,6 +106,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "case"),
     [
@@ -418,6 +419,7 @@ def poisoned(tiny_world, tmp_path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_before_the_update(poisoned, tmp_path):
     """The step and the sample are named, and what was reached before is intact."""
     assert invoke("prepare", "--config", str(poisoned), "--num-proc", "1").exit_code == 0
@@ -443,6 +445,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(poisoned, tmp_path):
     assert before == {path: path.read_bytes() for path in newest.iterdir()}
 
 
+@pytest.mark.slow
 def test_steps_after_a_gradient_that_is_not_finite_leave_no_trace(poisoned, tmp_path):
     """It is found at the next log line; until then steps go on, and change nothing."""
     assert invoke("prepare", "--config", str(poisoned), "--num-proc", "1").exit_code == 0

@@ -84,6 +84,7 @@ def for_programs(tiny_world, tmp_path_factory) -> Flow:
     return Flow(tiny_world, tmp_path_factory.mktemp("programs"), "--json")
 
 
+@pytest.mark.slow
 def test_prepare(for_people, for_programs):
     assert "token store" in for_people.prepare.stdout
     assert "held out" in for_people.prepare.stdout
@@ -227,6 +228,7 @@ def test_student_is_a_plain_transformers_folder(for_people):
 # init-student without an experiment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "layers"),
     [
@@ -300,6 +302,7 @@ def test_checkpoint_student_with_a_new_head(tiny_world, tmp_path):
     assert student.config.num_hidden_layers == 4
 
 
+@pytest.mark.slow
 def test_profile_writes_a_trace_and_nothing_else(tiny_world, tmp_path):
     arguments = command("train", tiny_world.config, tmp_path, "--profile", "3")
     finished = done(*arguments, "--json")

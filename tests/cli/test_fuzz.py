@@ -152,6 +152,7 @@ SETTINGS = [".".join(map(str, key)) for key in places(MASKED_LM)]
 override = st.tuples(st.sampled_from(SETTINGS) | words, words).map("=".join)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         option | st.sampled_from(FLAGS).map(lambda flag: [flag]) | override.map(lambda o: [o]),

@@ -58,6 +58,7 @@ def assert_whole(run_folder: Path) -> None:
     assert (run_folder / "student" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", GONE)
 def test_lines_for_people_are_dropped(tiny_world, tmp_path, how):
     finished = train_without(how, "2", tiny_world, tmp_path, "--json")

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import held_steps
 import pytest
 from tiny_experiments import Running, _main, last_step, metrics, run, start_function
 from tiny_suites import regression_model, suite_file
@@ -51,6 +52,13 @@ def stop_at(
 # While training
 
 
+def patiently_held(gate: str, *arguments: str) -> None:
+    """`patiently`, which does not take its fourth step before it has been told to stop."""
+    held_steps.hold(3, lambda: held_steps.wait_for(Path(gate)))
+    patiently(*arguments)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_however_often_it_is_told(tiny_world, tmp_path, number):
     """The checkpoint, the line that says so and the exit code: signals rain until the end."""
@@ -60,9 +68,11 @@ def test_however_often_it_is_told(tiny_world, tmp_path, number):
         f"output_dir={tmp_path}",
         "train.max_steps=500",
     ]
-    running = start_function(patiently, ["train", *arguments])
-    folder = tmp_path / "tiny"
-    running.wait_until(lambda: last_step(folder) >= 3)
+    folder, gate = tmp_path / "tiny", tmp_path / "gate"
+    running = start_function(patiently_held, [str(gate), "train", *arguments])
+    assert running.wait_until(lambda: last_step(folder) >= 3), running.wait()
+    running.signal(number)
+    gate.touch()
     while running.processes[0].is_alive():
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             running.signal(number)

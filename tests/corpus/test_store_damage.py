@@ -104,6 +104,7 @@ MANIFEST_EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANIFEST_EDITS)
 def test_an_edited_manifest(data, name):
     """One error; `prepare` writes it again as it was."""
@@ -159,6 +160,7 @@ def test_ids_outside_of_the_vocabulary(data, token):
     )
 
 
+@pytest.mark.slow
 def test_a_changed_layout_without_a_digest_does_not_end_the_process(data):
     """Arrow follows what the header of a file says to wherever that is."""
     without_digests(data)
@@ -320,6 +322,7 @@ def invoke(command: str, world: TinyWorld, *more: str) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_every_command_that_reads_the_store_names_the_damaged_file(world):
     [path] = (world.store / "train").glob("*.arrow")
     flip_bit(path, path.stat().st_size // 2)
@@ -343,6 +346,7 @@ def test_every_command_that_reads_the_store_names_the_damaged_file(world):
     assert "already prepared" in invoke("prepare", world).stderr
 
 
+@pytest.mark.slow
 def test_the_store_of_a_run_is_cut_short_while_it_trains(world, monkeypatch):
     """A message and exit code 1; what was reached before can be gone on from."""
     from distilcli.cli import train
@@ -370,6 +374,7 @@ def test_the_store_of_a_run_is_cut_short_while_it_trains(world, monkeypatch):
     assert "resumed after step 8 of 24" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_a_store_without_digests_is_trained_on_with_a_warning(world):
     path = world.store / "manifest.json"
     tree = json.loads(path.read_bytes())

@@ -66,6 +66,7 @@ PIECES = st.sampled_from([*SPACES, *MARKS, *CONTROLS, *LETTERS, *WHOLE, *ADDED])
 TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=6)), max_size=20).map("".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 @settings(max_examples=100, deadline=None)
 @given(texts=st.lists(TEXTS, max_size=4))

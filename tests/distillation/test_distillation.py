@@ -104,6 +104,7 @@ def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
+@pytest.mark.slow
 @each_loss
 @pytest.mark.parametrize("with_teacher", [True, False], ids=["teacher", "alone"])
 def test_sums_and_gradients_are_the_plain_computation(student, teacher, batch, loss, with_teacher):
@@ -214,6 +215,7 @@ def test_without_a_teacher_only_hard_targets_count(student, batch):
     assert module.counts(batch) == [0, batch.num_masked, 0, 0]
 
 
+@pytest.mark.slow
 @each_loss
 @pytest.mark.parametrize("cuts", [[3], [1, 2, 3, 4, 5, 6]])
 def test_sums_over_micro_batches_are_those_of_the_whole(

@@ -121,6 +121,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_resume_names_what_changed(own: TinyWorld, name):
     file, edit, what = CHANGES[name]
@@ -139,6 +140,7 @@ def test_a_resume_names_what_changed(own: TinyWorld, name):
     assert (run_folder / "metrics.jsonl").read_bytes() == records
 
 
+@pytest.mark.slow
 def test_a_store_made_anew_from_other_text(own: TinyWorld):
     """In place, with the same settings: the store by itself is whole and looks right."""
     shutil.move(own.store, own.root / "store-before")
@@ -306,6 +308,7 @@ TASK_CHANGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASK_CHANGES)
 def test_a_resume_on_a_task_names_what_changed(task, name):
     config, root = task

@@ -230,6 +230,7 @@ def coefficients_of(module: TaskDistillation, counts: list[int] | None = None) -
     return [torch.tensor(alpha / n) if alpha else None for alpha, n in pairs]
 
 
+@pytest.mark.slow
 @each_body
 @each_task
 @each_loss
@@ -539,6 +540,7 @@ def test_dropout_would_be_noticed(stepper_of):
     assert relative_difference(found, expected) > WRONG
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_student_that_one_does(tasks, teacher_of, tmp_path):
     """They share the work on the teacher's outputs too, and make the same copies."""
     students = []

@@ -375,6 +375,7 @@ def test_training_towards_hidden_states_is_nearly_the_same(tasks, tmp_path):
     assert relative_difference(other, without) > 2e-3  # so that the cosine took part
 
 
+@pytest.mark.slow
 def test_the_second_run_does_not_run_the_teacher(tasks, tmp_path, monkeypatch, capsys):
     save_teacher(tmp_path / "teacher", "classification")
     experiment = experiment_of(tasks, "classification", tmp_path, tmp_path / "cache")
@@ -470,6 +471,7 @@ def test_whatever_changes_behind_a_path_is_another_entry(tasks, change, tmp_path
     assert (key(change(tasks, tmp_path)) == before) == (change is change_nothing)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_changed_in_its_place_is_asked_again(tasks, tmp_path):
     cache = tmp_path / "cache"
 
@@ -589,6 +591,7 @@ def test_a_part_of_another_entry_is_refused(kept, tmp_path):
     assert str(part_of(cached, 0)) in caught.value.message
 
 
+@pytest.mark.slow
 def test_a_run_names_the_damaged_part(tasks, tmp_path):
     """And goes on once it is gone."""
     save_teacher(tmp_path / "teacher", "tagging")

@@ -60,6 +60,7 @@ def trained(tmp_path_factory, tasks, expert) -> Path:
     return root / "own"
 
 
+@pytest.mark.slow
 def test_eval_of_a_run_on_a_task(trained, expert, tasks, tmp_path):
     arguments = [str(trained), "--output", str(tmp_path / "out"), "--speed"]
     result = invoke(*arguments, "--json")

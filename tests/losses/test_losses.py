@@ -442,6 +442,7 @@ class LiveElements(TorchDispatchMode):
             self.live[storage] = elements, tensors - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "vocab", "chunk_tokens"),
     [(512, 1_000, 32), (1_024, 30_522, 32), (1_500, 30_522, None), (500, 300_000, None)],

@@ -27,6 +27,7 @@ def test_only_the_layers_are_elsewhere(tiny_bert, architecture):
         inside = {id(p) for layer in encoder_layers(model) for p in layer.parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_the_run_is_the_same(tiny_world, tmp_path, num_processes):
     for folder, offload in (("here", "false"), ("elsewhere", "true")):

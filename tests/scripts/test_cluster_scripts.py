@@ -148,6 +148,7 @@ def test_a_job_that_runs_out_of_time_goes_back_into_the_queue(tmp_path, played, 
     assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
 
 
+@pytest.mark.slow
 def test_a_failing_job_is_not_put_back(tmp_path, played):
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
     job = start("slurm.sbatch", "--config", str(tmp_path / "missing.yaml"), **(played | slurm))

@@ -78,6 +78,7 @@ def make_bert(folder: Path) -> None:
     BertModel(settings).save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_pruned_vocabulary_keeps_rows_and_spells_every_word(tmp_path: Path) -> None:
     source, pruned = tmp_path / "source", tmp_path / "pruned"
     make_bert(source)

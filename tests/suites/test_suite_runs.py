@@ -520,6 +520,7 @@ def summaries(result: Result) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_reported_and_the_others_finish(flow):
     assert flow.first.exit_code == 1
     said = flow.first.stderr

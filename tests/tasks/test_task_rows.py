@@ -1244,6 +1244,7 @@ def test_every_question_of_squad_is_read():
         ]
 
 
+@pytest.mark.slow
 @needs_shared
 def test_every_sentence_of_udpos_is_read():
     paths = [SHARED / "udpos" / f"{split}.tsv" for split in ("train", "dev")]

@@ -220,6 +220,7 @@ def foreign_text(tmp_path: Path, share: float) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_unknown_text_is_seen_in_prepare_and_train_and_the_dry_run(tiny_world, tmp_path, share):
     text = foreign_text(tmp_path, share)
@@ -290,6 +291,7 @@ def test_a_file_is_not_held_out_from_itself(tiny_world, tmp_path):
         assert not (tmp_path / "tiny").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 20, 400])
 def test_documents_that_are_held_out_and_trained_on_are_counted(tiny_world, tmp_path, number):
     """All of them, and no others: refused. Some: a warning."""

@@ -44,6 +44,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_full_disk_ends_the_run_and_loses_nothing(
     tiny_world, tmp_path, small_disk, num_processes

@@ -32,6 +32,7 @@ def faults(what: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has mallopt")
 def test_freed_memory_is_used_again():
     pages = (48 << 20) // resource.getpagesize()
@@ -58,6 +59,7 @@ for size in range(1, 193):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="no products in bf16")
 @pytest.mark.parametrize(
     "unbounded", [None, "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"]

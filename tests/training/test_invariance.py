@@ -109,6 +109,7 @@ def test_micro_batches_do_not_change_the_gradient(stepper_of, positions, in_eigh
     assert relative_difference(found, expected) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_every_term_counts(stepper_of, positions, in_eight):
     """Each term's own gradient, which a big one beside it could hide."""
     for term in TERMS:

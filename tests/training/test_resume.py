@@ -15,25 +15,26 @@ import time
 from pathlib import Path
 from typing import IO
 
+import held_steps
 import psutil
 import pytest
+from held_steps import start_held, start_held_in_a_checkpoint
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_experiments import (
     Finished,
     Running,
     TinyWorld,
+    _main,
     environment,
     last_step,
     metrics,
     relative_difference,
     run,
-    start,
     start_function,
     weights,
 )
 
-from distilcli.cli.app import main
 from distilcli.corpus.store import TokenStore
 from distilcli.distillation.modules import Distillation
 from distilcli.training import checkpoints
@@ -52,13 +53,13 @@ def run_folder(folder: Path) -> Path:
 
 
 def start_torchrun(
-    command: list[str], stderr: int | IO[str] = subprocess.DEVNULL
+    step: int, gate: Path, command: list[str], stderr: int | IO[str] = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """The command as two processes of a real torchrun."""
+    """The command as two processes of a real torchrun, which wait for a gate before a step."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", "2", "-m", "distilcli", *command),
+            *("--nproc_per_node", "2", held_steps.__file__, str(step), str(gate), *command),
         ],
         env=environment(),
         stdout=subprocess.DEVNULL,
@@ -77,11 +78,33 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def kill_at(running: Running, folder: Path, step: int, delay: float = 0.0) -> None:
-    """SIGKILL some time after a step has reached metrics.jsonl."""
-    running.wait_until(lambda: last_step(run_folder(folder)) >= step)
+def kill_at(
+    step: int, folder: Path, *arguments: str, num_processes: int = 1, delay: float = 0.0
+) -> None:
+    """Start a command and SIGKILL it some time after a step has reached metrics.jsonl.
+
+    It goes on meanwhile, but never to its end, however late the kill comes.
+    """
+    last = step + (10 if delay else 1)
+    running = start_held(last, folder / "never", *arguments, num_processes=num_processes)
+    wait_for_step(running, folder, step)
     time.sleep(delay)
     running.kill()
+
+
+def wait_for_step(running: Running, folder: Path, step: int) -> None:
+    """Wait until a step has reached metrics.jsonl."""
+    assert running.wait_until(lambda: last_step(run_folder(folder)) >= step), running.wait()
+
+
+def stop_at(step: int, folder: Path, number: int, *arguments: str) -> Finished:
+    """Start a command and send it a signal when so many steps are done, long before its end."""
+    gate = folder / "gate"
+    running = start_held(step, gate, *arguments)
+    wait_for_step(running, folder, step)
+    running.signal(number)
+    gate.touch()
+    return running.wait()
 
 
 def assert_same_end(folder: Path, undisturbed: Path) -> None:
@@ -104,8 +127,7 @@ def undisturbed(tiny_world, tmp_path_factory) -> Path:
 def killed(tiny_world, tmp_path_factory) -> Path:
     """A run with several checkpoints that was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    running = start(*command(tiny_world, folder, "train.keep_checkpoints=3"))
-    kill_at(running, folder, step=15)
+    kill_at(15, folder, *command(tiny_world, folder, "train.keep_checkpoints=3"))
     assert last_step(run_folder(folder)) < STEPS
     return folder
 
@@ -128,29 +150,34 @@ def test_the_same_run_twice_is_the_same(tiny_world, undisturbed, tmp_path):
 # SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_at_a_random_instant(tiny_world, undisturbed, tmp_path, seed):
     draw = random.Random(seed)
     step, delay = draw.randrange(STEPS), draw.uniform(0.0, 0.1)
-    kill_at(start(*command(tiny_world, tmp_path)), tmp_path, step, delay)
+    kill_at(step, tmp_path, *command(tiny_world, tmp_path), delay=delay)
     finish(command(tiny_world, tmp_path, "--resume"))
     assert_same_end(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_in_bf16(tiny_world, tmp_path):
     """Masters and moments are in fp32 all the same; the last bit of them is kept."""
     in_bf16 = ["train.precision=bf16", "teacher.precision=bf16"]
     finish(command(tiny_world, tmp_path / "undisturbed", *in_bf16))
     arguments = command(tiny_world, tmp_path, *in_bf16)
-    kill_at(start(*arguments), tmp_path, step=10)
+    kill_at(10, tmp_path, *arguments)
     finish([*arguments, "--resume"])
     assert_same_end(tmp_path, tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("delay", [0.2, 0.6])
-def test_killed_before_the_first_step(tiny_world, undisturbed, tmp_path, delay):
+@pytest.mark.slow
+@pytest.mark.parametrize("there", ["tiny", "tiny/experiment.yaml", "tiny/initial-*"])
+def test_killed_before_the_first_step(tiny_world, undisturbed, tmp_path, there):
     """While the run folder and the initial student are made."""
-    kill_at(start(*command(tiny_world, tmp_path)), tmp_path, step=0, delay=delay)
+    running = start_held(0, tmp_path / "never", *command(tiny_world, tmp_path))
+    assert running.wait_until(lambda: any(tmp_path.glob(there)), pause=0), running.wait()
+    running.kill()
     finish(command(tiny_world, tmp_path, "--resume"))
     assert_same_end(tmp_path, undisturbed)
 
@@ -159,12 +186,12 @@ IN_EPOCHS = ["train.max_steps=null", "train.num_epochs=2", "train.global_batch_s
 IN_EPOCHS += ["train.save_every=1", "validation.every=0"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_step_that_ends_an_epoch(tiny_world, tmp_path):
     """It holds samples of two epochs; the last step is a smaller one."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(command(tiny_world, whole, *IN_EPOCHS))
-    running = start(*command(tiny_world, killed, *IN_EPOCHS))
-    kill_at(running, killed, 3)
+    kill_at(3, killed, *command(tiny_world, killed, *IN_EPOCHS))
     finish(command(tiny_world, killed, *IN_EPOCHS, "--resume"))
     assert weights(run_folder(killed)) == weights(run_folder(whole))
     assert metrics(run_folder(killed)) == metrics(run_folder(whole))
@@ -189,8 +216,7 @@ def test_a_run_that_left_samples_out_does_not_go_on_with_other_batches(tiny_worl
 
 def test_killed_again_and_again(tiny_world, undisturbed, tmp_path):
     for step in (3, 9, 14, 21):
-        running = start(*command(tiny_world, tmp_path, "--resume"))
-        kill_at(running, tmp_path, step)
+        kill_at(step, tmp_path, *command(tiny_world, tmp_path, "--resume"))
     assert not (run_folder(tmp_path) / "student").exists()
     finish(command(tiny_world, tmp_path, "--resume"))
     assert_same_end(tmp_path, undisturbed)
@@ -200,13 +226,13 @@ def test_killed_while_checkpoints_are_written(tiny_world, undisturbed, tmp_path)
     """How often checkpoints are saved may change at a resume, so that a kill can hit one."""
     checkpoints = run_folder(tmp_path) / "checkpoints"
 
-    def is_writing() -> bool:
-        return any(checkpoints.glob(".step-*.distilcli-writing/new"))
-
-    for _ in range(4):
-        running = start(*command(tiny_world, tmp_path, "--resume", "train.save_every=1"))
-        running.wait_until(is_writing, pause=0)
+    arguments = command(tiny_world, tmp_path, "--resume", "train.save_every=1")
+    for flush in (0, 7, 13, 16):
+        marker = tmp_path / f"flush-{flush}"
+        running = start_held_in_a_checkpoint(flush, marker, *arguments)
+        assert running.wait_until(marker.exists), running.wait()
         running.kill()
+        assert any(checkpoints.glob(".step-*.distilcli-writing/new"))
     finish(command(tiny_world, tmp_path, "--resume"))
     assert_same_end(tmp_path, undisturbed)
     assert not any(checkpoints.glob(".*"))
@@ -231,6 +257,7 @@ def test_half_a_checkpoint_does_not_count(tiny_world, undisturbed, killed_copy):
     assert not any(checkpoints.glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [(2, 1), (1, 2), (2, 1, 2)])
 def test_goes_on_with_another_number_of_processes(tiny_world, tmp_path, processes):
     """Without dropout, whose random numbers belong to a process, only rounding differs."""
@@ -240,8 +267,7 @@ def test_goes_on_with_another_number_of_processes(tiny_world, tmp_path, processe
     arguments = command(tiny_world, tmp_path, *longer, "--resume")
     *before, last = processes
     for index, number in enumerate(before):
-        running = start(*arguments, num_processes=number)
-        kill_at(running, tmp_path, step=25 * (index + 1))
+        kill_at(25 * (index + 1), tmp_path, *arguments, num_processes=number)
         assert last_step(run_folder(tmp_path)) < steps
     finished = finish(arguments, num_processes=last)
     assert f"{last} process(es)" in finished.stderr
@@ -284,6 +310,7 @@ each_damage = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_damage
 def test_a_damaged_checkpoint_is_passed_over(tiny_world, undisturbed, killed_copy, damage):
     newest = max((run_folder(killed_copy) / "checkpoints").glob("step-*"))
@@ -295,16 +322,23 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_world, undisturbed, killed_cop
     assert_same_end(killed_copy, undisturbed)
 
 
-def test_a_checkpoint_after_a_damaged_one_is_kept(tiny_world, undisturbed, killed_copy):
+def test_a_checkpoint_after_a_damaged_one_is_kept(tiny_world, undisturbed, killed_copy, tmp_path):
     """The damaged ones are newer by name; the new one must not be rotated away for them."""
     root = run_folder(killed_copy) / "checkpoints"
-    for checkpoint in sorted(root.glob("step-*"))[1:]:
+    [first, *damaged] = sorted(root.glob("step-*"))
+    for checkpoint in damaged:
         truncate(checkpoint)
-    [first, *_] = sorted(root.glob("step-*"))
     settings = ["train.keep_checkpoints=1", "train.save_every=1"]
-    running = start(*command(tiny_world, killed_copy, "--resume", *settings))
+    arguments = command(tiny_world, killed_copy, "--resume", *settings)
     steps_before = int(first.name.removeprefix("step-"))
-    running.wait_until(lambda: last_step(run_folder(killed_copy)) == steps_before + 2)
+    running = start_held(steps_before + 2, tmp_path / "never", *arguments)
+    ahead = [path for path in damaged if path.name > f"step-{steps_before + 2:08d}"]
+    assert ahead
+
+    def is_rotated() -> bool:
+        return not any(path.exists() for path in ahead)
+
+    assert running.wait_until(is_rotated), running.wait()
     running.kill()
     finished = finish(command(tiny_world, killed_copy, "--resume"))
     assert "warning" not in finished.stderr
@@ -325,40 +359,23 @@ def test_nothing_is_deleted_when_every_checkpoint_is_damaged(tiny_world, killed_
 
 # Signals
 
-HELD = """
-import sys
-from distilcli import steps
-from distilcli.__main__ import main
-
-take = steps.Stepper.take
-
-def held(stepper, step, *rest):
-    if step == 6:
-        sys.stdin.readline()  # a signal is heard here, but does not end it
-    return take(stepper, step, *rest)
-
-steps.Stepper.take = held
-sys.exit(main())
-"""
-
 
 @pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturbed, tmp_path):
-    """The whole thing as a shell sees it, but that it waits in its seventh step for the signal."""
+    """The whole thing as a shell sees it, but that it waits for the signal before a step."""
     arguments = command(tiny_world, tmp_path, "train.save_every=1000", "train.log_every=1")
-    errors = tmp_path / "stderr"
+    errors, gate = tmp_path / "stderr", tmp_path / "gate"
     with errors.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-c", HELD, *arguments],
+            [sys.executable, held_steps.__file__, "6", str(gate), *arguments],
             env=environment(),
-            stdin=subprocess.PIPE,
             stderr=stream,
         )
         while last_step(run_folder(tmp_path)) < 4 and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGTERM)
-        process.communicate(b"\n")
-        assert process.returncode == 143
+        gate.touch()
+        assert process.wait() == 143
     assert "SIGTERM" in errors.read_text()
     stopped_after = last_step(run_folder(tmp_path))
     assert 4 <= stopped_after < STEPS
@@ -374,10 +391,7 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturb
 
 def test_sigusr1_stops_as_sigterm_does(tiny_world, undisturbed, tmp_path):
     """Schedulers send it ahead of the time limit."""
-    running = start(*command(tiny_world, tmp_path))
-    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)
-    running.signal(signal.SIGUSR1)
-    stopped = running.wait()
+    stopped = stop_at(7, tmp_path, signal.SIGUSR1, *command(tiny_world, tmp_path))
     assert stopped.code == 143
     assert "stopped by SIGUSR1" in stopped.stderr
     finish(shlex.split(stopped.stderr.splitlines()[-1])[1:])
@@ -386,9 +400,12 @@ def test_sigusr1_stops_as_sigterm_does(tiny_world, undisturbed, tmp_path):
 
 def test_sigterm_between_log_lines(tiny_world, undisturbed, tmp_path):
     """All ranks know of it at every step; records that wait are written with the checkpoint."""
-    running = start(*command(tiny_world, tmp_path, "train.log_every=1000", "validation.every=1000"))
-    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 4)
+    arguments = command(tiny_world, tmp_path, "train.log_every=1000", "validation.every=1000")
+    # The records of the first four steps come with their checkpoint; those of two more wait.
+    running = start_held(6, gate := tmp_path / "gate", *arguments)
+    wait_for_step(running, tmp_path, 4)
     running.signal(signal.SIGTERM)
+    gate.touch()
     assert running.wait().code == 143
     stopped_after = last_step(run_folder(tmp_path))
     newest = max((run_folder(tmp_path) / "checkpoints").glob("step-*"))
@@ -398,11 +415,12 @@ def test_sigterm_between_log_lines(tiny_world, undisturbed, tmp_path):
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_killed_while_workers_read_ahead(tiny_world, undisturbed, tmp_path):
     """Whoever reads the data, it is the same; and nobody goes on reading for a dead process."""
     workers = "train.num_workers=2"
-    running = start(*command(tiny_world, tmp_path, workers))
-    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 7)
+    running = start_held(8, tmp_path / "never", *command(tiny_world, tmp_path, workers))
+    wait_for_step(running, tmp_path, 7)
     children = psutil.Process(running.processes[0].pid).children(recursive=True)
     running.kill()
     finish(command(tiny_world, tmp_path, workers, "--resume"))
@@ -413,10 +431,8 @@ def test_killed_while_workers_read_ahead(tiny_world, undisturbed, tmp_path):
 
 
 def test_sigint_with_a_tracker(tiny_world, undisturbed, tmp_path):
-    running = start(*command(tiny_world, tmp_path, "train.trackers=[tensorboard]"))
-    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)
-    running.signal(signal.SIGINT)
-    stopped = running.wait()
+    arguments = command(tiny_world, tmp_path, "train.trackers=[tensorboard]")
+    stopped = stop_at(6, tmp_path, signal.SIGINT, *arguments)
     assert stopped.code == 130
     assert stopped.stdout == ""
     [events] = tmp_path.rglob("events.out.tfevents.*")
@@ -441,9 +457,10 @@ def the_second(family: psutil.Process) -> list[psutil.Process]:
 @pytest.mark.parametrize("told", [everyone, the_second])
 def test_sigterm_under_torchrun(tiny_world, finished_by_two, tmp_path, told):
     arguments = command(tiny_world, tmp_path, "train.trackers=[tensorboard]")
+    gate = tmp_path / "gate"
     with (
         (tmp_path / "stderr").open("w") as stream,
-        start_torchrun(arguments, stderr=stream) as torchrun,
+        start_torchrun(9, gate, arguments, stderr=stream) as torchrun,
     ):
         while last_step(run_folder(tmp_path)) < 8 and torchrun.poll() is None:
             time.sleep(0.001)
@@ -451,6 +468,7 @@ def test_sigterm_under_torchrun(tiny_world, finished_by_two, tmp_path, told):
         assert processes
         for process in processes:
             process.terminate()
+        gate.touch()
         torchrun.wait(timeout=60)
     errors = (tmp_path / "stderr").read_text()
     stopped_after = last_step(run_folder(tmp_path))
@@ -464,9 +482,11 @@ def test_sigterm_under_torchrun(tiny_world, finished_by_two, tmp_path, told):
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tiny_world, tmp_path):
-    running = start(*command(tiny_world, tmp_path), num_processes=2)
-    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 5)
+    gate = tmp_path / "gate"
+    running = start_held(6, gate, *command(tiny_world, tmp_path), num_processes=2)
+    wait_for_step(running, tmp_path, 5)
     running.signal(signal.SIGTERM)
+    gate.touch()
     assert running.wait().code == 143
     assert [process.exitcode for process in running.processes] == [143, 143]
 
@@ -489,16 +509,26 @@ def assert_the_second_is_named(errors: str) -> None:
     assert "Traceback" not in errors
 
 
+def train_and_hang_between_steps(marker: str, *arguments: str) -> None:
+    """`train`, whose second process stops before its seventh step."""
+
+    def stop() -> None:
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    if os.environ["RANK"] == "1":
+        held_steps.hold(6, stop)
+    _main(*arguments)
+
+
 @pytest.mark.slow
 def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, finished_by_two, tmp_path):
     arguments = command(tiny_world, tmp_path, "train.timeout_seconds=4")
-    running = start(*arguments, num_processes=2)
-    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 6)
-    first, second = running.processes
-    os.kill(second.pid, signal.SIGSTOP)
-    stopped = time.monotonic()
-    first.join(timeout=60)
-    waited = time.monotonic() - stopped
+    stopped = tmp_path / "stopped"
+    running = start_function(train_and_hang_between_steps, [str(stopped), *arguments], 2)
+    first, _ = running.processes
+    first.join(timeout=120)
+    waited = time.time() - stopped.stat().st_mtime
     code, errors = first.exitcode, (running.folder / "0.stderr").read_text(encoding="utf-8")
     running.kill()
     assert code == 1, errors
@@ -520,8 +550,7 @@ def train_and_hang(*arguments: str) -> None:
         return forward(*given)
 
     Distillation.forward = forward_or_hang
-    sys.argv = ["distilcli", *arguments]
-    main()
+    _main(*arguments)
 
 
 @pytest.mark.slow
@@ -541,31 +570,31 @@ def test_a_process_that_hangs_within_a_step_is_named(tiny_world, finished_by_two
     assert "Traceback" not in errors
 
 
-def test_one_run_at_a_time_in_a_folder(tiny_world, tmp_path):
+def test_one_run_at_a_time_in_a_folder(tiny_world, undisturbed, tmp_path):
     """The second waits a while, says why, and harms nothing."""
-    arguments = command(tiny_world, tmp_path, "train.max_steps=100000", "train.save_every=100000")
-    running = start(*arguments)
-    running.wait_until(lambda: last_step(run_folder(tmp_path)) >= 2)
+    arguments, gate = command(tiny_world, tmp_path), tmp_path / "gate"
+    running = start_held(3, gate, *arguments)
+    wait_for_step(running, tmp_path, 3)
     second = run(*arguments, "--resume", "train.timeout_seconds=2")
     assert second.code == 2
     assert "another process is still in this folder; waiting" in second.stderr
     assert "another process trains here" in second.stderr
-    before = last_step(run_folder(tmp_path))
-    assert running.wait_until(lambda: last_step(run_folder(tmp_path)) > before)
-    steps = [record["step"] for record in metrics(run_folder(tmp_path))]
-    running.kill()
-    assert steps == list(range(1, len(steps) + 1))
+    gate.touch()
+    assert running.wait().code == 0
+    assert_same_end(tmp_path, undisturbed)
 
 
 @pytest.mark.slow
 def test_processes_whose_torchrun_is_killed_stop_and_the_next_run_waits(tiny_world, tmp_path):
     finish(command(tiny_world, tmp_path / "undisturbed", "train.max_steps=60"), num_processes=2)
     arguments = command(tiny_world, tmp_path, "train.max_steps=60", "--resume")
-    with start_torchrun(arguments) as torchrun:
+    gate = tmp_path / "gate"
+    with start_torchrun(8, gate, arguments) as torchrun:
         while last_step(run_folder(tmp_path)) < 5 and torchrun.poll() is None:
             time.sleep(0.001)
         orphans = psutil.Process(torchrun.pid).children(recursive=True)
         torchrun.kill()
+    gate.touch()
     assert len(orphans) >= 2
     finish(arguments, num_processes=2)
     assert not psutil.wait_procs(orphans, timeout=30)[1]
