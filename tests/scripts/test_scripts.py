@@ -155,7 +155,9 @@ def test_builtin_text_ships_with_its_card() -> None:
 
 
 def measure(script: str, *arguments: str) -> dict:
-    return json.loads(run(sys.executable, ROOT / "scripts" / script, "--json", *arguments))
+    return json.loads(
+        run(sys.executable, ROOT / "scripts" / "benchmarks" / script, "--json", *arguments)
+    )
 
 
 @pytest.mark.slow

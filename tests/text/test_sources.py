@@ -13,7 +13,7 @@ import pytest
 
 from distilcli.config.data import FilesSource, HubSource, RowHub
 from distilcli.errors import ConfigError, DataError
-from distilcli.text import rows
+from distilcli.text import lines, rows
 from distilcli.text.hub import hub_rows
 from distilcli.text.sources import Reader, resolve
 
@@ -120,7 +120,7 @@ def test_bad_content_is_refused_with_its_place(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "a.tsv", "a.txt"])
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch, name):
     """A few MB of gzip make any length; the bound is a smaller one here."""
-    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 2**20)
     path = tmp_path / name
     content = b'{"text": "a"}\n' + b"a" * 2**21
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -135,12 +135,12 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch, name):
 
 
 def test_a_line_without_end_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 2**20)
     path = tmp_path / "a.txt"
     path.write_bytes(b"a" * 2**24)
     with path.open("rb") as raw:
         with pytest.raises(DataError, match="line 1: over 1 MiB"):
-            list(rows.text_lines(path, raw))
+            list(lines.text_lines(path, raw))
         assert raw.tell() < 2**21
 
 
@@ -155,7 +155,7 @@ def test_a_field_without_end_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("documents", "separator"), [("file", ""), ("blank-line", "\n")])
 def test_a_document_without_end_is_refused(tmp_path, monkeypatch, documents, separator):
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_CHARS", 1000)
+    monkeypatch.setattr("distilcli.text.documents.MAX_DOCUMENT_CHARS", 1000)
     path = tmp_path / "a.txt"
     paragraph = "some words\n" * 50
     path.write_text(paragraph)
