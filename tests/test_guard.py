@@ -14,7 +14,7 @@ from test_suite_runs import suite_file
 from tiny_experiments import environment
 from tiny_tasks import make_tasks
 
-from distilcli import console, experiment_file, guard, suite_runs
+from distilcli import __version__, console, experiment_file, guard, suite_runs
 from distilcli.cli import app
 from distilcli.commands import evaluate_suite
 from distilcli.errors import (
@@ -295,7 +295,7 @@ def shell(command: str, **options: str) -> subprocess.CompletedProcess[str]:
     [
         ("DISTILCLI --version > /dev/full", 1, "", "error: the result cannot be written to stand"),
         ("DISTILCLI --version >&-", 0, "", ""),
-        ("DISTILCLI --version 2>&-", 0, "0.1.0\n", ""),
+        ("DISTILCLI --version 2>&-", 0, f"{__version__}\n", ""),
         ("DISTILCLI --version <&- >&- 2>&-", 0, "", ""),
         ("DISTILCLI prepare --config x 2> /dev/full", 2, "", ""),
         ("DISTILCLI prepare --config x --json 2>&-", 2, '{"error": {"message": "x: no such', ""),
