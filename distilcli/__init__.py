@@ -1,3 +1,3 @@
 """distilcli: compress BERT into DistilBERT-style students from the command line."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

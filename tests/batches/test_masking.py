@@ -65,6 +65,7 @@ def test_each_sequence_has_its_exact_share(tiny_tokenizer, rows, probability):
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 1), (3, 1), (10, 2), (20, 3), (100, 15)])
 def test_fifteen_percent(tiny_tokenizer, length, expected):
+    """The share of masked tokens is 15 % of a row, rounded, at least one."""
     _, chosen = mask(make_masker(tiny_tokenizer), random_rows(5, length))
     assert chosen.reshape(5, length).sum(axis=1).tolist() == [expected] * 5
 
@@ -73,6 +74,7 @@ def test_fifteen_percent(tiny_tokenizer, length, expected):
 
 
 def test_eighty_ten_ten(tiny_tokenizer):
+    """80 % become the mask, 10 % a random token, 10 % stay (BERT, section 3.1)."""
     rows = random_rows(600, 100)
     masked, chosen = mask(make_masker(tiny_tokenizer), rows)
     before, after = np.concatenate(rows)[chosen], masked[chosen]
@@ -89,6 +91,7 @@ def test_eighty_ten_ten(tiny_tokenizer):
     ("mask_share", "random_share"), [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.3, 0.6)]
 )
 def test_shares_are_settings(tiny_tokenizer, mask_share, random_share):
+    """The shares of mask and random tokens are those of the settings."""
     masker = make_masker(tiny_tokenizer, mask_share=mask_share, random_share=random_share)
     rows = random_rows(200, 100)
     masked, chosen = mask(masker, rows)

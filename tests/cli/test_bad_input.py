@@ -117,6 +117,7 @@ SETTINGS = {
     ],
 )
 def test_settings(tiny_world, folder, command, case):
+    """A wrong setting is refused by every command, and no file is written."""
     overrides, words = SETTINGS[case]
     arguments = [command, "--config", str(tiny_world.config), f"output_dir={folder}"]
     refused(*arguments, *overrides, words=words)
@@ -125,6 +126,7 @@ def test_settings(tiny_world, folder, command, case):
 
 @pytest.mark.parametrize("command", ["prepare", "init-student", "train", "eval"])
 def test_no_such_config(tmp_path, command):
+    """A missing experiment file is named by every command."""
     missing = tmp_path / "missing.yaml"
     refused(command, "--config", str(missing), words=[str(missing), "no such file"])
     assert listing(tmp_path) == {}
@@ -212,6 +214,7 @@ TEACHERS = {
 @pytest.mark.parametrize("command", ["init-student", "train"])
 @pytest.mark.parametrize("case", TEACHERS)
 def test_teachers(tiny_world, models, folder, case, command):
+    """A folder that is not a usable teacher is refused, and no file is written."""
     name, words = TEACHERS[case]
     model = name if name.startswith(".") else models / name
     arguments = ["--config", str(tiny_world.config), f"output_dir={folder}"]
@@ -336,6 +339,7 @@ def test_checkpoint_of_another_experiment(tiny_world, trained):
 
 
 def test_resume_and_force(tiny_world, trained):
+    """The two exclude each other; the run stays as it was."""
     before = listing(trained)
     both = ["--resume", "--force"]
     refused(*train(tiny_world, trained, *both), words=["--resume", "--force"])
@@ -368,6 +372,7 @@ def test_eval_without_an_experiment(tmp_path, monkeypatch):
 
 
 def test_eval_before_training(tiny_world, folder):
+    """`eval` of a run without a student says so and writes nothing."""
     arguments = ["eval", "--config", str(tiny_world.config), f"output_dir={folder}"]
     refused(*arguments, words=[str(folder / "tiny"), "no student"])
     assert listing(folder) == {}

@@ -86,6 +86,7 @@ def for_programs(tiny_world, tmp_path_factory) -> Flow:
 
 @pytest.mark.slow
 def test_prepare(for_people, for_programs):
+    """`prepare` shows what is in the token store, and prints it as JSON."""
     assert "token store" in for_people.prepare.stdout
     assert "held out" in for_people.prepare.stdout
     result = for_programs.prepare.json
@@ -101,6 +102,7 @@ def test_prepare_twice_does_nothing(for_people, for_programs):
 
 
 def test_init_student(for_people, for_programs):
+    """`init-student` shows layers, sizes and losses, and prints them as JSON."""
     assert "layer 1" in for_people.init_student.stdout
     assert "smaller than the teacher" in for_people.init_student.stdout
     result = for_programs.init_student.json
@@ -129,6 +131,7 @@ def test_dry_run_writes_nothing(for_people, for_programs):
 
 
 def test_train(for_people, for_programs):
+    """`train` records every step; the total is the weighted sum of the terms."""
     assert f"student: {for_people.run_folder / 'student'}" in for_people.train.stdout
     result = for_programs.train.json
     assert result["steps"] == 24
@@ -145,6 +148,7 @@ def test_train(for_people, for_programs):
 
 
 def test_run_folder(for_people):
+    """A finished run holds these files and no others, and its own settings."""
     names = {path.name for path in for_people.run_folder.iterdir()}
     assert names == {
         ".lock",
@@ -162,6 +166,7 @@ def test_run_folder(for_people):
 
 
 def test_eval(for_people, for_programs):
+    """`eval` shows teacher and students, and writes what it prints as JSON."""
     for row in ("accuracy", "retained", "perplexity", "agreement", "latency", "sequences/s"):
         assert row in for_people.eval.stdout
     result = for_programs.eval.json
@@ -284,6 +289,7 @@ def test_without_a_teacher(tiny_world, tmp_path):
 
 
 def test_random_student(tiny_world, tmp_path):
+    """A student with random weights and its own depth can be trained."""
     config = tiny_world.write_config(tmp_path / "own.yaml", student={"kind": "random"})
     records = quick(tiny_world, tmp_path, "student.num_layers=1", config=config)
     assert records[0]["loss/mlm"] > 4  # knows nothing yet
@@ -407,6 +413,7 @@ def test_epochs(tiny_world, tmp_path):
 
 
 def test_force_starts_again(tiny_world, tmp_path):
+    """A run folder with another run is kept unless `--force` replaces it."""
     first = quick(tiny_world, tmp_path)
     short = ["train.max_steps=4", "validation.every=0"]
     refused = run(*command("train", tiny_world.config, tmp_path, *short))
@@ -418,6 +425,7 @@ def test_force_starts_again(tiny_world, tmp_path):
 
 
 def test_tensorboard(tiny_world, tmp_path):
+    """TensorBoard gets the same values as `metrics.jsonl`."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     records = quick(tiny_world, tmp_path, "train.trackers=[tensorboard]")
@@ -455,6 +463,7 @@ def python(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_version():
+    """`--version` prints the version of the package and nothing else."""
     finished = python("-m", "distilcli", "--version")
     assert (finished.returncode, finished.stdout.strip()) == (0, __version__)
 
@@ -510,6 +519,7 @@ def test_no_command_waits_for_pandas(tiny_world, tmp_path):
     ids=str,
 )
 def test_usage_errors(words):
+    """A wrong command line shows the usage, with exit code 2."""
     finished = python("-m", "distilcli", *words)
     assert finished.returncode == 2
     assert finished.stdout == ""

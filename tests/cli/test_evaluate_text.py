@@ -195,6 +195,7 @@ def test_without_the_variable_it_is_below_the_home_folder(monkeypatch, tmp_path)
     ],
 )
 def test_what_is_refused(tiny_world, trained, tmp_path, monkeypatch, cache, arguments, message):
+    """Unusable `--text` is refused with a reason, and leaves nothing in the cache."""
     monkeypatch.chdir(tmp_path)
     Path("one.txt").write_text("ba be bi bo bu\n")
     Path("empty.txt").write_text("\n")

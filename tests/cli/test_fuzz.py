@@ -165,6 +165,7 @@ override = st.tuples(st.sampled_from(SETTINGS) | words, words).map("=".join)
 def test_options(
     world: World, given_words: list[list[str]], command: str, configured: bool
 ) -> None:
+    """Any command line ends in a result or in a message with an exit code."""
     line = [command, *(word for group in given_words for word in group)]
     if configured:
         line += ["--config", "own.yaml"]
@@ -183,6 +184,7 @@ trees = st.sampled_from([MASKED_LM, MASKED_LM, *map(task_experiment, TASKS)]).fl
 @given(trees, STAGES, st.booleans())
 @tries(10)
 def test_settings(world: World, tree: Any, stage: list[str], trained: bool) -> None:
+    """Any tree of settings ends in a result or in a message with an exit code."""
     if isinstance(tree, dict) and isinstance(tree.get("train"), dict):
         tree["train"] |= {"max_steps": 1, "num_workers": 0}
     with world.copy(trained) as folder:
@@ -194,6 +196,7 @@ def test_settings(world: World, tree: Any, stage: list[str], trained: bool) -> N
 @given(st.binary(max_size=60) | damaged(json.dumps(MASKED_LM).encode()))
 @tries(6)
 def test_bytes_of_settings(world: World, content: bytes) -> None:
+    """Any bytes as an experiment file end in a message with an exit code."""
     with world.copy() as folder:
         (folder / "damaged.yaml").write_bytes(content)
         line = ["prepare", "--config", "damaged.yaml", "--num-proc", "1"]
@@ -229,6 +232,7 @@ TASK_FILES = {
 @given(st.data(), st.sampled_from(TASKS), st.sampled_from(["train", "dev"]))
 @tries(8)
 def test_rows(world: World, data: st.DataObject, kind: str, split: str) -> None:
+    """Damaged files of a task's rows are read or named; nothing else happens."""
     line = ["prepare", "--config", f"{kind}.yaml", "--json"]
     try_damaged(world, data, f"tasks/{kind}/{split}.{TASK_FILES[kind]}", line, trained=False)
 
@@ -236,6 +240,7 @@ def test_rows(world: World, data: st.DataObject, kind: str, split: str) -> None:
 @given(st.data(), st.sampled_from(["corpus.txt", "corpus.jsonl"]))
 @tries(5)
 def test_text(world: World, data: st.DataObject, name: str) -> None:
+    """Damaged text files are read or named; nothing else happens."""
     line = ["prepare", "--config", "own.yaml", "--num-proc", "1", f"data.sources.0.files={name}"]
     try_damaged(world, data, name, line, trained=False)
 
@@ -246,6 +251,7 @@ MODEL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.
 @given(st.data(), st.sampled_from(MODEL_FILES), st.booleans())
 @tries(8)
 def test_models(world: World, data: st.DataObject, name: str, in_an_experiment: bool) -> None:
+    """Damaged files of a model are read or named; nothing else happens."""
     line = ["init-student", "--teacher", "other", "--output", "new"]
     if in_an_experiment:
         line = ["train", "--config", "own.yaml", "teacher.model=other"]
@@ -270,6 +276,7 @@ RUN_FILES = [
 )
 @tries(6)
 def test_runs(world: World, data: st.DataObject, name: str, line: list[str]) -> None:
+    """Damaged files of a run are read or named; nothing else happens."""
     if not (world.trained / name).exists():
         pytest.fail(
             f"{name}: the run has no such file: {sorted((world.trained / name).parent.iterdir())}"

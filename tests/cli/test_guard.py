@@ -10,10 +10,11 @@ import sys
 
 import pytest
 import torch
-from test_suite_runs import suite_file
 from tiny_experiments import environment
+from tiny_suites import suite_file
 from tiny_tasks import make_tasks
 
+from distilcli import __version__
 from distilcli.cli import console, guard
 from distilcli.cli.app import app
 from distilcli.config import reading
@@ -296,7 +297,7 @@ def shell(command: str, **options: str) -> subprocess.CompletedProcess[str]:
     [
         ("DISTILCLI --version > /dev/full", 1, "", "error: the result cannot be written to stand"),
         ("DISTILCLI --version >&-", 0, "", ""),
-        ("DISTILCLI --version 2>&-", 0, "0.1.0\n", ""),
+        ("DISTILCLI --version 2>&-", 0, f"{__version__}\n", ""),
         ("DISTILCLI --version <&- >&- 2>&-", 0, "", ""),
         ("DISTILCLI prepare --config x 2> /dev/full", 2, "", ""),
         ("DISTILCLI prepare --config x --json 2>&-", 2, '{"error": {"message": "x: no such', ""),

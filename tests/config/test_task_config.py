@@ -385,6 +385,7 @@ def test_what_does_not_fit_together(path: Path, changes: dict[str, Any], message
     ],
 )
 def test_what_just_fits(path: Path, changes: dict[str, Any]) -> None:
+    """Settings at the very edge of what is allowed are allowed."""
     assert isinstance(load(path, **changes), TaskExperiment)
 
 

@@ -120,6 +120,7 @@ ACROSS_SPACES = [
 
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), load_tokenizer("builtin:teacher")])
 def test_prepare_uses_words(tokenizer):
+    """A WordPiece tokenizer is read word by word in `prepare`."""
     backend = json.dumps(text_backend(tokenizer))
     ids = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert make_recipe(backend, ids, (16, 4), 0.0).word_by_word

@@ -269,6 +269,7 @@ def logits(classes: list[int], number: int = 3) -> np.ndarray:
     ],
 )
 def test_agreement(kind, one, other, agreement):
+    """The share of equal answers, whichever model is asked about first."""
     task = kind.__new__(kind)  # it needs no examples
     assert task.agreement(one, other) == pytest.approx(agreement)
     assert task.agreement(other, one) == pytest.approx(agreement)

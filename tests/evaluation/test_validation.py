@@ -142,6 +142,7 @@ def test_no_batch_is_no_division_by_zero(student, accelerator):
 
 
 def test_perplexity():
+    """The exponential of the loss, and infinity where that overflows."""
     scores = HeldOutScores(loss=math.log(50), accuracy=0.0, num_masked=1)
     assert scores.perplexity == pytest.approx(50)
     assert HeldOutScores(loss=0.0, accuracy=1.0, num_masked=1).perplexity == 1

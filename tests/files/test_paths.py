@@ -173,6 +173,7 @@ def test_what_is_written_leaves_room_for_the_names_beside_it():
 
 
 def test_options(home):
+    """`~` is the home folder in paths that are options; other names stay."""
     assert option_output("--output", Path("~/out")) == home / "out"
     assert option_path("--teacher", "~/bert") == f"{home}/bert"
     assert option_path("--teacher", "someone/bert") == "someone/bert"

@@ -11,8 +11,8 @@ SCRIPT = """
 import copy
 import torch
 from transformers import BertConfig, BertForMaskedLM
-from distilcli.attention import Packing, use_packed_attention
-from distilcli.compilation import compile_layers, num_graphs
+from distilcli.models.attention import Packing, use_packed_attention
+from distilcli.models.placement import compile_layers, num_graphs
 
 torch._dynamo.config.fail_on_recompile_limit_hit = True
 shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 50}

@@ -324,6 +324,7 @@ def test_dropout_is_the_teachers_unless_said(teacher):
 
 
 def test_check_pair(teacher):
+    """Student and teacher need one vocabulary, and one width for the cosine loss."""
     student = students.copy_layers(teacher, [0])
     checks.check_pair(student, teacher, cosine=True)
     narrow = make_bert(hidden_size=16)
@@ -335,6 +336,7 @@ def test_check_pair(teacher):
 
 
 def test_check_length(teacher):
+    """Sequences may be as long as the teacher has positions, no longer."""
     checks.check_length(teacher, 40)
     with pytest.raises(ModelError, match=r"data.max_length 41 is over the 40 positions"):
         checks.check_length(teacher, 41)

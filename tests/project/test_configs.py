@@ -59,6 +59,7 @@ def test_the_promised_experiments_ship() -> None:
 
 @each_config
 def test_config_loads(path: Path) -> None:
+    """Every shipped experiment is valid and has the name of its file."""
     experiment = reading.load_any(path)
     assert experiment.name == path.stem
     assert isinstance(experiment, TaskExperiment) == (path.stem in TASKS)
@@ -81,6 +82,7 @@ def test_header_gives_the_command_and_what_it_needs(path: Path) -> None:
 
 @each_config
 def test_paths_are_relative(path: Path) -> None:
+    """Shipped experiments read and write below the folder they are run in."""
     experiment = reading.load_any(path)
     names = [*files_of(experiment), experiment.output_dir]
     if isinstance(experiment, Experiment):

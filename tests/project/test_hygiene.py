@@ -1,6 +1,7 @@
 """House rules that no linter knows: who may import whom, and what must not be in the files."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -96,6 +97,7 @@ def text_files() -> list[Path]:
 
 @each_module
 def test_imports_go_upwards(path: Path) -> None:
+    """A module imports only from modules that stand before it in ORDER."""
     place = place_of(path)
     if path == PACKAGE / "__init__.py":
         assert list(imported_modules(path)) == []
@@ -142,11 +144,13 @@ def test_the_import_check_would_notice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", text_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_is_ascii(path: Path) -> None:
+    """Every file that people read or write is ASCII."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         assert line.isascii(), f"{path}:{number}: {line!a}"
 
 
 def test_python_lines_fit() -> None:
+    """No line of the package, the scripts or the configs is too long."""
     for path in [*MODULES, *(ROOT / "scripts").rglob("*"), *(ROOT / "configs").rglob("*")]:
         if path.suffix in TEXT_SUFFIXES:
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -182,3 +186,47 @@ def test_json_is_written_by_one_function(path: Path) -> None:
 
 def test_no_module_of_odds_and_ends() -> None:
     assert [path for path in MODULES if path.stem in {"utils", "helpers", "common", "misc"}] == []
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_every_action_is_pinned_by_its_commit(path: Path) -> None:
+    """A tag or a branch can be moved to other code; the comment says which version a commit is."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    used = [line.partition("uses:")[2].strip() for line in lines if "uses:" in line]
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+
+
+TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def says_little(source: str) -> list[str]:
+    """Names of the tests in a file that have neither a docstring nor more than three words."""
+    return [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and len(node.name.split("_")) - 1 <= 3
+        and ast.get_docstring(node) is None
+    ]
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_test_says_what_it_shows(path: Path) -> None:
+    """By a sentence for a name, or by a docstring where the name is short."""
+    assert says_little(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_short_name_without_a_docstring_would_be_noticed() -> None:
+    source = (
+        "def test_paths(): pass\n"
+        "def test_a_path(): 'With a docstring.'\n"
+        "def test_a_name_of_words(): pass\n"
+        "def helper(): pass\n"
+    )
+    assert says_little(source) == ["test_paths"]

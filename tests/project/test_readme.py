@@ -68,6 +68,7 @@ def test_commands_run_in_order(folder: Path) -> None:
 
 
 def test_scripts_exist() -> None:
+    """Every script that the README calls is there."""
     scripts = [command[1] for command in commands() if command[0] == "bash"]
     assert scripts
     for script in scripts:

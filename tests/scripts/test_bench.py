@@ -86,6 +86,7 @@ def test_textbrewer_has_the_same_gradient(contestant_of):
 
 @pytest.mark.slow
 def test_one_object(tiny_world):
+    """`bench.py --json` prints one object with a table and the ratios of its rows."""
     arguments = ["--teacher", str(tiny_world.teacher), "--text", str(tiny_world.text), "--json"]
     arguments += ["--max-length", str(MAX_LENGTH), "--micro-batch", "200", "--sequences", "4"]
     arguments += ["--rounds", "2", "--threads", "1", "--dropout", "0"]
@@ -107,6 +108,7 @@ def test_one_object(tiny_world):
 
 @pytest.mark.slow
 def test_scaling_of_processes():
+    """`scaling.py --json` compares one process with two on the same steps."""
     arguments = ["--size", "small", "--cores", "2", "--rounds", "1", "--steps", "1"]
     arguments += ["--sequences", "4", "--json"]
     command = [sys.executable, str(SCRIPTS / "benchmarks" / "scaling.py"), *arguments]

@@ -32,6 +32,7 @@ def run(*command: str | Path) -> str:
 
 @each_script
 def test_shell_script_parses(path: Path) -> None:
+    """Every shell script is valid bash."""
     run("bash", "-n", path)
 
 

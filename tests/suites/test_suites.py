@@ -19,6 +19,7 @@ from distilcli.suites.plan import builtin_suite, plan
 
 
 def test_runs_in_order():
+    """All models of all tasks with one seed come before the next seed."""
     assert list(runs_of(seeds=2, baselines={"other": {"kind": "checkpoint", "model": "m"}})) == [
         f"{task}/{model}-{seed}"
         for seed in (1, 2)
@@ -216,6 +217,7 @@ def test_a_mistake_is_answered_with_file_and_key(path, changes, message):
 @pytest.mark.parametrize("name", ["../up", "a b", ".hidden", ""])
 @pytest.mark.parametrize("section", ["tasks", "baselines"])
 def test_names_become_folders(path, section, name):
+    """Names of tasks and baselines that cannot name a folder are refused."""
     value = {"tasks": {"task": TAGS}, "baselines": {"source": "m"}}[section]
     message = complaint(path, **{section: {name: value}})
     assert message.startswith(f"PATH: {section}")

@@ -461,6 +461,7 @@ def test_texts_keep_their_order_however_many_there_are(tmp_path):
     ],
 )
 def test_targets_of_texts(tmp_path, kind, labels, expected, dtype):
+    """Labels of texts become targets in the type that the loss takes."""
     rows = [{"text": "ba", "label": label} for label in labels]
     inputs = open_rows(tmp_path, TOKENIZER, kind, rows, rows, label="label").train
     assert inputs.targets.tolist() == expected

@@ -83,6 +83,7 @@ def official_f1(prediction, answers):
     ],
 )
 def test_normalized_answers(answer, expected):
+    """Answers are compared without case, punctuation and articles, as in SQuAD."""
     assert squad.normalized(answer) == expected
     assert official_words(answer) == expected.split()
 
@@ -425,6 +426,7 @@ def pearson(first, second):
 
 
 def test_correlations_by_hand(tmp_path):
+    """Pearson and Spearman, with ties, are what a calculation by hand gives."""
     task = regression(tmp_path, [0], [1, 2, 2, 4, 5])
     found = [1, 1, 5, 4, 9]
     # From the means 2.8 and 4: (-1.8 -0.8 -0.8 1.2 2.2) and (-3 -3 1 0 5).
@@ -514,6 +516,7 @@ def test_a_constant_number_is_the_mean_and_has_no_correlation(tmp_path):
     ],
 )
 def test_entities_of_tags(tags, expected):
+    """Which spans a row of tags marks, in every scheme."""
     assert entities(tags.split()) == expected
 
 
@@ -557,6 +560,7 @@ def test_entities_are_those_of_the_definition(tags):
     ],
 )
 def test_entity_f1(truth, predicted, expected):
+    """F1 over whole entities is what counting by hand gives."""
     sides = [[sentence.split() for sentence in side] for side in (truth, predicted)]
     assert entity_f1(*sides) == near(expected)
 
@@ -581,6 +585,7 @@ def tag_logits(task, *sentences):
 
 
 def test_scores_of_tags(tmp_path):
+    """Accuracy, macro F1 and entity F1 of tags are what counting by hand gives."""
     task = tagging(tmp_path, ["B-X I-X O O", "O B-X"])
     outputs = tag_logits(task, "B-X O O O", "O B-X")
     # B-X: all of 2; I-X: its one missed; O: 3 found, 1 in error.

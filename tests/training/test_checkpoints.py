@@ -174,6 +174,7 @@ def test_a_state_that_is_none(root, text):
 
 @pytest.mark.parametrize("name", ["student.safetensors", "checkpoint.json"])
 def test_a_missing_file(root, name):
+    """A checkpoint that lacks one of its files is not loaded."""
     folder = save(root, 1, tensors(1.0), state(1))
     (folder / name).unlink()
     with pytest.raises(RunFolderError, match="not a whole checkpoint"):
@@ -214,6 +215,7 @@ def test_latest_when_all_are_damaged(root):
 
 
 def test_latest_of_none(root):
+    """No folder, or only a checkpoint that is half written, is no checkpoint."""
     assert load_latest(root, no_warning) is None
     root.mkdir(parents=True)
     (root / ".step-00000004.distilcli-writing").mkdir()

@@ -231,6 +231,7 @@ def test_the_others_wait_for_the_text_as_long_as_it_takes(tiny_world, tmp_path):
     ],
 )
 def test_sharding_is_refused(tiny_world, monkeypatch, variable, name):
+    """FSDP and its like are refused when they are on, not when they are off."""
     for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         monkeypatch.setenv(capacity, "1024")  # so that none stays set
     monkeypatch.setenv(variable, "true")

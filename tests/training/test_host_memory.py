@@ -13,7 +13,7 @@ from distilcli.training import host_memory
 FAULTS = """
 import resource, sys
 import torch
-from distilcli.host_memory import settle_host_memory
+from distilcli.training.host_memory import settle_host_memory
 
 if sys.argv[1] == "keep":
     assert settle_host_memory()
@@ -42,7 +42,7 @@ def test_freed_memory_is_used_again():
 KERNELS = """
 import ctypes, os, sys
 import torch
-from distilcli.host_memory import settle_host_memory
+from distilcli.training.host_memory import settle_host_memory
 
 class Heap(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

@@ -40,6 +40,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 def test_usual_places():
+    """None of the usual combinations of inputs and outputs is refused."""
     check_places(masked_lm())
     check_places(on_task())
     check_places(masked_lm(teacher={"model": "builtin:teacher"}, output_dir="models"))

@@ -456,6 +456,7 @@ def the_second(family: psutil.Process) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [everyone, the_second])
 def test_sigterm_under_torchrun(tiny_world, finished_by_two, tmp_path, told):
+    """Whoever of the processes is told, all stop at one step, and the run goes on."""
     arguments = command(tiny_world, tmp_path, "train.trackers=[tensorboard]")
     gate = tmp_path / "gate"
     with (

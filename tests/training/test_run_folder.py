@@ -333,6 +333,7 @@ def test_truncate_leaves_out_a_line_that_is_damaged(folder, damage):
 
 
 def test_truncate_without_records(folder):
+    """Cutting records that do not exist makes no file."""
     folder.truncate_metrics(3)
     assert not folder.metrics.exists()
 

@@ -93,6 +93,7 @@ def test_after_a_bad_gradient_nothing_changes(stepper, monkeypatch):
 
 
 def test_good_gradients_pass(stepper):
+    """Finite gradients pass the check and change every weight."""
     before = gradient_worker.weights_of(stepper)
     for step in range(3):
         stepper.take(step, stepper.step_batches[step])
