@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On a machine with a CUDA device: what only a GPU can show, then the table of
-# scripts/benchmarks/bench.py. Some 10 minutes. PYTHON=... names an interpreter that has distilcli and a CUDA build of PyTorch
-# already; without it .venv is made, whose pinned PyTorch comes from the package index.
+# scripts/benchmarks/bench.py. Some 10 minutes. PYTHON=... names an interpreter that has distilcli
+# and a CUDA build of PyTorch already; without it .venv is made, whose pinned PyTorch comes from the
+# package index.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${PYTHON:-}" ]]; then

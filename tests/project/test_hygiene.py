@@ -35,7 +35,7 @@ MAX_ARROWS = 80  # between folders; a new one should have a reason
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TEXT_SUFFIXES = {".py", ".sh", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg"}
-TEXT_FOLDERS = ["distilcli", "scripts", "tests", "configs", ".github", ".ci"]
+TEXT_FOLDERS = ["distilcli", "docs", "scripts", "tests", "configs", ".github", ".ci"]
 MAX_COLUMNS = 100
 
 each_module = pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""What README.md tells people to type works: its commands run, its YAML and Python are valid.
+"""What README.md and the pages below docs/ tell people to type works: it is run here.
 
-The commands run on the built-in teacher and text, with overrides that make them small.
+The commands run on the built-in teacher and text, with overrides that make them small. What can be
+checked without running anything is in `test_docs.py`.
 """
 
 import os
@@ -12,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from distilcli.config.reading import load_any
-
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 SMALL = ["train.max_steps=2", "train.global_batch_size=8", "validation.num_sequences=8"]
 
 
-def blocks(language: str) -> list[str]:
+def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of one language, in order."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands() -> list[list[str]]:
+def commands(text: str) -> list[list[str]]:
     """Every command line of the bash blocks."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
     return [shlex.split(line) for line in lines if line and not line.startswith("#")]
 
 
@@ -58,18 +59,42 @@ def runnable(command: list[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_commands_run_in_order(folder: Path) -> None:
-    ours = [command for command in commands() if command[0] in ("distilcli", "torchrun")]
-    assert [command[1] for command in ours[:4]] == ["prepare", "init-student", "train", "eval"]
-    for command in ours:
+    """Those of README, then those that make the table of the quickstart among the results."""
+    ours = [line for line in commands(README) if line[0] in ("distilcli", "torchrun")]
+    assert [command[1] for command in ours[:3]] == ["prepare", "train", "eval"]
+    more = [line for line in commands(RESULTS) if line[0] == "distilcli"]
+    assert [command[1] for command in more[:3]] == ["train", "train", "eval"]
+    for command in ours + more:
         if any("quickstart" in word for word in command):  # the others need more than the package
             run(runnable(command), folder)
-    for block in blocks("python"):
+    for block in blocks(README, "python"):
         assert "the capital of france" in run([sys.executable, "-c", block], folder)
+
+
+@pytest.mark.slow
+def test_tutorial_can_be_followed(tmp_path: Path) -> None:
+    """Every block of the page in its order: files are saved, commands run, Python too."""
+    (tmp_path / "distilcli").symlink_to(ROOT / "distilcli")
+    text = TUTORIAL[: TUTORIAL.index("## If you have no BERT")]
+    for language, block in re.findall(r"```(bash|python|yaml)\n(.*?)```", text, flags=re.DOTALL):
+        if language == "yaml":
+            name = block.split()[1]
+            (tmp_path / name).write_text(block, encoding="utf-8")
+        elif language == "python":
+            run([sys.executable, "-c", block], tmp_path)
+        for command in map(shlex.split, block.splitlines() if language == "bash" else ()):
+            if command[0] == "distilcli" and len(command) > 2:
+                quick = ["--no-speed"] if command[1] == "eval" else []
+                run(runnable(command) + quick, tmp_path)
+            elif command[0] == "cp":
+                run(command, tmp_path)
+    assert (tmp_path / "runs" / "my-student" / "results.json").is_file()
 
 
 def test_scripts_exist() -> None:
     """Every script that the README calls is there."""
-    scripts = [command[1] for command in commands() if command[0] == "bash"]
+    scripts = [command[1] for command in commands(README) if command[0] == "bash"]
+    scripts += re.findall(r"`bash (scripts/[\w./]+)", README)
     assert scripts
     for script in scripts:
         assert (ROOT / script).is_file()
@@ -80,17 +105,3 @@ def test_configs_that_are_named_exist() -> None:
     assert names
     for name in names:
         assert (ROOT / name).is_file(), name
-
-
-def test_yaml_blocks_are_experiments(tmp_path: Path) -> None:
-    assert blocks("yaml")
-    for index, block in enumerate(blocks("yaml")):
-        path = tmp_path / f"{index}.yaml"
-        path.write_text(block, encoding="utf-8")
-        load_any(path)
-
-
-def test_every_module_is_on_the_map() -> None:
-    names = {path.name for path in (ROOT / "distilcli").glob("*.py")} - {"__init__.py"}
-    missing = {name for name in names - {"__main__.py"} if f"`{name}`" not in README}
-    assert not missing
