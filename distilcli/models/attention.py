@@ -6,7 +6,7 @@ must be called with `packing=Packing(...)`. Shapes: B=1 H=heads T=tokens of all 
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
+from distilcli.errors import ModelError
 
 PACKED = "distilcli_packed"
 
@@ -56,9 +57,31 @@ def packed_attention(
     packing: Packing,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **_: Any,
+    position_ids: Int[Tensor, "1 T"] | None = None,
+    encoder_hidden_states: None = None,
+    **others: Any,
 ) -> tuple[Float[Tensor, "1 T H D"], None]:
-    """Softmax attention of each token over the tokens of its own sequence."""
+    """Softmax attention of each token over the tokens of its own sequence.
+
+    Args:
+        module: the layer's attention, which calls this.
+        query: of all sequences end to end.
+        key: likewise.
+        value: likewise.
+        attention_mask: none: `packing` says who sees whom.
+        packing: where sequences begin.
+        dropout: share of attention probabilities that is dropped.
+        scaling: of the scores; None: 1 / sqrt(D).
+        position_ids: handed through by transformers; the embeddings have used them.
+        encoder_hidden_states: none: attention across two models is no attention of an encoder.
+        others: what is not computed here, and therefore refused.
+
+    Raises:
+        ModelError: `others`, a mask or the states of another model are given: this function would
+            compute something else than the model says.
+    """
+    if others or attention_mask is not None or encoder_hidden_states is not None:
+        _refuse(module, others, attention_mask, encoder_hidden_states)
     if _has_variable_length_kernel(query, dropout):
         return _variable_length_attention(query, key, value, packing, scaling), None
     in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
@@ -70,6 +93,16 @@ def packed_attention(
             output = _attention_by_sequence(*exact, packing, dropout, scaling)
         return output.to(query.dtype), None
     return _attention_by_sequence(query, key, value, packing, dropout, scaling), None
+
+
+def _refuse(module: nn.Module, others: dict[str, Any], mask: Any, states: Any) -> NoReturn:
+    given = others | {"attention_mask": mask, "encoder_hidden_states": states}
+    named = ", ".join(sorted(name for name in given if name in others or given[name] is not None))
+    raise ModelError(
+        f"{type(module).__name__} is called with {named}, which attention over packed sequences "
+        "does not compute",
+        "Use a model whose layers attend to whole sequences, and call it without that.",
+    )
 
 
 # Of a head that PyTorch's variable-length kernel takes; others it refuses with an error.

@@ -1,6 +1,7 @@
 """Packed attention: what padded attention computes, without the padding."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distilcli.batches.masked import PackedBatch, pack
+from distilcli.errors import ModelError
 from distilcli.models.attention import (
     Packing,
     _has_variable_length_kernel,
@@ -110,6 +112,40 @@ def test_no_gradient_crosses_sequences(model, batch):
     output.last_hidden_state[0, first:second].square().sum().backward()
     touched = embedded.grad[0].abs().sum(dim=-1) > 0
     assert touched.nonzero().flatten().tolist() == list(range(first, second))
+
+
+# What would not be computed
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"sliding_window": 4}, "sliding_window"),
+        ({"softcap": 30.0, "is_causal": True}, "is_causal, softcap"),
+    ],
+)
+def test_what_packed_attention_does_not_compute_is_refused(model, batch, given, named):
+    """transformers hands such arguments through all layers, as a model with local layers does."""
+    use_packed_attention(model)
+    with pytest.raises(ModelError, match=f"SelfAttention is called with {named}, which attention"):
+        encoder(model)(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            packing=Packing.of(batch),
+            **given,
+        )
+
+
+@pytest.mark.parametrize("given", ["encoder_hidden_states", "attention_mask"])
+def test_states_of_another_model_and_masks_are_refused(given, tiny_tokenizer):
+    """Of an encoder transformers hands on that there are none."""
+    query, key, value = torch.randn(3, 1, 2, 4, 8)
+    packing = packing_of((4,), tiny_tokenizer)
+    nothing = {"attention_mask": None, "encoder_hidden_states": None}
+    call = partial(packed_attention, nn.Identity(), query, key, value, packing=packing)
+    assert call(**nothing)[0].shape == (1, 4, 2, 8)
+    with pytest.raises(ModelError, match=f"is called with {given}, which attention"):
+        call(**nothing | {given: value})
 
 
 def packing_of(lengths: tuple[int, ...], tokenizer) -> Packing:
