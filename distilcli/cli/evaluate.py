@@ -19,6 +19,7 @@ from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.evaluation.comparison import Evaluation, evaluate
 from distilcli.evaluation.held_out import held_out_masker
 from distilcli.models.checks import check_vocabulary
+from distilcli.models.families import num_positions
 from distilcli.models.loading import load_masked_lm, read_config
 from distilcli.text.tokenizers import load_tokenizer, tokenizer_fingerprint
 from distilcli.training.processes import single_accelerator
@@ -106,7 +107,7 @@ def _refuse_what_does_not_fit(wanted: Wanted, found: Experiment | None) -> None:
 def _experiment_of_models(wanted: Wanted) -> Experiment:
     """Settings for models that belong to no run: defaults, as far as the models allow."""
     models = [*([wanted.teacher] if wanted.teacher else []), *wanted.models]
-    positions = [int(read_config(name, None, "model").max_position_embeddings) for name in models]
+    positions = [num_positions(read_config(name, None, "model")) for name in models]
     tree: dict[str, Any] = {
         "name": "text",
         "teacher": {"model": wanted.teacher} if wanted.teacher else None,

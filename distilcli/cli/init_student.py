@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.batches.masked import held_out_batches
 from distilcli.cli.console import Console, number, percent
 from distilcli.config.experiment import Experiment
-from distilcli.config.models import CopiedStudent
+from distilcli.config.models import CopiedStudent, Student
 from distilcli.corpus.prepare import is_prepared
 from distilcli.corpus.store import TokenStore
 from distilcli.distillation.assembly import (
@@ -24,7 +24,8 @@ from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, held_o
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
 from distilcli.models.attention import use_packed_attention
-from distilcli.models.families import MaskedLM, num_parameters, size_mib
+from distilcli.models.copying import adds_token_type
+from distilcli.models.families import MaskedLM, family_of, num_parameters, size_mib
 from distilcli.models.layers import layer_map, layer_table
 from distilcli.models.loading import load_masked_lm
 from distilcli.models.saving import save_verified
@@ -57,13 +58,11 @@ def run(experiment: Experiment, force: bool, console: Console) -> None:
     with folder.alone(0.0, console.note):
         _refuse_existing(folder, force)  # another process may have begun meanwhile
         save_verified(student, tokenizer, folder.initial_student)
-    indices = None
+    source = None
     if isinstance(experiment.student, CopiedStudent):
-        source = experiment.student.source
-        copied_from = load_masked_lm(source) if source is not None else teacher
-        assert copied_from is not None
-        indices = _layer_indices(experiment.student, copied_from)
-    _show(student, teacher, indices, quality, folder.initial_student, console)
+        named = experiment.student.source
+        source = load_masked_lm(named) if named is not None else teacher
+    _show(student, teacher, source, experiment.student, quality, folder.initial_student, console)
 
 
 def run_without_experiment(
@@ -86,10 +85,6 @@ def run_without_experiment(
 _AS_OPTIONS = {
     "student.num_layers": "--num-layers",
     "student.layers": "--layers",
-    "student.kind copied: layers": "layers",
-    "Name a BERT in student.source, or start from the model: student.kind=checkpoint.": (
-        "Name a BERT as --teacher; a DistilBERT can be trained on in an experiment (--config)."
-    ),
     "(student.kind=checkpoint)": "(student.kind=checkpoint, in an experiment: --config)",
 }
 
@@ -107,7 +102,7 @@ def _copy(
     save_verified(
         student, tokenizer, output, lambda folder: _refuse_existing_student(folder, force)
     )
-    _show(student, teacher, _layer_indices(settings, teacher), {}, output, console)
+    _show(student, teacher, teacher, settings, {}, output, console)
 
 
 def _refuse_existing(folder: RunFolder, force: bool) -> None:
@@ -144,10 +139,6 @@ def _copied_student(
         raise ConfigError(message) from None
 
 
-def _layer_indices(settings: CopiedStudent, source: MaskedLM) -> list[int]:
-    return layer_map(source.config.num_hidden_layers, settings.num_layers, settings.layers)
-
-
 def _quality(
     models: dict[str, MaskedLM],
     experiment: Experiment,
@@ -175,13 +166,18 @@ def _quality(
 def _show(
     student: MaskedLM,
     teacher: MaskedLM | None,
-    indices: list[int] | None,
+    source: MaskedLM | None,
+    settings: Student,
     quality: dict[str, HeldOutScores],
     folder: Path,
     console: Console,
 ) -> None:
-    if indices is not None:
-        console.table("layers", ["student", "<- teacher"], layer_table(indices))
+    indices = None
+    if source is not None and isinstance(settings, CopiedStudent):
+        depth = source.config.num_hidden_layers
+        indices = layer_map(depth, settings.num_layers, settings.layers)
+        adds_type = adds_token_type(family_of(source), family_of(student))
+        console.table("layers", ["student", "<- teacher"], layer_table(indices, adds_type))
     models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
     columns = ["model", "parameters", "MB"]
     rows = [[name, f"{num_parameters(m):,}", f"{_megabytes(m):.1f}"] for name, m in models.items()]

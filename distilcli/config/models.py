@@ -54,7 +54,10 @@ class StudentShape(Section):
 
 
 class CopiedStudent(StudentShape):
-    """A DistilBERT that starts with layers copied from a BERT (Sanh et al. 2019, sec. 3)."""
+    """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3).
+
+    Of a BERT it is a DistilBERT; see `models/families/` for the others.
+    """
 
     kind: Literal["copied"] = "copied"
     num_layers: NumLayers | None = Field(None, description="Depth; null: half the source's.")
@@ -62,7 +65,7 @@ class CopiedStudent(StudentShape):
         "alternate",
         description="Which source layers to copy: a strategy or a list of indices from 0.",
     )
-    source: ModelName | None = Field(None, description="BERT to copy from; null: the teacher.")
+    source: ModelName | None = Field(None, description="Model to copy from; null: the teacher.")
 
     @property
     def named_model(self) -> str | None:
@@ -71,7 +74,7 @@ class CopiedStudent(StudentShape):
 
 
 class CheckpointStudent(StudentShape):
-    """A student that starts as a saved BERT or DistilBERT."""
+    """A student that starts as a saved model."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     model: ModelName = Field(
@@ -89,7 +92,7 @@ class CheckpointStudent(StudentShape):
 
 
 class RandomStudent(StudentShape):
-    """A DistilBERT with random weights, in the shape that `copied` would have."""
+    """A student with random weights, in the shape that `copied` would have."""
 
     kind: Literal["random"] = "random"
     num_layers: NumLayers | None = Field(None, description="Depth; null: half of like's.")
@@ -150,7 +153,7 @@ class TaskTeacher(BaseTeacher):
 
 
 class TaskCheckpoint(StudentShape):
-    """A student that starts as a saved BERT or DistilBERT, with the head it has or a new one."""
+    """A student that starts as a saved model, with the head it has or a new one."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     model: ModelName = Field(

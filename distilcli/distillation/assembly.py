@@ -23,7 +23,7 @@ from distilcli.models.families import MaskedLM
 from distilcli.models.heads import (
     build_task_student,
     load_finetuned_teacher,
-    num_positions,
+    longest_input,
     teacher_labels,
 )
 from distilcli.models.loading import load_masked_lm
@@ -271,7 +271,7 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
     """The task, with a warning where its tokenizer does not know its texts."""
     section = experiment.task
     if section.max_length is None:
-        section = section.model_copy(update={"max_length": num_positions(experiment)})
+        section = section.model_copy(update={"max_length": longest_input(experiment)})
     task = open_task(section, TextTokenizer(tokenizer), teacher_labels(experiment))
     longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
     if longest > experiment.train.tokens_per_micro_batch:

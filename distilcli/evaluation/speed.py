@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distilcli.corpus.store import Split
-from distilcli.models.families import MaskedLM, is_bert
+from distilcli.models.families import MaskedLM, takes_token_types
 from distilcli.tasks.inputs import Inputs
 
 _RUNS = 3
@@ -113,7 +113,8 @@ def _seconds(
 ) -> float:
     """Seconds of one pass; making batches is no part of it, copying them to a GPU is."""
     parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
-    batches = [padded(inputs, part.tolist(), with_types=is_bert(model)) for part in parts]
+    with_types, padding = takes_token_types(model), model.config.pad_token_id or 0
+    batches = [padded(inputs, part.tolist(), with_types, padding) for part in parts]
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -124,10 +125,20 @@ def _seconds(
     return time.perf_counter() - start
 
 
-def padded(inputs: Inputs, samples: Sequence[int], with_types: bool) -> dict[str, Tensor]:
-    """A batch as transformers takes it, padded on the right to its longest input."""
+def padded(
+    inputs: Inputs, samples: Sequence[int], with_types: bool, padding: int = 0
+) -> dict[str, Tensor]:
+    """A batch as transformers takes it, padded on the right to its longest input.
+
+    Args:
+        inputs: what they are taken from.
+        samples: their indices.
+        with_types: whether the model takes token types.
+        padding: id that fills up; from others a model may count positions.
+    """
     longest = int(inputs.lengths[list(samples)].max())
-    ids, types, mask = (torch.zeros((len(samples), longest), dtype=torch.long) for _ in range(3))
+    types, mask = (torch.zeros((len(samples), longest), dtype=torch.long) for _ in range(2))
+    ids = torch.full_like(mask, padding)
     for row, sample in enumerate(samples):
         span = slice(int(inputs.offsets[sample]), int(inputs.offsets[sample + 1]))
         length = span.stop - span.start

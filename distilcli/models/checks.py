@@ -4,7 +4,7 @@ from transformers import PreTrainedModel
 
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import ModelError
-from distilcli.models.families import MaskedLM
+from distilcli.models.families import MaskedLM, num_positions
 
 # What fits together
 
@@ -48,9 +48,9 @@ def check_length(model: MaskedLM, max_length: int) -> None:
     """Refuse sequences longer than the model has positions.
 
     Raises:
-        ModelError: data.max_length is over the model's max_position_embeddings.
+        ModelError: data.max_length is over the positions that the model has for tokens.
     """
-    positions = model.config.max_position_embeddings
+    positions = num_positions(model.config)
     if max_length > positions:
         raise ModelError(
             f"data.max_length {max_length} is over the {positions} positions of "

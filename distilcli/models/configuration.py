@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from transformers import BertConfig, DistilBertConfig, PreTrainedConfig
-
 from distilcli.errors import ModelError
 from distilcli.files.json_text import check_encodable
 from distilcli.hub.model_files import CONFIG, ModelFiles, first_line
+from distilcli.models.families import FAMILIES, Family
 
-_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "distilbert": DistilBertConfig}
 # How a model is run, and from where it is loaded, is not for its files to say.
 _NOT_FOR_A_FILE = {
     "_attn_implementation",
@@ -32,25 +30,6 @@ _NOT_FOR_A_FILE = {
     "transformers_weights",
     "use_cache",
 }
-_SIZES = {
-    "bert": (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-    ),
-    "distilbert": (
-        "vocab_size",
-        "dim",
-        "n_layers",
-        "n_heads",
-        "hidden_dim",
-        "max_position_embeddings",
-    ),
-}
 _MAX_SIZE = 2**31 - 1
 _MAX_LABELS = 2**20
 
@@ -69,30 +48,39 @@ def config_of(files: ModelFiles) -> Any:
         check_encodable(tree)
     except ValueError as error:
         raise invalid(where, f"half a surrogate pair: {first_line(error)}") from error
-    model_type = tree.get("model_type")
-    if model_type is None:
-        raise ModelError(
-            f"{where}: its config.json has no model_type",
-            'If it is a BERT, add "model_type": "bert" to that file; if a DistilBERT, '
-            '"distilbert".',
-        )
-    if not isinstance(model_type, str) or model_type not in _CONFIGS:
-        raise ModelError(
-            f"{where}: its model_type is {model_type}, not bert or distilbert",
-            "Use a BERT (teacher or student) or a DistilBERT.",
-        )
-    _check_use(tree, where)
-    _check_values(tree, model_type, where)
+    family = _family(tree.get("model_type"), where)
+    _check_use(tree, where, family)
+    _check_values(tree, family, where)
     usable = {key: value for key, value in tree.items() if key not in _NOT_FOR_A_FILE}
     try:
-        config = _CONFIGS[model_type].from_dict(usable)
+        config = family.config_class.from_dict(usable)
     except Exception as error:  # what transformers raises here shares no base class
         raise invalid(where, first_line(error)) from error
-    _check_sizes(config, model_type, where)
+    _check_sizes(config, family, where)
     return config
 
 
-def _check_use(tree: dict[str, Any], where: str) -> None:
+def _family(model_type: Any, where: str) -> Family:
+    if model_type is None:
+        first, *others = FAMILIES.values()
+        more = "".join(f'; if a {one.name}, "{one.model_type}"' for one in others)
+        raise ModelError(
+            f"{where}: its config.json has no model_type",
+            f'If it is a {first.name}, add "model_type": "{first.model_type}" to that file{more}.',
+        )
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ModelError(
+            f"{where}: its model_type is {model_type}, not {_either(list(FAMILIES))}",
+            f"Use a {_either([family.name for family in FAMILIES.values()])}.",
+        )
+    return FAMILIES[model_type]
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]])
+
+
+def _check_use(tree: dict[str, Any], where: str, family: Family) -> None:
     if tree.get("quantization_config") is not None:
         raise ModelError(
             f"{where}: its weights are quantized (quantization_config in config.json)",
@@ -103,21 +91,21 @@ def _check_use(tree: dict[str, Any], where: str) -> None:
             f"{where}: it is a decoder (is_decoder), which sees only the tokens before the mask",
             "Use a model that was trained as a masked-LM.",
         )
-    check_positions(tree, where)
+    check_positions(tree, where, family.name)
 
 
-def check_positions(tree: dict[str, Any], where: str) -> None:
+def check_positions(tree: dict[str, Any], where: str, family: str) -> None:
     """Refuse a configuration with other than absolute positions; ModelError."""
     # transformers 5 ignores this key: such a model would load, and compute something else.
     kind = tree.get("position_embedding_type") or "absolute"
     if kind != "absolute":
         raise ModelError(
             f"{where}: position_embedding_type is {kind}; only absolute positions can be used",
-            "Use a BERT with absolute position embeddings.",
+            f"Use a {family} with absolute position embeddings.",
         )
 
 
-def _check_values(tree: dict[str, Any], model_type: str, where: str) -> None:
+def _check_values(tree: dict[str, Any], family: Family, where: str) -> None:
     """Refuse what transformers would take and fail on later, or use up the memory for."""
     architectures = tree.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(x, str) for x in architectures):
@@ -130,7 +118,7 @@ def _check_values(tree: dict[str, Any], model_type: str, where: str) -> None:
     spread = tree.get("initializer_range", 0.0)  # of weights that a student may need anew
     if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread < 1e6:
         raise invalid(where, f"initializer_range is {spread!r}, not a number from 0")
-    for key in (*_SIZES[model_type], "num_labels"):
+    for key in (*family.sizes, "num_labels"):
         value = tree.get(key)
         if value is None and key not in tree:
             continue
@@ -139,15 +127,27 @@ def _check_values(tree: dict[str, Any], model_type: str, where: str) -> None:
             raise invalid(where, f"{key} is {value!r}, not a whole number from 1 to {limit:,}")
 
 
-def _check_sizes(config: PreTrainedConfig, model_type: str, where: str) -> None:
+def _check_sizes(config: Any, family: Family, where: str) -> None:
     width, heads = config.hidden_size, config.num_attention_heads
     if width % heads:
         raise invalid(where, f"{heads} attention heads do not divide a width of {width}")
     padding = config.pad_token_id
     if padding is not None and not 0 <= padding < config.vocab_size:
         raise invalid(where, f"pad_token_id {padding} is not one of {config.vocab_size} tokens")
-    activation = config.hidden_act if model_type == "bert" else config.activation
-    _check_activation(activation, where)
+    if family.starts_after_padding:
+        _check_first_position(config, family, where)
+    _check_activation(getattr(config, family.settings.activation), where)
+
+
+def _check_first_position(config: Any, family: Family, where: str) -> None:
+    if config.pad_token_id is None:
+        raise invalid(where, "pad_token_id is missing, and positions begin after it")
+    if family.num_positions(config) < 1:
+        raise invalid(
+            where,
+            f"max_position_embeddings is {config.max_position_embeddings}, and positions begin "
+            f"after pad_token_id, {config.pad_token_id}",
+        )
 
 
 def _check_activation(name: Any, where: str) -> None:

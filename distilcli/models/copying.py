@@ -2,119 +2,173 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, astuple
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from distilcli.errors import ModelError
 from distilcli.models.configuration import check_positions
-from distilcli.models.families import decoder
+from distilcli.models.families import (
+    Family,
+    decoder,
+    encoder_layers,
+    family_of,
+    is_masked_lm,
+    settle_ties,
+    student_family,
+)
 
-# DistilBERT's LayerNorm epsilon is fixed in its code at 1e-12. Up to this much the difference is
-# lost in rounding; above it (1e-5, say) small-variance inputs would be normalised differently.
+# Where a student's LayerNorm epsilon is fixed in its code at 1e-12: up to this much the difference
+# is lost in rounding; above it (1e-5, say) small-variance inputs would be normalised differently.
 MAX_LAYER_NORM_EPS = 1e-6
-# Modules of one layer: the DistilBERT name and the BERT name of the same thing.
-_LAYER_MODULES = {
-    "attention.q_lin": "attention.self.query",
-    "attention.k_lin": "attention.self.key",
-    "attention.v_lin": "attention.self.value",
-    "attention.out_lin": "attention.output.dense",
-    "sa_layer_norm": "attention.output.LayerNorm",
-    "ffn.lin1": "intermediate.dense",
-    "ffn.lin2": "output.dense",
-    "output_layer_norm": "output.LayerNorm",
-}
-_HEAD_MODULES = {
-    "distilbert.embeddings.LayerNorm": "bert.embeddings.LayerNorm",
-    "vocab_transform": "cls.predictions.transform.dense",
-    "vocab_layer_norm": "cls.predictions.transform.LayerNorm",
-    "vocab_projector": "cls.predictions.decoder",
-}
+# Settings that all configurations call the same.
+_SHARED_SETTINGS = (
+    "vocab_size",
+    "max_position_embeddings",
+    "initializer_range",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
 
 
-def copy_layers(teacher: BertForMaskedLM, layer_indices: list[int]) -> DistilBertForMaskedLM:
-    """A DistilBERT, in eval mode, of the chosen layers of a BERT and its embeddings and head.
+def copy_layers(source: PreTrainedModel, layer_indices: list[int]) -> PreTrainedModel:
+    """A student, in eval mode, of the chosen layers of a model, its embeddings and its head.
 
-    The student has no token-type embeddings, so the teacher's type 0 is added to the positions:
-    with every layer copied, the two give the same logits on single-segment input. A decoder that
-    is not the teacher's word embeddings stays a matrix of its own.
+    Of a masked-LM model it is what the source's family names as its student, and may be another
+    class; with a head for a task it is of the source's own class. With every layer copied it
+    computes what the source does, on inputs of one segment where it has no token types: its
+    positions then have the source's type 0 added. A decoder that is not the source's word
+    embeddings stays a matrix of its own.
 
     Args:
-        teacher: in fp32 or fp64; rounded weights would make a rounded student.
+        source: in fp32 or fp64; rounded weights would make a rounded student.
         layer_indices: source layer of each student layer, from `layer_map`.
 
     Raises:
-        ModelError: the teacher computes something that a DistilBERT cannot.
+        ModelError: the source computes something that the student cannot.
     Source: Sanh et al. 2019, sec. 3.
     """
-    assert teacher.dtype in (torch.float32, torch.float64), "copy before lowering the precision"
-    _check_copyable(teacher.config)
-    tied = torch.equal(decoder(teacher).weight, teacher.bert.embeddings.word_embeddings.weight)
+    assert source.dtype in (torch.float32, torch.float64), "copy before lowering the precision"
+    family = family_of(source)
+    target = student_family(family) if is_masked_lm(source) else family
+    check_positions(source.config.to_dict(), "the source", family.name)
+    if target is family:
+        model_class, config = type(source), _shortened(source, len(layer_indices))
+        weights = _chosen_layers(source, layer_indices)
+    else:
+        _check_copyable(source.config, family, target)
+        model_class = target.masked_lm
+        config = config_of_student(source.config, len(layer_indices), _is_tied(source))
+        weights = _translated(source, layer_indices, family, target)
     with seeded(0):  # every weight is overwritten; this keeps the global random state
-        student = DistilBertForMaskedLM(config_of_student(teacher.config, len(layer_indices), tied))
-    nn.Module.to(student, dtype=teacher.dtype)
-    # strict: a weight that no line below copies would stay random without a word.
-    student.load_state_dict(_copied_state(teacher.state_dict(), layer_indices), strict=True)
+        student = model_class(config)
+    nn.Module.to(student, dtype=source.dtype)
+    # strict: a weight that was not copied would stay random without a word.
+    student.load_state_dict(weights, strict=True)
+    if is_masked_lm(student):
+        settle_ties(student)
     student.train(False)
     return student
 
 
-def _copied_state(source: dict[str, Tensor], layer_indices: list[int]) -> dict[str, Tensor]:
-    modules = dict(_HEAD_MODULES)
-    for i, index in enumerate(layer_indices):
-        for name, source_name in _LAYER_MODULES.items():
-            modules[f"distilbert.transformer.layer.{i}.{name}"] = (
-                f"bert.encoder.layer.{index}.{source_name}"
+def _is_tied(model: PreTrainedModel) -> bool:
+    words: Any = model.get_input_embeddings()
+    return torch.equal(decoder(model).weight, words.weight)
+
+
+def _shortened(source: PreTrainedModel, num_layers: int) -> PreTrainedConfig:
+    """The source's configuration, with another depth."""
+    config: Any = type(source.config).from_dict(source.config.to_dict())
+    config.num_hidden_layers = num_layers
+    if is_masked_lm(source):
+        config.tie_word_embeddings = _is_tied(source)
+    shortened: PreTrainedConfig = config
+    return shortened
+
+
+def _chosen_layers(source: PreTrainedModel, layer_indices: list[int]) -> dict[str, Tensor]:
+    """The source's weights, with the chosen layers in the places of the first ones."""
+    stack = f"{source.base_model_prefix}.{family_of(source).layers}."
+    weights = {k: v for k, v in source.state_dict().items() if not k.startswith(stack)}
+    layers = encoder_layers(source)
+    for place, index in enumerate(layer_indices):
+        layer = layers[index].state_dict()
+        weights |= {f"{stack}{place}.{name}": value for name, value in layer.items()}
+    return weights
+
+
+def _translated(
+    source: PreTrainedModel, layer_indices: list[int], family: Family, target: Family
+) -> dict[str, Tensor]:
+    """The source's weights under the names that the same things have in another family."""
+    modules = {
+        getattr(target.vocabulary_head, role): getattr(family.vocabulary_head, role)
+        for role in ("transform", "norm", "decoder")
+    }
+    ours, theirs = (f"{one.masked_lm.base_model_prefix}." for one in (target, family))
+    modules[ours + target.embeddings.norm] = theirs + family.embeddings.norm
+    roles = asdict(family.layer)
+    for place, index in enumerate(layer_indices):
+        for role, name in asdict(target.layer).items():
+            modules[f"{ours}{target.layers}.{place}.{name}"] = (
+                f"{theirs}{family.layers}.{index}.{roles[role]}"
             )
-    state = {
-        f"{name}.{part}": source[f"{source_name}.{part}"]
+    weights = source.state_dict()
+    copied = {
+        f"{name}.{part}": weights[f"{source_name}.{part}"]
         for name, source_name in modules.items()
         for part in ("weight", "bias")
     }
-    embeddings = "bert.embeddings."
-    state["distilbert.embeddings.word_embeddings.weight"] = source[
-        embeddings + "word_embeddings.weight"
+    embeddings = family.embeddings
+    positions = weights[f"{theirs}{embeddings.positions}.weight"]
+    if adds_token_type(family, target):
+        positions = positions + weights[f"{theirs}{embeddings.token_types}.weight"][0]
+    copied[f"{ours}{target.embeddings.positions}.weight"] = positions
+    copied[f"{ours}{target.embeddings.words}.weight"] = weights[
+        f"{theirs}{embeddings.words}.weight"
     ]
-    state["distilbert.embeddings.position_embeddings.weight"] = (
-        source[embeddings + "position_embeddings.weight"]
-        + source[embeddings + "token_type_embeddings.weight"][0]
-    )
-    return state
+    return copied
 
 
-def _check_copyable(config: BertConfig) -> None:
-    eps = config.layer_norm_eps
-    if eps > MAX_LAYER_NORM_EPS:
+def adds_token_type(family: Family, target: Family) -> bool:
+    """Whether a copy's positions have its source's token type 0 added: it has no types itself."""
+    return family.embeddings.token_types is not None and target.embeddings.token_types is None
+
+
+def _check_copyable(config: Any, family: Family, target: Family) -> None:
+    """Refuse a source that the other family's code cannot compute."""
+    assert family.starts_after_padding == target.starts_after_padding, "positions would be shifted"
+    fixed = target.layer_norm_eps
+    eps = config.layer_norm_eps if family.layer_norm_eps is None else family.layer_norm_eps
+    if fixed is not None and eps > MAX_LAYER_NORM_EPS:
         raise ModelError(
-            f"the source's layer_norm_eps is {eps:g}; a DistilBERT always uses 1e-12, "
+            f"the source's layer_norm_eps is {eps:g}; a {target.name} always uses {fixed:g}, "
             "so its copied layers would compute something else",
-            "Where the source's loss is the same with layer_norm_eps 1e-12, say so in its "
-            "config.json; otherwise use a BERT student (student.kind=checkpoint).",
+            f"Where the source's loss is the same with layer_norm_eps {fixed:g}, say so in its "
+            f"config.json; otherwise use a {family.name} student (student.kind=checkpoint).",
         )
-    check_positions(config.to_dict(), "the source")
 
 
-def config_of_student(like: Any, num_layers: int, tied: bool) -> DistilBertConfig:
-    """A DistilBERT configuration with the widths of a BERT's or DistilBERT's."""
-    is_bert = isinstance(like, BertConfig)
-    return DistilBertConfig(
-        vocab_size=like.vocab_size,
-        max_position_embeddings=like.max_position_embeddings,
-        n_layers=num_layers,
-        n_heads=like.num_attention_heads,
-        dim=like.hidden_size,
-        hidden_dim=like.intermediate_size if is_bert else like.hidden_dim,
-        dropout=like.hidden_dropout_prob if is_bert else like.dropout,
-        attention_dropout=like.attention_probs_dropout_prob if is_bert else like.attention_dropout,
-        activation=like.hidden_act if is_bert else like.activation,
-        initializer_range=like.initializer_range,
-        pad_token_id=like.pad_token_id,
-        bos_token_id=like.bos_token_id,
-        eos_token_id=like.eos_token_id,
-        tie_word_embeddings=tied,
-    )
+def config_of_student(like: Any, num_layers: int, tied: bool) -> PreTrainedConfig:
+    """The configuration of a student with the widths of another model.
+
+    Args:
+        like: configuration of that model, whose family names the student's.
+        num_layers: depth of the student.
+        tied: whether its decoder is its word embeddings.
+    """
+    family = family_of(like)
+    target = student_family(family)
+    names = zip(astuple(target.settings), astuple(family.settings), strict=True)
+    values = {name: getattr(like, source_name) for name, source_name in names}
+    shared = _SHARED_SETTINGS + (family.inherited if target is family else ())
+    values |= {name: getattr(like, name) for name in shared}
+    values[target.settings.num_hidden_layers] = num_layers
+    return target.config_class(**values | {"tie_word_embeddings": tied})
 
 
 @contextmanager

@@ -1,46 +1,34 @@
 """Models with a head for a task: transformers' own classes, so that pipelines can use them.
 
-A BERT reads a sequence through its pooler, a DistilBERT through its own layer before the
-classifier; both read tags and spans with one linear layer.
+What each family's heads compute is in `families/`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import (
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-    DistilBertForTokenClassification,
-    PreTrainedModel,
-)
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.models import CopiedStudent, TaskCheckpoint
+from distilcli.config.models import TaskCheckpoint
 from distilcli.errors import ModelError
-from distilcli.models.copying import seeded
-from distilcli.models.families import is_bert
+from distilcli.models.copying import copy_layers, seeded
+from distilcli.models.families import (
+    FAMILIES,
+    family_of,
+    is_of_head,
+    num_positions,
+    takes_token_types,
+)
 from distilcli.models.layers import layer_map
 from distilcli.models.loading import load_weights, read_config
 from distilcli.models.students import set_dropout
 from distilcli.tasks.labels import class_key, same_classes
-from distilcli.tasks.outputs import Family, Head
+from distilcli.tasks.outputs import Family
 from distilcli.tasks.task import OpenTask
 
-_CLASSES: dict[tuple[str, Head], type[PreTrainedModel]] = {
-    ("bert", "sequence"): BertForSequenceClassification,
-    ("bert", "token"): BertForTokenClassification,
-    ("bert", "span"): BertForQuestionAnswering,
-    ("distilbert", "sequence"): DistilBertForSequenceClassification,
-    ("distilbert", "token"): DistilBertForTokenClassification,
-    ("distilbert", "span"): DistilBertForQuestionAnswering,
-}
-_NAMES = {model_class.__name__ for model_class in _CLASSES.values()}
+_NAMES = {name for family in FAMILIES.values() for name in family.head_classes}
 _PROBLEM_TYPES: dict[Family, str] = {
     "one-of": "single_label_classification",
     "any-of": "multi_label_classification",
@@ -126,7 +114,8 @@ def build_task_student(
             if student.source is not None:
                 source, _ = _load(student.source, None, task, "source")
             assert source is not None, "TaskExperiment asks for a source where there is no teacher"
-            model = _copied(source, student)
+            depth = int(source.config.num_hidden_layers)
+            model = copy_layers(source, layer_map(depth, student.num_layers, student.layers))
     set_dropout(model, student.dropout, student.attention_dropout)
     model.config.label2id = {name: index for index, name in enumerate(task.labels)}
     model.config.id2label = dict(enumerate(task.labels))
@@ -140,7 +129,7 @@ def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[A
     """A model with the task's head, and the names of the head's weights that are new."""
     where = f"{role} {name}"
     config = read_config(name, revision, role)
-    model_class = _CLASSES[config.model_type, task.head]
+    model_class = family_of(config).task_heads[task.head].model_class
     saved_as = set(config.architectures or [])
     if model_class.__name__ in saved_as:
         _check_head_size(config, task, where)
@@ -151,8 +140,7 @@ def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[A
     if not has_other_head:
         config.num_labels = len(task.labels)
     model, missing = load_weights(model_class, config, name, revision, torch.float32, where)
-    body = f"{model.base_model_prefix}."
-    lacking = {key for key in missing if key.startswith(body) and ".pooler." not in key}
+    lacking = {key for key in missing if not is_of_head(model, key)}
     if lacking:
         raise ModelError(
             f"{where}: {len(lacking)} weights of its body are missing, {min(lacking)} first",
@@ -162,6 +150,7 @@ def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[A
         config.num_labels = len(task.labels)
         model, with_other_head = model_class(config), model
         model.base_model.load_state_dict(with_other_head.base_model.state_dict())
+        body = f"{model.base_model_prefix}."
         missing |= {key for key in model.state_dict() if not key.startswith(body)}
     return model, missing
 
@@ -174,31 +163,7 @@ def _check_head_size(config: Any, task: OpenTask, where: str) -> None:
         )
 
 
-def _copied(source: PreTrainedModel, student: CopiedStudent) -> PreTrainedModel:
-    """The source with some of its layers, and with its head: of the same kind as the source.
-
-    With every layer copied it computes what the source does.
-    """
-    config = source.config.__class__.from_dict(source.config.to_dict())
-    depth = int(config.num_hidden_layers)
-    indices = layer_map(depth, student.num_layers, student.layers)
-    config.num_hidden_layers = len(indices)
-    model: PreTrainedModel = source.__class__(config)
-    stack = "bert.encoder.layer." if is_bert(source) else "distilbert.transformer.layer."
-    weights = source.state_dict()
-    copied = {key: value for key, value in weights.items() if not key.startswith(stack)}
-    for place, index in enumerate(indices):
-        from_here = f"{stack}{index}."
-        copied |= {
-            f"{stack}{place}.{key.removeprefix(from_here)}": value
-            for key, value in weights.items()
-            if key.startswith(from_here)
-        }
-    model.load_state_dict(copied, strict=True)
-    return model
-
-
-def num_positions(experiment: TaskExperiment) -> int:
+def longest_input(experiment: TaskExperiment) -> int:
     """Tokens that an input may have: the positions of the experiment's models, the fewest.
 
     Raises:
@@ -209,11 +174,11 @@ def num_positions(experiment: TaskExperiment) -> int:
         named.append((experiment.teacher.model, experiment.teacher.revision, "teacher"))
     if experiment.model_source is not None:
         named.append((experiment.model_source, None, "student"))
-    return min(int(read_config(*one).max_position_embeddings) for one in named)
+    return min(num_positions(read_config(*one)) for one in named)
 
 
 def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str) -> None:
-    positions = model.config.max_position_embeddings
+    positions = num_positions(model.config)
     longest = experiment.task.max_length
     if longest is not None and longest > positions:
         raise ModelError(
@@ -241,17 +206,18 @@ def _check_inputs(task: OpenTask, model: PreTrainedModel, where: str) -> None:
     """Refuse inputs of positions or of token types that a model has no embedding for."""
     splits = task.train, task.dev
     longest = max(int(inputs.lengths.max()) for inputs in splits)
-    positions = model.config.max_position_embeddings
+    positions = num_positions(model.config)
     if longest > positions:
         raise ModelError(
             f"{where}: it has {positions} positions, but there are inputs of {longest} tokens",
             f"Set task.max_length={positions}: longer ones are cut.",
         )
     types = 1 + max(int(inputs.token_types.max()) for inputs in splits)
-    if is_bert(model) and types > model.config.type_vocab_size:
+    known = family_of(model).num_token_types(model.config)
+    if takes_token_types(model) and types > known:
         raise ModelError(
-            f"{where}: it has {model.config.type_vocab_size} token type, but the inputs are of two "
-            "texts, which the tokenizer gives two types",
+            f"{where}: it has {known} token type, but the inputs are of two texts, which the "
+            "tokenizer gives two types",
             "Use a model with type_vocab_size 2, or a tokenizer that gives both texts type 0.",
         )
 
@@ -263,41 +229,7 @@ def head_outputs(
     model: PreTrainedModel, hidden: Float[Tensor, "outputs hidden"]
 ) -> Float[Tensor, "outputs classes"]:
     """What a model's head makes of last hidden states where outputs are read."""
-    return _HEADS[type(model)](model, hidden)
-
-
-def _bert_sequence(model: Any, hidden: Tensor) -> Tensor:
-    pooler = model.bert.pooler
-    return _linear(model.classifier, model.dropout(pooler.activation(pooler.dense(hidden))))
-
-
-def _distilbert_sequence(model: Any, hidden: Tensor) -> Tensor:
-    pooled = nn.functional.relu(model.pre_classifier(hidden))
-    return _linear(model.classifier, model.dropout(pooled))
-
-
-def _tokens(model: Any, hidden: Tensor) -> Tensor:
-    return _linear(model.classifier, model.dropout(hidden))
-
-
-def _bert_spans(model: Any, hidden: Tensor) -> Tensor:
-    return _linear(model.qa_outputs, hidden)
-
-
-def _distilbert_spans(model: Any, hidden: Tensor) -> Tensor:
-    return _linear(model.qa_outputs, model.dropout(hidden))
-
-
-def _linear(layer: nn.Linear, features: Tensor) -> Tensor:
-    outputs: Tensor = layer(features)
-    return outputs.float()
-
-
-_HEADS: dict[type[PreTrainedModel], Callable[[Any, Tensor], Tensor]] = {
-    BertForSequenceClassification: _bert_sequence,
-    BertForTokenClassification: _tokens,
-    BertForQuestionAnswering: _bert_spans,
-    DistilBertForSequenceClassification: _distilbert_sequence,
-    DistilBertForTokenClassification: _tokens,
-    DistilBertForQuestionAnswering: _distilbert_spans,
-}
+    for head in family_of(model).task_heads.values():
+        if type(model) is head.model_class:
+            return head.outputs(model, hidden)
+    raise AssertionError(f"{type(model).__name__} has no head for a task")

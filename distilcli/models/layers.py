@@ -60,8 +60,13 @@ def _explicit_layers(
     return list(layers)
 
 
-def layer_table(layer_indices: list[int]) -> list[tuple[str, str]]:
-    """Rows (part of the student, part of the source it is copied from), for people to read."""
+def layer_table(layer_indices: list[int], adds_type: bool) -> list[tuple[str, str]]:
+    """Rows (part of the student, part of the source it is copied from), for people to read.
+
+    Args:
+        layer_indices: source layer of each student layer.
+        adds_type: whether the student's positions have the source's token type 0 added.
+    """
     layers = [(f"layer {i}", f"layer {source}") for i, source in enumerate(layer_indices)]
-    embeddings = ("embeddings", "embeddings (token type 0 added to positions)")
-    return [embeddings, *layers, ("masked-LM head", "masked-LM head")]
+    embeddings = "embeddings" + adds_type * " (token type 0 added to positions)"
+    return [("embeddings", embeddings), *layers, ("masked-LM head", "masked-LM head")]

@@ -1,29 +1,24 @@
 """Models, teacher or student alike: loading them, and asking for their parts.
 
-Loading refuses whatever would not compute what its files say. `encoder`, `head_features` and
-`decoder` hide from the rest of the package whether a model is a BERT or a DistilBERT.
-`saving.py` writes them.
+Loading refuses whatever would not compute what its files say. `saving.py` writes models, and
+`families/` knows where their parts are.
 """
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM, DistilBertForMaskedLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from distilcli.errors import ModelError
 from distilcli.hub.model_files import first_line, model_files
 from distilcli.models.configuration import config_of
-from distilcli.models.families import MaskedLM, decoder
-from distilcli.models.weights import check_sizes, read_weights
-
-_MASKED_LM_CLASSES = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}
-
+from distilcli.models.families import Family, MaskedLM, family_of, settle_ties
+from distilcli.models.weights import check_sizes, complete_head, layer_number, read_weights
 
 # Loading
 
@@ -36,7 +31,7 @@ def load_masked_lm(
     role: str = "teacher",
     new_head: bool | None = None,
 ) -> MaskedLM:
-    """A BERT or DistilBERT with its masked-LM head, every weight found, in eval mode.
+    """A model with its masked-LM head, every weight found, in eval mode.
 
     Args:
         name: folder, hub name or builtin:NAME.
@@ -55,11 +50,9 @@ def load_masked_lm(
     if new_head:
         config.tie_word_embeddings = True
     model: MaskedLM
-    model, missing = load_weights(
-        _MASKED_LM_CLASSES[config.model_type], config, name, revision, dtype, where
-    )
+    model, missing = load_weights(family_of(config).masked_lm, config, name, revision, dtype, where)
     _check_all_found(model, missing, where, new_head)
-    _settle_ties(model)
+    settle_ties(model)
     return model
 
 
@@ -86,6 +79,7 @@ def load_weights(
             weight that is NaN or infinite.
     """
     weights = read_weights(model_files(name, revision, where))
+    complete_head(weights, family_of(config))
     check_sizes(config, weights, where)
     try:
         with quietly():
@@ -104,7 +98,7 @@ def load_weights(
             "Use the config.json that was saved with these weights.",
         ) from error
     model.config.name_or_path = name
-    _check_shapes(info["mismatched_keys"], info["unexpected_keys"], where)
+    _check_shapes(info["mismatched_keys"], info["unexpected_keys"], family_of(config), where)
     check_finite(model, where)
     return model, set(info["missing_keys"])
 
@@ -118,7 +112,9 @@ def read_config(name: str, revision: str | None, role: str) -> Any:
     return config_of(model_files(name, revision, f"{role} {name}"))
 
 
-def _check_shapes(mismatched: set[tuple[str, Any, Any]], unexpected: set[str], where: str) -> None:
+def _check_shapes(
+    mismatched: set[tuple[str, Any, Any]], unexpected: set[str], family: Family, where: str
+) -> None:
     """Refuse weights of other shapes than config.json says, and layers it does not know of."""
     hint = "Use the config.json that was saved with these weights."
     if mismatched:
@@ -127,7 +123,7 @@ def _check_shapes(mismatched: set[tuple[str, Any, Any]], unexpected: set[str], w
             f"{where}: {key} is {list(found)}, but config.json makes it {list(expected)}", hint
         )
     # A pooler or a next-sentence head is rightly left out; part of a layer is not.
-    layers = [key for key in unexpected if re.search(r"(^|\.)layer\.\d+\.", key)]
+    layers = [key for key in unexpected if layer_number(key, family) is not None]
     if layers:
         raise ModelError(f"{where}: config.json does not account for {min(layers)}", hint)
 
@@ -161,29 +157,15 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(lowest.isfinite() & highest.isfinite())
 
 
-def _settle_ties(model: MaskedLM) -> None:
-    """Make configuration and gradients say what is tied.
-
-    A checkpoint may hold a decoder of its own although its configuration says tied. BERT's second
-    name for the decoder bias is then a parameter that nothing reads: it is frozen, since
-    distributed training asks a gradient of every parameter that wants one.
-    """
-    if decoder(model).weight is not model.get_input_embeddings().weight:
-        model.config.tie_word_embeddings = False
-    if isinstance(model, BertForMaskedLM):
-        head = model.cls.predictions
-        if head.bias is not head.decoder.bias:
-            head.bias.requires_grad_(False)
-
-
 def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: bool | None) -> None:
     """Refuse weights that the checkpoint lacks: transformers would have made them up."""
     body = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
-    tied = "decoder.weight", "vocab_projector.weight"
+    vocabulary_head = family_of(model).vocabulary_head
+    tied = f"{vocabulary_head.decoder}.weight"
     head = {
         key
         for key in model.state_dict()
-        if not key.startswith(f"{model.base_model_prefix}.") and not key.endswith(tied)
+        if not key.startswith(f"{model.base_model_prefix}.") and key != tied
     }
     if body:
         raise ModelError(
@@ -195,7 +177,7 @@ def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: b
     if head <= missing:
         raise ModelError(
             f"{where}: it has no masked-LM head",
-            "Use a checkpoint of a BertForMaskedLM or BertForPreTraining."
+            f"Use a checkpoint of a {' or '.join(vocabulary_head.saved_by)}."
             + (new_head is False) * " A student can get a new head: student.new_head=true.",
         )
     raise ModelError(

@@ -7,7 +7,14 @@ from transformers import PreTrainedModel
 from distilcli.batches.packing import PackedSequences
 from distilcli.losses.vocabulary import Projection
 from distilcli.models.attention import Packing
-from distilcli.models.families import MaskedLM, decoder, encoder, head_features, is_bert
+from distilcli.models.families import (
+    MaskedLM,
+    decoder,
+    encoder,
+    first_position,
+    head_features,
+    takes_token_types,
+)
 from distilcli.models.heads import head_outputs
 from distilcli.tasks.inputs import TaskBatch
 
@@ -16,8 +23,10 @@ def run_encoder(
     model: PreTrainedModel, batch: PackedSequences, packing: Packing, **inputs: Tensor
 ) -> Float[Tensor, "tokens hidden"]:
     """Last hidden states of a model with packed attention; `inputs` are what else it takes."""
+    first = first_position(model)
+    position_ids = batch.position_ids + first if first else batch.position_ids
     output = encoder(model)(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, packing=packing, **inputs
+        input_ids=batch.input_ids, position_ids=position_ids, packing=packing, **inputs
     )
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
@@ -33,6 +42,6 @@ def run_model(
     model: PreTrainedModel, batch: TaskBatch
 ) -> tuple[Float[Tensor, "outputs classes"], Float[Tensor, "tokens hidden"]]:
     """Outputs where they are read, in fp32, and last hidden states, of a packed model."""
-    types = {"token_type_ids": batch.token_type_ids} if is_bert(model) else {}
+    types = {"token_type_ids": batch.token_type_ids} if takes_token_types(model) else {}
     hidden = run_encoder(model, batch, Packing.of(batch), **types)
     return head_outputs(model, hidden[batch.output_positions]), hidden

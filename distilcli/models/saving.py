@@ -14,7 +14,7 @@ from distilcli.files.atomic import replacing, unwritten
 from distilcli.files.json_text import to_json
 from distilcli.files.marks import refuse_foreign, write_mark
 from distilcli.hub.model_files import TOKENIZER_CONFIG, first_line
-from distilcli.models.families import MaskedLM, is_bert
+from distilcli.models.families import MaskedLM, takes_token_types
 from distilcli.models.loading import check_finite, load_masked_lm, quietly
 
 
@@ -49,7 +49,7 @@ def save_model(
             new.mkdir()
             with quietly():
                 model.save_pretrained(new)
-                _save_tokenizer(tokenizer, new, has_token_types=is_bert(model))
+                _save_tokenizer(tokenizer, new, has_token_types=takes_token_types(model))
             check(new)
             write_mark(new, "student")
     except (OSError, SafetensorError) as error:

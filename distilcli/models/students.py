@@ -1,7 +1,8 @@
 """Students: which layers of a teacher to copy, and building the model that training starts from.
 
-A copied student is a DistilBERT made of a BERT's own layers: no token-type embeddings, no pooler,
-half the depth (Sanh et al. 2019, sec. 3).
+A copied student is made of the teacher's own layers, half of them unless the experiment says
+otherwise. Of a BERT it is a DistilBERT: no token-type embeddings, no pooler (Sanh et al. 2019,
+sec. 3). Of another family it may be a model of that family with fewer layers.
 
     distilcli init-student --teacher MODEL --output DIR --num-layers 6 --strategy alternate
 """
@@ -9,14 +10,11 @@ half the depth (Sanh et al. 2019, sec. 3).
 from typing import Any
 
 from torch import nn
-from transformers import BertForMaskedLM, DistilBertForMaskedLM, PreTrainedModel
-from transformers.models.bert.modeling_bert import BertSelfAttention
-from transformers.models.distilbert.modeling_distilbert import DistilBertSelfAttention
+from transformers import PreTrainedModel
 
 from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent
-from distilcli.errors import ModelError
 from distilcli.models.copying import config_of_student, copy_layers, seeded
-from distilcli.models.families import MaskedLM, is_bert
+from distilcli.models.families import MaskedLM, encoder_layers, family_of, student_family
 from distilcli.models.layers import layer_map
 from distilcli.models.loading import load_masked_lm, read_config
 
@@ -52,14 +50,9 @@ def build_student(
     return model
 
 
-def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> DistilBertForMaskedLM:
+def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> MaskedLM:
     source = teacher if student.source is None else load_masked_lm(student.source, role="source")
     assert source is not None, "config.Experiment asks for a source where there is no teacher"
-    if not isinstance(source, BertForMaskedLM):
-        raise ModelError(
-            "student.kind copied: layers are copied from a BERT only, the source is a DistilBERT",
-            "Name a BERT in student.source, or start from the model: student.kind=checkpoint.",
-        )
     indices = layer_map(source.config.num_hidden_layers, student.num_layers, student.layers)
     return copy_layers(source, indices)
 
@@ -71,32 +64,30 @@ def _build_from_checkpoint(student: CheckpointStudent, seed: int) -> MaskedLM:
         return load_masked_lm(student.model, role="student", new_head=True)
 
 
-def _build_random(
-    student: RandomStudent, teacher: MaskedLM | None, seed: int
-) -> DistilBertForMaskedLM:
+def _build_random(student: RandomStudent, teacher: MaskedLM | None, seed: int) -> MaskedLM:
     if student.like is not None:
         like: Any = read_config(student.like, None, "student.like")
     else:
         assert teacher is not None, "config.Experiment asks for `like` where there is no teacher"
         like = teacher.config
     num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
+    model_class = student_family(family_of(like)).masked_lm
     with seeded(seed):
-        return DistilBertForMaskedLM(config_of_student(like, num_layers, tied=True))
+        return model_class(config_of_student(like, num_layers, tied=True))
 
 
 def set_dropout(
     model: PreTrainedModel, dropout: float | None, attention_dropout: float | None
 ) -> None:
     """Set both dropouts in the configuration, which is saved, and the modules, which compute."""
-    on_bert = is_bert(model)
+    family = family_of(model)
     if dropout is not None:
-        setattr(model.config, "hidden_dropout_prob" if on_bert else "dropout", dropout)
+        setattr(model.config, family.settings.dropout, dropout)
     if attention_dropout is not None:
-        name = "attention_probs_dropout_prob" if on_bert else "attention_dropout"
-        setattr(model.config, name, attention_dropout)
+        setattr(model.config, family.settings.attention_dropout, attention_dropout)
+    attention = {layer.get_submodule(family.layer.attention) for layer in encoder_layers(model)}
     for parent in model.modules():
-        on_attention = isinstance(parent, (BertSelfAttention, DistilBertSelfAttention))
-        value = attention_dropout if on_attention else dropout
+        value = attention_dropout if parent in attention else dropout
         for module in parent.children():
             if isinstance(module, nn.Dropout) and value is not None:
                 module.p = value

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distilcli.errors import ModelError
 from distilcli.hub.model_files import ModelFiles, is_offline, unreadable
+from distilcli.models.families import FAMILIES, Family, family_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -25,10 +26,7 @@ _OUTER_WRAPPERS = re.compile(r"^(module\.)+")
 _WRAPPERS = re.compile(
     r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# One bias, which transformers 5 has under two names and transformers 4 saved under the first.
-_HEAD_BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias")
 _LAYERS_TO_SPARE = 100
-_LAYER = re.compile(r"(?:^|\.)layer\.(\d+)\.")
 
 
 def read_weights(files: ModelFiles) -> dict[str, Tensor]:
@@ -44,7 +42,6 @@ def read_weights(files: ModelFiles) -> dict[str, Tensor]:
             if bare in weights:
                 raise ModelError(f"{files.where}: {bare} is in its weights twice", _COPY_AGAIN)
             weights[bare] = tensor
-    _complete_head(weights)
     return weights
 
 
@@ -133,11 +130,23 @@ def _tensors(path: Path, where: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _complete_head(weights: dict[str, Tensor]) -> None:
-    present = [name for name in _HEAD_BIASES if name in weights]
-    if len(present) == 1:
-        [missing] = set(_HEAD_BIASES) - set(present)
-        weights[missing] = weights[present[0]].clone()
+def complete_head(weights: dict[str, Tensor], family: Family) -> None:
+    """Give the bias of a masked-LM head all of its names, where the files have only one of them.
+
+    transformers 5 keeps some families' bias under two names, transformers 4 saved it under one.
+    """
+    names = family.vocabulary_head.biases
+    present = [name for name in names if name in weights]
+    if present:
+        for name in names:
+            if name not in weights:
+                weights[name] = weights[present[0]].clone()
+
+
+def layer_number(name: str, family: Family) -> int | None:
+    """The layer that a weight of this name is in; None of one that is in no layer."""
+    found = re.search(rf"(?:^|\.){re.escape(family.layers)}\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
@@ -148,14 +157,17 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
     Raises:
         ModelError: they differ, and which.
     """
+    family = family_of(config)
+    words, width = f"{family.embeddings.words}.weight", config.hidden_size
+    inner = getattr(config, family.settings.inner_size)
+    types = {one.embeddings.token_types for one in FAMILIES.values()} - {None}
     expected = {
-        "word_embeddings.weight": (config.vocab_size, config.hidden_size),
-        "position_embeddings.weight": (config.max_position_embeddings, config.hidden_size),
-        "token_type_embeddings.weight": (getattr(config, "type_vocab_size", 0), config.hidden_size),
+        words: (config.vocab_size, width),
+        f"{family.embeddings.positions}.weight": (config.max_position_embeddings, width),
+        # Also where the family has none: weights that have some are of another model.
+        **{f"{name}.weight": (family.num_token_types(config), width) for name in types},
+        f"{family.layers}.0.{family.layer.inner}.weight": (inner, width),
     }
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 0)
-    for ending in ("intermediate.dense.weight", "ffn.lin1.weight"):
-        expected[f"layer.0.{ending}"] = (inner, config.hidden_size)
     found = {
         (name, ending): tuple(tensor.shape)
         for name, tensor in weights.items()
@@ -169,12 +181,13 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
                 f"{list(expected[ending])}",
                 _OTHER_CONFIG,
             )
-    if not any(ending == "word_embeddings.weight" for _, ending in found):
+    if not any(ending == words for _, ending in found):
         raise ModelError(
             f"{where}: its weights have no word embeddings, but such as {_first(weights)}",
-            "Use a BERT or DistilBERT, whose weights are named as transformers names them.",
+            f"Use a {family.name} whose weights are named as transformers names them.",
         )
-    layers = {int(match[1]) for name in weights if (match := _LAYER.search(name))}
+    numbers = (layer_number(name, family) for name in weights)
+    layers = {number for number in numbers if number is not None}
     depth = int(config.num_hidden_layers)
     # A few layers too many are built, and then named one by one.
     if layers and depth > max(layers) + 1 + _LAYERS_TO_SPARE:

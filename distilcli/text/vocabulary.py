@@ -23,7 +23,7 @@ def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", name: str) -> Non
     Raises:
         ModelError: which token is missing or taken; its message opens with `name`.
     """
-    hint = "Use the tokenizer of a BERT, with its special tokens as they were trained."
+    hint = "Use the tokenizer that the model was trained with, with its own special tokens."
     missing = [token for token in SPECIAL_TOKENS if getattr(tokenizer, token) is None]
     if missing:
         raise ModelError(f"{name}: its tokenizer has no {', '.join(missing)}", hint)

@@ -2,10 +2,10 @@
 
 import pytest
 from test_bad_input import invoke
-from tiny_experiments import bert, save, word_tokenizer
+from tiny_experiments import bert, save
 from tiny_suites import suite_file
 from tiny_tasks import make_tasks
-from transformers import BertModel, DistilBertConfig, DistilBertForMaskedLM
+from transformers import BertModel
 
 from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.config.models import CheckpointStudent
@@ -21,9 +21,6 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     save(bert(hidden_size=8, num_attention_heads=2), root / "bert")
     save(BertModel(bert(hidden_size=8, num_attention_heads=2).config), root / "headless")
-    shape = {"dim": 8, "hidden_dim": 12, "n_layers": 2, "n_heads": 2}
-    distil = DistilBertConfig(vocab_size=len(word_tokenizer()), **shape)
-    save(DistilBertForMaskedLM(distil), root / "distilbert")
     save(bert(hidden_size=8, num_attention_heads=2, layer_norm_eps=1e-3), root / "eps")
     return root
 
@@ -48,12 +45,6 @@ def models(tmp_path_factory):
             ["--layers", "0,1", "--num-layers", "3"],
             "--layers lists 2 layers, but --num-layers is 3",
             "Leave --num-layers out, or make the two agree.",
-        ),
-        (
-            "distilbert",
-            [],
-            "layers are copied from a BERT only, the source is a DistilBERT",
-            "Name a BERT as --teacher; a DistilBERT can be trained on in an experiment (--config).",
         ),
         (
             "headless",

@@ -128,7 +128,7 @@ def _decoder_model(folder: Path) -> None:
     ("damage", "message"),
     [
         (_no_config, "it has no config.json"),
-        (lambda f: edit_config(f, model_type="roberta"), "model_type is roberta, not bert or"),
+        (lambda f: edit_config(f, model_type="electra"), "model_type is electra, not bert"),
         (lambda f: edit_config(f, hidden_size="wide"), "config.json is not valid"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read|not valid"),
         (lambda f: edit_config(f, position_embedding_type="relative_key"), "absolute positions"),
@@ -292,7 +292,7 @@ def test_accessors_compose_to_the_model(kind, teacher, ids):
     with torch.inference_mode():
         hidden = families.encoder(model)(input_ids=ids).last_hidden_state
         features = families.head_features(model, hidden.flatten(0, 1))
-        logits = loading.decoder(model)(features).view(*ids.shape, -1)
+        logits = families.decoder(model)(features).view(*ids.shape, -1)
         torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
 
 

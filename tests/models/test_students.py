@@ -18,7 +18,7 @@ from transformers import (
 
 from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError, ModelError
-from distilcli.models import checks, families, layers, loading, saving, students
+from distilcli.models import checks, families, layers, saving, students
 
 STRATEGIES = ["alternate", "spread", "top", "bottom"]
 
@@ -101,9 +101,10 @@ def test_layer_map_refuses_the_impossible(num_layers, layers, message):
 
 
 def test_layer_table_says_where_every_part_is_from():
-    rows = layers.layer_table([0, 2])
-    assert rows[1:3] == [("layer 0", "layer 0"), ("layer 1", "layer 2")]
-    assert "token type 0" in rows[0][1]
+    for adds_type in (True, False):
+        rows = layers.layer_table([0, 2], adds_type)
+        assert rows[1:3] == [("layer 0", "layer 0"), ("layer 1", "layer 2")]
+        assert ("token type 0" in rows[0][1]) == adds_type
 
 
 # Copying
@@ -221,11 +222,25 @@ def test_copied_student_from_a_source_of_its_own(saved):
     assert student.config.n_layers == 1
 
 
-def test_layers_cannot_be_copied_from_a_distilbert(teacher):
-    distilbert = students.copy_layers(teacher, [0, 1])
-    with pytest.raises(ModelError, match="from a BERT only") as caught:
-        students.build_student(CopiedStudent(), distilbert, seed=0)
-    assert "student.kind=checkpoint" in caught.value.hint
+def test_layers_of_a_distilbert_make_a_smaller_one(teacher):
+    """Copied twice they are those that were copied once."""
+    distilbert = students.copy_layers(teacher, [0, 1, 3])
+    student = students.build_student(CopiedStudent(layers=[0, 2]), distilbert, seed=0)
+    expected = students.copy_layers(teacher, [0, 3])
+    assert type(student) is type(expected)
+    assert student.config.n_layers == 2
+    assert saving.first_difference(student, expected) is None
+
+
+def test_an_untied_decoder_stays_one_in_a_copy_of_the_same_class():
+    """Its weights are its own, and no weight asks for a gradient that nothing gives it."""
+    teacher = make_bert(tie_word_embeddings=False)
+    distilbert = students.copy_layers(teacher, [0, 1, 2])
+    student = students.copy_layers(distilbert, [1])
+    assert student.config.tie_word_embeddings is False
+    assert torch.equal(student.vocab_projector.weight, teacher.cls.predictions.decoder.weight)
+    words = student.get_input_embeddings().weight
+    assert torch.equal(words, teacher.get_input_embeddings().weight)
 
 
 def test_random_student_depends_on_its_seed_alone(teacher):
@@ -278,7 +293,7 @@ def test_new_head_around_a_bare_body(model_class, teacher, tmp_path):
     found = families.encoder(student).state_dict()
     for name, weight in body.state_dict().items():
         assert name.startswith("pooler.") or torch.equal(found[name], weight)
-    decoder = loading.decoder(student)
+    decoder = families.decoder(student)
     assert decoder.weight is student.get_input_embeddings().weight
     assert not decoder.bias.any()
     hidden = torch.randn(6, HIDDEN)

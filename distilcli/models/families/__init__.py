@@ -1,0 +1,132 @@
+"""The architectures that this package knows, one file each, and what is asked of a model.
+
+Nothing outside this folder asks which family a model has: it asks for a part or a property. A new
+family is a file here and a row in `FAMILIES`; `tests/models/test_families.py` then tests it.
+"""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from distilcli.models.families.bert import BERT
+from distilcli.models.families.distilbert import DISTILBERT
+from distilcli.models.families.family import Family, MaskedLM
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "MaskedLM",
+    "decoder",
+    "encoder",
+    "encoder_layers",
+    "family_of",
+    "first_position",
+    "head_features",
+    "is_masked_lm",
+    "is_of_head",
+    "num_parameters",
+    "num_positions",
+    "settle_ties",
+    "size_mib",
+    "student_family",
+    "takes_token_types",
+]
+
+FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT)}
+
+
+def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
+    """The family of a model or of a configuration."""
+    config = model if isinstance(model, PreTrainedConfig) else model.config
+    return FAMILIES[config.model_type]
+
+
+def student_family(family: Family) -> Family:
+    """The family of a student that is copied from a model of this family."""
+    return FAMILIES[family.student or family.model_type]
+
+
+# What the rest of the package asks of a model
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of parameters; a tied one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def size_mib(model: nn.Module) -> float:
+    """MiB of the parameters in their own precision; a tied one counts once."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
+
+
+def num_positions(config: Any) -> int:
+    """Tokens that a sequence may have, of a model with this configuration."""
+    return family_of(config).num_positions(config)
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Position of the first token of a sequence."""
+    return family_of(model).first_position(model.config)
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Whether a model is given the type of each token."""
+    return family_of(model).takes_token_types
+
+
+def encoder(model: PreTrainedModel) -> nn.Module:
+    """The body: token ids to last hidden states."""
+    body: nn.Module = model.base_model
+    return body
+
+
+def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The Transformer layers of the body, in order."""
+    layers = encoder(model).get_submodule(family_of(model).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def is_masked_lm(model: PreTrainedModel) -> bool:
+    """Whether a model has the masked-LM head of its family."""
+    return isinstance(model, family_of(model).masked_lm)
+
+
+def is_of_head(model: PreTrainedModel, name: str) -> bool:
+    """Whether a weight, by its name in the model, belongs to a head: the pooler does, too."""
+    body = f"{model.base_model_prefix}."
+    pooler = family_of(model).pooler
+    is_pooler = pooler is not None and name.startswith(f"{body}{pooler}.")
+    return is_pooler or not name.startswith(body)
+
+
+def head_features(
+    model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, "tokens hidden"]:
+    """What the decoder reads: linear transform, activation and LayerNorm of last hidden states."""
+    return family_of(model).vocabulary_head.features(model, hidden)
+
+
+def decoder(model: MaskedLM) -> nn.Linear:
+    """The projection to the vocabulary: weight [vocab, hidden] and bias [vocab]."""
+    projection: Any = model.get_submodule(family_of(model).vocabulary_head.decoder)
+    linear: nn.Linear = projection
+    return linear
+
+
+def settle_ties(model: MaskedLM) -> None:
+    """Make configuration and gradients say what is tied.
+
+    A checkpoint may hold a decoder of its own although its configuration says tied. A second name
+    of the decoder's bias is then a parameter that nothing reads: it is frozen, since distributed
+    training asks a gradient of every parameter that wants one.
+    """
+    words: Any = model.get_input_embeddings()
+    if decoder(model).weight is not words.weight:
+        model.config.tie_word_embeddings = False
+    read, *others = map(model.get_parameter, family_of(model).vocabulary_head.biases)
+    for bias in others:
+        if bias is not read:
+            bias.requires_grad_(False)

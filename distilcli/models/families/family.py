@@ -1,0 +1,210 @@
+"""What this package must know of an architecture and transformers does not tell.
+
+Paths are dotted names of modules: in a layer, in the body (without a head) or in the whole model,
+as each field says. Every module that has a role here has a weight and, unless it embeds, a bias.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from distilcli.tasks.outputs import Head
+
+# A model with a masked-LM head, of any family: transformers has no type for these.
+MaskedLM: TypeAlias = PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the configuration of a family calls its sizes and its dropouts.
+
+    Attributes:
+        hidden_size: width of hidden states.
+        num_hidden_layers: depth.
+        num_attention_heads: of every layer.
+        inner_size: width between the two products of a feed-forward network.
+        activation: of the feed-forward network.
+        dropout: of embeddings and of what a layer adds to its input.
+        attention_dropout: of attention probabilities.
+    """
+
+    hidden_size: str = "hidden_size"
+    num_hidden_layers: str = "num_hidden_layers"
+    num_attention_heads: str = "num_attention_heads"
+    inner_size: str = "intermediate_size"
+    activation: str = "hidden_act"
+    dropout: str = "hidden_dropout_prob"
+    attention_dropout: str = "attention_probs_dropout_prob"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Paths in the body of what token ids go through before the first layer.
+
+    Attributes:
+        words: one vector a token of the vocabulary.
+        positions: one vector a position.
+        norm: LayerNorm of their sum.
+        token_types: one vector a token type; None in a family without them.
+    """
+
+    words: str = "embeddings.word_embeddings"
+    positions: str = "embeddings.position_embeddings"
+    norm: str = "embeddings.LayerNorm"
+    token_types: str | None = "embeddings.token_type_embeddings"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Paths in one layer: what each of its modules is there for.
+
+    Attributes:
+        query: projection to attention queries; what it lies in also holds attention dropout.
+        key: projection to attention keys.
+        value: projection to attention values.
+        attention_output: projection of what attention gives.
+        attention_norm: LayerNorm after attention and its residual.
+        inner: first product of the feed-forward network, up to the inner size.
+        outer: second product, back to the hidden size.
+        output_norm: LayerNorm after the feed-forward network and its residual.
+    """
+
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    inner: str
+    outer: str
+    output_norm: str
+
+    @property
+    def attention(self) -> str:
+        """What queries, keys and values are made in, and attention dropout is a child of."""
+        return self.query.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class VocabularyHead:
+    """The head that predicts tokens, by its paths in the masked-LM model.
+
+    Attributes:
+        transform: projection of last hidden states.
+        norm: LayerNorm after it and its activation.
+        decoder: projection to the vocabulary, whose weight may be the word embeddings.
+        features: model and last hidden states [tokens, hidden] to what the decoder reads.
+        second_bias: another name under which transformers keeps the decoder's bias, if any.
+        saved_by: classes of transformers whose checkpoints have this head.
+    """
+
+    transform: str
+    norm: str
+    decoder: str
+    features: Callable[[Any, Tensor], Tensor]
+    saved_by: tuple[str, ...]
+    second_bias: str | None = None
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """All names of the decoder's bias; the first is the one that is read."""
+        second = () if self.second_bias is None else (self.second_bias,)
+        return (f"{self.decoder}.bias", *second)
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """A head for a task.
+
+    Attributes:
+        model_class: of transformers, the body with this head.
+        outputs: model and last hidden states [outputs, hidden] to outputs [outputs, classes].
+    """
+
+    model_class: type[PreTrainedModel]
+    outputs: Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        model_type: what `config.json` calls it.
+        name: what people call it.
+        config_class: its configuration, of transformers.
+        masked_lm: its model with a masked-LM head, of transformers.
+        vocabulary_head: that head.
+        task_heads: its models with other heads.
+        layers: path in the body of the list of its layers.
+        layer: what is in one of them.
+        embeddings: what is before them.
+        settings: names in its configuration.
+        student: model type of a student that is copied from it; None: its own, with fewer layers.
+        takes_token_types: whether its models are given the type of each token.
+        starts_after_padding: whether the first token has the position pad_token_id + 1; else 0.
+        pooler: module of the body that only the head of a sequence reads; None: it has none.
+        layer_norm_eps: LayerNorm epsilon where the code fixes it; None: its configuration says.
+        inherited: further settings of a model, which a new one made after it has too.
+    """
+
+    model_type: str
+    name: str
+    config_class: type[PreTrainedConfig]
+    masked_lm: type[PreTrainedModel]
+    vocabulary_head: VocabularyHead
+    task_heads: Mapping[Head, TaskHead]
+    layers: str
+    layer: Layer
+    embeddings: Embeddings
+    settings: Settings
+    student: str | None = None
+    takes_token_types: bool = False
+    starts_after_padding: bool = False
+    pooler: str | None = None
+    layer_norm_eps: float | None = None
+    inherited: tuple[str, ...] = ()
+
+    def first_position(self, config: Any) -> int:
+        """Position of the first token of a sequence."""
+        return int(config.pad_token_id) + 1 if self.starts_after_padding else 0
+
+    def num_positions(self, config: Any) -> int:
+        """Tokens that a sequence may have: positions from the first on."""
+        return int(config.max_position_embeddings) - self.first_position(config)
+
+    def num_token_types(self, config: Any) -> int:
+        """Token types that there is an embedding of."""
+        return 0 if self.embeddings.token_types is None else int(config.type_vocab_size)
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Settings that must be whole numbers from 1."""
+        names = self.settings
+        return (
+            "vocab_size",
+            names.hidden_size,
+            names.num_hidden_layers,
+            names.num_attention_heads,
+            names.inner_size,
+            "max_position_embeddings",
+            *(() if self.embeddings.token_types is None else ("type_vocab_size",)),
+        )
+
+    @property
+    def head_classes(self) -> set[str]:
+        """Names of its classes with a head for a task."""
+        return {head.model_class.__name__ for head in self.task_heads.values()}
+
+
+def linear(layer: nn.Linear, features: Tensor) -> Tensor:
+    """Outputs of the last projection of a head, in fp32 whatever its weights are in."""
+    outputs: Tensor = layer(features)
+    return outputs.float()
+
+
+def token_outputs(model: Any, hidden: Tensor) -> Tensor:
+    """A head of one projection for each token, after dropout."""
+    return linear(model.classifier, model.dropout(hidden))
