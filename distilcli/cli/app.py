@@ -339,19 +339,14 @@ def evaluate_(
             raise ConfigError("--teacher goes with --suite or --text")
         from distilcli.cli import evaluate
         from distilcli.cli.evaluated import Wanted
+        from distilcli.evaluation.asked import Asked
 
-        evaluate.run(
-            Wanted(
-                models=names,
-                config=config,
-                overrides=tuple(overrides),
-                output=output,
-                num_sequences=num_sequences,
-                speed=speed,
-                text=tuple(text or ()),
-                documents=documents,
-                dev=tuple(dev or ()),
-                teacher=teacher,
-            ),
-            console,
+        asked = Asked(
+            text=tuple(text or ()),
+            documents=documents,
+            dev=tuple(dev or ()),
+            teacher=teacher,
+            num_sequences=num_sequences,
+            speed=speed,
         )
+        evaluate.run(Wanted(names, asked, config, tuple(overrides), output), console)

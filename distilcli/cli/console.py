@@ -19,6 +19,7 @@ from rich.text import Text
 
 from distilcli.cli.launch import is_main_process
 from distilcli.errors import DistilError, printable
+from distilcli.evaluation.result import Result
 from distilcli.files.json_text import to_json
 
 
@@ -88,6 +89,19 @@ class Console:
         if not self.as_json:
             self._out.print(printable(text), markup=False)
 
+    def show(self, result: Result) -> None:
+        """What a command found out: a table and lines for people, an object for programs."""
+        self.show_to_people(result)
+        self.result(result.record)
+
+    def show_to_people(self, result: Result) -> None:
+        """The table and the lines of a result, and its warnings."""
+        self.table(result.table.title, result.table.columns, result.table.rows)
+        for line in result.lines:
+            self.say(line)
+        for warning in result.warnings:
+            self.warn(warning)
+
     def result(self, record: dict[str, Any]) -> None:
         """The result for programs: one object on stdout with `--json`, else nothing.
 
@@ -147,13 +161,3 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes % 60:02d} min"
     return f"{hours // 24} d {hours % 24} h"
-
-
-def percent(share: float | None) -> str:
-    """A share as a percentage, or a dash when it is not known."""
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with fixed digits, or a dash when it is not known."""
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distilcli.cli.results import run_of
-from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.config.reading import load_any
+from distilcli.distillation.kind import AnyKind
 from distilcli.errors import ConfigError, ModelError
+from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.training.run_folder import RunFolder
-
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -21,27 +21,17 @@ class Wanted:
 
     Attributes:
         models: folders of runs and models, or names on the hub.
+        asked: what of them is measured, and on what.
         config: experiment file; None: that of the first run among the models.
         overrides: settings laid over it.
         output: folder of results.json; None: see `results.results_folder`.
-        num_sequences: held-out sequences to look at, or inputs of a task to time; None: all.
-        speed: whether speed is measured; None: on text, not on a task.
-        text: files to measure on instead of held-out text.
-        documents: what one document of a text file among them is; None: as in the experiment.
-        dev: files to measure on instead of a task's dev examples.
-        teacher: to compare with on `text`, where no experiment names one.
     """
 
     models: list[str]
+    asked: Asked = Asked()
     config: Path | None = None
     overrides: tuple[str, ...] = ()
     output: Path | None = None
-    num_sequences: int | None = None
-    speed: bool | None = None
-    text: tuple[str, ...] = ()
-    documents: str | None = None
-    dev: tuple[str, ...] = ()
-    teacher: str | None = None
 
 
 def experiment_of(wanted: Wanted) -> Experiment | TaskExperiment | None:
@@ -63,19 +53,19 @@ def experiment_of(wanted: Wanted) -> Experiment | TaskExperiment | None:
     return None
 
 
-def models_to_measure(wanted: Wanted, experiment: BaseExperiment | None) -> dict[str, str]:
+def models_to_measure(wanted: Wanted, kind: AnyKind) -> dict[str, str]:
     """Label to path of every model: of a run its student, at start too where that is kept.
 
     Raises:
         ModelError: there is none, or a run has no student yet.
     """
-    is_task = isinstance(experiment, TaskExperiment)
-    groups = [_models_of(name, is_task) for name in wanted.models]
-    if not groups and experiment is not None:
-        groups = [_students_of(RunFolder(experiment.run_folder), is_task)]
+    groups = [_models_of(name, kind) for name in wanted.models]
+    if not groups:
+        run_folder = kind.experiment.run_folder
+        groups = [_students_of(RunFolder(run_folder), kind)]
         if not groups[0]:
             raise ModelError(
-                f"{experiment.run_folder}: there is no student to evaluate",
+                f"{run_folder}: there is no student to evaluate",
                 "Run distilcli train first, or name a model.",
             )
     found: dict[str, str] = {}
@@ -85,27 +75,24 @@ def models_to_measure(wanted: Wanted, experiment: BaseExperiment | None) -> dict
     return found
 
 
-def _models_of(name: str, is_task: bool) -> list[tuple[str, str]]:
+def _models_of(name: str, kind: AnyKind) -> list[tuple[str, str]]:
     """Labels and paths of what one name stands for."""
     run = run_of(name)
     if run is None:
         return [(name, name)]
     if run.root != Path(name):
-        return [(_label(run, Path(name), is_task), name)]
-    students = _students_of(run, is_task)
+        return [(_label(run, Path(name), kind), name)]
+    students = _students_of(run, kind)
     if not students:
         raise ModelError(f"{run.root}: this run has no student yet", "Train it to its end.")
     return students
 
 
-def _students_of(run: RunFolder, is_task: bool) -> list[tuple[str, str]]:
+def _students_of(run: RunFolder, kind: AnyKind) -> list[tuple[str, str]]:
     """Labels and paths of the students of a run, as far as they are there."""
     folders = (folder for folder in (run.initial_student, run.student) if folder.exists())
-    return [(_label(run, folder, is_task), str(folder)) for folder in folders]
+    return [(_label(run, folder, kind), str(folder)) for folder in folders]
 
 
-def _label(run: RunFolder, folder: Path, is_task: bool) -> str:
-    if is_task and folder.name == run.student.name:
-        return run.root.absolute().name
-    what = {run.initial_student.name: "at start", run.student.name: "trained"}
-    return f"{run.root.absolute().name} {what.get(folder.name, folder.name)}"
+def _label(run: RunFolder, folder: Path, kind: AnyKind) -> str:
+    return kind.label(run.root.absolute().name, folder.name)

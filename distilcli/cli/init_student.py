@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.batches.masked import held_out_batches
-from distilcli.cli.console import Console, number, percent
+from distilcli.cli.console import Console
 from distilcli.config.experiment import Experiment
 from distilcli.config.models import CopiedStudent, Student
 from distilcli.corpus.prepare import is_prepared
@@ -21,6 +21,7 @@ from distilcli.distillation.assembly import (
 )
 from distilcli.errors import ConfigError, DistilError, RunFolderError
 from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.evaluation.result import number, percent
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
 from distilcli.models.attention import use_packed_attention

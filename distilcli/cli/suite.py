@@ -11,11 +11,11 @@ from typing import Any, get_args
 import torch
 
 from distilcli.cli.console import Console
-from distilcli.cli.prepare import look_at_rows
 from distilcli.cli.results import show_and_write
 from distilcli.config.reading import build, load
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite
 from distilcli.config.tasks import GlueName
+from distilcli.distillation.task_rows import look_at_rows
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.files.json_text import to_json
 from distilcli.suites.plan import SUITES, SuiteRun, builtin_suite, plan

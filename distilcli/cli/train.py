@@ -1,36 +1,18 @@
 """`distilcli train`: what is missing is made, then the student is trained; or a dry run."""
 
-import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from accelerate import Accelerator
 
-from distilcli.cli.console import Console, duration, number
-from distilcli.cli.prepare import show_progress, tell_of_task
+from distilcli.cli.console import Console, duration
 from distilcli.cli.training_log import TrainingLog
-from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
-from distilcli.distillation.assembly import (
-    Parts,
-    assemble_task,
-    assemble_unsaved,
-    check_student,
-    ensure_store,
-    experiment_tokenizer,
-    keep_or_save_initial_student,
-    load_initial_student,
-    load_teacher,
-    make_student,
-    open_store,
-    store_warnings,
-    student_description,
-    teacher_dtype,
-)
+from distilcli.config.experiment import BaseExperiment
 from distilcli.distillation.identity import Identity
-from distilcli.distillation.masked_lm import MaskedLMObjective, masked_lm_identity
+from distilcli.distillation.kinds import kind_of
 from distilcli.distillation.objective import Objective
-from distilcli.distillation.tasks import TaskObjective, task_identity
-from distilcli.models.checks import check_vocabulary
+from distilcli.evaluation.result import number
 from distilcli.training.loop import Events, TrainResult, train
 from distilcli.training.places import check_places
 from distilcli.training.preflight import Preflight, preflight
@@ -57,14 +39,24 @@ class Start:
         held: gives the folder free when the run ends, however it ends.
     """
 
-    experiment: Experiment | TaskExperiment
+    experiment: BaseExperiment
     folder: RunFolder
     resume: bool
     force: bool
     console: Console
     held: ExitStack
 
-    def take_folder(self) -> None:
+    @property
+    def initial_student(self) -> Path:
+        """Where the student at start lies."""
+        return self.folder.initial_student
+
+    @property
+    def keeps_student(self) -> bool:
+        """Whether the run goes on with an initial student that lies there."""
+        return not self.force and self.folder.has_run and self.initial_student.exists()
+
+    def take(self) -> None:
         """Keep other runs out of the folder, and look at it again: one may have begun meanwhile.
 
         Only a run that goes on, or replaces another, waits for a process that is in there, which
@@ -85,9 +77,7 @@ class Start:
             self.folder.begin(self.experiment, force=self.force)
 
 
-def run(
-    experiment: Experiment | TaskExperiment, *, resume: bool, force: bool, console: Console
-) -> None:
+def run(experiment: BaseExperiment, *, resume: bool, force: bool, console: Console) -> None:
     """Train the experiment's student."""
     check_places(experiment)
     accelerator = make_accelerator(experiment)
@@ -97,7 +87,7 @@ def run(
         start = Start(experiment, folder, resume, force, console, held)
         objective, identity = _objective(start, accelerator)
         console.note(
-            f"{experiment.name}: student from {student_description(experiment.student)}, "
+            f"{experiment.name}: student from {experiment.student.in_words}, "
             f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
             f"{accelerator.device}"
         )
@@ -115,7 +105,7 @@ def run(
     _show(result, console)
 
 
-def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
+def dry_run(experiment: BaseExperiment, console: Console) -> None:
     """Check everything and take two steps, without writing anything."""
     check_places(experiment)
     folder = RunFolder(experiment.run_folder)
@@ -129,7 +119,7 @@ def dry_run(experiment: Experiment | TaskExperiment, console: Console) -> None:
     _show_preflight(report, experiment, console)
 
 
-def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Console) -> None:
+def profile(experiment: BaseExperiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
     check_places(experiment)
     accelerator = make_accelerator(experiment)
@@ -141,19 +131,14 @@ def profile(experiment: Experiment | TaskExperiment, num_steps: int, console: Co
 
 
 def _unsaved_objective(
-    experiment: Experiment | TaskExperiment, accelerator: Accelerator, console: Console
+    experiment: BaseExperiment, accelerator: Accelerator, console: Console
 ) -> Objective:
     """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
-    if isinstance(experiment, Experiment):
-        parts = assemble_unsaved(
-            experiment, accelerator.device, by_content=accelerator.is_main_process
-        )
-        _tell_of_store(parts, console)
-        return MaskedLMObjective(experiment, parts, accelerator.device)
+    kind = kind_of(experiment)
     with main_process_first(accelerator):
-        task_parts = assemble_task(experiment, accelerator.device)
-    tell_of_task(task_parts.task, console)
-    return TaskObjective(experiment, task_parts, accelerator, cache=False)
+        parts = kind.assemble_unsaved(accelerator.device, by_content=accelerator.is_main_process)
+    kind.tell(parts, console)
+    return kind.objective(parts, accelerator, console.note, may_write=False)
 
 
 def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Identity]:
@@ -161,69 +146,23 @@ def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Ident
 
     It makes what is missing, before the others look.
     """
-    experiment, folder = start.experiment, start.folder
+    folder, console = start.folder, start.console
+    kind = kind_of(start.experiment)
     accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
-    if isinstance(experiment, Experiment):
-        parts = _assemble(experiment, start, accelerator)
-        _tell_of_store(parts, start.console)
-        identity: Identity = {}
-        if accelerator.is_main_process:
-            initial_student = RunFolder(experiment.run_folder).initial_student
-            identity = masked_lm_identity(experiment, parts, initial_student)
-        return MaskedLMObjective(experiment, parts, accelerator.device), identity
     with main_process_first(accelerator):
-        if accelerator.is_main_process:
-            start.take_folder()
-        task_parts = assemble_task(experiment, accelerator.device)
-    tell_of_task(task_parts.task, start.console)
-    if accelerator.is_main_process:
-        start.begin()
+        place = start if accelerator.is_main_process else None
+        parts = kind.assemble(accelerator.device, folder.initial_student, place, console)
+    kind.tell(parts, console)
 
     def checked_identity() -> Identity:
-        found = task_identity(experiment, task_parts)
+        found = kind.identity(parts, folder.initial_student)
         if start.resume and folder.has_run:  # before the teacher runs for hours over other inputs
             check_identity(folder.read_identity(), found, folder.root)
         return found
 
     identity = of_main_process(accelerator, checked_identity)
-    objective = TaskObjective(experiment, task_parts, accelerator, start.console.note)
-    return objective, identity | objective.outputs_identity()
-
-
-def _tell_of_store(parts: Parts, console: Console) -> None:
-    for warning in store_warnings(parts.store, parts.tokenizer):
-        console.warn(warning)
-
-
-def _assemble(experiment: Experiment, start: Start, accelerator: Accelerator) -> Parts:
-    """Load the parts; the main process makes what is missing before the others look."""
-    tokenizer = experiment_tokenizer(experiment)
-    with main_process_first(accelerator):
-        if accelerator.is_main_process:
-            _make_what_is_missing(experiment, start)
-        # The main process has read every byte of it by now.
-        store = open_store(experiment, tokenizer, by_content=False)
-        student = load_initial_student(experiment, start.folder.initial_student)
-    teacher = load_teacher(experiment, teacher_dtype(experiment, accelerator.device))
-    check_student(experiment, student, teacher, store)
-    return Parts(tokenizer, store, teacher, student)
-
-
-def _make_what_is_missing(experiment: Experiment, start: Start) -> None:
-    start.take_folder()
-    tokenizer = experiment_tokenizer(experiment)
-    # Models first: a mistake there must not cost the hours that preparing a corpus may take.
-    student = None
-    if start.force or not start.folder.has_run or not start.folder.initial_student.exists():
-        student = make_student(experiment, load_teacher(experiment), tokenizer)
-    with start.console.bar("prepare") as bar:
-        store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
-    # All checks before anything of the run is written: what fails them must not lie there.
-    if student is not None:
-        check_vocabulary(student, store, "the student")
-    start.begin()
-    if student is not None:
-        keep_or_save_initial_student(student, tokenizer, start.folder.initial_student)
+    objective = kind.objective(parts, accelerator, console.note)
+    return objective, identity | objective.identity()
 
 
 def _show(result: TrainResult, console: Console) -> None:

@@ -81,6 +81,16 @@ class DataConfig(Section):
         8, description="MiB of text that one shard is made of."
     )
 
+    def folders(self) -> dict[str, str]:
+        """The folders or hub names that are read as a whole, by their keys below `data`."""
+        keyed = {"sources": self.sources, "held_out_sources": self.held_out_sources or []}
+        return {
+            f"{key}.{index}.hub": source.hub
+            for key, sources in keyed.items()
+            for index, source in enumerate(sources)
+            if isinstance(source, HubSource)
+        }
+
     @model_validator(mode="after")
     def _lengths_fit(self) -> "DataConfig":
         if self.min_length > self.max_length:
@@ -124,6 +134,16 @@ class RowFiles(Section):
         None, description="Names of the columns of a CSV, TSV or CoNLL file without a header row."
     )
 
+    @property
+    def place(self) -> str:
+        """Where the rows come from, for people."""
+        return ", ".join(self.files)
+
+    @property
+    def folder(self) -> str | None:
+        """A folder or hub name that is read as a whole, if there is one."""
+        return None
+
 
 class RowHub(Section):
     """Examples of a data set on the Hugging Face hub, or a folder that `datasets` can load."""
@@ -132,6 +152,16 @@ class RowHub(Section):
     subset: str | None = Field(None, description="Configuration of the data set, such as cola.")
     split: str = Field(description="Split to read, such as train or validation.")
     revision: str | None = Field(None, description="Commit, tag or branch.")
+
+    @property
+    def place(self) -> str:
+        """Where the rows come from, for people."""
+        return f"{self.hub}, {self.split}"
+
+    @property
+    def folder(self) -> str | None:
+        """The folder or hub name that is read as a whole."""
+        return self.hub
 
 
 def _row_source_kind(value: Any) -> str:

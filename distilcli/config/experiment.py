@@ -5,6 +5,7 @@ teacher an experiment on a task is distillation, with `teacher: null` plain fine
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -44,6 +45,9 @@ class BaseExperiment(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     validation: BaseValidation = Field(default_factory=BaseValidation)
 
+    # Whether a teacher too large to lie beside the student can wait in host memory.
+    can_offload: ClassVar[bool] = False
+
     @property
     def run_folder(self) -> Path:
         """Where everything about this run is written."""
@@ -61,6 +65,14 @@ class BaseExperiment(Section):
         assert name is not None
         return name
 
+    def shared_folders(self) -> dict[str, str]:
+        """What runs have in common, by its key: it is written once and read ever after."""
+        return {}
+
+    def data_folders(self) -> dict[str, str]:
+        """The folders or hub names of data that are read as a whole, by their keys."""
+        return {}
+
 
 class Experiment(BaseExperiment):
     """Everything that one run of masked-LM training depends on."""
@@ -73,12 +85,22 @@ class Experiment(BaseExperiment):
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    can_offload: ClassVar[bool] = True
+
+    def shared_folders(self) -> dict[str, str]:
+        """The token store, which runs have in common."""
+        return {"data.store": self.data.store}
+
+    def data_folders(self) -> dict[str, str]:
+        """The folders or hub names of data sets, by their keys."""
+        return {f"data.{key}": folder for key, folder in self.data.folders().items()}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
         if self.teacher is None and self.model_source is None:
-            key = "source" if self.student.kind == "copied" else "like"
-            raise ValueError(f"without a teacher, student.{key} must name a model")
+            raise ValueError(
+                f"without a teacher, student.{self.student.source_key} must name a model"
+            )
         if self.teacher is None and not self.loss.alpha_mlm:
             raise ValueError("without a teacher, loss.alpha_mlm must be above 0")
         if self.train.tokens_per_micro_batch < self.data.max_length:
@@ -104,6 +126,15 @@ class TaskExperiment(BaseExperiment):
     optim: TaskOptim = Field(default_factory=TaskOptim)
     train: TaskTrain = Field(default_factory=TaskTrain)
     validation: TaskValidation = Field(default_factory=TaskValidation)
+
+    def shared_folders(self) -> dict[str, str]:
+        """The teacher's cached outputs, which runs have in common."""
+        cache = self.teacher.cache if self.teacher else None
+        return {"teacher.cache": cache} if cache else {}
+
+    def data_folders(self) -> dict[str, str]:
+        """The folders or hub names of data sets, by their keys."""
+        return {f"task.{key}": folder for key, folder in self.task.folders().items()}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TaskExperiment":

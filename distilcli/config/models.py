@@ -1,6 +1,6 @@
 """Settings of the models: the teacher, and how a student starts."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag
 
@@ -47,10 +47,19 @@ class StudentShape(Section):
         None, description="Of attention probabilities while training; null: as the source model."
     )
 
+    # The key of the model that this section names.
+    source_key: ClassVar[str]
+
     @property
     def named_model(self) -> str | None:
         """The model that this section names, if it names one."""
-        return None
+        name: str | None = getattr(self, self.source_key)
+        return name
+
+    @property
+    def in_words(self) -> str:
+        """How the student starts."""
+        return f"checkpoint {self.named_model}"
 
 
 class CopiedStudent(StudentShape):
@@ -67,10 +76,12 @@ class CopiedStudent(StudentShape):
     )
     source: ModelName | None = Field(None, description="Model to copy from; null: the teacher.")
 
+    source_key: ClassVar[str] = "source"
+
     @property
-    def named_model(self) -> str | None:
-        """The model that this section names, if it names one."""
-        return self.source
+    def in_words(self) -> str:
+        """How the student starts."""
+        return "copied layers"
 
 
 class CheckpointStudent(StudentShape):
@@ -85,10 +96,7 @@ class CheckpointStudent(StudentShape):
         description="Give a model without a masked-LM head a new one, tied to its embeddings.",
     )
 
-    @property
-    def named_model(self) -> str | None:
-        """The model that this section names, if it names one."""
-        return self.model
+    source_key: ClassVar[str] = "model"
 
 
 class RandomStudent(StudentShape):
@@ -100,10 +108,12 @@ class RandomStudent(StudentShape):
         None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
     )
 
+    source_key: ClassVar[str] = "like"
+
     @property
-    def named_model(self) -> str | None:
-        """The model that this section names, if it names one."""
-        return self.like
+    def in_words(self) -> str:
+        """How the student starts."""
+        return "random weights"
 
 
 def student_kind(value: Any) -> str:
@@ -160,10 +170,7 @@ class TaskCheckpoint(StudentShape):
         description="Folder, hub name or builtin:NAME of the model to start from."
     )
 
-    @property
-    def named_model(self) -> str | None:
-        """The model that this section names."""
-        return self.model
+    source_key: ClassVar[str] = "model"
 
 
 TaskStudent = Annotated[

@@ -30,6 +30,15 @@ class RowTask(BaseTask):
     train: RowSource = Field(description="Examples to train on.")
     dev: RowSource = Field(description="Examples to be measured on.")
 
+    def folders(self) -> dict[str, str]:
+        """The folders or hub names that are read as a whole, by their keys below `task`."""
+        splits = {"train": self.train.folder, "dev": self.dev.folder}
+        return {f"{split}.hub": folder for split, folder in splits.items() if folder is not None}
+
+    def places(self) -> dict[str, str]:
+        """Where the rows of each split come from, for people."""
+        return {"train": self.train.place, "dev": self.dev.place}
+
 
 class TextTask(RowTask):
     """A task whose examples are texts or pairs of texts."""
@@ -138,6 +147,15 @@ class GlueTask(BaseTask):
     folder: InputPath | None = Field(
         None, description="Folder with its train.tsv and dev.tsv; null: nyu-mll/glue on the hub."
     )
+
+    def folders(self) -> dict[str, str]:
+        """The folder that is read as a whole, if there is one, by its key below `task`."""
+        return {} if self.folder is None else {"folder": self.folder}
+
+    def places(self) -> dict[str, str]:
+        """Where the rows of each split come from, for people."""
+        place = f"{self.name}, {self.folder or 'nyu-mll/glue on the hub'}"
+        return {"train": place, "dev": place}
 
 
 def _task_kind(value: Any) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from distilcli.config.experiment import Experiment, TaskExperiment
-from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent, TaskCheckpoint
+from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.config.models import CheckpointStudent
 from distilcli.corpus.prepare import Progress, is_prepared, prepare
 from distilcli.corpus.store import TokenStore
+from distilcli.distillation.kind import Parts
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.files.atomic import recover_all
 from distilcli.models.checks import check_length, check_pair, check_vocabulary, check_widths
@@ -37,24 +38,20 @@ from distilcli.text.vocabulary import check_tokens, unknown_share, unknown_warni
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What training needs, loaded on the CPU.
+class TextParts(Parts):
+    """What masked-LM training needs.
 
     Attributes:
-        tokenizer: of the token store and both models.
         store: the token store.
-        teacher: None when the experiment has none.
-        student: in fp32, as it starts.
     """
 
-    tokenizer: PreTrainedTokenizerFast
-    store: TokenStore
     teacher: MaskedLM | None
     student: MaskedLM
+    store: TokenStore
 
 
-def experiment_tokenizer(experiment: Experiment) -> PreTrainedTokenizerFast:
-    """The tokenizer that the experiment's token store is made with."""
+def experiment_tokenizer(experiment: BaseExperiment) -> PreTrainedTokenizerFast:
+    """The tokenizer that reads the experiment's text."""
     revision = experiment.teacher.revision if experiment.teacher else None
     return load_tokenizer(experiment.tokenizer_source, revision)
 
@@ -137,7 +134,7 @@ def teacher_dtype(experiment: Experiment, device: torch.device) -> torch.dtype:
 
 def assemble_unsaved(
     experiment: Experiment, device: torch.device, *, by_content: bool = True
-) -> Parts:
+) -> TextParts:
     """The parts with a student that is made in memory; the store must be there.
 
     Args:
@@ -154,7 +151,7 @@ def assemble_unsaved(
     student = make_student(experiment, load_teacher(experiment), tokenizer)
     teacher = load_teacher(experiment, teacher_dtype(experiment, device))
     check_student(experiment, student, teacher, store)
-    return Parts(tokenizer, store, teacher, student)
+    return TextParts(tokenizer, teacher, student, store)
 
 
 def check_student(
@@ -208,32 +205,15 @@ def load_initial_student(experiment: Experiment, folder: Path) -> MaskedLM:
     )
 
 
-def student_description(
-    student: CopiedStudent | CheckpointStudent | RandomStudent | TaskCheckpoint,
-) -> str:
-    """How the student starts, in a few words."""
-    if isinstance(student, CopiedStudent):
-        return "copied layers"
-    if isinstance(student, RandomStudent):
-        return "random weights"
-    return f"checkpoint {student.model}"
-
-
 @dataclass(frozen=True)
-class TaskParts:
-    """What training on a task needs, loaded on the CPU.
+class TaskParts(Parts):
+    """What training on a task needs.
 
     Attributes:
-        tokenizer: of both models.
         task: its inputs.
-        teacher: None when the experiment has none.
-        student: in fp32, as it starts.
     """
 
-    tokenizer: PreTrainedTokenizerFast
     task: OpenTask
-    teacher: PreTrainedModel | None
-    student: PreTrainedModel
 
 
 def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts:
@@ -245,7 +225,7 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
             widths but a cosine, where a model has no embedding for some token, or where the rows
             to train on and to be measured on are the same.
     """
-    tokenizer = _tokenizer(experiment)
+    tokenizer = experiment_tokenizer(experiment)
     _check_tokenizers(experiment, tokenizer)
     task = _open(experiment, tokenizer)
     task.overlap.refuse_same()
@@ -259,12 +239,12 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
         if experiment.loss.alpha_cos:
             check_widths(student, teacher)
         nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
-    return TaskParts(tokenizer, task, teacher, student)
+    return TaskParts(tokenizer, teacher, student, task)
 
 
 def open_task_of(experiment: TaskExperiment) -> OpenTask:
     """The experiment's task, read as training will read it; see `open_task`."""
-    return _open(experiment, _tokenizer(experiment))
+    return _open(experiment, experiment_tokenizer(experiment))
 
 
 def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
@@ -289,11 +269,6 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
         if warning:
             task.warnings.append(f"task.{split}: {warning}")
     return task
-
-
-def _tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
-    revision = experiment.teacher.revision if experiment.teacher else None
-    return load_tokenizer(experiment.tokenizer_source, revision)
 
 
 def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:

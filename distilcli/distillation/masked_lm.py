@@ -1,35 +1,63 @@
-"""Masked-LM distillation as an objective: a token store, dynamic masks, teacher and student."""
+"""Masked-LM training, one kind of run: a token store, dynamic masks, teacher and student."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.batches.masked import PackedBatch, held_out_batches, pack
 from distilcli.batches.masking import Masker
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import Experiment
-from distilcli.distillation.assembly import Parts
+from distilcli.corpus.prepare import is_prepared, prepare
+from distilcli.corpus.store import TokenStore
+from distilcli.distillation.assembly import (
+    TextParts,
+    assemble_unsaved,
+    check_student,
+    ensure_store,
+    experiment_tokenizer,
+    keep_or_save_initial_student,
+    load_initial_student,
+    load_teacher,
+    make_student,
+    open_store,
+    store_warnings,
+    teacher_dtype,
+)
 from distilcli.distillation.identity import (
     Identity,
     identity_of_model,
     identity_of_store,
     identity_of_tokenizer,
 )
+from distilcli.distillation.kind import Audience, Place, RunKind, show_progress
+from distilcli.distillation.measured_text import held_out_text, other_text
 from distilcli.distillation.modules import Distillation
 from distilcli.distillation.objective import Objective
-from distilcli.errors import ModelError
+from distilcli.errors import ConfigError, DataError, ModelError
+from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.evaluation.held_out import (
     HeldOutScores,
     held_out_masker,
     held_out_scores,
     unigram_loss,
 )
+from distilcli.evaluation.result import Result, Table
+from distilcli.evaluation.text import evaluate, lines_of, table_of
+from distilcli.models.checks import check_vocabulary
+from distilcli.models.loading import load_masked_lm
 from distilcli.models.placement import offload_layers
 from distilcli.text.vocabulary import unknown_share
 
 _SANITY_SEQUENCES = 200
+# Of a manifest: nothing that people or programs ask for.
+_LONG_FIELDS = {"token_counts", "length_histogram", "shards", "digests", "stamps", "seal"}
+# How far the student in a folder of a run is.
+STUDENTS = {"initial-student": "at start", "student": "trained"}
 
 
 class MaskedLMObjective(Objective):
@@ -43,7 +71,7 @@ class MaskedLMObjective(Objective):
 
     module: Distillation
 
-    def __init__(self, experiment: Experiment, parts: Parts, device: torch.device) -> None:
+    def __init__(self, experiment: Experiment, parts: TextParts, device: torch.device) -> None:
         self.experiment = experiment
         self.store = parts.store
         self.tokenizer = parts.tokenizer
@@ -117,10 +145,165 @@ class MaskedLMObjective(Objective):
         return list(batches)
 
 
-def masked_lm_identity(experiment: Experiment, parts: Parts, initial_student: Path) -> Identity:
-    """What a run depends on: teacher, student at start, tokenizer, and the store for the text."""
-    found = identity_of_tokenizer(parts.tokenizer) | identity_of_store(parts.store)
-    teacher = experiment.teacher
-    if teacher is not None:
-        found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
-    return found | identity_of_model("initial student", str(initial_student))
+class MaskedLMRun(RunKind[Experiment, TextParts]):
+    """Masked-LM training on a token store."""
+
+    def prepare(self, num_proc: int, audience: Audience) -> Result:
+        """Prepare the token store, or find that it is there, and say what it holds."""
+        data = self.experiment.data
+        tokenizer = experiment_tokenizer(self.experiment)
+        store = None
+        if is_prepared(data, tokenizer):
+            try:
+                store = open_store(self.experiment, tokenizer)
+                audience.note(f"{data.store}: already prepared")
+            except DataError as error:
+                audience.warn(f"{error.message}; what is damaged is made anew")
+        if store is None:
+            with audience.bar("prepare") as bar:
+                store = prepare(data, tokenizer, num_proc, show_progress(bar))
+        return _contents(store, tokenizer, data.store)
+
+    def assemble(
+        self, device: torch.device, initial_student: Path, place: Place | None, audience: Audience
+    ) -> TextParts:
+        """Load the parts; the main process makes store and initial student where they are missing.
+
+        Raises:
+            DataError, ModelError: see `open_store`, `load_teacher` and `make_student`.
+        """
+        experiment = self.experiment
+        tokenizer = experiment_tokenizer(experiment)
+        if place is not None:
+            self._make_what_is_missing(tokenizer, place, audience)
+        # The main process has read every byte of it by now.
+        store = open_store(experiment, tokenizer, by_content=False)
+        student = load_initial_student(experiment, initial_student)
+        teacher = load_teacher(experiment, teacher_dtype(experiment, device))
+        check_student(experiment, student, teacher, store)
+        return TextParts(tokenizer, teacher, student, store)
+
+    def _make_what_is_missing(
+        self, tokenizer: PreTrainedTokenizerFast, place: Place, audience: Audience
+    ) -> None:
+        experiment = self.experiment
+        place.take()
+        # Models first: a mistake there must not cost the hours that preparing a corpus may take.
+        student = None
+        if not place.keeps_student:
+            student = make_student(experiment, load_teacher(experiment), tokenizer)
+        with audience.bar("prepare") as bar:
+            store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+        # All checks before anything of the run is written: what fails them must not lie there.
+        if student is not None:
+            check_vocabulary(student, store, "the student")
+        place.begin()
+        if student is not None:
+            keep_or_save_initial_student(student, tokenizer, place.initial_student)
+
+    def assemble_unsaved(self, device: torch.device, *, by_content: bool) -> TextParts:
+        """The parts with a student that is made in memory; see `assembly.assemble_unsaved`."""
+        return assemble_unsaved(self.experiment, device, by_content=by_content)
+
+    def tell(self, parts: TextParts, audience: Audience) -> None:
+        """Warn of what a user should know of the store."""
+        for warning in store_warnings(parts.store, parts.tokenizer):
+            audience.warn(warning)
+
+    def identity(self, parts: TextParts, initial_student: Path) -> Identity:
+        """Teacher, student at start, tokenizer, and the store for the text."""
+        found = identity_of_tokenizer(parts.tokenizer) | identity_of_store(parts.store)
+        teacher = self.experiment.teacher
+        if teacher is not None:
+            found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
+        return found | identity_of_model("initial student", str(initial_student))
+
+    def objective(
+        self,
+        parts: TextParts,
+        accelerator: Accelerator,
+        on_note: Callable[[str], None],
+        *,
+        may_write: bool = True,
+    ) -> MaskedLMObjective:
+        """Masked text, teacher and student; nothing is written."""
+        return MaskedLMObjective(self.experiment, parts, accelerator.device)
+
+    def check_asked(self, asked: Asked) -> None:
+        """Refuse examples, which are of a task, and a second teacher.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        if asked.dev:
+            raise ConfigError(
+                "--dev: examples are of a task, and there is no run on one",
+                "Name the run, or --config FILE; --text FILES measures masked-LM models on text.",
+            )
+        if asked.documents is not None and not asked.text:
+            raise ConfigError("--documents goes with --text")
+        if asked.teacher is not None:
+            raise ConfigError(
+                "--teacher: the experiment names its teacher", "Override it: teacher.model=..."
+            )
+
+    def label(self, run: str, student: str) -> str:
+        """The run, and how far its student is."""
+        return f"{run} {STUDENTS.get(student, student)}"
+
+    def compare(
+        self, paths: dict[str, str], asked: Asked, accelerator: Accelerator, audience: Audience
+    ) -> Result:
+        """Quality on held-out text, or on text that is asked for, size and speed on the CPU.
+
+        Raises:
+            DataError, ModelError: text or models cannot be used, or do not fit together.
+        """
+        experiment = self.experiment
+        teacher = load_teacher(experiment)
+        models = {} if teacher is None else {TEACHER: teacher}
+        models |= {label: load_masked_lm(path, role="student") for label, path in paths.items()}
+        tokenizer = experiment_tokenizer(experiment)
+        if asked.text:
+            text = other_text(experiment, asked, tokenizer, paths, audience)
+        else:
+            text = held_out_text(experiment, tokenizer)
+        for name, model in models.items():
+            check_vocabulary(model, text.store, name)
+        rows = evaluate(
+            models,
+            TEACHER if teacher is not None else None,
+            text.split,
+            held_out_masker(text.store, tokenizer, experiment.masking.mlm_probability),
+            experiment.train.tokens_per_micro_batch,
+            accelerator,
+            audience.note,
+            asked.num_sequences,
+            with_speed=asked.speed is not False,
+        )
+        if experiment.teacher is not None:
+            paths = {TEACHER: experiment.teacher.model, **paths}
+        found = {row.name: {"path": paths[row.name], **row.record()} for row in rows}
+        table = table_of(rows, text.title(rows[0].scores.num_masked))
+        return Result(table, lines_of(rows), {"text": text.record, "models": found})
+
+
+def _contents(store: TokenStore, tokenizer: PreTrainedTokenizerFast, folder: str) -> Result:
+    """What a token store holds."""
+    manifest = store.manifest
+    share = unknown_share(store.token_counts, tokenizer)
+    rows = [
+        [name, f"{split.documents:,}", f"{split.sequences:,}", f"{split.tokens:,}", unknown]
+        for name, split, unknown in (
+            ("train", manifest.train, f"{share:.2%}"),
+            ("held out", manifest.held_out, "-"),  # tokens are counted where they are trained on
+        )
+    ]
+    columns = ["split", "documents", "sequences", "tokens", "unknown"]
+    lines = [
+        f"dropped as {reason.replace('_', ' ')}: {dropped.count:,} with {dropped.tokens:,} tokens"
+        for reason, dropped in manifest.dropped.items()
+    ]
+    record = {"store": folder, **manifest.model_dump(mode="json", exclude=_LONG_FIELDS)}
+    table = Table(f"token store {folder}", columns, rows)
+    return Result(table, lines, record, store_warnings(store, tokenizer))

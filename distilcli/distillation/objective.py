@@ -1,6 +1,6 @@
 """What a run trains towards: its samples, the module that computes its losses, its held-out scores.
 
-The loop knows no more of masked-LM training (`masked_lm.py`) or of tasks (`tasks/`) than this.
+The loop knows no more of masked-LM training (`masked_lm.py`) or of tasks (`tasks.py`) than this.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import Draws
+from distilcli.distillation.identity import Identity
 from distilcli.distillation.modules import LossModule
 
 
@@ -47,6 +48,10 @@ class Objective(ABC):
     def student(self) -> PreTrainedModel:
         """What is trained."""
         return self.module.student
+
+    def identity(self) -> Identity:
+        """What training depends on besides what the run reads: a teacher's outputs on disk."""
+        return {}
 
     @abstractmethod
     def compilable(self) -> list[PreTrainedModel]:

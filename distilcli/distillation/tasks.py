@@ -1,19 +1,18 @@
-"""Distillation on a task as an objective: inputs, student, teacher or its cached outputs."""
+"""Training on a task, one kind of run: its rows, student, and teacher or its cached outputs."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.plan import Draws
-from distilcli.config.data import RowFiles, RowHub
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.tasks import GlueTask, Task
-from distilcli.distillation.assembly import TaskParts
+from distilcli.distillation.assembly import TaskParts, assemble_task, open_task_of
 from distilcli.distillation.identity import (
     TEACHER_OUTPUTS,
     Fingerprint,
@@ -21,12 +20,18 @@ from distilcli.distillation.identity import (
     identity_of_model,
     identity_of_tokenizer,
 )
+from distilcli.distillation.kind import Audience, Place, RunKind
 from distilcli.distillation.modules import TaskDistillation
 from distilcli.distillation.objective import Objective
+from distilcli.distillation.task_rows import look_at_rows, rows_of, tell_of_task, with_other_dev
 from distilcli.distillation.teacher_outputs import TeacherOutputs
-from distilcli.errors import ModelError
+from distilcli.errors import ConfigError, ModelError
+from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
+from distilcli.evaluation.result import Result
+from distilcli.evaluation.task import compare_on_task
 from distilcli.files.atomic import recover_all
+from distilcli.models.heads import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import TaskBatch, pack
 
@@ -109,7 +114,7 @@ class TaskObjective(Objective):
         on_note(f"that took the teacher {time.perf_counter() - start:.1f} s")
         return cached
 
-    def outputs_identity(self) -> Identity:
+    def identity(self) -> Identity:
         """The teacher's outputs that are kept on disk, if they are."""
         if self._cached is None:
             return {}
@@ -156,16 +161,98 @@ class TaskObjective(Objective):
         return {"teacher_score": score, "constant_score": constant}
 
 
-def task_identity(experiment: TaskExperiment, parts: TaskParts) -> Identity:
-    """What a run depends on: teacher, what the student starts from, tokenizer, and both splits.
+class TaskRun(RunKind[TaskExperiment, TaskParts]):
+    """Training on the rows of a downstream task."""
 
-    The rows count as the models read them, so that files may move and be written otherwise.
-    """
-    found = identity_of_tokenizer(parts.tokenizer)
-    for split, inputs in (("train", parts.task.train), ("dev", parts.task.dev)):
-        place = place_of_rows(experiment.task, split)
-        found[f"task.{split} rows"] = Fingerprint(place, inputs.content_digest())
-    return found | identity_of_models(experiment)
+    def prepare(self, num_proc: int, audience: Audience) -> Result:
+        """Read every row, so that what is wrong is known before a run; nothing is written."""
+        task = open_task_of(self.experiment)
+        return rows_of(task, f"task of {self.experiment.name}")
+
+    def assemble(
+        self, device: torch.device, initial_student: Path, place: Place | None, audience: Audience
+    ) -> TaskParts:
+        """Read the rows and load the models; see `assemble_task`."""
+        if place is not None:
+            place.take()
+        parts = assemble_task(self.experiment, device)
+        if place is not None:
+            place.begin()
+        return parts
+
+    def assemble_unsaved(self, device: torch.device, *, by_content: bool) -> TaskParts:
+        """Read the rows and load the models; see `assemble_task`."""
+        return assemble_task(self.experiment, device)
+
+    def tell(self, parts: TaskParts, audience: Audience) -> None:
+        """Warn of what a user should know of the rows."""
+        tell_of_task(parts.task, audience)
+
+    def identity(self, parts: TaskParts, initial_student: Path) -> Identity:
+        """Teacher, what the student starts from, tokenizer, and both splits.
+
+        The rows count as the models read them, so that files may move and be written otherwise.
+        """
+        found = identity_of_tokenizer(parts.tokenizer)
+        places = self.experiment.task.places()
+        for split, inputs in (("train", parts.task.train), ("dev", parts.task.dev)):
+            found[f"task.{split} rows"] = Fingerprint(places[split], inputs.content_digest())
+        return found | identity_of_models(self.experiment)
+
+    def objective(
+        self,
+        parts: TaskParts,
+        accelerator: Accelerator,
+        on_note: Callable[[str], None],
+        *,
+        may_write: bool = True,
+    ) -> TaskObjective:
+        """The task's inputs, student, and teacher or its outputs, which may be kept on disk."""
+        return TaskObjective(self.experiment, parts, accelerator, on_note, cache=may_write)
+
+    def check_asked(self, asked: Asked) -> None:
+        """Refuse options that say nothing of a task.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        if asked.text:
+            raise ConfigError(
+                "--text measures masked-LM models, and this experiment is on a task",
+                "Measure its student on other examples: --dev FILES.",
+            )
+        if asked.documents is not None or asked.teacher is not None:
+            option = "--documents" if asked.documents is not None else "--teacher"
+            raise ConfigError(f"{option} goes with --text")
+        if asked.num_sequences is not None and not asked.speed:
+            raise ConfigError(
+                "--num-sequences: on a task it says how many inputs are timed",
+                "Give --speed too, or leave it out: scores are of all dev examples.",
+            )
+
+    def label(self, run: str, student: str) -> str:
+        """The run alone for its trained student: no other is kept."""
+        return run if student == "student" else f"{run} {student}"
+
+    def compare(
+        self, paths: dict[str, str], asked: Asked, accelerator: Accelerator, audience: Audience
+    ) -> Result:
+        """Scores on the dev examples, or on examples that are asked for, size and speed.
+
+        Raises:
+            DataError, ModelError: rows or models cannot be used, or do not fit together.
+        """
+        experiment = self.experiment
+        if asked.dev:
+            experiment = with_other_dev(experiment, asked.dev)
+        task = look_at_rows(experiment, audience)
+        teacher = load_finetuned_teacher(experiment, task)
+        models: dict[str, PreTrainedModel] = {} if teacher is None else {TEACHER: teacher}
+        models |= {label: load_finetuned(path, task) for label, path in paths.items()}
+        if experiment.teacher is not None:
+            paths = {TEACHER: experiment.teacher.model, **paths}
+        tokens = experiment.train.tokens_per_micro_batch
+        return compare_on_task(models, paths, task, asked, tokens, accelerator, audience.note)
 
 
 def identity_of_models(experiment: TaskExperiment) -> Identity:
@@ -179,16 +266,5 @@ def identity_of_models(experiment: TaskExperiment) -> Identity:
     if teacher is not None:
         found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
     if student.named_model is not None:
-        key = "student.source" if student.kind == "copied" else "student.model"
-        found |= identity_of_model(key, student.named_model)
+        found |= identity_of_model(f"student.{student.source_key}", student.named_model)
     return found
-
-
-def place_of_rows(task: Task, split: str) -> str:
-    """Where the rows of `train` or `dev` come from, for people."""
-    if isinstance(task, GlueTask):
-        return f"{task.name}, {task.folder or 'nyu-mll/glue on the hub'}"
-    source: RowFiles | RowHub = getattr(task, split)
-    if isinstance(source, RowHub):
-        return f"{source.hub}, {source.split}"
-    return ", ".join(source.files)

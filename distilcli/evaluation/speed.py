@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -87,8 +88,10 @@ def _best_size(
 ) -> int:
     """The batch size with the fastest pass over the first inputs."""
     trial = chosen[:_TRIAL_INPUTS]
-    _seconds(model, inputs, trial[:_WARMUP_INPUTS], 1, device)
-    return min(_BATCH_SIZES, key=lambda size: _seconds(model, inputs, trial, size, device))
+    _pass_over(model, inputs, trial[:_WARMUP_INPUTS], 1, device)()
+    passes = {size: _pass_over(model, inputs, trial, size, device) for size in _BATCH_SIZES}
+    seconds = median_seconds(passes, 1, device)
+    return min(seconds, key=lambda size: seconds[size])
 
 
 def _medians(
@@ -98,31 +101,59 @@ def _medians(
     chosen: np.ndarray,
     device: torch.device,
 ) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+    passes = {}
     for name, model in models.items():
-        _seconds(model, inputs, chosen[:_WARMUP_INPUTS], sizes[name], device)
-    for _ in range(_RUNS):
-        for name, model in models.items():
-            seconds[name].append(_seconds(model, inputs, chosen, sizes[name], device))
-    return {name: statistics.median(values) for name, values in seconds.items()}
+        _pass_over(model, inputs, chosen[:_WARMUP_INPUTS], sizes[name], device)()
+        passes[name] = _pass_over(model, inputs, chosen, sizes[name], device)
+    return median_seconds(passes, _RUNS, device)
 
 
-@torch.no_grad()
-def _seconds(
+def _pass_over(
     model: PreTrainedModel, inputs: Inputs, chosen: np.ndarray, size: int, device: torch.device
-) -> float:
-    """Seconds of one pass; making batches is no part of it, copying them to a GPU is."""
+) -> Callable[[], None]:
+    """One pass, its batches made; copying them to a GPU is a part of it."""
     parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
     with_types, padding = takes_token_types(model), model.config.pad_token_id or 0
     batches = [padded(inputs, part.tolist(), with_types, padding) for part in parts]
+
+    @torch.no_grad()
+    def run() -> None:
+        for batch in batches:
+            model(**{name: tensor.to(device) for name, tensor in batch.items()})
+
+    return run
+
+
+_Key = TypeVar("_Key")
+
+
+def median_seconds(
+    actions: Mapping[_Key, Callable[[], object]], runs: int, device: torch.device
+) -> dict[_Key, float]:
+    """How long each action takes; they take turns, so that what disturbs one disturbs all.
+
+    Args:
+        actions: by name, warmed up.
+        runs: how often each is timed.
+        device: that they compute on, which is waited for.
+
+    Returns:
+        Median seconds of each.
+    """
+    seconds: dict[_Key, list[float]] = {name: [] for name in actions}
+    for _ in range(runs):
+        for name, action in actions.items():
+            _wait_for(device)
+            start = time.perf_counter()
+            action()
+            _wait_for(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
-    for batch in batches:
-        model(**{name: tensor.to(device) for name, tensor in batch.items()})
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def padded(
@@ -204,14 +235,16 @@ def _sequences(split: Split, length: int) -> Tensor:
     return torch.stack(rows)
 
 
-@torch.no_grad()
 def _forward_medians(models: dict[str, MaskedLM], input_ids: Tensor, runs: int) -> dict[str, float]:
-    """Median seconds of one forward pass of each model."""
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for run in range(_WARMUP_RUNS + runs):
-        for name, model in models.items():
-            start = time.perf_counter()
+    """Median seconds of one forward pass of each model on the CPU."""
+
+    def forward(model: MaskedLM) -> Callable[[], None]:
+        @torch.no_grad()
+        def run() -> None:
             model(input_ids=input_ids)
-            if run >= _WARMUP_RUNS:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+
+        return run
+
+    passes = {name: forward(model) for name, model in models.items()}
+    median_seconds(passes, _WARMUP_RUNS, _CPU)
+    return median_seconds(passes, runs, _CPU)

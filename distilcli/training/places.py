@@ -1,13 +1,10 @@
 """Where an experiment writes, and that this is no place that it reads."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from distilcli.config.data import HubSource, RowHub
-from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
-from distilcli.config.tasks import GlueTask
+from distilcli.config.experiment import BaseExperiment
 from distilcli.errors import ConfigError
 from distilcli.files.paths import resolve_path
 from distilcli.training.run_folder import RunFolder
@@ -49,7 +46,8 @@ def outputs_of(experiment: BaseExperiment) -> dict[str, Path]:
     outputs = {f"output_dir, name ({run.root.name})": run.root}
     for folder in (run.initial_student, run.student, run.checkpoints, run.trace.parent):
         outputs[f"output_dir, name ({run.root.name}/{folder.name})"] = folder
-    return outputs | _shared(experiment)
+    shared = experiment.shared_folders()
+    return outputs | {key: Path(path) for key, path in shared.items()}
 
 
 def inputs_of(experiment: BaseExperiment) -> dict[str, str | Path]:
@@ -57,37 +55,10 @@ def inputs_of(experiment: BaseExperiment) -> dict[str, str | Path]:
     inputs: dict[str, str | Path] = {}
     if experiment.teacher is not None:
         inputs["teacher.model"] = experiment.teacher.model
-    for key in ("source", "model", "like"):
-        if (name := getattr(experiment.student, key, None)) is not None:
-            inputs[f"student.{key}"] = name
-    return inputs | dict(_data_folders(experiment)) | _shared(experiment)
-
-
-def _shared(experiment: BaseExperiment) -> dict[str, Path]:
-    """What runs have in common: it is written once and read ever after."""
-    if isinstance(experiment, Experiment):
-        return {"data.store": Path(experiment.data.store)}
-    if isinstance(experiment, TaskExperiment) and experiment.teacher and experiment.teacher.cache:
-        return {"teacher.cache": Path(experiment.teacher.cache)}
-    return {}
-
-
-def _data_folders(experiment: BaseExperiment) -> Iterator[tuple[str, str]]:
-    """Folders that `datasets` reads, and those of GLUE's own files."""
-    if isinstance(experiment, Experiment):
-        for key in ("sources", "held_out_sources"):
-            for index, source in enumerate(getattr(experiment.data, key) or []):
-                if isinstance(source, HubSource):
-                    yield f"data.{key}.{index}.hub", source.hub
-    elif isinstance(experiment, TaskExperiment):
-        task: Any = experiment.task
-        if isinstance(task, GlueTask):
-            if task.folder is not None:
-                yield "task.folder", task.folder
-            return
-        for key in ("train", "dev"):
-            if isinstance(rows := getattr(task, key), RowHub):
-                yield f"task.{key}.hub", rows.hub
+    student = experiment.student
+    if student.named_model is not None:
+        inputs[f"student.{student.source_key}"] = student.named_model
+    return inputs | experiment.data_folders() | experiment.shared_folders()
 
 
 def _is_within(output: str | Path, name: str | Path) -> bool:

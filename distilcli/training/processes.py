@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, broadcast_object_list
 
-from distilcli.config.experiment import BaseExperiment, Experiment
+from distilcli.config.experiment import BaseExperiment
 from distilcli.errors import ConfigError, DistilError, ProcessLostError, extra
 from distilcli.training.host_memory import settle_host_memory
 from distilcli.training.run_folder import RunFolder
@@ -115,7 +115,7 @@ def _refuse_sharding(experiment: BaseExperiment) -> None:
             raise ConfigError(
                 f"accelerate is configured for {name} ({variable}), and students are trained with "
                 "data parallelism alone",
-                _PLAIN_LAUNCH + isinstance(experiment, Experiment) * _ROOM_FOR_A_TEACHER,
+                _PLAIN_LAUNCH + experiment.can_offload * _ROOM_FOR_A_TEACHER,
             )
 
 

@@ -21,7 +21,7 @@ from distilcli.batches.masking import Masker
 from distilcli.batches.packing import IGNORE_INDEX, PackedSequences
 from distilcli.batches.plan import StepPlan
 from distilcli.config.experiment import Experiment
-from distilcli.distillation.assembly import Parts
+from distilcli.distillation.assembly import TextParts
 from distilcli.distillation.masked_lm import MaskedLMObjective
 from distilcli.training.optimizer import learning_rate, make_optimizer
 from distilcli.training.steps import Stepper
@@ -40,7 +40,7 @@ class Contestant(Protocol):
 class Packed:
     """distilcli: packed sequences, fused vocabulary head."""
 
-    def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+    def __init__(self, experiment: Experiment, parts: TextParts, accelerator: Accelerator) -> None:
         objective = MaskedLMObjective(experiment, parts, accelerator.device)
         self.stepper = Stepper(experiment, objective, accelerator)
         self.stepper.distillation.train()
@@ -77,7 +77,7 @@ class PaddedBatch:
 class _PaddedContestant:
     """What the padded ones share: reading, padding, the optimiser."""
 
-    def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+    def __init__(self, experiment: Experiment, parts: TextParts, accelerator: Accelerator) -> None:
         assert parts.teacher is not None
         self.experiment = experiment
         self.split = parts.store.train
@@ -190,7 +190,7 @@ class PaddedBf16(Padded):
 class TextBrewer(_PaddedContestant):
     """TextBrewer's GeneralDistiller with the same terms (Yang et al. 2020)."""
 
-    def __init__(self, experiment: Experiment, parts: Parts, accelerator: Accelerator) -> None:
+    def __init__(self, experiment: Experiment, parts: TextParts, accelerator: Accelerator) -> None:
         super().__init__(experiment, parts, accelerator)
         from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 

@@ -15,7 +15,7 @@ from tiny_suites import suite_file
 from tiny_tasks import make_tasks
 
 from distilcli import __version__
-from distilcli.cli import console, guard
+from distilcli.cli import console, guard, suite
 from distilcli.cli.app import app
 from distilcli.config import reading
 from distilcli.errors import (
@@ -118,7 +118,7 @@ def test_where_it_was_is_said_by_file_and_line(capsys, monkeypatch):
     monkeypatch.setattr(reading, "read_yaml", lambda *_: {})
     _, _, err = run(capsys, "prepare", "--config", "own.yaml")
     assert "unexpected AttributeError: 'NoneType' object" in err
-    assert "(reading.py:" in err
+    assert "(config/reading.py:" in err
 
 
 def test_debug_shows_the_traceback(capsys, monkeypatch):
@@ -203,10 +203,10 @@ def test_a_refusal_is_json_for_every_command(capsys, command):
 
 def test_a_suite_whose_runs_fail_is_still_one_object(capsys, monkeypatch, tmp_path):
     tiny = make_tasks(tmp_path / "tasks")
-    suite = suite_file(tmp_path / "suite.yaml", tiny, "regression")
+    file = suite_file(tmp_path / "suite.yaml", tiny, "regression")
     monkeypatch.setattr(suite, "take", lambda *_: ({}, ["regression/student-1"]))
     monkeypatch.setattr(runs, "finished_scores", lambda _: None)
-    code, out, err = run(capsys, "eval", "--suite", str(suite), "--json", "--seeds", "1")
+    code, out, err = run(capsys, "eval", "--suite", str(file), "--json", "--seeds", "1")
     assert code == 1
     record = json.loads(out)
     assert record["suite"] == "whole"

@@ -123,7 +123,7 @@ def told_at_the_end(marker: str, *arguments: str) -> None:
 def test_before_the_first_step(tiny_world, tmp_path, number):
     settings = [f"output_dir={tmp_path}", "train.max_steps=2"]
     arguments = ["train", "--config", str(tiny_world.config), *settings]
-    place = "distilcli.cli.train.keep_or_save_initial_student"
+    place = "distilcli.distillation.masked_lm.keep_or_save_initial_student"
     stopped = stop_at(place, tmp_path / "marker", number, *arguments).wait()
     assert stopped.code == CODES[number]
     hint = shlex.join(["distilcli", *arguments, "--resume"])
@@ -157,7 +157,7 @@ def test_prepare_goes_on_from_its_shards(tiny_world, tmp_path):
     ("place", "words"),
     [
         ("distilcli.cli.init_student.save_verified", ["init-student"]),
-        ("distilcli.cli.evaluate.evaluate", ["eval", "TEACHER"]),
+        ("distilcli.distillation.masked_lm.evaluate", ["eval", "TEACHER"]),
         ("distilcli.cli.train.preflight", ["train", "--dry-run"]),
     ],
 )
@@ -182,7 +182,7 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
     config = str(tasks.write_config(tmp_path / "own.yaml", "regression"))
     suite = str(suite_file(tmp_path / "suite.yaml", tasks, "regression"))
     for place, words in (
-        ("distilcli.cli.evaluate_task.measured_outputs", [expert, "--config", config]),
+        ("distilcli.evaluation.task.measured_outputs", [expert, "--config", config]),
         ("distilcli.cli.suite.look_at_rows", ["--suite", suite]),
     ):
         marker = tmp_path / place
@@ -199,7 +199,7 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
 def test_a_process_that_waits_for_the_first_one_stops_too(tiny_world, tmp_path):
     arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
     marker = tmp_path / "marker"
-    place = "distilcli.cli.train.keep_or_save_initial_student"
+    place = "distilcli.distillation.masked_lm.keep_or_save_initial_student"
     running = start_function(stalled, [place, str(marker), *arguments], num_processes=2)
     assert running.wait_until(marker.exists), running.wait()
     second = running.processes[1].pid
@@ -217,7 +217,7 @@ def test_a_process_that_waits_for_the_first_one_stops_too(tiny_world, tmp_path):
 
 def test_a_process_that_waits_for_one_that_is_gone(tiny_world, tmp_path):
     arguments = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
-    place = "distilcli.cli.train.keep_or_save_initial_student"
+    place = "distilcli.distillation.masked_lm.keep_or_save_initial_student"
     running = stop_at(place, tmp_path / "marker", signal.SIGINT, *arguments, num_processes=2)
     stopped = running.wait()
     assert [process.exitcode for process in running.processes] == [130, 1]

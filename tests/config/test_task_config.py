@@ -124,7 +124,7 @@ def test_skipping_bad_rows_is_a_setting_of_the_task(
 ) -> None:
     load(path)
     seen = []
-    module = importlib.import_module(f"distilcli.commands.{command}")
+    module = importlib.import_module(f"distilcli.cli.{command}")
     monkeypatch.setattr(module, "run", lambda experiment, *_, **__: seen.append(experiment))
     flags = ["--skip-bad-rows"] if flag else []
     result = CliRunner().invoke(app, [command, "--config", str(path), "seed=5", *flags])

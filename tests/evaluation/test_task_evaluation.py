@@ -22,10 +22,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from distilcli.cli import evaluate_task, prepare
 from distilcli.config.experiment import TaskExperiment
+from distilcli.distillation import task_rows
 from distilcli.distillation.assembly import open_task_of
 from distilcli.evaluation import speed
+from distilcli.evaluation import task as task_evaluation
 from distilcli.models.attention import use_packed_attention
 from distilcli.tasks.classification import Classification, MultiLabel, Regression
 from distilcli.tasks.inputs import Inputs, join
@@ -149,7 +150,7 @@ def test_eval_of_a_run_that_has_no_student_yet(trained, tmp_path):
 @pytest.mark.parametrize("flags", [[], ["--no-speed"]], ids=str)
 def test_speed_is_measured_where_it_is_asked_for(trained, tmp_path, flags, monkeypatch):
     """It takes the longest; without it nothing is timed, and the table says how to have it."""
-    monkeypatch.setattr(evaluate_task, "measure_passes", None)  # must not be called
+    monkeypatch.setattr(task_evaluation, "measure_passes", None)  # must not be called
     shown = invoke(str(trained), "--output", str(tmp_path), *flags)
     assert shown.exit_code == 0, shown.output
     assert "speed was not measured: --speed" in shown.stdout
@@ -212,7 +213,9 @@ def test_other_examples_of_a_glue_task(tasks, tmp_path, monkeypatch):
     tree = tasks.experiment("classification", name="own", output_dir=str(tmp_path))
     experiment = TaskExperiment.model_validate(tree | {"task": section})
     seen = []
-    monkeypatch.setattr(prepare, "open_task_of", lambda e: seen.append(open_task_of(e)) or seen[-1])
+    monkeypatch.setattr(
+        task_rows, "open_task_of", lambda e: seen.append(open_task_of(e)) or seen[-1]
+    )
     RunFolder(tmp_path / "own").begin(experiment, force=False)
     BertForSequenceClassification(bert().config).save_pretrained(tmp_path / "own" / "student")
     result = invoke(str(tmp_path / "own"), "--dev", str(other))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_suites import PAIRS, SUITE, TAGS, invoke, suite_of
 
 from distilcli.cli import suite
-from distilcli.suites import results
+from distilcli.suites import results as suite_results
 from distilcli.suites.results import Results
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -30,7 +30,7 @@ PAIRS_ALONE = {"tasks": {"pairs": {"task": PAIRS}}}
 
 def test_medians_ranges_and_what_is_retained():
     results = results_of(teacher=[0.9, 0.5, 0.8], student=[0.4, 0.7, 0.6, 0.3], distilled=[0.6])
-    table = results.table(suite_of(**PAIRS_ALONE), results)
+    table = suite_results.table(suite_of(**PAIRS_ALONE), results)
     assert table["suite"] == "small"
     models = table["tasks"]["pairs"]["models"]
     assert list(models) == ["teacher", "student", "distilled"]
@@ -56,7 +56,7 @@ def test_medians_ranges_and_what_is_retained():
 def test_a_summary_is_of_the_first_score_of_all_seeds(values, random):
     found = list(results_of(teacher=values).items())
     random.shuffle(found)
-    summary = results.table(suite_of(**PAIRS_ALONE), dict(found))
+    summary = suite_results.table(suite_of(**PAIRS_ALONE), dict(found))
     summary = summary["tasks"]["pairs"]["models"]["teacher"]
     ordered = sorted(values)
     low, high = ordered[(len(values) - 1) // 2], ordered[len(values) // 2]
@@ -79,7 +79,7 @@ def test_means_are_over_the_tasks_that_all_models_have():
         | on("b", teacher=0.5, student=0.3, distilled=0.4)
         | on("c", teacher=0.1, student=0.1)
     )
-    macro = results.table(suite_of(**THREE_TASKS), results)["macro"]
+    macro = suite_results.table(suite_of(**THREE_TASKS), results)["macro"]
     assert macro["tasks"] == 2
     assert macro["teacher"] == {"mean": pytest.approx(0.7)}
     assert macro["student"] == {"mean": pytest.approx(0.45), "retained": pytest.approx(0.45 / 0.7)}
@@ -88,7 +88,7 @@ def test_means_are_over_the_tasks_that_all_models_have():
 
 def test_a_model_without_any_run_is_left_out():
     results = on("a", teacher=0.9, student=0.6) | on("b", teacher=0.5, student=0.3)
-    table = results.table(suite_of(**THREE_TASKS), results)
+    table = suite_results.table(suite_of(**THREE_TASKS), results)
     assert table["macro"].keys() == {"tasks", "teacher", "student"}
     assert table["macro"]["tasks"] == 2
     assert list(table["tasks"]) == ["a", "b", "c"]
@@ -97,19 +97,21 @@ def test_a_model_without_any_run_is_left_out():
 
 def test_without_a_task_that_all_models_have_there_is_no_mean():
     results = on("a", teacher=0.9, student=0.6) | on("b", teacher=0.5, distilled=0.3)
-    assert results.table(suite_of(**THREE_TASKS), results)["macro"] == {}
+    assert suite_results.table(suite_of(**THREE_TASKS), results)["macro"] == {}
 
 
 def test_without_a_teacher_nothing_is_known_to_be_retained():
     """Every teacher failed, students did not."""
-    table = results.table(suite_of(**THREE_TASKS), on("a", student=0.6) | on("b", student=0.2))
+    table = suite_results.table(
+        suite_of(**THREE_TASKS), on("a", student=0.6) | on("b", student=0.2)
+    )
     assert "retained" not in table["tasks"]["a"]["models"]["student"]
     assert table["macro"]["student"] == {"mean": pytest.approx(0.4)}
 
 
 def test_of_a_teacher_that_learnt_nothing_no_share_is_retained():
     """CoLA's score is 0 for a model that says the same of every sentence."""
-    table = results.table(suite_of(**THREE_TASKS), on("a", teacher=0.0, student=0.1))
+    table = suite_results.table(suite_of(**THREE_TASKS), on("a", teacher=0.0, student=0.1))
     assert "retained" not in table["tasks"]["a"]["models"]["student"]
     assert table["macro"]["student"].get("retained") is None
     assert table["macro"]["student"]["mean"] == pytest.approx(0.1)
@@ -118,7 +120,7 @@ def test_of_a_teacher_that_learnt_nothing_no_share_is_retained():
 def test_baselines_are_beside_the_others():
     baselines = {"other": {"kind": "checkpoint", "model": "m"}}
     results = on("a", teacher=0.8, other=0.2, distilled=0.4)
-    table = results.table(suite_of(**THREE_TASKS, baselines=baselines), results)
+    table = suite_results.table(suite_of(**THREE_TASKS, baselines=baselines), results)
     assert list(table["tasks"]["a"]["models"]) == ["teacher", "distilled", "other"]
     assert table["macro"]["other"]["retained"] == pytest.approx(0.25)
 
@@ -127,7 +129,7 @@ def test_published_figures_stand_beside_tasks_of_their_name():
     """Sanh et al. 2019, tables 1 and 2; a GLUE task is known by what it is, not by its label."""
     cola = {"task": {"kind": "glue", "name": "CoLA"}}
     named = {"grammar": cola, "SQuAD": {"task": TAGS}, "IMDb": {"task": PAIRS}}
-    found = results.table(suite_of(tasks=named | {"POS": {"task": TAGS}}), {})["tasks"]
+    found = suite_results.table(suite_of(tasks=named | {"POS": {"task": TAGS}}), {})["tasks"]
     assert found["grammar"]["published"] == {"bert": 56.3, "distilbert": 51.3}
     assert found["SQuAD"]["published"] == {"bert": 88.5, "distilbert": 85.8}
     assert found["IMDb"]["published"] == {"bert": 93.46, "distilbert": 92.82}

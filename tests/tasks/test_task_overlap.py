@@ -75,7 +75,8 @@ def test_the_same_file_is_refused_before_anything_is_written(
 ) -> None:
     train = Path(tasks.task("classification")["train"]["files"][0])
     path = config(tasks, tmp_path, train)
-    result = CliRunner().invoke(app, [*command, "--config", str(path)])
+    models = [str(tasks.model)] if command == ["eval"] else []
+    result = CliRunner().invoke(app, [*command, *models, "--config", str(path)])
     assert result.exit_code == 2, result.output
     assert "task.dev: the same rows as task.train" in result.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["mine.yaml"]

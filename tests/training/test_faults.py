@@ -13,9 +13,9 @@ import pytest
 from accelerate.state import AcceleratorState
 from tiny_experiments import listing, metrics, run, start_function, weights
 
-from distilcli.cli import train as train_command
 from distilcli.cli.app import main
 from distilcli.config.experiment import Experiment
+from distilcli.distillation import masked_lm
 from distilcli.errors import ConfigError, ModelError
 from distilcli.training import checkpoints, loop
 from distilcli.training.processes import make_accelerator
@@ -198,13 +198,13 @@ def test_a_student_that_cannot_be_written_is_written_by_the_next_resume(tiny_wor
 
 
 def train_with_slow_preparation(*arguments: str) -> None:
-    ensure_store = train_command.ensure_store
+    ensure_store = masked_lm.ensure_store
 
     def slowly(*given: Any) -> Any:
         time.sleep(15.0)
         return ensure_store(*given)
 
-    train_command.ensure_store = slowly
+    masked_lm.ensure_store = slowly
     sys.argv = ["distilcli", *arguments]
     main()
 

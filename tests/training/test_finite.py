@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from distilcli.cli.app import app
 from distilcli.cli.console import Console
 from distilcli.config.reading import load
+from distilcli.distillation import masked_lm
 from distilcli.distillation.modules import LossSums
 from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation import dev_examples, held_out
@@ -159,16 +160,15 @@ def test_an_initial_student_of_other_settings_is_not_trusted(tiny_world, tmp_pat
 
 def test_a_vocabulary_too_small_leaves_nothing(tiny_world, tmp_path, monkeypatch):
     """It shows only beside the store; nothing of the run is written by then."""
-    from distilcli.cli import train
 
-    real = train.ensure_store
+    real = masked_lm.ensure_store
 
     def larger(*given):
         store = real(*given)
-        manifest = store.manifest.model_copy(update={"vocab_size": 1000})
-        return SimpleNamespace(manifest=manifest)
+        store.manifest = store.manifest.model_copy(update={"vocab_size": 1000})
+        return store
 
-    monkeypatch.setattr(train, "ensure_store", larger)
+    monkeypatch.setattr(masked_lm, "ensure_store", larger)
     result = invoke("train", "--config", str(tiny_world.config), f"output_dir={tmp_path / 'runs'}")
     assert result.exit_code == 2
     assert "the student: its vocabulary of" in error_of(result)

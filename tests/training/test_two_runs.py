@@ -16,9 +16,9 @@ from tiny_experiments import listing, metrics, run, start_function
 from tiny_suites import refused, suite_file
 from tiny_tasks import TinyTasks, make_tasks
 
-from distilcli.cli import train as train_command
 from distilcli.cli.app import main
 from distilcli.config.reading import load
+from distilcli.distillation import masked_lm
 from distilcli.files.atomic import locked
 from distilcli.training.run_folder import RunFolder
 
@@ -73,14 +73,14 @@ def test_a_run_that_begins_between_look_and_lock_is_seen(tiny_world, tmp_path, n
 def hold_before_the_store(*arguments: str) -> None:
     """`train`, which has its folder and is held before it prepares its text."""
     *words, gate = arguments
-    ensure_store = train_command.ensure_store
+    ensure_store = masked_lm.ensure_store
 
     def held(*given: Any) -> Any:
         Path(f"{gate}.held").touch()
         os.read(os.open(gate, os.O_RDONLY), 1)
         return ensure_store(*given)
 
-    train_command.ensure_store = held
+    masked_lm.ensure_store = held
     sys.argv = ["distilcli", *words]
     main()
 

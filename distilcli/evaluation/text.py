@@ -12,8 +12,9 @@ from accelerate import Accelerator
 
 from distilcli.batches.masked import held_out_batches
 from distilcli.batches.masking import Masker
-from distilcli.corpus.store import Split
+from distilcli.corpus.store import Split, TokenStore
 from distilcli.evaluation.held_out import HeldOutScores, held_out_scores
+from distilcli.evaluation.result import Table, number, percent
 from distilcli.evaluation.speed import Speed, measure_speed
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.families import MaskedLM, num_parameters, size_mib
@@ -42,6 +43,30 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """For results.json."""
         return {**asdict(self), "perplexity": self.scores.perplexity}
+
+
+@dataclass(frozen=True)
+class Text:
+    """What models are measured on: a split of a store.
+
+    Attributes:
+        split: its sequences.
+        store: the store.
+        record: which text it is, for programs.
+    """
+
+    split: Split
+    store: TokenStore
+    record: dict[str, Any]
+
+    def title(self, num_masked: int) -> str:
+        """Which text it is, for people, with the number of tokens that are masked in it."""
+        if "files" not in self.record:
+            return f"{num_masked:,} masked held-out tokens"
+        return (
+            f"{', '.join(self.record['files'])}: {self.record['tokens']:,} tokens in "
+            f"{self.record['sequences']:,} sequences, {num_masked:,} tokens of them masked"
+        )
 
 
 def evaluate(
@@ -97,4 +122,35 @@ def evaluate(
             speed=speeds.get(name),
         )
         for name, model in models.items()
+    ]
+
+
+def table_of(rows: list[Evaluation], title: str) -> Table:
+    """One column a model, so that the table fits a terminal."""
+    figures = {
+        "accuracy": [percent(row.scores.accuracy) for row in rows],
+        "retained": [percent(row.retained) for row in rows],
+        "loss": [number(row.scores.loss) for row in rows],
+        "perplexity": [number(row.scores.perplexity, 2) for row in rows],
+        "agreement": [percent(row.scores.agreement) for row in rows],
+        "KL to teacher": [number(row.scores.kl) for row in rows],
+        "parameters": [f"{row.parameters:,}" for row in rows],
+        "MiB": [f"{row.size_mib:.1f}" for row in rows],
+    }
+    speeds = [row.speed for row in rows if row.speed is not None]
+    if speeds:
+        figures |= {
+            "latency, ms": [f"{speed.latency_ms:.1f}" for speed in speeds],
+            "sequences/s": [f"{speed.sequences_per_second:.1f}" for speed in speeds],
+        }
+    table = [[name, *values] for name, values in figures.items()]
+    return Table(title, ["", *(row.name for row in rows)], table)
+
+
+def lines_of(rows: list[Evaluation]) -> list[str]:
+    """How speed was measured, where it was."""
+    return [
+        f"latency: one sequence of {speed.length} tokens; sequences/s: in batches of "
+        f"{speed.batch_size}; CPU, {speed.threads} thread(s), medians"
+        for speed in [row.speed for row in rows if row.speed is not None][:1]
     ]

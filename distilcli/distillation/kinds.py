@@ -1,0 +1,16 @@
+"""Which kind of run an experiment is: an explicit table."""
+
+from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.distillation.kind import AnyKind
+from distilcli.distillation.masked_lm import MaskedLMRun
+from distilcli.distillation.tasks import TaskRun
+
+KINDS: dict[type[BaseExperiment], type[AnyKind]] = {
+    Experiment: MaskedLMRun,
+    TaskExperiment: TaskRun,
+}
+
+
+def kind_of(experiment: BaseExperiment) -> AnyKind:
+    """The kind of run that an experiment describes."""
+    return KINDS[type(experiment)](experiment)

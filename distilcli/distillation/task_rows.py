@@ -1,0 +1,98 @@
+"""The rows of a task, looked at before anything is trained or measured on them."""
+
+from pathlib import Path
+from typing import Any
+
+from distilcli.config.data import RowFiles
+from distilcli.config.experiment import TaskExperiment
+from distilcli.config.tasks import GlueTask, Task
+from distilcli.distillation.assembly import open_task_of
+from distilcli.distillation.kind import Audience
+from distilcli.evaluation.result import Result, Table
+from distilcli.models.heads import teacher_labels
+from distilcli.tasks import glue
+from distilcli.tasks.task import OpenTask
+
+
+def look_at_rows(experiment: TaskExperiment, audience: Audience) -> OpenTask:
+    """The experiment's task, after warnings of what a user should know of its rows.
+
+    Raises:
+        DataError: there are bad rows, or those to train on and to be measured on are the same.
+    """
+    task = open_task_of(experiment)
+    task.overlap.refuse_same()
+    tell_of_task(task, audience)
+    return task
+
+
+def tell_of_task(task: OpenTask, audience: Audience) -> None:
+    """Warn of what a user should know of the rows before trusting a score."""
+    for split, count, skipped in (
+        ("train", task.num_examples[0], task.skipped.train),
+        ("dev", task.num_examples[1], task.skipped.dev),
+    ):
+        if skipped:
+            audience.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
+    audience.note(cuts_of(task))
+    if task.positive is not None:
+        audience.note(f"f1 is of the class {task.positive}")
+    for warning in task.warnings:
+        audience.warn(warning)
+
+
+def with_other_dev(experiment: TaskExperiment, files: tuple[str, ...]) -> TaskExperiment:
+    """The experiment with other dev examples, in columns of the same names."""
+    task: Task = experiment.task
+    if isinstance(task, GlueTask):
+        task = glue.expand(task, teacher_labels(experiment))
+    rows = RowFiles(files=list(files))
+    if isinstance(task.dev, RowFiles):
+        # What was said of the files before holds for others of their kind.
+        same_kind = Path(files[0]).suffix == Path(task.dev.files[0]).suffix
+        rows = task.dev.model_copy(
+            update={"files": rows.files, "format": task.dev.format if same_kind else "auto"}
+        )
+    return experiment.model_copy(update={"task": task.model_copy(update={"dev": rows})})
+
+
+def rows_of(task: OpenTask, title: str) -> Result:
+    """What a task's rows are: examples, inputs, what is cut or left out."""
+    skipped = task.skipped.train, task.skipped.dev
+    record: dict[str, Any] = {"labels": task.labels, "positive": task.positive}
+    rows = []
+    splits = ("train", "dev"), (task.train, task.dev), task.num_examples, task.cuts, skipped
+    for name, inputs, examples, cut, bad in zip(*splits, strict=True):
+        record[name] = {
+            "examples": examples,
+            "inputs": len(inputs),
+            "tokens": int(inputs.lengths.sum()),
+            "cut": cut.inputs,
+            "tokens_cut": cut.tokens,
+            "skipped": bad,
+        }
+        rows.append([name, *(f"{value:,}" for value in record[name].values())])
+    columns = ["split", "examples", "inputs", "tokens", "cut", "tokens cut", "bad rows left out"]
+    train_share, dev_share = task.unknown_shares
+    lines = [
+        f"outputs: {', '.join(task.labels)}",
+        f"unknown tokens: {train_share:.2%} of train, {dev_share:.2%} of dev",
+        cuts_of(task),
+    ]
+    if task.positive is not None:
+        lines.append(f"f1 is of the class {task.positive}")
+    record["unknown_share"] = {"train": train_share, "dev": dev_share}
+    record["warnings"] = task.warnings
+    return Result(Table(title, columns, rows), lines, record, task.warnings)
+
+
+def cuts_of(task: OpenTask) -> str:
+    """How many texts are too long to be shown whole, and what share of the tokens that is."""
+    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
+    if not any(cut.inputs for cut in task.cuts):
+        return f"no text is cut; the longest input has {longest:,} tokens"
+    parts = (
+        f"{cut.inputs:,} of {split}, {cut.share:.1%} of its tokens"
+        for split, cut in zip(("train", "dev"), task.cuts, strict=True)
+    )
+    return f"texts that are cut: {'; '.join(parts)}; the longest input has {longest:,} tokens"

@@ -1,0 +1,130 @@
+"""Models beside their teacher on the dev examples of a task: scores, size and speed."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from distilcli.evaluation.asked import TEACHER, Asked
+from distilcli.evaluation.dev_examples import measured_outputs
+from distilcli.evaluation.result import Result, Table, percent
+from distilcli.evaluation.speed import Pass, measure_passes
+from distilcli.models.families import num_parameters, size_mib
+from distilcli.tasks.task import OpenTask
+
+
+def compare_on_task(
+    models: dict[str, PreTrainedModel],
+    paths: dict[str, str],
+    task: OpenTask,
+    asked: Asked,
+    tokens_per_micro_batch: int,
+    accelerator: Accelerator,
+    on_note: Callable[[str], None],
+) -> Result:
+    """Measure models on the dev examples of a task.
+
+    Args:
+        models: by what they are called; the teacher, where there is one, first.
+        paths: folder or hub name of each.
+        task: with the examples to be measured on as its dev split.
+        asked: which examples those are, whether speed is measured, on how many inputs.
+        tokens_per_micro_batch: of one forward pass.
+        accelerator: names the device.
+        on_note: told what is being measured.
+
+    Raises:
+        NonFiniteLossError: an output is NaN or infinite.
+    """
+    found = _quality(models, paths, task, tokens_per_micro_batch, accelerator, on_note)
+    passes: dict[str, list[Pass]] = {}
+    if asked.speed:
+        passes = measure_passes(models, task.dev, asked.num_sequences, on_note)
+    for model, record in found.items():
+        record["passes"] = [asdict(one) for one in passes.get(model, [])]
+    result = {
+        "score": task.score,
+        "positive": task.positive,
+        "dev": list(asked.dev) or None,
+        "models": found,
+    }
+    lines = _lines_of(passes)
+    if TEACHER in models:
+        lines.append(f"agreement: {task.agreement_means}")
+    return Result(_table_of(found, passes, task, asked.dev), lines, result)
+
+
+def _quality(
+    models: dict[str, PreTrainedModel],
+    paths: dict[str, str],
+    task: OpenTask,
+    tokens_per_micro_batch: int,
+    accelerator: Accelerator,
+    on_note: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """By label: path, scores, size, and what is kept of the teacher, which comes first."""
+    found: dict[str, dict[str, Any]] = {}
+    of_teacher: np.ndarray | None = None
+    reference: float | None = None
+    for name, model in models.items():
+        on_note(f"measuring scores of {name}")
+        outputs = measured_outputs(task, model, accelerator, tokens_per_micro_batch, name)
+        scores = task.ordered_scores(outputs)
+        if name == TEACHER:
+            of_teacher, reference = outputs, scores[task.score]
+        found[name] = {
+            "path": paths[name],
+            "scores": scores,
+            "retained": scores[task.score] / reference if reference else None,
+            "agreement": None if of_teacher is None else task.agreement(outputs, of_teacher),
+            "parameters": num_parameters(model),
+            "size_mib": size_mib(model),
+        }
+    return found
+
+
+def _table_of(
+    found: dict[str, dict[str, Any]],
+    passes: dict[str, list[Pass]],
+    task: OpenTask,
+    dev: tuple[str, ...],
+) -> Table:
+    """One column a model, so that the table fits a terminal."""
+    records = list(found.values())
+    rows = [
+        [task.title(name), *(percent(record["scores"][name]) for record in records)]
+        for name in records[0]["scores"]
+    ]
+    rows += [
+        ["retained", *(percent(record["retained"]) for record in records)],
+        ["agreement", *(percent(record["agreement"]) for record in records)],
+        ["parameters", *(f"{record['parameters']:,}" for record in records)],
+        ["MiB", *(f"{record['size_mib']:.1f}" for record in records)],
+    ]
+    for index, first in enumerate(next(iter(passes.values()), [])):
+        each = [passes[name][index] for name in found]
+        where = f"{first.inputs:,} inputs, {first.device}"
+        rows.append([f"{where}, one by one, s", *(f"{one.single_seconds:.2f}" for one in each)])
+        rows.append([f"{where}, batched, s", *(f"{one.batched_seconds:.2f}" for one in each)])
+        rows.append(["  in batches of", *(str(one.best_batch_size) for one in each)])
+    return Table(_title(task, dev), ["", *found], rows)
+
+
+def _title(task: OpenTask, dev: tuple[str, ...]) -> str:
+    title = f"{task.num_examples[1]:,} dev examples"
+    title = f"{title} of {', '.join(dev)}" if dev else title
+    cut = task.cuts[1]
+    if not cut.inputs:
+        return title
+    return f"{title}, {cut.inputs:,} of them cut ({cut.share:.1%} of the tokens)"
+
+
+def _lines_of(passes: dict[str, list[Pass]]) -> list[str]:
+    """How speed was measured, or that it was not."""
+    timed = next(iter(passes.values()), [])
+    if not timed:
+        return ["speed was not measured: --speed"]
+    return [f"seconds: fp32, medians of 3 passes after a warm-up, {timed[0].threads} CPU thread(s)"]
