@@ -288,7 +288,6 @@ def shell(command: str, **options: str) -> subprocess.CompletedProcess[str]:
         text=True,
         errors="surrogateescape",
         check=False,
-        timeout=120,
     )
 
 

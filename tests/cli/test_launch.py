@@ -133,7 +133,7 @@ def test_processes_that_never_come_are_waited_for_as_long_as_the_settings_say(
     launched(**(WHOLE | {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "0"}))
     start = time.monotonic()
     error = refusal(tiny_world, 0.1)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 600  # the default is half an hour
     assert error.exit_code == 1
     expected = "the processes of this launch do not meet at 127.0.0.1:0 within 0.1 s ("
     assert error.message.startswith(expected + "train.timeout_seconds): ")

@@ -132,7 +132,7 @@ def test_inputs_are_cut_where_parts_end(data):
 def test_processes_share_the_parts(small_parts, tmp_path):
     """Each computes its own ones, after all have looked what is missing."""
     teacher, inputs = make_model("bert", "token"), make_inputs(LENGTHS, "token")
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=600)
     said: dict[int, list] = {}
 
     def work(rank: int) -> None:

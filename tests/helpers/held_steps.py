@@ -16,6 +16,7 @@ from typing import Any
 
 from tiny_experiments import Running, _main, start_function
 
+from distilcli.signals import StopSignals
 from distilcli.training.steps import Stepper
 
 
@@ -29,8 +30,23 @@ def start_held(step: int, gate: Path, *arguments: str, num_processes: int = 1) -
 
 def held(step: str, gate: str, *arguments: str) -> None:
     """What a process of `start_held` does."""
-    hold(int(step), lambda: wait_for(Path(gate)))
+    hold_until_open(int(step), gate)
     _main(*arguments)
+
+
+def hold_until_open(step: int, gate: str) -> None:
+    """Take no step from `step` on until the file `gate` exists.
+
+    A signal that asks to stop makes the file `gate.told`.
+    """
+    hold(step, lambda: wait_for(Path(gate)))
+    receive = StopSignals.receive
+
+    def receive_and_tell(stop: StopSignals, *given: Any) -> None:
+        receive(stop, *given)
+        Path(f"{gate}.told").touch()
+
+    StopSignals.receive = receive_and_tell
 
 
 def hold(step: int, wait: Callable[[], None]) -> None:

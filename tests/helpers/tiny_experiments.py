@@ -47,9 +47,9 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 _PRELOADED = ["forked_imports"]
-_TIMEOUT_SECONDS = 240.0
-_SECONDS_TO_HANG = 180.0  # then a process says where it hangs, and ends
-_SECONDS_FOR_THE_OTHERS = 20.0  # to end by themselves, once one of them has failed
+_TIMEOUT_SECONDS = 900.0
+_SECONDS_TO_HANG = 600.0  # then a process says where it hangs, and ends
+_SECONDS_FOR_THE_OTHERS = 120.0  # to end by themselves, once one of them has failed
 
 
 # Text, tokenizer, teacher

@@ -121,7 +121,6 @@ def options(command: str) -> frozenset[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert answer.returncode == 0, f"distilcli {command}: {answer.stderr}"
     return frozenset(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", answer.stdout))
@@ -132,7 +131,7 @@ def commands() -> frozenset[str]:
     """What can follow `distilcli`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "distilcli", "--help"]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     listed = answer.stdout.partition("Commands:")[2]
     return frozenset(re.findall(r"^  ([a-z-]+)  ", listed, flags=re.MULTILINE))
 

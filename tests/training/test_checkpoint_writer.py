@@ -18,7 +18,7 @@ def gate(monkeypatch):
     save = checkpoints.save
 
     def save_behind_the_gate(*arguments):
-        assert opened.wait(timeout=60)
+        assert opened.wait(timeout=600)
         return save(*arguments)
 
     monkeypatch.setattr(checkpoints, "save", save_behind_the_gate)

@@ -261,7 +261,6 @@ def test_accelerate_launch_with_fsdp_is_refused(tiny_world, tmp_path):
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert launched.returncode != 0

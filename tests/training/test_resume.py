@@ -40,6 +40,7 @@ from distilcli.distillation.modules import Distillation
 from distilcli.training import checkpoints
 
 STEPS = 24  # train.max_steps of the tiny experiment, which saves every 4 and validates every 6
+PATIENCE = 600.0  # seconds, for what is to end by itself
 NO_DROPOUT = ["student.dropout=0", "student.attention_dropout=0"]
 
 
@@ -426,7 +427,7 @@ def test_killed_while_workers_read_ahead(tiny_world, undisturbed, tmp_path):
     finish(command(tiny_world, tmp_path, workers, "--resume"))
     assert_same_end(tmp_path, undisturbed)
     assert len(children) == 2
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert not alive
 
 
@@ -470,7 +471,7 @@ def test_sigterm_under_torchrun(tiny_world, finished_by_two, tmp_path, told):
         for process in processes:
             process.terminate()
         gate.touch()
-        torchrun.wait(timeout=60)
+        torchrun.wait(timeout=PATIENCE)
     errors = (tmp_path / "stderr").read_text()
     stopped_after = last_step(run_folder(tmp_path))
     assert stopped_after < STEPS
@@ -528,7 +529,7 @@ def test_a_process_that_hangs_is_named_and_ends_the_run(tiny_world, finished_by_
     stopped = tmp_path / "stopped"
     running = start_function(train_and_hang_between_steps, [str(stopped), *arguments], 2)
     first, _ = running.processes
-    first.join(timeout=120)
+    first.join(timeout=PATIENCE)
     waited = time.time() - stopped.stat().st_mtime
     code, errors = first.exitcode, (running.folder / "0.stderr").read_text(encoding="utf-8")
     running.kill()
@@ -560,7 +561,7 @@ def test_a_process_that_hangs_within_a_step_is_named(tiny_world, finished_by_two
     arguments = command(tiny_world, tmp_path, "train.timeout_seconds=4")
     running = start_function(train_and_hang, arguments, num_processes=2)
     [first, _] = running.processes
-    first.join(timeout=60)
+    first.join(timeout=PATIENCE)
     code, errors = first.exitcode, (running.folder / "0.stderr").read_text(encoding="utf-8")
     running.kill()
     assert code == 1, errors
@@ -598,7 +599,7 @@ def test_processes_whose_torchrun_is_killed_stop_and_the_next_run_waits(tiny_wor
     gate.touch()
     assert len(orphans) >= 2
     finish(arguments, num_processes=2)
-    assert not psutil.wait_procs(orphans, timeout=30)[1]
+    assert not psutil.wait_procs(orphans, timeout=PATIENCE)[1]
     assert weights(run_folder(tmp_path)) == weights(run_folder(tmp_path / "undisturbed"))
     records = metrics(run_folder(tmp_path))
     assert records == metrics(run_folder(tmp_path / "undisturbed"))
