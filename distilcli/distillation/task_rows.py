@@ -5,12 +5,11 @@ from typing import Any
 
 from distilcli.config.data import RowFiles
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.tasks import GlueTask, Task
 from distilcli.distillation.assembly import open_task_of
 from distilcli.distillation.kind import Audience
 from distilcli.evaluation.result import Result, Table
 from distilcli.models.heads import teacher_labels
-from distilcli.tasks import glue
+from distilcli.tasks.open import expanded
 from distilcli.tasks.task import OpenTask
 
 
@@ -43,9 +42,7 @@ def tell_of_task(task: OpenTask, audience: Audience) -> None:
 
 def with_other_dev(experiment: TaskExperiment, files: tuple[str, ...]) -> TaskExperiment:
     """The experiment with other dev examples, in columns of the same names."""
-    task: Task = experiment.task
-    if isinstance(task, GlueTask):
-        task = glue.expand(task, teacher_labels(experiment))
+    task: Any = expanded(experiment.task, teacher_labels(experiment))
     rows = RowFiles(files=list(files))
     if isinstance(task.dev, RowFiles):
         # What was said of the files before holds for others of their kind.

@@ -1,12 +1,15 @@
-"""Opening a task: its examples read, checked and made inputs."""
+"""Opening a task: its examples read, checked and made inputs. An explicit table of the kinds."""
+
+from typing import Any
 
 from distilcli.config.tasks import (
+    BaseTask,
     ClassificationTask,
     GlueTask,
     MultiLabelTask,
     QuestionAnsweringTask,
     RegressionTask,
-    Task,
+    TaggingTask,
 )
 from distilcli.tasks import glue
 from distilcli.tasks.classification import Classification, MultiLabel, Regression
@@ -15,9 +18,23 @@ from distilcli.tasks.tagging import Tagging
 from distilcli.tasks.task import OpenTask, scikit_metrics
 from distilcli.text.tokenizers import TextTokenizer
 
+# What is asked, by the section of settings that describes it.
+KINDS: dict[type[BaseTask], type[OpenTask]] = {
+    ClassificationTask: Classification,
+    MultiLabelTask: MultiLabel,
+    RegressionTask: Regression,
+    QuestionAnsweringTask: QuestionAnswering,
+    TaggingTask: Tagging,
+}
+
+
+def expanded(task: BaseTask, teacher_labels: list[str] | None) -> BaseTask:
+    """The task that a section stands for: of a GLUE task the one that its name means."""
+    return glue.expand(task, teacher_labels) if isinstance(task, GlueTask) else task
+
 
 def open_task(
-    task: Task, tokenizer: TextTokenizer, teacher_labels: list[str] | None = None
+    task: BaseTask, tokenizer: TextTokenizer, teacher_labels: list[str] | None = None
 ) -> OpenTask:
     """Read a task's examples.
 
@@ -31,15 +48,9 @@ def open_task(
         DataError: sources cannot be read, have bad rows (each is named), or none.
         ModelError: the teacher's classes are others than the task's.
     """
-    if isinstance(task, GlueTask):
-        task = glue.expand(task, teacher_labels)
-    if isinstance(task, QuestionAnsweringTask):
-        return QuestionAnswering(task, tokenizer)
-    scikit_metrics()  # what scores it: better missed now than after hours of training
-    if isinstance(task, ClassificationTask):
-        return Classification(task, tokenizer, teacher_labels)
-    if isinstance(task, MultiLabelTask):
-        return MultiLabel(task, tokenizer, teacher_labels)
-    if isinstance(task, RegressionTask):
-        return Regression(task, tokenizer, teacher_labels)
-    return Tagging(task, tokenizer, teacher_labels)
+    task = expanded(task, teacher_labels)
+    kind: Any = KINDS[type(task)]
+    if kind.is_scored_by_scikit:
+        scikit_metrics()  # better missed now than after hours of training
+    opened: OpenTask = kind(task, tokenizer, teacher_labels)
+    return opened

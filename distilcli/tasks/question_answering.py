@@ -48,10 +48,16 @@ class QuestionAnswering(OpenTask):
     """Start and end of the answer among the tokens of a window."""
 
     head = "span"
+    is_scored_by_scikit = False
     family = "one-of"
     agreement_means = "questions with exactly the answer that the teacher gives"
 
-    def __init__(self, config: QuestionAnsweringTask, tokenizer: TextTokenizer) -> None:
+    def __init__(
+        self,
+        config: QuestionAnsweringTask,
+        tokenizer: TextTokenizer,
+        teacher_labels: list[str] | None = None,
+    ) -> None:
         self.score = config.score
         self.labels = ["start", "end"]
         self._max_answer_length = config.max_answer_length

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class OpenTask(ABC):
         score: name of the score by which students are chosen and compared.
         agreement_means: what `agreement` is the share of, for people.
         positive: of two classes the one that the scores f1 and accuracy_f1 are of; else None.
+        is_scored_by_scikit: whether scoring it needs scikit-learn, of the extra `eval`.
     """
 
     head: Head
@@ -62,6 +63,7 @@ class OpenTask(ABC):
     score: str
     agreement_means: str
     positive: str | None = None
+    is_scored_by_scikit: ClassVar[bool] = True
 
     def keep_usable(
         self,
