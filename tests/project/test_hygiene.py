@@ -107,6 +107,13 @@ def test_imports_go_upwards(path: Path) -> None:
     assert sorted({name.split(".")[0] for name in imported_modules(path)} - allowed) == []
 
 
+def test_the_page_of_design_has_this_order() -> None:
+    """Its map begins at the top, with what the others do not import from."""
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z]+)(?:/|\.py)` \|", design, flags=re.MULTILINE)
+    assert rows == [place for place in reversed(ORDER) if place != "__main__"]
+
+
 def test_no_imports_go_round_in_a_circle() -> None:
     graph = {module_of(path): set(imported_modules(path)) for path in MODULES}
     try:
