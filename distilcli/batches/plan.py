@@ -93,7 +93,7 @@ class StepPlan:
         return None if self.num_draws is None else -(-self.num_draws // self.global_batch_size)
 
     def is_that_of(self, rule: int, num_steps: int) -> bool:
-        """Whether these steps draw under an earlier `STEP_PLAN` what they draw now."""
+        """Whether an earlier `STEP_PLAN` draws the same samples in these steps."""
         num_samples, batch = len(self.lengths), self.global_batch_size
         return rule == STEP_PLAN or num_samples % batch == 0 or num_steps * batch <= num_samples
 

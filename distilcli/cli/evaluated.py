@@ -3,7 +3,7 @@
 A run folder stands for its students, a folder inside one for itself; both bring their experiment.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from distilcli.cli.results import run_of
@@ -28,7 +28,7 @@ class Wanted:
     """
 
     models: list[str]
-    asked: Asked = Asked()
+    asked: Asked = field(default_factory=Asked)
     config: Path | None = None
     overrides: tuple[str, ...] = ()
     output: Path | None = None

@@ -1,4 +1,4 @@
-"""What stands around every command: whatever goes wrong there ends in words and an exit code.
+"""Turns every error of a command into a message and an exit code.
 
 `run` is around the whole command line, `console` around the body of one command. Here nothing but
 the standard library and Typer is imported, so that `--help` answers at once.

@@ -1,4 +1,4 @@
-"""`distilcli prepare`: the data of a run made, or looked at."""
+"""`distilcli prepare`: makes the data of a run, or checks it."""
 
 from distilcli.cli.console import Console
 from distilcli.config.experiment import BaseExperiment

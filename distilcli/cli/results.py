@@ -14,7 +14,7 @@ from distilcli.training.run_folder import RunFolder, check_results, write_result
 
 
 def settle_runs(names: Sequence[str]) -> None:
-    """Make good what a killed run left half replaced in the run folders that are named.
+    """Repair what a killed run left half replaced in the run folders that are named.
 
     Args:
         names: folders of runs, folders in them, or names of models.

@@ -1,4 +1,4 @@
-"""`distilcli train`: what is missing is made, then the student is trained; or a dry run."""
+"""`distilcli train`: makes what is missing, then trains the student; or a dry run."""
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass

@@ -60,7 +60,7 @@ class Words:
         return [list(chain.from_iterable(map(self._ids.__getitem__, text))) for text in words]
 
     def _learn(self, words: Sequence[list[str]]) -> None:
-        """Have every one of the words."""
+        """Tokenise the words that are not cached yet."""
         wanted = set(chain.from_iterable(words))
         missing = wanted - self._ids.keys()
         num_chars = sum(map(len, missing))

@@ -175,7 +175,7 @@ def check_student(
 def keep_or_save_initial_student(
     student: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
-    """Save the student that the experiment starts from, or find that it lies there already.
+    """Save the student that the experiment starts from, or check that it is already there.
 
     Raises:
         ModelError: another one lies there: of other settings, of another teacher, or edited.

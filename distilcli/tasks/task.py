@@ -1,4 +1,4 @@
-"""What a task is to the rest: inputs, an output head, a family of losses, scores."""
+"""The interface of a task: inputs, where outputs are read, what they are, scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +134,7 @@ class OpenTask(ABC):
 
     @abstractmethod
     def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
-        """How far one model's answers are another's, whatever is right; see `agreement_means`.
+        """How far one model's answers are another's, regardless of which is right; see `agreement_means`.
 
         Args:
             outputs: float32 [rows, outputs], in the order of `dev`.
@@ -146,7 +146,7 @@ class OpenTask(ABC):
 
     @abstractmethod
     def constant_outputs(self) -> np.ndarray:
-        """What a model that looks at no input would put out for `dev`: the training frequencies."""
+        """Outputs for `dev` of a model that ignores its input: the training frequencies."""
 
 
 def batched(count: int, size: int = 1024) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""Texts that are both trained on and measured on: what is measured on them is not held out."""
+"""Texts that are both trained on and measured on: scores on them are not held-out scores."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

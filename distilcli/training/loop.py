@@ -1,4 +1,4 @@
-"""The loop: steps, validation, checkpoints, and what is told of them.
+"""The loop: steps, validation, checkpoints, and the events it reports.
 
 distilcli train --config configs/quickstart.yaml
 torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml --resume
@@ -40,7 +40,7 @@ from distilcli.training.steps import Stepper
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run came to.
+    """The result of a finished run.
 
     Attributes:
         run_folder: where everything lies.

@@ -1,4 +1,4 @@
-"""Where an experiment writes, and that this is no place that it reads."""
+"""Checks that an experiment does not write where it reads."""
 
 import os
 from collections.abc import Mapping

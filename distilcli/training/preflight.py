@@ -1,4 +1,4 @@
-"""`train --dry-run`: find what cannot work, and what it will cost, before the hours are spent."""
+"""`train --dry-run`: find what will fail, and estimate the cost, before a long run."""
 
 import resource
 import shutil
