@@ -134,7 +134,7 @@ class OpenTask(ABC):
 
     @abstractmethod
     def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
-        """How far one model's answers are another's, regardless of which is right; see `agreement_means`.
+        """How far one model's answers are another's, right or wrong; see `agreement_means`.
 
         Args:
             outputs: float32 [rows, outputs], in the order of `dev`.
