@@ -166,7 +166,7 @@ def _labelled(names: Sequence[str]) -> dict[str, str]:
 
 
 def _check_rows(runs: list[SuiteRun], console: Console) -> None:
-    """Read the rows of every task that still has runs: mistakes are found before hours are spent."""
+    """Read the rows of every task that still has runs, so that mistakes are found early."""
     names = dict.fromkeys(run.task for run in runs if finished_scores(run) is None)
     for name in names:
         console.note(f"{name}: looking at its rows")

@@ -1,4 +1,4 @@
-"""What the hub answers when it gives neither a model nor a data set, in words.
+"""Explains the error answers of the hub, for models and for data sets.
 
 Loads nothing of the hub's client before there is an error of it.
 """
