@@ -54,6 +54,21 @@ def text_backend(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
     return tree
 
 
+def after_spaces(tree: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer for words of a list, which stand after a space in a text.
+
+    A byte-level tokenizer has other tokens for a word after a space than for one at the start of a
+    text: without this, every word of a list would look as if a text began with it.
+
+    Args:
+        tree: JSON tree of a fast tokenizer.
+    """
+    reader = tree["pre_tokenizer"]
+    if not reader or reader["type"] != "ByteLevel":
+        return tree
+    return tree | {"pre_tokenizer": reader | {"add_prefix_space": True}}
+
+
 def reading_of_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> list[str]:
     """What a tokenizer's fingerprint has to say of this rule.
 
@@ -112,15 +127,24 @@ class TextTokenizer:
         self.cls_token_id: int = tokenizer.cls_token_id
         self.sep_token_id: int = tokenizer.sep_token_id
         self.unk_token_id: int = tokenizer.unk_token_id
-        self._fast = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(to_json(text_backend(tokenizer))),
-            truncation_side=tokenizer.truncation_side,
+        tree = text_backend(tokenizer)
+        self._fast, self._of_words = (
+            PreTrainedTokenizerFast(
+                tokenizer_object=Tokenizer.from_str(to_json(backend)),
+                truncation_side=tokenizer.truncation_side,
+            )
+            for backend in (tree, after_spaces(tree))
         )
 
-    def __call__(self, *columns: Any, **options: Any) -> "BatchEncoding":
+    def __call__(
+        self, *columns: Any, is_split_into_words: bool = False, **options: Any
+    ) -> "BatchEncoding":
         """Token ids of texts, pairs of texts or lists of words; the options of transformers."""
+        fast = self._of_words if is_split_into_words else self._fast
         with naming_the_tokenizer():
-            encoded: BatchEncoding = self._fast(*columns, **options)
+            encoded: BatchEncoding = fast(
+                *columns, is_split_into_words=is_split_into_words, **options
+            )
         return encoded
 
 

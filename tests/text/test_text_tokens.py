@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from byte_level import byte_level_tokenizer
 from task_rows import open_rows, question
 from tiny_models import word_tokenizer as whole_words
 from tiny_tasks import pair_tokenizer
@@ -152,3 +153,51 @@ def test_a_regular_expression_that_takes_too_long_is_named_on_both_paths():
     recipe = make_recipe(json.dumps(text_backend(tokenizer)), (2, 3), (64, 3), 0.0)
     with pytest.raises(DataError, match=expected):
         Sequencer(recipe)([text], None)
+
+
+# Byte-level tokenizers
+
+
+def test_words_of_a_list_have_the_tokens_that_they_have_within_a_text() -> None:
+    """After a space, that is, as all words of a text but its first one are."""
+    tokenizer = byte_level_tokenizer()
+    texts = TextTokenizer(tokenizer)
+    words = ["ba", "be", "zu", "bi"]
+    found = texts([words], is_split_into_words=True, add_special_tokens=False)
+    [whole] = texts(["".join(f" {word}" for word in words)], add_special_tokens=False)["input_ids"]
+    assert found["input_ids"] == [whole]
+    assert tokenizer.decode(whole) == " ba be zu bi"
+    assert found.word_ids(0) == sorted(found.word_ids(0))
+    # A text by itself is read as it stands.
+    [alone] = texts(["ba be zu bi"], add_special_tokens=False)["input_ids"]
+    assert alone != whole
+    assert tokenizer.decode(alone) == "ba be zu bi"
+
+
+def test_control_tokens_are_text_to_a_byte_level_tokenizer_too() -> None:
+    tokenizer = byte_level_tokenizer()
+    texts = ["ba <mask> </s> <s> <pad> bo"]
+    [ids] = TextTokenizer(tokenizer)(texts)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    assert [index for index in ids if index in special] == [
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+    ]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == texts[0]
+
+
+def test_sequences_of_a_byte_level_tokenizer_end_between_words() -> None:
+    tokenizer = byte_level_tokenizer()
+    backend = json.dumps(text_backend(tokenizer))
+    recipe = make_recipe(backend, (tokenizer.cls_token_id, tokenizer.sep_token_id), (12, 3), 0.0)
+    text = "zuzu bizu badefigo zubazu zuzuzu bo " * 4
+    found = Sequencer(recipe)([text], "train")["train"]
+    ends = [sum(found.lengths[: i + 1]) for i in range(len(found.lengths))]
+    rows = [
+        found.values.tolist()[end - length : end]
+        for end, length in zip(ends, found.lengths, strict=True)
+    ]
+    assert len(rows) > 5
+    pieces = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    assert "".join(pieces) == text
+    assert all(piece.startswith(" ") for piece in pieces[1:])
