@@ -25,6 +25,7 @@ from distilcli.evaluation.result import number, percent
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
 from distilcli.models.attention import use_packed_attention
+from distilcli.models.checks import check_tokenizer
 from distilcli.models.copying import adds_token_type
 from distilcli.models.families import MaskedLM, family_of, num_parameters, size_mib
 from distilcli.models.layers import layer_map, layer_table
@@ -32,7 +33,6 @@ from distilcli.models.loading import load_masked_lm
 from distilcli.models.saving import save_verified
 from distilcli.models.students import build_student
 from distilcli.text.tokenizers import load_tokenizer
-from distilcli.text.vocabulary import check_tokens
 from distilcli.training.places import check_apart, check_places
 from distilcli.training.processes import single_accelerator
 from distilcli.training.run_folder import RunFolder
@@ -98,7 +98,7 @@ def _copy(
     _refuse_existing_student(output, force)
     tokenizer = load_tokenizer(teacher_name)
     teacher = load_masked_lm(teacher_name)
-    check_tokens(tokenizer, teacher.config.vocab_size, f"teacher {teacher_name}")
+    check_tokenizer(teacher, tokenizer, f"teacher {teacher_name}")
     student = build_student(settings, teacher, seed=0)
     save_verified(
         student, tokenizer, output, lambda folder: _refuse_existing_student(folder, force)

@@ -19,7 +19,13 @@ from distilcli.corpus.store import TokenStore
 from distilcli.distillation.kind import Parts
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.files.atomic import recover_all
-from distilcli.models.checks import check_length, check_pair, check_vocabulary, check_widths
+from distilcli.models.checks import (
+    check_length,
+    check_pair,
+    check_tokenizer,
+    check_vocabulary,
+    check_widths,
+)
 from distilcli.models.families import MaskedLM
 from distilcli.models.heads import (
     build_task_student,
@@ -34,7 +40,7 @@ from distilcli.models.students import build_student
 from distilcli.tasks.open import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.text.tokenizers import TextTokenizer, load_tokenizer, tokenizer_fingerprint
-from distilcli.text.vocabulary import check_tokens, unknown_share, unknown_warning
+from distilcli.text.vocabulary import unknown_share, unknown_warning
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def make_student(
     """The student as the experiment says it starts, checked against teacher and tokenizer."""
     student = build_student(experiment.student, teacher, experiment.seed)
     check_student(experiment, student, teacher)
-    check_tokens(tokenizer, student.config.vocab_size, "the student")
+    check_tokenizer(student, tokenizer, "the student")
     return student
 
 
@@ -234,7 +240,7 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
     student = build_task_student(experiment, task, teacher)
     for model, where in ((teacher, "the teacher"), (student, "the student")):
         if model is not None:
-            check_tokens(tokenizer, model.config.vocab_size, where)
+            check_tokenizer(model, tokenizer, where)
     if teacher is not None and experiment.teacher is not None:
         if experiment.loss.alpha_cos:
             check_widths(student, teacher)

@@ -1,10 +1,11 @@
 """Whether models, their vocabularies and their lengths fit together, before anything is run."""
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import ModelError
-from distilcli.models.families import MaskedLM, num_positions
+from distilcli.models.families import MaskedLM, family_of, num_positions
+from distilcli.text.vocabulary import check_tokens
 
 # What fits together
 
@@ -56,6 +57,28 @@ def check_length(model: MaskedLM, max_length: int) -> None:
             f"data.max_length {max_length} is over the {positions} positions of "
             f"{model.config.name_or_path or 'the model'}",
             f"Set data.max_length to {positions} or less.",
+        )
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: str) -> None:
+    """Refuse a model that does not have the tokens of its tokenizer, or takes another for padding.
+
+    Args:
+        model: reads what the tokenizer gives.
+        tokenizer: of its texts.
+        where: names the model, and opens the message.
+
+    Raises:
+        ModelError: a token has no embedding; or positions begin after padding, and the padding is
+            another: they would be other positions than those the model was trained with.
+    """
+    check_tokens(tokenizer, model.config.vocab_size, where)
+    padding = model.config.pad_token_id
+    if family_of(model).starts_after_padding and padding != tokenizer.pad_token_id:
+        raise ModelError(
+            f"{where}: its pad_token_id is {padding}, but {tokenizer.pad_token} of the tokenizer "
+            f"of {tokenizer.name_or_path} has the id {tokenizer.pad_token_id}",
+            "Its positions begin after padding: use the tokenizer that was saved with the model.",
         )
 
 

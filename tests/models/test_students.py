@@ -1,5 +1,6 @@
 """Students: layer maps, copies that compute what the teacher computes, and what is built."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -348,6 +349,30 @@ def test_check_pair(teacher):
         checks.check_pair(narrow, teacher, cosine=True)
     with pytest.raises(ModelError, match="has 98 tokens, the teacher's 97"):
         checks.check_pair(make_bert(vocab_size=98), teacher, cosine=False)
+
+
+def test_padding_matters_where_positions_begin_after_it(teacher, tokenizer, monkeypatch):
+    """Of a BERT any id will do: nothing is computed from it."""
+    teacher.config.pad_token_id = 1
+    checks.check_tokenizer(teacher, tokenizer, "teacher x")
+    shifted = replace(families.FAMILIES["bert"], starts_after_padding=True)
+    monkeypatch.setitem(families.FAMILIES, "bert", shifted)
+    with pytest.raises(ModelError, match=r"teacher x: its pad_token_id is 1, but \[PAD\].* id 0"):
+        checks.check_tokenizer(teacher, tokenizer, "teacher x")
+    teacher.config.pad_token_id = 0
+    checks.check_tokenizer(teacher, tokenizer, "teacher x")
+    with pytest.raises(ModelError, match="its vocabulary has 96 tokens"):
+        checks.check_tokenizer(make_bert(vocab_size=96), tokenizer, "teacher x")
+
+
+def test_fewer_positions_where_they_begin_after_padding(monkeypatch):
+    """A padding of 3 leaves 36 of 40 positions for tokens."""
+    model = make_bert(pad_token_id=3)
+    shifted = replace(families.FAMILIES["bert"], starts_after_padding=True)
+    monkeypatch.setitem(families.FAMILIES, "bert", shifted)
+    checks.check_length(model, 36)
+    with pytest.raises(ModelError, match=r"data.max_length 37 is over the 36 positions"):
+        checks.check_length(model, 37)
 
 
 def test_check_length(teacher):
