@@ -5,27 +5,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from tiny_families import tiny_config, with_weights
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-    DistilBertForTokenClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
+from distilcli.models.families import FAMILIES, family_of
 from distilcli.tasks.inputs import Inputs, join
 
 VOCAB = 60
 NUM_POSITIONS = 40
-BODIES = ("bert", "distilbert")
+BODIES = tuple(FAMILIES)
 HEADS = ("sequence", "token", "span")
 each_task = pytest.mark.parametrize(
     ("head", "family"),
@@ -38,15 +28,10 @@ each_task = pytest.mark.parametrize(
     ],
 )
 CLASSES: dict[tuple[str, str], type[PreTrainedModel]] = {
-    ("bert", "sequence"): BertForSequenceClassification,
-    ("bert", "token"): BertForTokenClassification,
-    ("bert", "span"): BertForQuestionAnswering,
-    ("bert", "masked-lm"): BertForMaskedLM,
-    ("distilbert", "sequence"): DistilBertForSequenceClassification,
-    ("distilbert", "token"): DistilBertForTokenClassification,
-    ("distilbert", "span"): DistilBertForQuestionAnswering,
-    ("distilbert", "masked-lm"): DistilBertForMaskedLM,
-}
+    (body, name): head.model_class
+    for body, family in FAMILIES.items()
+    for name, head in family.task_heads.items()
+} | {(body, "masked-lm"): family.masked_lm for body, family in FAMILIES.items()}
 
 
 class Padded(NamedTuple):
@@ -72,23 +57,13 @@ def make_model(
     positions: int = NUM_POSITIONS,
 ) -> PreTrainedModel:
     """A model whose every weight, biases and token types included, is well away from zero."""
-    shape: dict[str, Any] = {"vocab_size": vocab, "max_position_embeddings": positions}
+    family = FAMILIES[body]
+    names = family.settings
+    shape: dict[str, Any] = {"vocab_size": vocab, names.hidden_size: width}
     if head != "masked-lm":
         shape["num_labels"] = 2 if head == "span" else num_labels
-    if body == "bert":
-        shape |= {"hidden_size": width, "intermediate_size": 24}
-        shape |= {"num_hidden_layers": num_layers, "num_attention_heads": 4}
-        config: Any = BertConfig(**shape)
-    else:
-        shape |= {"dim": width, "hidden_dim": 24, "n_layers": num_layers, "n_heads": 4}
-        config = DistilBertConfig(**shape)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = CLASSES[body, head](config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
+    config = tiny_config(family, positions, num_layers, **shape)
+    return with_weights(CLASSES[body, head], config, seed)
 
 
 def make_inputs(
@@ -119,13 +94,17 @@ def make_inputs(
 def run_padded(model: PreTrainedModel, inputs: Inputs, samples: list[int]) -> Padded:
     """Run some inputs as transformers has it: one a row, padded, with a mask."""
     model.set_attn_implementation("eager")
+    padding = model.config.pad_token_id or 0
     ids, types = (
-        pad_sequence([torch.from_numpy(values[i].astype(np.int64)) for i in samples], True)
-        for values in (_by_input(inputs.token_ids, inputs), _by_input(inputs.token_types, inputs))
+        pad_sequence([torch.from_numpy(values[i].astype(np.int64)) for i in samples], True, filler)
+        for values, filler in (
+            (_by_input(inputs.token_ids, inputs), padding),
+            (_by_input(inputs.token_types, inputs), 0),
+        )
     )
     lengths = torch.from_numpy(inputs.lengths[samples].astype(np.int64))
     real = torch.arange(ids.shape[1]) < lengths[:, None]
-    more = {"token_type_ids": types} if isinstance(model.config, BertConfig) else {}
+    more = {"token_type_ids": types} if family_of(model).takes_token_types else {}
     found = model(input_ids=ids, attention_mask=real.long(), output_hidden_states=True, **more)
     if hasattr(found, "start_logits"):
         outputs = torch.stack([found.start_logits, found.end_logits], dim=-1)[real]

@@ -26,6 +26,7 @@ from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.assembly import assemble_task
 from distilcli.errors import ConfigError, ModelError
 from distilcli.models.attention import use_packed_attention
+from distilcli.models.families import FAMILIES
 from distilcli.models.heads import (
     build_task_student,
     load_finetuned,
@@ -149,7 +150,10 @@ def test_dropout_stands_where_transformers_has_it(body, head):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    model.dropout = nn.Dropout(1.0)
+    of_body = set(model.base_model.modules())
+    of_head = [m for m in model.modules() if isinstance(m, nn.Dropout) and m not in of_body]
+    for module in of_head:
+        module.p = 1.0
     model.train()
     inputs = make_inputs(LENGTHS, head)
     expected = run_padded(model, inputs, samples)
@@ -157,7 +161,7 @@ def test_dropout_stands_where_transformers_has_it(body, head):
     outputs, _ = run_model(model, pack(inputs, samples))
     torch.testing.assert_close(outputs, expected.outputs, rtol=1e-5, atol=1e-5)
     is_constant = bool((outputs == outputs[0]).all())
-    assert is_constant == ((body, head) != ("bert", "span"))  # the one that has none
+    assert is_constant == bool(of_head)
 
 
 @each_body
@@ -248,10 +252,9 @@ def test_a_student_knows_the_names_of_its_outputs_and_its_dropout(body, head, tm
     assert student.config.id2label == dict(enumerate(LABELS[head]))
     assert student.config.label2id == {name: i for i, name in enumerate(LABELS[head])}
     assert not student.training
-    bert = body == "bert"
-    assert getattr(student.config, "hidden_dropout_prob" if bert else "dropout") == 0.25
-    name = "attention_probs_dropout_prob" if bert else "attention_dropout"
-    assert getattr(student.config, name) == 0.5
+    names = FAMILIES[body].settings
+    assert getattr(student.config, names.dropout) == 0.25
+    assert getattr(student.config, names.attention_dropout) == 0.5
 
 
 # New heads

@@ -1,0 +1,49 @@
+"""A tiny model of every family in the table, and what tests of it need to know."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from distilcli.models.families import FAMILIES, Family
+
+VOCAB, HIDDEN, LAYERS, INNER, POSITIONS = 60, 16, 3, 24, 40
+# What a family's tiny configuration has beyond these sizes.
+TINY: dict[str, dict[str, Any]] = {"roberta": {"type_vocab_size": 1}}
+NUM_SPECIAL = 5  # ids that no test shows a model, the padding of every family among them
+
+
+def tiny_config(
+    family: Family, positions: int = POSITIONS, num_layers: int = LAYERS, **changes: Any
+) -> PreTrainedConfig:
+    """A configuration with so many positions for tokens; other sizes as said above."""
+    names = family.settings
+    first = family.first_position(family.config_class())
+    shape = {
+        "vocab_size": VOCAB,
+        "max_position_embeddings": positions + first,
+        names.hidden_size: HIDDEN,
+        names.num_hidden_layers: num_layers,
+        names.num_attention_heads: 4,
+        names.inner_size: INNER,
+    }
+    return family.config_class(**shape | TINY.get(family.model_type, {}) | changes)
+
+
+def with_weights(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int = 0
+) -> PreTrainedModel:
+    """A model whose every weight, biases and token types included, is well away from zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def tiny_masked_lm(family: Family | str, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A tiny model with a masked-LM head."""
+    found = FAMILIES[family] if isinstance(family, str) else family
+    return with_weights(found.masked_lm, tiny_config(found, **changes), seed)
