@@ -171,7 +171,10 @@ class Sequencer:
         for text in texts:
             split = fixed or self._split_of(text)
             if text.strip():
-                yield from segments(text, split, whole=not self.recipe.splits_at_whitespace)
+                # A line's end is no part of a document, and a byte-level tokenizer has a token
+                # for it.
+                whole = not self.recipe.splits_at_whitespace
+                yield from segments(text.rstrip("\r\n"), split, whole)
             else:
                 sequences[split].num_empty += 1
 

@@ -201,3 +201,13 @@ def test_sequences_of_a_byte_level_tokenizer_end_between_words() -> None:
     pieces = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
     assert "".join(pieces) == text
     assert all(piece.startswith(" ") for piece in pieces[1:])
+
+
+def test_the_end_of_its_last_line_is_no_token_of_a_document() -> None:
+    """Of the lines within one it is: a byte-level tokenizer reads them as they stand."""
+    tokenizer = byte_level_tokenizer()
+    backend = json.dumps(text_backend(tokenizer))
+    recipe = make_recipe(backend, (tokenizer.cls_token_id, tokenizer.sep_token_id), (64, 3), 0.0)
+    found = Sequencer(recipe)(["ba be\n", "ba be\r\n", "ba be", "ba\nbe\n"], "train")["train"]
+    text = tokenizer.decode(found.values.tolist())
+    assert text == "<s>ba be</s>" * 3 + "<s>ba\nbe</s>"
