@@ -12,11 +12,11 @@ import jaxtyping
 
 SHAPES_CHECKED = {
     "batches": ("masked", "masking", "packing", "plan"),
-    "losses": ("hidden", "labels", "soft_targets"),
     "models": ("checks", "copying", "families", "layers", "loading", "students"),
 }
 jaxtyping.install_import_hook(
-    [f"distilcli.{folder}.{name}" for folder, names in SHAPES_CHECKED.items() for name in names],
+    ["distilcli.losses"]
+    + [f"distilcli.{folder}.{name}" for folder, names in SHAPES_CHECKED.items() for name in names],
     "beartype.beartype",
 )
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

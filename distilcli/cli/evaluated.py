@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distilcli.cli.results import run_of
 from distilcli.config.experiment import Experiment, TaskExperiment
-from distilcli.config.reading import load_any
+from distilcli.config.reading import load_any, load_of_run
 from distilcli.distillation.kind import AnyKind
 from distilcli.errors import ConfigError, ModelError
 from distilcli.evaluation.asked import TEACHER, Asked
@@ -44,7 +44,7 @@ def experiment_of(wanted: Wanted) -> Experiment | TaskExperiment | None:
         return load_any(wanted.config, wanted.overrides)
     run = next((run for run in map(run_of, wanted.models) if run is not None), None)
     if run is not None:
-        return load_any(run.experiment, wanted.overrides)
+        return load_of_run(run.experiment, wanted.overrides)
     if wanted.overrides:
         raise ConfigError(
             f"{wanted.overrides[0]!r}: there is no experiment whose settings this could override",

@@ -12,7 +12,7 @@ import torch
 
 from distilcli.cli.console import Console
 from distilcli.cli.results import show_and_write
-from distilcli.config.reading import build, load
+from distilcli.config.reading import build, load_of_run, masked_lm_only
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite
 from distilcli.config.tasks import GlueName
 from distilcli.distillation.task_rows import look_at_rows
@@ -134,7 +134,7 @@ def _models(wanted: Wanted) -> tuple[str, str, Sequence[str]]:
     teacher = wanted.teacher
     own = RunFolder(Path(first))
     if own.experiment.exists():
-        experiment = load(own.experiment)
+        experiment = masked_lm_only(load_of_run(own.experiment), own.experiment)
         teacher = teacher or (experiment.teacher.model if experiment.teacher else None)
         first = _student_of(first)
     if teacher is None:

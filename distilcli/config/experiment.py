@@ -101,8 +101,8 @@ class Experiment(BaseExperiment):
             raise ValueError(
                 f"without a teacher, student.{self.student.source_key} must name a model"
             )
-        if self.teacher is None and not self.loss.alpha_mlm:
-            raise ValueError("without a teacher, loss.alpha_mlm must be above 0")
+        if self.teacher is None and not self.loss.asks_for_labels:
+            raise ValueError("without a teacher, loss.masked_lm.weight must be above 0")
         if self.train.tokens_per_micro_batch < self.data.max_length:
             raise ValueError(
                 f"train.tokens_per_micro_batch {self.train.tokens_per_micro_batch} "
@@ -140,13 +140,13 @@ class TaskExperiment(BaseExperiment):
     def _fits_together(self) -> "TaskExperiment":
         if self.teacher is None and self.model_source is None:
             raise ValueError("without a teacher, student.source must name a model")
-        if self.teacher is None and not self.loss.alpha_hard:
-            raise ValueError("without a teacher, loss.alpha_hard must be above 0")
-        from_teacher = self.teacher and (self.loss.alpha_ce or self.loss.alpha_cos)
+        if self.teacher is None and not self.loss.asks_for_labels:
+            raise ValueError("without a teacher, loss.labels.weight must be above 0")
+        from_teacher = self.teacher and self.loss.asks_for_teacher
         if self.augmentation is not None and not from_teacher:
             raise ValueError(
-                "augmentation: copies have no labels; they need a teacher, and loss.alpha_ce or "
-                "loss.alpha_cos above 0"
+                "augmentation: copies have no labels; they need a teacher, and the weight of "
+                "loss.soft_targets or of another term that compares with it above 0"
             )
         longest = self.task.max_length
         if longest is not None and self.train.tokens_per_micro_batch < longest:

@@ -4,7 +4,7 @@ Relative paths are relative to the working directory; `builtin:NAME` names a fil
 ships inside the package.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
@@ -68,5 +68,8 @@ InputPath = Annotated[str, AfterValidator(checked_path)]  # a glob or a hub name
 
 class Section(BaseModel):
     """Base of every part of the tree: unknown keys are errors, values never change."""
+
+    #: Keys that it once had, and what each is called now, from this section on.
+    renamed: ClassVar[dict[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,6 +1,6 @@
-"""Settings of the losses: temperature, weights, positions."""
+"""Settings of the losses: temperature, positions, and a section a term with its weight."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -32,50 +32,123 @@ Positions = Annotated[
 ]
 
 
-class LossConfig(Section):
-    """The loss terms and their weights; each term is a mean over its own tokens."""
+class SoftTargetsConfig(Section):
+    """Soft targets: T^2 KL(teacher || student)."""
+
+    weight: Weight = Field(5.0, description="Weight of the soft targets, L_ce: alpha_ce.")
+
+
+class MaskedLMConfig(Section):
+    """Hard targets: the cross-entropy of the masked tokens."""
+
+    weight: Weight = Field(2.0, description="Weight of the masked-LM loss, L_mlm: alpha_mlm.")
+
+
+class HiddenCosineConfig(Section):
+    """1 - cosine of the last hidden states of student and teacher, over all tokens."""
+
+    weight: Weight = Field(1.0, description="Weight of the cosine distance, L_cos: alpha_cos.")
+
+
+class LogitMSEConfig(Section):
+    """The mean over the vocabulary of the squared difference of logits."""
+
+    weight: Weight = Field(
+        0.0, description="Weight of the squared error, L_mse: the release's alpha_mse."
+    )
+
+
+class BaseLoss(Section):
+    """What the losses of all kinds of training share.
+
+    Every section below it that has a `weight` is a term, by the name that `losses/table.py` has.
+    """
+
+    #: The term that needs no teacher.
+    on_labels: ClassVar[str]
 
     temperature: Temperature = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
-    alpha_ce: Weight = Field(
-        5.0, description="Weight of the soft targets, T^2 KL(teacher || student)."
-    )
-    alpha_mlm: Weight = Field(2.0, description="Weight of the masked-LM cross-entropy.")
-    alpha_cos: Weight = Field(1.0, description="Weight of 1 - cosine of last hidden states.")
-    alpha_mse: Weight = Field(0.0, description="Weight of the mean squared difference of logits.")
-    positions: Positions = Field(
-        "all",
-        description="Tokens that soft targets and logit MSE look at: all, masked, or "
-        "{sample: SHARE}, the masked ones and a random share of the others.",
-    )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term, by its name."""
+        sections = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: one.weight for name, one in sections if hasattr(one, "weight")}
+
+    @property
+    def asks_for_labels(self) -> bool:
+        """Whether the term that needs no teacher has a weight."""
+        return self.weights[self.on_labels] > 0
+
+    @property
+    def asks_for_teacher(self) -> bool:
+        """Whether some other term has a weight."""
+        return any(weight for name, weight in self.weights.items() if name != self.on_labels)
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> "LossConfig":
-        if not (self.alpha_ce or self.alpha_mlm or self.alpha_cos or self.alpha_mse):
-            raise ValueError("every alpha is 0: there is nothing to learn")
+    def _something_to_learn(self) -> Self:
+        if not any(self.weights.values()):
+            raise ValueError("every weight is 0: there is nothing to learn")
         return self
+
+
+class LossConfig(BaseLoss):
+    """The terms of masked-LM training; the mean of each is over its own tokens."""
+
+    on_labels: ClassVar[str] = "masked_lm"
+    renamed: ClassVar[dict[str, str]] = {
+        "alpha_ce": "soft_targets.weight",
+        "alpha_mlm": "masked_lm.weight",
+        "alpha_cos": "hidden_cosine.weight",
+        "alpha_mse": "logit_mse.weight",
+    }
+
+    positions: Positions = Field(
+        "all",
+        description="Tokens at which logits are compared with the teacher's: all, masked, or "
+        "{sample: SHARE}, the masked ones and a random share of the others.",
+    )
+    soft_targets: SoftTargetsConfig = Field(default_factory=SoftTargetsConfig)
+    masked_lm: MaskedLMConfig = Field(default_factory=MaskedLMConfig)
+    hidden_cosine: HiddenCosineConfig = Field(default_factory=HiddenCosineConfig)
+    logit_mse: LogitMSEConfig = Field(default_factory=LogitMSEConfig)
 
     @property
     def unmasked_share(self) -> float:
-        """Share of the unmasked positions that soft targets and logit MSE look at."""
+        """Share of the unmasked positions at which logits are compared."""
         if isinstance(self.positions, SampledPositions):
             return self.positions.sample
         return 1.0 if self.positions == "all" else 0.0
 
 
-class TaskLossConfig(Section):
-    """The loss terms and their weights; each is a mean over its own examples, tags or tokens."""
+class TaskSoftTargetsConfig(SoftTargetsConfig):
+    """Soft targets: T^2 KL(teacher || student); of numbers the squared difference."""
 
-    temperature: Temperature = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
-    alpha_ce: Weight = Field(
-        1.0,
-        description="Weight of the soft targets, T^2 KL(teacher || student); for regression of "
-        "the squared difference to the teacher's output.",
-    )
-    alpha_hard: Weight = Field(1.0, description="Weight of the labels.")
-    alpha_cos: Weight = Field(0.0, description="Weight of 1 - cosine of last hidden states.")
+    weight: Weight = Field(1.0, description="Weight of the soft targets, L_ce: alpha_ce.")
 
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> "TaskLossConfig":
-        if not (self.alpha_ce or self.alpha_hard or self.alpha_cos):
-            raise ValueError("every alpha is 0: there is nothing to learn")
-        return self
+
+class LabelsConfig(Section):
+    """Hard targets: the cross-entropy of the labels; of numbers the squared error."""
+
+    weight: Weight = Field(1.0, description="Weight of the labels.")
+
+
+class TaskHiddenCosineConfig(HiddenCosineConfig):
+    """1 - cosine of the last hidden states of student and teacher, over all tokens."""
+
+    weight: Weight = Field(0.0, description="Weight of the cosine distance, L_cos: alpha_cos.")
+
+
+class TaskLossConfig(BaseLoss):
+    """The terms of training on a task; each mean is over its own examples, tags or tokens."""
+
+    on_labels: ClassVar[str] = "labels"
+    renamed: ClassVar[dict[str, str]] = {
+        "alpha_ce": "soft_targets.weight",
+        "alpha_hard": "labels.weight",
+        "alpha_cos": "hidden_cosine.weight",
+    }
+
+    soft_targets: TaskSoftTargetsConfig = Field(default_factory=TaskSoftTargetsConfig)
+    labels: LabelsConfig = Field(default_factory=LabelsConfig)
+    hidden_cosine: TaskHiddenCosineConfig = Field(default_factory=TaskHiddenCosineConfig)

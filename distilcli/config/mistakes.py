@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -34,12 +34,19 @@ def describe(
 ) -> str:
     """The first problem with where it is, and how many more there are."""
     problems = [_problem(details, kind) for details in error.errors()]
-    problems.sort(key=lambda problem: problem.kind != "extra_forbidden")
+    problems.sort(key=lambda problem: problem.kind not in ("extra_forbidden", "renamed"))
     # A key that is only mistyped is not missing as well.
     meant = {problem.suggestion for problem in problems}
     first, *others = (p for p in problems if p.kind != "missing" or p.key not in meant)
     where = _origin(first.key, path, tree, overrides)
     dotted = f"{dotted_key(first.key)}: " if first.key else ""
+    if first.kind == "renamed":
+        # A file of an earlier version has several of them: all are said at once.
+        also = [p for p in others if p.kind == "renamed"]
+        also = [p for p in also if _origin(p.key, path, tree, overrides) == where]
+        others = [p for p in others if p not in also]
+        first = replace(first, text=", ".join(p.text for p in (first, *also)))
+        dotted = ""
     more = f" (and {len(others)} more)" if others else ""
     return f"{where}: {dotted}{first.text}{more}"
 
@@ -87,6 +94,9 @@ def _problem(details: ErrorDetails, root: type[Section]) -> _Problem:
 
 def _unknown_key(key: Key, section: type[Section], choices: dict[str, type[Section]]) -> _Problem:
     name, own = str(key[-1]), list(section.model_fields)
+    if name in section.renamed:
+        now = (*key[:-1], *section.renamed[name].split("."))
+        return _Problem("renamed", key, f"{dotted_key(key)} is now {dotted_key(now)}", now)
     with_key = [tag for tag, other in choices.items() if name in other.model_fields]
     text, suggestion = f"unknown key; there are {', '.join(own)}", None
     if with_key:

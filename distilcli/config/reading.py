@@ -19,6 +19,7 @@ from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperime
 from distilcli.config.fields import Section
 from distilcli.config.mistakes import describe
 from distilcli.config.overrides import lay_over, parse_key, parse_override
+from distilcli.config.renamed import with_new_names
 from distilcli.config.yaml_tree import read_yaml
 from distilcli.errors import ConfigError
 
@@ -29,7 +30,19 @@ def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
     Raises:
         ConfigError: the experiment is on a task, or whatever `load_any` refuses.
     """
-    experiment = load_any(path, overrides)
+    return masked_lm_only(load_any(path, overrides), path)
+
+
+def masked_lm_only(experiment: Experiment | TaskExperiment, path: Path) -> Experiment:
+    """The experiment, if it is one of masked-LM training.
+
+    Args:
+        experiment: of either kind.
+        path: where it is from, for messages.
+
+    Raises:
+        ConfigError: it is on a task.
+    """
     if isinstance(experiment, TaskExperiment):
         raise ConfigError(
             f"{path}: this experiment is on a task", "A masked-LM experiment is needed here."
@@ -47,6 +60,20 @@ def load_any(path: Path, overrides: Sequence[str] | None = None) -> Experiment |
             key is unknown (with the nearest valid name), or a value has the wrong type or bound.
     """
     experiment = read(path, overrides, _kind_of)
+    assert isinstance(experiment, (Experiment, TaskExperiment))
+    return experiment
+
+
+def load_of_run(path: Path, overrides: Sequence[str] | None = None) -> Experiment | TaskExperiment:
+    """Read the experiment that a run wrote down, of this version or an earlier one; see `load_any`.
+
+    Keys may have the names that they had then; in `overrides` they must have those of now.
+
+    Raises:
+        ConfigError: see `load_any`.
+    """
+    tree = read_yaml(path)
+    experiment = build(with_new_names(tree, _kind_of(tree)), overrides, _kind_of, path)
     assert isinstance(experiment, (Experiment, TaskExperiment))
     return experiment
 

@@ -19,6 +19,7 @@ from distilcli.corpus.store import TokenStore
 from distilcli.distillation.kind import Parts
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.files.atomic import recover_all
+from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, hidden_terms
 from distilcli.models.checks import (
     check_length,
     check_pair,
@@ -173,7 +174,7 @@ def check_student(
     """
     check_length(student, experiment.data.max_length)
     if teacher is not None:
-        check_pair(student, teacher, cosine=experiment.loss.alpha_cos > 0)
+        check_pair(student, teacher, hidden_terms(MASKED_LM_TERMS, experiment.loss.weights))
     if store is not None:
         check_vocabulary(student, store, "the student")
 
@@ -242,8 +243,7 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
         if model is not None:
             check_tokenizer(model, tokenizer, where)
     if teacher is not None and experiment.teacher is not None:
-        if experiment.loss.alpha_cos:
-            check_widths(student, teacher)
+        check_widths(student, teacher, hidden_terms(TASK_TERMS, experiment.loss.weights))
         nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
     return TaskParts(tokenizer, teacher, student, task)
 

@@ -82,8 +82,8 @@ class MaskedLMObjective(Objective):
         if self.offloaded and parts.teacher is not None:
             offload_layers(parts.teacher, device)
         self.module = Distillation(parts.student, parts.teacher, experiment.loss, self.offloaded)
-        uses_soft_targets = self.module.uses_soft_targets
-        self._unmasked_share = experiment.loss.unmasked_share if uses_soft_targets else 0.0
+        compares = self.module.compares_logits
+        self._unmasked_share = experiment.loss.unmasked_share if compares else 0.0
         self._masker = Masker(
             experiment.masking,
             parts.tokenizer,

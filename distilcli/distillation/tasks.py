@@ -31,6 +31,7 @@ from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_s
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
 from distilcli.files.atomic import recover_all
+from distilcli.losses.table import TASK_TERMS, hidden_terms
 from distilcli.models.heads import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import TaskBatch, pack
@@ -72,16 +73,14 @@ class TaskObjective(Objective):
         self.num_held_out = len(parts.task.dev)
         self._teacher = parts.teacher
         self._cached: TeacherOutputs | None = None
-        uses_teacher = bool(experiment.loss.alpha_ce or experiment.loss.alpha_cos)
-        teacher = parts.teacher if uses_teacher else None
+        teacher = parts.teacher if experiment.loss.asks_for_teacher else None
         root = experiment.teacher.cache if experiment.teacher and cache else None
         if teacher is not None and root is not None:
             self._cached = self._cache(Path(root), teacher, accelerator, on_note)
         self.module = TaskDistillation(
             parts.student,
             None if self._cached else teacher,
-            parts.task.head,
-            parts.task.family,
+            parts.task.outputs,
             experiment.loss,
             has_teacher=teacher is not None,
         )
@@ -93,7 +92,8 @@ class TaskObjective(Objective):
         accelerator: Accelerator,
         on_note: Callable[[str], None],
     ) -> TeacherOutputs:
-        cached = TeacherOutputs(root, teacher, self._inputs, bool(self.experiment.loss.alpha_cos))
+        with_hidden = bool(hidden_terms(TASK_TERMS, self.experiment.loss.weights))
+        cached = TeacherOutputs(root, teacher, self._inputs, with_hidden)
         is_complete = [cached.is_complete]
         broadcast_object_list(is_complete)  # another run may complete it between two looks
         if is_complete[0]:

@@ -1,8 +1,10 @@
-"""Losses on labels: cross-entropy of masked tokens and of classes, squared error of numbers."""
+"""The loss on the labels of a task: its hard targets, cross-entropy or squared error."""
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from distilcli.losses.terms import Counts, OutputTerm, Rows
 
 
 def binary_cross_entropy(
@@ -27,11 +29,17 @@ def squared_error(
     return (found - targets.where(known, 0.0)).where(known, 0.0).square().sum()
 
 
-def masked_lm_cross_entropy(
-    student_logits: Float[Tensor, "masked vocab"], labels: Int[Tensor, " masked"]
-) -> Float[Tensor, ""]:
-    """Sum over masked positions of -log q(label), in nats, at temperature 1.
+class Labels(OutputTerm):
+    """What the kind of outputs has for a loss on labels."""
 
-    Source: Devlin et al. 2019, sec. 3.1.
-    """
-    return F.cross_entropy(student_logits, labels, reduction="sum")
+    name = "labels"
+    metric = "loss/hard"
+    needs_teacher = False
+
+    def count(self, counts: Counts) -> int:
+        """Rows with a label."""
+        return counts.labelled
+
+    def sum_of_rows(self, rows: Rows) -> Float[Tensor, ""]:
+        """The sum over rows with a label."""
+        return rows.kind.hard(rows.student, rows.targets)

@@ -1,16 +1,12 @@
-"""The losses: pure functions of tensors that return sums, never means.
+"""Soft targets: the forward KL divergence from the teacher's softened distribution (L_ce)."""
 
-The caller divides once, by counts over all micro-batches and ranks, so no result depends on how a
-batch is cut. Training takes the terms that need logits from `fused_head.py`, which computes the
-same without ever holding [tokens, vocabulary].
-
-Notation (Hinton, Vinyals, Dean 2015): student logits z, teacher logits v, q = softmax(z/T),
-p = softmax(v/T).
-"""
-
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from distilcli.losses.logits import Block, BlockGradient, Chunk
+from distilcli.losses.terms import Begun, Divergence, check_temperature
 
 
 def soft_target_kl(
@@ -54,21 +50,44 @@ def binary_soft_target_kl(
     return temperature**2 * (positive + negative).mean(dim=-1).sum()
 
 
-def logit_squared_error(
-    student_logits: Float[Tensor, "tokens vocab"], teacher_logits: Float[Tensor, "tokens vocab"]
-) -> Float[Tensor, ""]:
-    """Sum over tokens of the mean over the vocabulary of (z - v)^2.
+class SoftTargets(Divergence):
+    """T^2 * KL(teacher || student); of numbers the squared difference."""
 
-    Source: Ba and Caruana 2014, sec. 2.2; the high-temperature limit of Hinton et al. 2015, eq. 4.
-    """
-    return (student_logits - teacher_logits).square().mean(dim=-1).sum()
+    name = "soft_targets"
+    metric = "loss/kl"
 
+    def of_classes(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """`soft_target_kl`."""
+        return soft_target_kl(student, teacher, self.temperature)
 
-def check_temperature(temperature: float) -> None:
-    """Refuse what no softmax can be divided by.
+    def of_each_class(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """`binary_soft_target_kl`."""
+        return binary_soft_target_kl(student, teacher, self.temperature)
 
-    Raises:
-        ValueError: temperature is not positive.
-    """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    def of_numbers(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Sum over rows of (student - teacher)^2."""
+        return F.mse_loss(student, teacher, reduction="sum")
+
+    def begin(self, chunk: Chunk, labels: Int[Tensor, " labelled"]) -> Begun:
+        """The part of the sum that is made of log-sums.
+
+        sum_i p_i (log p_i - log q_i) = sum_i p_i (v_i - z_i) / T + log-sum of z/T - log-sum of v/T.
+        """
+        log_sum = chunk.student.log_sum(self.temperature)
+        teacher_log_sum = chunk.teacher.log_sum(self.temperature)
+        return Begun(self.temperature**2 * (log_sum - teacher_log_sum).sum())
+
+    def block(
+        self,
+        block: Block,
+        labels: Int[Tensor, " labelled"],
+        begun: Begun,
+        coefficient: Float[Tensor, ""],
+        gradient: BlockGradient,
+    ) -> Float[Tensor, ""]:
+        """T^2 * sum_i p_i (v_i - z_i) / T; its gradient is that of the whole, T * (q - p)."""
+        p = block.chunk.teacher.probs(block.index, self.temperature)
+        part = self.temperature * torch.dot(p.view(-1), block.difference.view(-1))
+        q = block.chunk.student.probs(block.index, self.temperature)
+        gradient.add(q.sub_(p).mul_(coefficient * self.temperature))
+        return part

@@ -1,15 +1,15 @@
-"""The losses that need logits, for all tokens of a micro-batch, without full logits.
+"""The terms on logits over the vocabulary, for all tokens of a micro-batch, without full logits.
 
 `fused_vocabulary_losses` goes through the tokens chunk by chunk, forward and backward in one pass,
 so [tokens, vocabulary] never exists. The logits of a chunk lie as [vocabulary, tokens], cut into
 blocks of the vocabulary: matrix products with a vocabulary's width run at half their speed on a
 CPU, and what is done to a block is done while a cache holds it.
 
-Notation as in `losses.py`: student logits z, teacher logits v, q = softmax(z/T), p = softmax(v/T).
-What is made and kept of the logits are z/T and v/T.
+What is computed of the logits is a matter of the terms (`terms.py`), which are shown every chunk,
+and then every block of it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,25 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distilcli.losses.soft_targets import check_temperature
+from distilcli.losses.logits import Block, BlockGradient, Chunk, Logits
+from distilcli.losses.terms import VocabularyTerm
 
 # Logits of a chunk: few enough for memory, enough to spend little time on adding up gradients.
 _CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 _MIN_CHUNK_TOKENS = 64
 # Rows of the vocabulary in a block. A GPU has no use for blocks: all rows are one.
 _BLOCK_ROWS = {"cpu": 1024}
-
-
-class Coefficients(NamedTuple):
-    """What each sum is multiplied by in the total: alpha / global count, as 0-d tensors.
-
-    None: the term is not wanted, is not computed, and its sum is given as 0.
-    """
-
-    ce: Float[Tensor, ""] | None
-    mlm: Float[Tensor, ""] | None
-    cos: Float[Tensor, ""] | None
-    mse: Float[Tensor, ""] | None
 
 
 class Projection(NamedTuple):
@@ -47,41 +36,35 @@ class Projection(NamedTuple):
 
 
 class VocabularyLosses(NamedTuple):
-    """The weighted total, which alone carries gradients, and the plain sums of its terms."""
+    """The weighted total, which alone carries gradients, and the plain sum of each term."""
 
     total: Float[Tensor, ""]
-    ce: Float[Tensor, ""]
-    mlm: Float[Tensor, ""]
-    mse: Float[Tensor, ""]
+    sums: Float[Tensor, " terms"]
 
 
 def fused_vocabulary_losses(
     student: Projection,
     teacher: Projection | None,
-    labels: Int[Tensor, " masked"],
-    coefficients: Coefficients,
-    temperature: float,
+    labels: Int[Tensor, " labelled"],
+    terms: Sequence[VocabularyTerm],
+    coefficients: Sequence[Float[Tensor, ""]],
     chunk_tokens: int | None = None,
     block_rows: int | None = None,
 ) -> VocabularyLosses:
-    """Soft targets, hard targets and logit MSE of the same tokens, without full logits.
+    """Terms on the logits of the same tokens, without full logits.
 
     Args:
         student: features that carry gradients; its first len(labels) tokens are the masked ones.
-        teacher: features of the same tokens; None: hard targets alone.
+        teacher: features of the same tokens; None: no term needs a teacher.
         labels: the original ids of the masked tokens.
-        coefficients: `ce`, `mlm` and `mse` are used.
-        temperature: T of the soft targets.
+        terms: what is computed of the logits.
+        coefficients: of each term, weight over global count.
         chunk_tokens: tokens whose logits are held at once; None: by the vocabulary and device.
         block_rows: rows of the vocabulary whose logits are made at once; None: by the device.
 
     Returns:
-        total = ce * sum(T^2 KL) + mlm * sum(cross-entropy) + mse * sum(squared error).
-
-    Raises:
-        ValueError: temperature is not positive.
+        total = sum over terms of coefficient * sum, and the sums.
     """
-    check_temperature(temperature)
     vocab_size = student.weight.shape[0]
     device_type = student.features.device.type
     if chunk_tokens is None:
@@ -90,10 +73,10 @@ def fused_vocabulary_losses(
     if block_rows is None:
         block_rows = _BLOCK_ROWS.get(device_type, vocab_size)
     teacher_tensors = (None, None, None) if teacher is None else tuple(teacher)
-    total, ce, mlm, mse = _FusedVocabularyLosses.apply(
-        *student, *teacher_tensors, labels, coefficients, temperature, chunk_tokens, block_rows
+    total, sums = _FusedVocabularyLosses.apply(
+        *student, *teacher_tensors, labels, terms, coefficients, chunk_tokens, block_rows
     )
-    return VocabularyLosses(total, ce, mlm, mse)
+    return VocabularyLosses(total, sums)
 
 
 class _FusedVocabularyLosses(torch.autograd.Function):
@@ -109,15 +92,15 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         teacher_weight: Tensor | None,
         teacher_bias: Tensor | None,
         labels: Tensor,
-        coefficients: Coefficients,
-        temperature: float,
+        terms: Sequence[VocabularyTerm],
+        coefficients: Sequence[Tensor],
         chunk_tokens: int,
         block_rows: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         compute_dtype = _compute_dtype(features)
         # Softmax and sums need at least fp32, whatever the matrix products run in.
         sum_dtype = torch.promote_types(weight.dtype, torch.float32)
-        sums = _Sums(temperature, coefficients, sum_dtype, features.device)
+        sums = torch.zeros(len(terms), dtype=sum_dtype, device=features.device)
         gradients = None
         if any(ctx.needs_input_grad[:3]):
             gradients = tuple(
@@ -136,15 +119,14 @@ class _FusedVocabularyLosses(torch.autograd.Function):
             blocks = _slices(weight.shape[0], block_rows)
             for tokens in _slices(features.shape[0], chunk_tokens):
                 inputs = features[tokens].to(compute_dtype)
-                logits = projection.logits(inputs, blocks, temperature)
+                logits = projection.logits(inputs, blocks)
                 teacher_logits = None
                 if teacher_projection is not None:
                     assert teacher_features is not None
-                    teacher_logits = teacher_projection.logits(
-                        teacher_features[tokens], blocks, temperature
-                    )
-                chunk = sums.add(blocks, logits, teacher_logits, labels[tokens])
-                for rows, gradient in zip(blocks, chunk, strict=True):
+                    teacher_logits = teacher_projection.logits(teacher_features[tokens], blocks)
+                chunk = Chunk(logits, teacher_logits, weight.shape[0])
+                of_blocks = _losses_of(chunk, blocks, labels[tokens], terms, coefficients, sums)
+                for rows, gradient in zip(blocks, of_blocks, strict=True):
                     if gradients is None:
                         continue
                     of_features, of_weight, of_bias = gradients
@@ -152,13 +134,15 @@ class _FusedVocabularyLosses(torch.autograd.Function):
                     gradient = gradient.to(compute_dtype)
                     _add_product(of_weight[rows], gradient, inputs)
                     _add_product(of_features[tokens], gradient.T, projection.weight[rows])
-                del chunk, logits, teacher_logits  # before the next ones are made
+                del of_blocks, chunk, logits, teacher_logits  # before the next ones are made
         if gradients is not None:
             ctx.save_for_backward(*gradients)
             ctx.dtypes = features.dtype, weight.dtype, bias.dtype
-        ce, mlm, mse = sums.values
-        ctx.mark_non_differentiable(ce, mlm, mse)
-        return sums.total(), ce, mlm, mse
+        total = torch.zeros_like(sums[0])
+        for coefficient, value in zip(coefficients, sums, strict=True):
+            total = total + coefficient * value
+        ctx.mark_non_differentiable(sums)
+        return total, sums
 
     @staticmethod
     @once_differentiable
@@ -174,117 +158,44 @@ class _Projection(NamedTuple):
     bias: Float[Tensor, " vocab"]
     sum_dtype: torch.dtype
 
-    def logits(
-        self, features: Float[Tensor, "tokens hidden"], blocks: list[slice], temperature: float
-    ) -> list[Tensor]:
-        """Logits / T of each block: [rows, tokens]."""
+    def logits(self, features: Float[Tensor, "tokens hidden"], blocks: list[slice]) -> Logits:
+        """The logits of each block."""
         inputs = features.to(self.weight.dtype).T
-        bias = (self.bias.to(self.sum_dtype) / temperature)[:, None]
-        return [
-            torch.add(bias[rows], self.weight[rows] @ inputs, alpha=1.0 / temperature)
-            for rows in blocks
-        ]
+        bias = self.bias.to(self.sum_dtype)[:, None]
+        return Logits([torch.add(bias[rows], self.weight[rows] @ inputs) for rows in blocks])
 
 
-class _Sums:
-    """Adds up the losses of chunks of tokens and gives the gradient of their weighted total."""
+def _losses_of(
+    chunk: Chunk,
+    blocks: list[slice],
+    labels: Int[Tensor, " labelled"],
+    terms: Sequence[VocabularyTerm],
+    coefficients: Sequence[Float[Tensor, ""]],
+    sums: Float[Tensor, " terms"],
+) -> Iterator[Float[Tensor, "rows tokens"]]:
+    """Add one chunk, whose first len(labels) tokens have a label, to the sums of the terms.
 
-    def __init__(
-        self,
-        temperature: float,
-        coefficients: Coefficients,
-        sum_dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.temperature = temperature
-        self.coefficients = coefficients
-        self.values = list(torch.zeros(3, dtype=sum_dtype, device=device))
-
-    def total(self) -> Float[Tensor, ""]:
-        """The weighted total so far."""
-        weights = self.coefficients
-        total = torch.zeros_like(self.values[0])
-        for weight, value in zip((weights.ce, weights.mlm, weights.mse), self.values, strict=True):
-            if weight is not None:
-                total = total + weight * value
-        return total
-
-    def add(
-        self,
-        blocks: list[slice],
-        logits: list[Float[Tensor, "rows tokens"]],
-        teacher_logits: list[Float[Tensor, "rows tokens"]] | None,
-        labels: Int[Tensor, " masked"],
-    ) -> Iterator[Float[Tensor, "rows tokens"]]:
-        """Add one chunk, whose first len(labels) tokens are masked.
-
-        In here z and v stand for z/T and v/T; gradients are those of the logits themselves.
-
-        Args:
-            blocks: rows of the vocabulary.
-            logits: z/T of each block.
-            teacher_logits: v/T of each block.
-            labels: of the masked tokens.
-
-        Yields:
-            d total / d logits of each block.
-        """
-        temperature = self.temperature
-        ce, mlm, _, mse = self.coefficients
-        masked = slice(0, len(labels))
-        if len(labels) == 0:
-            mlm = None
-        if ce is not None and teacher_logits is not None:
-            log_sum = _log_sum_exp(logits)
-            teacher_log_sum = _log_sum_exp(teacher_logits)
-            # sum p (log p - log q) = sum p (v/T - z/T) + log_sum - teacher_log_sum
-            self.values[0] += temperature**2 * (log_sum - teacher_log_sum).sum()
-        if mlm is not None:
-            hard_log_sum = _log_sum_exp(z[:, masked] * temperature for z in logits)
-            self.values[1] += hard_log_sum.sum()
-        vocab_size = blocks[-1].stop
-        for index, (rows, z) in enumerate(zip(blocks, logits, strict=True)):
-            gradient = None
-            if teacher_logits is not None:
-                v = teacher_logits[index]
-                difference = v - z
-                if ce is not None:
-                    q = _softmax(z, log_sum)
-                    p = _softmax(v, teacher_log_sum)
-                    self.values[0] += temperature**2 * torch.dot(p.view(-1), difference.view(-1))
-                    gradient = q.sub_(p).mul_(ce * temperature)
-                if mse is not None:
-                    self.values[2] += temperature**2 * difference.square().sum() / vocab_size
-                    gradient = torch.zeros_like(z) if gradient is None else gradient
-                    gradient.addcmul_(difference, mse * (-2.0 * temperature / vocab_size))
-            gradient = torch.zeros_like(z) if gradient is None else gradient
-            if mlm is not None:
-                hard = z[:, masked] * temperature
-                gradient[:, masked].addcmul_(_softmax(hard, hard_log_sum), mlm)
-                # Each label lies in one block; in the others it counts for nothing.
-                here = (labels >= rows.start) & (labels < rows.stop)
-                row = (labels - rows.start).clamp(0, len(z) - 1)[None]
-                self.values[1] -= (hard.gather(0, row) * here).sum()
-                gradient[:, masked].scatter_add_(0, row, -(mlm * here)[None].to(z.dtype))
-            yield gradient
+    Yields:
+        d total / d z of each block of the vocabulary.
+    """
+    begun = [term.begin(chunk, labels) for term in terms]
+    for place, of_term in enumerate(begun):
+        if of_term is not None and of_term.sum is not None:
+            sums[place] += of_term.sum
+    for index, rows in enumerate(blocks):
+        block = Block(chunk, index, rows)
+        gradient = BlockGradient(block.student)
+        for place, (term, of_term) in enumerate(zip(terms, begun, strict=True)):
+            if of_term is not None:
+                part = term.block(block, labels, of_term, coefficients[place], gradient)
+                if part is not None:
+                    sums[place] += part
+        yield gradient.sum
 
 
 def _slices(total: int, size: int) -> list[slice]:
     """From 0 to the total, in steps of that size."""
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
-
-
-def _log_sum_exp(logits: Iterable[Float[Tensor, "rows tokens"]]) -> Float[Tensor, " tokens"]:
-    """Over the whole vocabulary."""
-    blocks = [torch.logsumexp(block, dim=0) for block in logits]
-    return torch.logsumexp(torch.stack(blocks), dim=0)
-
-
-def _softmax(
-    logits: Float[Tensor, "rows tokens"], log_sum: Float[Tensor, " tokens"]
-) -> Float[Tensor, "rows tokens"]:
-    """Of one block, given the logarithm of the sum over the whole vocabulary."""
-    return (logits - log_sum).exp_()
 
 
 def _add_product(

@@ -1,5 +1,7 @@
 """Whether models, their vocabularies and their lengths fit together, before anything is run."""
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.corpus.store import TokenStore
@@ -10,16 +12,16 @@ from distilcli.text.vocabulary import check_tokens
 # What fits together
 
 
-def check_pair(student: MaskedLM, teacher: MaskedLM, *, cosine: bool) -> None:
+def check_pair(student: MaskedLM, teacher: MaskedLM, hidden_terms: Sequence[str]) -> None:
     """Refuse a pair whose outputs cannot be compared.
 
     Args:
         student: its logits and hidden states are compared with
         teacher: the teacher's.
-        cosine: last hidden states are compared too, so their widths must agree.
+        hidden_terms: names of the loss terms on hidden states, whose widths must then agree.
 
     Raises:
-        ModelError: other vocabulary sizes, or other hidden sizes where `cosine`.
+        ModelError: other vocabulary sizes, or other hidden sizes where there is such a term.
     """
     sizes = student.config.vocab_size, teacher.config.vocab_size
     if sizes[0] != sizes[1]:
@@ -27,21 +29,28 @@ def check_pair(student: MaskedLM, teacher: MaskedLM, *, cosine: bool) -> None:
             f"the student's vocabulary has {sizes[0]} tokens, the teacher's {sizes[1]}",
             "Distillation compares logits token by token: both need the same tokenizer.",
         )
-    if cosine:
-        check_widths(student, teacher)
+    check_widths(student, teacher, hidden_terms)
 
 
-def check_widths(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Refuse a pair whose hidden states cannot be compared.
+def check_widths(
+    student: PreTrainedModel, teacher: PreTrainedModel, hidden_terms: Sequence[str]
+) -> None:
+    """Refuse a pair whose hidden states a loss term would compare in vain.
+
+    Args:
+        student: its hidden states are compared with
+        teacher: the teacher's.
+        hidden_terms: names of the loss terms that do so; with none every pair fits.
 
     Raises:
         ModelError: other hidden sizes.
     """
     widths = student.config.hidden_size, teacher.config.hidden_size
-    if widths[0] != widths[1]:
+    if hidden_terms and widths[0] != widths[1]:
+        key = f"loss.{hidden_terms[0]}"
         raise ModelError(
-            f"loss.alpha_cos: the student's hidden size is {widths[0]}, the teacher's {widths[1]}",
-            "Set loss.alpha_cos=0, or use a student of the teacher's width.",
+            f"{key}: the student's hidden size is {widths[0]}, the teacher's {widths[1]}",
+            f"Set {key}.weight=0, or use a student of the teacher's width.",
         )
 
 

@@ -25,15 +25,9 @@ from distilcli.models.layers import layer_map
 from distilcli.models.loading import load_weights, read_config
 from distilcli.models.students import set_dropout
 from distilcli.tasks.labels import class_key, same_classes
-from distilcli.tasks.outputs import Family
 from distilcli.tasks.task import OpenTask
 
 _NAMES = {name for family in FAMILIES.values() for name in family.head_classes}
-_PROBLEM_TYPES: dict[Family, str] = {
-    "one-of": "single_label_classification",
-    "any-of": "multi_label_classification",
-    "number": "regression",
-}
 
 
 # Loading
@@ -134,7 +128,7 @@ def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[A
     if model_class.__name__ in saved_as:
         _check_head_size(config, task, where)
     if task.head == "sequence":
-        config.problem_type = _PROBLEM_TYPES[task.family]
+        config.problem_type = task.outputs.problem_type
     # The head of another task may have weights of the same names: it is not this task's.
     has_other_head = bool(saved_as & _NAMES) and model_class.__name__ not in saved_as
     if not has_other_head:

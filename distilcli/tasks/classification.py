@@ -22,6 +22,7 @@ from distilcli.tasks.labels import (
     refuse_vector,
     vector_length,
 )
+from distilcli.tasks.outputs import AnyOf, Number, OneOf
 from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics, share_of_equal
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -100,7 +101,7 @@ class _SequenceTask(OpenTask):
 class Classification(_SequenceTask):
     """One class for each text or pair."""
 
-    family = "one-of"
+    outputs = OneOf()
     agreement_means = "dev examples with the class that the teacher says"
 
     def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
@@ -146,7 +147,7 @@ class Classification(_SequenceTask):
 class MultiLabel(_SequenceTask):
     """Any number of classes for each text or pair."""
 
-    family = "any-of"
+    outputs = AnyOf()
     agreement_means = "dev examples with exactly the classes that the teacher says"
 
     def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
@@ -214,7 +215,7 @@ class MultiLabel(_SequenceTask):
 class Regression(_SequenceTask):
     """A number for each text or pair."""
 
-    family = "number"
+    outputs = Number()
     agreement_means = "Pearson's correlation with the teacher's numbers"
 
     def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:

@@ -1,9 +1,150 @@
-"""What the outputs of a task are: where they are read, and what family of losses they have."""
+"""What the outputs of a task are, and what follows from that: their losses and their problem type.
 
-from typing import Literal
+A task has one of these; the modules and models ask it, and never which one it is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from distilcli.losses.labels import binary_cross_entropy, squared_error
+from distilcli.losses.terms import Counts, Divergence
+from distilcli.tasks.inputs import TaskBatch
+from distilcli.text.row import NO_LABEL
 
 # Where outputs are read: the first token of an input, the first token of each word, every token.
 Head = Literal["sequence", "token", "span"]
-# What outputs are: logits of classes of which one is right, logits of classes of which each is
-# right or not, numbers.
-Family = Literal["one-of", "any-of", "number"]
+
+# Instead of minus infinity, of which a difference would be NaN.
+_OUTSIDE = -1e30
+
+
+class Outputs(ABC):
+    """What a row of outputs means. Losses are sums over rows."""
+
+    #: What transformers calls it in a model's config.
+    problem_type: ClassVar[str]
+
+    def rows(
+        self, outputs: Float[Tensor, "outputs classes"], lengths: Sequence[int]
+    ) -> Float[Tensor, "rows choices"]:
+        """The outputs as the losses compare them, one distribution or number a row.
+
+        Args:
+            outputs: of a model, where they are read.
+            lengths: tokens of each input.
+        """
+        return outputs
+
+    def targets(self, targets: Tensor) -> Tensor:
+        """The targets of a batch, one for each of `rows`."""
+        return targets
+
+    def counts(self, batch: TaskBatch) -> Counts:
+        """Tokens, rows, and rows with a label."""
+        return Counts(batch.num_tokens, batch.num_outputs, batch.num_labels)
+
+    @abstractmethod
+    def hard(self, rows: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """Sum over rows of the loss on labels; rows without a label count for nothing."""
+
+    @abstractmethod
+    def soft(self, term: Divergence, rows: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
+        """Sum over rows of a divergence between student and teacher.
+
+        Raises:
+            ValueError: that divergence has no meaning for these outputs.
+        """
+
+
+class OneOf(Outputs):
+    """Logits of classes of which one is right."""
+
+    problem_type = "single_label_classification"
+
+    def hard(self, rows: Float[Tensor, "rows classes"], targets: Tensor) -> Float[Tensor, ""]:
+        """Cross-entropy, in nats."""
+        return F.cross_entropy(rows, targets, reduction="sum", ignore_index=NO_LABEL)
+
+    def soft(
+        self,
+        term: Divergence,
+        rows: Float[Tensor, "rows classes"],
+        teacher: Float[Tensor, "rows classes"],
+    ) -> Float[Tensor, ""]:
+        """Between the distributions over classes."""
+        return term.of_classes(rows, teacher)
+
+
+class AnyOf(Outputs):
+    """Logits of classes of which each is right or not."""
+
+    problem_type = "multi_label_classification"
+
+    def hard(
+        self, rows: Float[Tensor, "rows classes"], targets: Float[Tensor, "rows classes"]
+    ) -> Float[Tensor, ""]:
+        """The mean over classes of the binary cross-entropy, in nats."""
+        return binary_cross_entropy(rows, targets)
+
+    def soft(
+        self,
+        term: Divergence,
+        rows: Float[Tensor, "rows classes"],
+        teacher: Float[Tensor, "rows classes"],
+    ) -> Float[Tensor, ""]:
+        """The mean over classes, each of which has a distribution over right and wrong."""
+        return term.of_each_class(rows, teacher)
+
+
+class Number(Outputs):
+    """A number."""
+
+    problem_type = "regression"
+
+    def hard(
+        self, rows: Float[Tensor, "rows 1"], targets: Float[Tensor, " rows"]
+    ) -> Float[Tensor, ""]:
+        """The squared error."""
+        return squared_error(rows[:, 0], targets)
+
+    def soft(
+        self, term: Divergence, rows: Float[Tensor, "rows 1"], teacher: Float[Tensor, "rows 1"]
+    ) -> Float[Tensor, ""]:
+        """What the term means for numbers."""
+        return term.of_numbers(rows, teacher)
+
+
+class Spans(OneOf):
+    """A logit of each token to be where a span starts, and one to be where it ends.
+
+    The rows are two distributions over the tokens of each input: all starts, then all ends.
+    """
+
+    def rows(
+        self, outputs: Float[Tensor, "tokens 2"], lengths: Sequence[int]
+    ) -> Float[Tensor, "rows longest"]:
+        """`by_input`."""
+        return by_input(outputs, lengths)
+
+    def targets(self, targets: Tensor) -> Tensor:
+        """The places of all starts, then of all ends, [rows]."""
+        return targets.T.flatten()
+
+    def counts(self, batch: TaskBatch) -> Counts:
+        """Tokens, starts and ends, those that are known."""
+        return Counts(batch.num_tokens, 2 * len(batch.lengths), 2 * batch.num_labels)
+
+
+def by_input(
+    outputs: Float[Tensor, "tokens 2"], lengths: Sequence[int]
+) -> Float[Tensor, "twice_inputs longest"]:
+    """Start logits of each input, then end logits of each, filled up to the longest input."""
+    columns = [column.split(list(lengths)) for column in outputs.unbind(dim=1)]
+    rows = [row for column in columns for row in column]
+    return pad_sequence(rows, batch_first=True, padding_value=_OUTSIDE)

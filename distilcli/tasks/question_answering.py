@@ -14,6 +14,7 @@ from distilcli.config.tasks import QuestionAnsweringTask
 from distilcli.tasks import squad
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
+from distilcli.tasks.outputs import Spans
 from distilcli.tasks.task import OpenTask, batched, share_of_equal
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -49,7 +50,7 @@ class QuestionAnswering(OpenTask):
 
     head = "span"
     is_scored_by_scikit = False
-    family = "one-of"
+    outputs = Spans()
     agreement_means = "questions with exactly the answer that the teacher gives"
 
     def __init__(

@@ -17,6 +17,7 @@ from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import Classes, class_names, doubtful, tag_text
+from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics, share_of_equal
 from distilcli.text.row import NO_LABEL
 from distilcli.text.tokenizers import TextTokenizer
@@ -36,7 +37,7 @@ class Tagging(OpenTask):
     """A tag for each word."""
 
     head = "token"
-    family = "one-of"
+    outputs = OneOf()
     agreement_means = "words of the dev examples with the tag that the teacher says"
 
     def __init__(

@@ -10,7 +10,7 @@ import numpy as np
 from distilcli.errors import ConfigError, extra
 from distilcli.tasks.examples import Examples
 from distilcli.tasks.inputs import Cut, Inputs
-from distilcli.tasks.outputs import Family, Head
+from distilcli.tasks.outputs import Head, Outputs
 from distilcli.text.overlap import Overlap, overlap, text_digest
 
 _MUCH_CUT = 0.05  # of the tokens
@@ -34,7 +34,7 @@ class OpenTask(ABC):
 
     Attributes:
         head: where outputs are read.
-        family: what outputs are.
+        outputs: what they are.
         labels: names of the outputs, in order.
         train: inputs to train on.
         dev: inputs to be measured on.
@@ -51,7 +51,7 @@ class OpenTask(ABC):
     """
 
     head: Head
-    family: Family
+    outputs: Outputs
     labels: list[str]
     train: Inputs
     dev: Inputs

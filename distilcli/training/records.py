@@ -24,7 +24,7 @@ class Metrics:
 
     def __init__(self, module: LossModule, accelerator: Accelerator) -> None:
         self._alphas = module.alphas()
-        self._keys = list(module.terms.values())
+        self._keys = [term.metric for term in module.terms]
         self._accelerator = accelerator
         self._pending: list[StepOutcome] = []
         self._held_out: dict[int, Scores] = {}
@@ -71,7 +71,7 @@ class Metrics:
             "epoch": outcome.epoch,
             "loss/total": sum(alpha * mean for _, alpha, mean in terms),
         }
-        record |= {key: mean for key, alpha, mean in terms if alpha}
+        record |= {key: mean for key, _, mean in terms}
         record |= {
             "optim/lr": outcome.lr,
             "optim/grad_norm": grad_norm,

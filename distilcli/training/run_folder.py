@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from distilcli.config.experiment import BaseExperiment
 from distilcli.config.reading import dump
+from distilcli.config.renamed import with_new_names
 from distilcli.config.yaml_tree import read_yaml
 from distilcli.distillation.identity import Identity, from_tree, to_tree
 from distilcli.errors import ConfigError, RunFolderError, WriteError
@@ -229,10 +232,23 @@ class RunFolder:
             before = read_yaml(self.experiment)
         except ConfigError as error:
             raise RunFolderError(error.message, "Choose another name=...") from error
-        old = dict(_leaves(before, ""))
+        old = dict(_leaves(_as_of_now(before, type(experiment)), ""))
         new = dict(_leaves(experiment.model_dump(mode="json"), ""))
         differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
         return sorted(differing - _FREE_KEYS)
+
+
+def _as_of_now(tree: dict[str, Any], kind: type[BaseExperiment]) -> dict[str, Any]:
+    """The settings that a run wrote down, as this version writes them.
+
+    An earlier version may have called a key otherwise. A key that it did not have yet is at its
+    default, at which nothing differs from what that version did.
+    """
+    renamed = with_new_names(tree, kind)
+    try:
+        return kind.model_validate(renamed).model_dump(mode="json")
+    except ValidationError:
+        return renamed  # of another kind, or edited: what differs will be named
 
 
 def _leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:

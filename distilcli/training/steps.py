@@ -199,7 +199,7 @@ class Stepper:
         seed = (self.experiment.seed * _SEED_STRIDE + step) * self.world_size + self.rank
         torch.manual_seed(seed % _SEED_LIMIT)
         coefficients = self._coefficients(counts)
-        nothing = [None if value is None else torch.zeros_like(value) for value in coefficients]
+        nothing = [torch.zeros_like(value) for value in coefficients]
         sums = torch.zeros(
             len(self.distillation.terms), dtype=torch.float64, device=self.accelerator.device
         )
@@ -263,22 +263,16 @@ class Stepper:
         torch.distributed.all_reduce(reduced, group=self._hosts)
         return list(reduced.tolist())
 
-    def _coefficients(self, counts: Sequence[int]) -> list[Tensor | None]:
-        """alpha / count of each term, times the ranks over which DDP takes a mean.
-
-        None where alpha is 0: the term is not wanted.
-        """
-        alphas = self.distillation.alphas()
+    def _coefficients(self, counts: Sequence[int]) -> list[Tensor]:
+        """alpha / count of each term, times the ranks over which DDP takes a mean."""
         values = [
             alpha / max(count, 1) * self.world_size
-            for alpha, count in zip(alphas, counts, strict=True)
+            for alpha, count in zip(self.distillation.alphas(), counts, strict=True)
         ]
         is_pinned = self.accelerator.device.type == "cuda"  # else the copy would block
         scaled = torch.tensor(values, pin_memory=is_pinned)
         scaled = scaled.to(self.accelerator.device, non_blocking=True)
-        return [
-            value if alpha else None for alpha, value in zip(alphas, scaled.unbind(), strict=True)
-        ]
+        return list(scaled.unbind())
 
     def _refuse_non_finite(self, step: int) -> None:
         """Find the sequences that are to blame, on all ranks, then stop."""
@@ -319,8 +313,8 @@ class Stepper:
     def _bad_terms(self, losses: LossSums) -> list[str]:
         """Metric keys of the terms that are not finite; of the total, if only that is not."""
         finite = torch.isfinite(losses.terms).tolist()
-        keys = self.distillation.terms.values()
-        bad = [key for key, is_finite in zip(keys, finite, strict=True) if not is_finite]
+        terms = zip(self.distillation.terms, finite, strict=True)
+        bad = [term.metric for term, is_finite in terms if not is_finite]
         return bad or ([] if torch.isfinite(losses.total) else ["loss/total"])
 
 

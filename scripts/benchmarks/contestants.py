@@ -172,9 +172,9 @@ class Padded(_PaddedContestant):
         ones = torch.ones(int(real.sum()), device=self.device)
         cosine = F.cosine_embedding_loss(student_hidden[real], teacher_hidden[real], ones)
         return (
-            weights.alpha_ce * temperature**2 * soft_targets
-            + weights.alpha_mlm * hard_targets
-            + weights.alpha_cos * cosine
+            weights.soft_targets.weight * temperature**2 * soft_targets
+            + weights.masked_lm.weight * hard_targets
+            + weights.hidden_cosine.weight * cosine
         )
 
 
@@ -204,9 +204,9 @@ class TextBrewer(_PaddedContestant):
             temperature=weights.temperature,
             kd_loss_type="ce",
             # Its soft targets lack the factor T^2.
-            kd_loss_weight=weights.alpha_ce * weights.temperature**2,
-            hard_label_weight=weights.alpha_mlm,
-            intermediate_matches=[match | {"weight": weights.alpha_cos}],
+            kd_loss_weight=weights.soft_targets.weight * weights.temperature**2,
+            hard_label_weight=weights.masked_lm.weight,
+            intermediate_matches=[match | {"weight": weights.hidden_cosine.weight}],
         )
         self.distiller = GeneralDistiller(
             TrainingConfig(device=self.device, output_dir=experiment.output_dir),

@@ -22,9 +22,9 @@ def peak_gib(way: str, tokens: int) -> float:
     """Peak of resident memory of one forward and backward pass."""
     import torch
 
-    from distilcli.losses.labels import masked_lm_cross_entropy
-    from distilcli.losses.soft_targets import soft_target_kl
-    from distilcli.losses.vocabulary import Coefficients, Projection, fused_vocabulary_losses
+    from distilcli.losses.masked_lm import MaskedLM, masked_lm_cross_entropy
+    from distilcli.losses.soft_targets import SoftTargets, soft_target_kl
+    from distilcli.losses.vocabulary import Projection, fused_vocabulary_losses
 
     torch.manual_seed(0)
 
@@ -39,10 +39,8 @@ def peak_gib(way: str, tokens: int) -> float:
     (small @ small).sum().backward()  # what PyTorch sets up once is not the losses'
     before = _peak_gib()
     if way == "fused":
-        losses = fused_vocabulary_losses(
-            student, teacher, labels, Coefficients(ce, mlm, None, None), temperature=2.0
-        )
-        total = losses.total
+        terms = [SoftTargets(weight=5.0, temperature=2.0), MaskedLM(weight=2.0, temperature=2.0)]
+        total = fused_vocabulary_losses(student, teacher, labels, terms, [ce, mlm]).total
     else:
         logits = student.features @ student.weight.T + student.bias
         with torch.no_grad():

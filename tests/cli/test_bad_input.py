@@ -96,7 +96,7 @@ SETTINGS = {
     "no override": (["train.max_steps"], ["train.max_steps", "key.sub=value"]),
     "no such strategy": (["student.layers=middle"], ["student.layers", "alternate", "middle"]),
     "nothing to learn": (
-        ["loss.alpha_ce=0", "loss.alpha_mlm=0", "loss.alpha_cos=0"],
+        ["loss.soft_targets.weight=0", "loss.masked_lm.weight=0", "loss.hidden_cosine.weight=0"],
         ["loss", "nothing to learn"],
     ),
     "micro-batch too small": (
@@ -224,7 +224,7 @@ def test_teachers(tiny_world, models, folder, case, command):
 
 STUDENTS = {
     "vocabulary": ("vocabulary", [], ["97 tokens", "the teacher's"]),
-    "width": ("narrow", [], ["loss.alpha_cos", "hidden size is 16", "32"]),
+    "width": ("narrow", [], ["loss.hidden_cosine: ", "hidden size is 16", "32"]),
     "positions": ("positions", [], ["data.max_length 24", "16 positions"]),
     "no masked-LM head": ("headless", [], ["headless", "no masked-LM head"]),
     "architecture": ("roberta", ["student.new_head=true"], ["not bert or distilbert"]),
@@ -244,7 +244,7 @@ def test_students_from_a_checkpoint(tiny_world, models, folder, tmp_path, case, 
 def test_width_does_not_matter_without_the_cosine(tiny_world, models, folder, tmp_path):
     student = {"kind": "checkpoint", "model": str(models / "narrow")}
     config = tiny_world.write_config(tmp_path / "own.yaml", student=student)
-    settings = [f"output_dir={folder}", "loss.alpha_cos=0", "train.max_steps=2"]
+    settings = [f"output_dir={folder}", "loss.hidden_cosine.weight=0", "train.max_steps=2"]
     result = invoke("train", "--config", str(config), *settings)
     assert result.exit_code == 0, result.stderr
 

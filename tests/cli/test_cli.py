@@ -349,7 +349,7 @@ def test_compiled_layers_compute_the_same(tiny_world, tmp_path):
 def test_logit_mse_and_masked_positions(tiny_world, tmp_path):
     plain = quick(tiny_world, tmp_path / "plain")
     masked = quick(tiny_world, tmp_path / "masked", "loss.positions=masked")
-    squared = quick(tiny_world, tmp_path / "mse", "loss.alpha_mse=0.1")
+    squared = quick(tiny_world, tmp_path / "mse", "loss.logit_mse.weight=0.1")
     # The first loss of the same weights on the same batch: the mask is the same, so hard targets
     # and cosine are; soft targets look at fewer tokens.
     assert masked[0]["loss/mlm"] == pytest.approx(plain[0]["loss/mlm"], rel=1e-6)
@@ -363,7 +363,7 @@ def test_logit_mse_and_masked_positions(tiny_world, tmp_path):
 
 
 def test_cosine_alone_leaves_the_head_as_it_was(tiny_world, tmp_path):
-    records = quick(tiny_world, tmp_path, "loss.alpha_ce=0", "loss.alpha_mlm=0")
+    records = quick(tiny_world, tmp_path, "loss.soft_targets.weight=0", "loss.masked_lm.weight=0")
     assert not {"loss/kl", "loss/mlm"} & records[0].keys()
     before = load_file(tmp_path / "tiny" / "initial-student" / "model.safetensors")
     after = trained_weights(tmp_path)

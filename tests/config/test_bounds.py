@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from distilcli.cli.app import app
 from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.config.fields import Section
-from distilcli.config.losses import LossConfig
+from distilcli.config.losses import LossConfig, SoftTargetsConfig
 from distilcli.config.models import CopiedStudent
 from distilcli.config.suite import Suite
 from distilcli.config.training import OptimConfig, TrainConfig
@@ -121,7 +121,7 @@ def test_every_number_among_the_options_has_an_upper_bound() -> None:
         (OptimConfig, "weight_decay", 1e-300, "must be 0 or at least 1e-09"),
         (LossConfig, "temperature", 1e-300, "greater than or equal to 0.01"),
         (LossConfig, "temperature", 1e30, "less than or equal to 1000"),
-        (LossConfig, "alpha_ce", 1e30, "less than or equal to 1000000"),
+        (SoftTargetsConfig, "weight", 1e30, "less than or equal to 1000000"),
         (TrainConfig, "num_workers", 10**29, "less than or equal to 128"),
         (TrainConfig, "timeout_seconds", 1e30, "less than or equal to 1728000"),
         (TrainConfig, "timeout_seconds", 1e-300, "greater than or equal to 0.1"),

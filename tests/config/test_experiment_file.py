@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loss_settings import weights
 
 from distilcli.config import reading
 from distilcli.config.data import FilesSource, HubSource
@@ -298,8 +299,8 @@ def test_a_key_that_is_no_word(path: Path) -> None:
             "without a teacher, student.like must name a model",
         ),
         (
-            {"teacher": None, "student": {"source": "m"}, "loss": {"alpha_mlm": 0}},
-            "without a teacher, loss.alpha_mlm must be above 0",
+            {"teacher": None, "student": {"source": "m"}, "loss": weights(masked_lm=0)},
+            "without a teacher, loss.masked_lm.weight must be above 0",
         ),
         (
             {"train": {"tokens_per_micro_batch": 127}},
@@ -308,8 +309,8 @@ def test_a_key_that_is_no_word(path: Path) -> None:
         (data(min_length=9, max_length=8), "data: min_length 9 is over max_length 8"),
         ({"masking": {"mask_share": 0.95}}, "masking: mask_share + random_share is over 1"),
         (
-            {"loss": {"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0}},
-            "loss: every alpha is 0: there is nothing to learn",
+            {"loss": weights(soft_targets=0, masked_lm=0, hidden_cosine=0)},
+            "loss: every weight is 0: there is nothing to learn",
         ),
     ],
 )

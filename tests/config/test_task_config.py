@@ -10,6 +10,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_settings import weights
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -145,7 +146,11 @@ def test_what_a_file_leaves_out_is_as_in_bert_fine_tuning(path: Path) -> None:
     assert (optim.weight_decay, optim.warmup_fraction, optim.max_grad_norm) == (0.01, 0.1, 1.0)
     assert (train.global_batch_size, train.num_epochs, train.max_steps) == (32, 3, None)
     assert (train.tokens_per_micro_batch, train.precision) == (4096, "auto")
-    assert (loss.temperature, loss.alpha_ce, loss.alpha_hard, loss.alpha_cos) == (2.0, 1, 1, 0)
+    assert loss.temperature == 2.0
+    assert {name: weight for name, weight in loss.weights.items() if weight} == {
+        "soft_targets": 1,
+        "labels": 1,
+    }
     assert experiment.validation.every == 0
     assert experiment.student == CopiedStudent(source="some-bert")
 
@@ -234,7 +239,7 @@ def test_where_the_student_and_the_tokenizer_are_from(
         (on(dev={"files": "a", "split": "x"}), "task.dev.split: goes with hub, not with files"),
         ({"train": {"num_epoch": 1}}, "train.num_epoch: unknown key; did you mean train.num_epoch"),
         ({"optim": {"lrr": 1}}, "optim.lrr: unknown key; did you mean optim.lr?"),
-        ({"loss": {"alpha_mlm": 1}}, "loss.alpha_mlm: unknown key"),
+        ({"loss": weights(masked_lm=1)}, "loss.masked_lm: unknown key"),
         ({"teacher": {"model": "m", "cach": "x"}}, "teacher.cach: unknown key; did you mean teach"),
         ({"teacher": {"model": "m", "offload": True}}, "teacher.offload: unknown key"),
         ({"student": {"model": "m"}}, "student.model: goes with checkpoint, not with copied"),
@@ -335,8 +340,8 @@ def test_a_section_that_must_be_there(path: Path, missing: str) -> None:
 
 
 NO_LABELS = (
-    "augmentation: copies have no labels; they need a teacher, and loss.alpha_ce or "
-    "loss.alpha_cos above 0"
+    "augmentation: copies have no labels; they need a teacher, and the weight of "
+    "loss.soft_targets or of another term that compares with it above 0"
 )
 
 
@@ -344,9 +349,12 @@ NO_LABELS = (
     ("changes", "message"),
     [
         ({"student": {}}, "without a teacher, student.source must name a model"),
-        ({"loss": {"alpha_hard": 0}}, "without a teacher, loss.alpha_hard must be above 0"),
+        ({"loss": weights(labels=0)}, "without a teacher, loss.labels.weight must be above 0"),
         ({"augmentation": {}}, NO_LABELS),
-        ({"augmentation": {}, "teacher": {"model": "t"}, "loss": {"alpha_ce": 0}}, NO_LABELS),
+        (
+            {"augmentation": {}, "teacher": {"model": "t"}, "loss": weights(soft_targets=0)},
+            NO_LABELS,
+        ),
         ({"augmentation": {"copies": 0}}, "augmentation.copies: must be above 0 (given: 0)"),
         ({"augmentation": {"replaced": 1}}, "augmentation.replaced: must be below 1 (given: 1)"),
         (
@@ -358,8 +366,8 @@ NO_LABELS = (
             "train.tokens_per_micro_batch 300 is under task.max_length 384",
         ),
         (
-            {"loss": {"alpha_ce": 0, "alpha_hard": 0, "alpha_cos": 0}},
-            "loss: every alpha is 0: there is nothing to learn",
+            {"loss": weights(soft_targets=0, labels=0, hidden_cosine=0)},
+            "loss: every weight is 0: there is nothing to learn",
         ),
         (
             on(kind="question-answering", stride=317),
@@ -376,9 +384,9 @@ def test_what_does_not_fit_together(path: Path, changes: dict[str, Any], message
     "changes",
     [
         {"teacher": {"model": "t"}, "student": {}},
-        {"teacher": {"model": "t"}, "loss": {"alpha_hard": 0}},
-        {"teacher": {"model": "t"}, "loss": {"alpha_hard": 0, "alpha_ce": 0, "alpha_cos": 1}},
-        {"loss": {"alpha_ce": 0}},
+        {"teacher": {"model": "t"}, "loss": weights(labels=0)},
+        {"teacher": {"model": "t"}, "loss": weights(labels=0, soft_targets=0, hidden_cosine=1)},
+        {"loss": weights(soft_targets=0)},
         {"train": {"tokens_per_micro_batch": 128}, **on(kind="tagging", max_length=128)},
         {"train": {"tokens_per_micro_batch": 1}},
         on(kind="question-answering", stride=316),
@@ -463,7 +471,7 @@ def test_dump_is_read_back_as_the_same(path: Path, kind: str) -> None:
         task=task,
         teacher={"model": "t", "revision": "1e3", "precision": "bf16", "cache": None},
         student={"kind": "checkpoint", "model": "m", "dropout": 0.3, "attention_dropout": 0},
-        loss={"temperature": 3, "alpha_ce": 0.25, "alpha_hard": 0, "alpha_cos": 2},
+        loss={"temperature": 3} | weights(soft_targets=0.25, labels=0, hidden_cosine=2),
         optim={"lr": "3e-4", "max_grad_norm": math.inf},
         train={"trackers": ["tensorboard"], "max_steps": 3},
         validation={"every": 4},

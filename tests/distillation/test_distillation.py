@@ -6,30 +6,40 @@ from itertools import pairwise
 import formulas
 import pytest
 import torch
+from loss_settings import by_name, weights
 from packed_batches import make_masker, padded, random_split
+from torch import Tensor
 
 from distilcli.batches.masked import PackedBatch, pack
-from distilcli.config.losses import LossConfig, SampledPositions
-from distilcli.distillation.modules import MASKED_LM_TERMS as TERMS
+from distilcli.config.losses import LossConfig
 from distilcli.distillation.modules import Distillation
-from distilcli.losses.vocabulary import Coefficients
 from distilcli.models.copying import copy_layers
 from distilcli.models.families import encoder
 
 LENGTHS = [3, 12, 12, 30, 7, 19, 5]
 DEFAULT = LossConfig()
-ALL_TERMS = LossConfig(alpha_mse=1.0)
 
+
+def loss_of(**settings) -> LossConfig:
+    """Weights by the names of the terms; and other settings."""
+    of_terms = {name: value for name, value in settings.items() if isinstance(value, float)}
+    temperature = of_terms.pop("temperature", 2.0)
+    others = {name: value for name, value in settings.items() if not isinstance(value, float)}
+    return LossConfig.model_validate(weights(**of_terms) | others | {"temperature": temperature})
+
+
+ALL_TERMS = loss_of(logit_mse=1.0)
+NONE = {"soft_targets": 0.0, "masked_lm": 0.0, "hidden_cosine": 0.0}
 LOSSES = {
     "default": DEFAULT,
-    "masked": LossConfig(positions="masked"),
-    "sampled": LossConfig(positions=SampledPositions(sample=0.3), alpha_mse=1.0),
+    "masked": loss_of(positions="masked"),
+    "sampled": loss_of(positions={"sample": 0.3}, logit_mse=1.0),
     "all terms": ALL_TERMS,
-    "all terms, masked": LossConfig(alpha_mse=1.0, positions="masked", temperature=4.0),
-    "soft targets": LossConfig(alpha_mlm=0.0, alpha_cos=0.0),
-    "hard targets": LossConfig(alpha_ce=0.0, alpha_cos=0.0),
-    "cosine": LossConfig(alpha_ce=0.0, alpha_mlm=0.0),
-    "logits": LossConfig(alpha_ce=0.0, alpha_mlm=0.0, alpha_cos=0.0, alpha_mse=1.0),
+    "all terms, masked": loss_of(logit_mse=1.0, positions="masked", temperature=4.0),
+    "soft targets": loss_of(**NONE | {"soft_targets": 5.0}),
+    "hard targets": loss_of(**NONE | {"masked_lm": 2.0}),
+    "cosine": loss_of(**NONE | {"hidden_cosine": 1.0}),
+    "logits": loss_of(**NONE | {"logit_mse": 1.0}),
 }
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
@@ -58,7 +68,7 @@ def batch(request, split, tiny_tokenizer) -> PackedBatch:
     return pack(split, samples, make_masker(tiny_tokenizer), 3, loss.unmasked_share)
 
 
-def plain_run(model, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_run(model, batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """Logits and last hidden states of the real tokens of the padded batch, row by row."""
     model.set_attn_implementation("eager")
     ids, real = padded(batch)
@@ -66,14 +76,13 @@ def plain_run(model, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return output.logits[real], output.hidden_states[-1][real]
 
 
-def plain_terms(student, teacher, batch: PackedBatch, loss: LossConfig) -> torch.Tensor:
-    """Sums of TERMS by the formulas, from full logits."""
+def plain_terms(student, teacher, batch: PackedBatch, loss: LossConfig) -> dict[str, Tensor]:
+    """The sum of each term by the formulas, from full logits."""
     z, hidden = plain_run(student, batch)
     is_masked = batch.labels != -100
-    mlm = formulas.cross_entropy(z[is_masked], batch.labels[is_masked])
-    zero = mlm.new_zeros(())
+    found = {"masked_lm": formulas.cross_entropy(z[is_masked], batch.labels[is_masked])}
     if teacher is None:
-        return torch.stack([zero, mlm, zero, zero])
+        return found
     v, teacher_hidden = (tensor.detach() for tensor in plain_run(teacher, batch))
     soft = is_masked.clone()
     if loss.positions == "all":
@@ -81,26 +90,26 @@ def plain_terms(student, teacher, batch: PackedBatch, loss: LossConfig) -> torch
     elif loss.positions != "masked":
         soft[batch.soft_positions] = True
         assert is_masked.sum() < soft.sum() < len(soft)
-    ce = formulas.soft_target_kl(z[soft], v[soft], loss.temperature)
-    cos = formulas.cosine_distance(hidden, teacher_hidden)
-    mse = formulas.squared_error(z[soft], v[soft])
-    return torch.stack([ce, mlm, cos, mse])
+    return found | {
+        "soft_targets": formulas.soft_target_kl(z[soft], v[soft], loss.temperature),
+        "hidden_cosine": formulas.cosine_distance(hidden, teacher_hidden),
+        "logit_mse": formulas.squared_error(z[soft], v[soft]),
+    }
 
 
-def coefficients_of(module: Distillation, counts: list[int] | None = None) -> Coefficients:
-    """alpha / count, as the loop gives it; counts that differ from term to term unless said."""
-    counts = counts or [50, 20, 30, 40]
+def coefficients_of(module: Distillation, counts: list[int] | None = None) -> list[Tensor]:
+    """weight / count, as the loop gives it; counts that differ from term to term unless said."""
+    counts = counts or [50 - 7 * place for place in range(len(module.terms))]
     pairs = zip(module.alphas(), counts, strict=True)
-    values = [torch.tensor(alpha / max(1, n)).double() if alpha else None for alpha, n in pairs]
-    return Coefficients(*values)
+    return [torch.tensor(alpha / max(1, n)).double() for alpha, n in pairs]
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-6) -> None:
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-6) -> None:
     # The cosine is computed in float32 whatever the models are in.
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, check_dtype=False)
 
 
-def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
+def gradients(module: torch.nn.Module) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
@@ -110,16 +119,16 @@ def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
 def test_sums_and_gradients_are_the_plain_computation(student, teacher, batch, loss, with_teacher):
     if not with_teacher:
         teacher = None
-        loss = loss.model_copy(update={"alpha_mlm": 2.0})  # else there is nothing to learn
+        loss = loss_of(masked_lm=2.0)  # else there is nothing to learn
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
     module = Distillation(student, teacher, loss)
-    weights = coefficients_of(module)
-    found = module(batch, weights)
+    coefficients = coefficients_of(module)
+    found = module(batch, coefficients)
     terms = plain_terms(plain_student, plain_teacher, batch, loss)
-    total = sum(w * term for w, term in zip(weights, terms, strict=True) if w is not None)
+    total = sum(w * terms[name] for name, w in by_name(module, coefficients).items())
     close(found.total, total)
-    used = torch.tensor(module.alphas()) != 0
-    close(found.terms[used], terms[used].detach())
+    for name, value in by_name(module, found).items():
+        close(value, terms[name].detach())
     assert not found.terms.requires_grad
 
     found.total.backward()
@@ -143,12 +152,13 @@ def test_every_trained_parameter_gets_a_gradient(student, teacher, batch, loss):
 
 
 def test_float64_is_exact_without_the_cosine(student, teacher, batch):
-    loss = LossConfig(alpha_cos=0.0, alpha_mse=1.0)
+    loss = loss_of(hidden_cosine=0.0, logit_mse=1.0)
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
     module = Distillation(student, teacher, loss)
     found = module(batch, coefficients_of(module))
-    terms = plain_terms(plain_student, plain_teacher, batch, loss)[[0, 1, 3]]
-    close(found.terms[[0, 1, 3]], terms.detach(), 1e-12)
+    terms = plain_terms(plain_student, plain_teacher, batch, loss)
+    for name, value in by_name(module, found).items():
+        close(value, terms[name].detach(), 1e-12)
 
 
 # The teacher
@@ -173,24 +183,25 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(student, tiny_bert, batch)
 
 def test_teacher_and_student_alike_differ_in_nothing(teacher, batch):
     module = Distillation(deepcopy(teacher), teacher, ALL_TERMS)
-    ce, mlm, cos, mse = module(batch, coefficients_of(module)).terms.tolist()
-    assert max(abs(ce), abs(mse)) < 1e-12
-    assert abs(cos) < 1e-5
-    assert mlm > 1
+    found = by_name(module, module(batch, coefficients_of(module)))
+    assert found.pop("masked_lm") > 1
+    assert found.pop("hidden_cosine").abs() < 1e-5
+    assert len(found) >= 2
+    assert all(value.abs() < 1e-12 for value in found.values())
 
 
 def test_a_teacher_of_another_width_without_the_cosine(student, tiny_bert, batch):
     wide = tiny_bert(hidden_size=32).double()
-    loss = LossConfig(alpha_cos=0.0)
+    loss = loss_of(hidden_cosine=0.0)
     plain_student, plain_teacher = deepcopy(student), deepcopy(wide)
     module = Distillation(student, wide, loss)
     found = module(batch, coefficients_of(module))
     terms = plain_terms(plain_student, plain_student, batch, loss)
-    close(found.terms[1], terms[1].detach())
+    close(by_name(module, found)["masked_lm"], terms["masked_lm"].detach())
     soft = formulas.soft_target_kl(
         plain_run(plain_student, batch)[0], plain_run(plain_teacher, batch)[0], loss.temperature
     )
-    close(found.terms[0], soft.detach(), 1e-10)
+    close(by_name(module, found)["soft_targets"], soft.detach(), 1e-10)
 
 
 # Sums and counts
@@ -198,21 +209,19 @@ def test_a_teacher_of_another_width_without_the_cosine(student, tiny_bert, batch
 
 @each_loss
 def test_counts_are_the_tokens_of_each_term(student, teacher, batch, loss):
-    counts = dict(zip(TERMS, Distillation(student, teacher, loss).counts(batch), strict=True))
+    module = Distillation(student, teacher, loss)
     everything, masked = sum(LENGTHS), int((batch.labels != -100).sum())
     soft = {"all": everything, "masked": masked}.get(str(loss.positions), batch.num_soft)
-    assert counts == {
-        "ce": soft if loss.alpha_ce else 0,
-        "mlm": masked if loss.alpha_mlm else 0,
-        "cos": everything if loss.alpha_cos else 0,
-        "mse": soft if loss.alpha_mse else 0,
+    counts = {"masked_lm": masked, "hidden_cosine": everything}
+    assert by_name(module, module.counts(batch)) == {
+        name: counts.get(name, soft) for name, weight in loss.weights.items() if weight
     }
 
 
 def test_without_a_teacher_only_hard_targets_count(student, batch):
     module = Distillation(student, None, ALL_TERMS)
-    assert module.alphas() == [0.0, 2.0, 0.0, 0.0]
-    assert module.counts(batch) == [0, batch.num_masked, 0, 0]
+    assert by_name(module, module.alphas()) == {"masked_lm": 2.0}
+    assert module.counts(batch) == [batch.num_masked]
 
 
 @pytest.mark.slow
@@ -223,17 +232,17 @@ def test_sums_over_micro_batches_are_those_of_the_whole(
 ):
     """Also the gradient: nothing depends on how a step is cut."""
     module = Distillation(student, teacher, loss)
-    weights = coefficients_of(module, module.counts(batch))
-    whole = module(batch, weights)
+    coefficients = coefficients_of(module, module.counts(batch))
+    whole = module(batch, coefficients)
     whole.total.backward()
     expected = {k: v.clone() for k, v in gradients(student).items() if v is not None}
     student.zero_grad()
     masker = make_masker(tiny_tokenizer)
     edges = [0, *cuts, len(LENGTHS)]
-    terms, counts = torch.zeros(4), [0] * 4
+    terms, counts = torch.zeros(len(module.terms)), [0] * len(module.terms)
     for first, last in pairwise(edges):
         part = pack(split, range(first, last), masker, 3, loss.unmasked_share)
-        sums = module(part, weights)
+        sums = module(part, coefficients)
         sums.total.backward()
         terms = terms + sums.terms
         counts = [a + b for a, b in zip(counts, module.counts(part), strict=True)]
@@ -263,5 +272,6 @@ def test_bf16_autocast_is_near_the_plain_computation(student, teacher, batch, lo
         found = module(batch, coefficients_of(module))
     found.total.backward()
     assert all(p.grad.dtype is torch.float32 for p in student.parameters())
-    terms = plain_terms(plain_student, plain_teacher, batch, loss)[:3]
-    torch.testing.assert_close(found.terms[:3].double(), terms.detach(), rtol=0.03, atol=0.03)
+    terms = plain_terms(plain_student, plain_teacher, batch, loss)
+    expected = torch.stack([terms[term.name] for term in module.terms]).detach()
+    torch.testing.assert_close(found.terms.double(), expected, rtol=0.03, atol=0.03)

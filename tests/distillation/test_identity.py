@@ -289,7 +289,7 @@ def task(tmp_path_factory) -> tuple[Path, Path]:
         root / "own.yaml",
         "tagging",
         teacher={"model": str(root / "teacher"), "precision": "fp32", "cache": str(root / "kept")},
-        loss={"alpha_ce": 1.0, "alpha_hard": 1.0},
+        loss={"soft_targets": {"weight": 1.0}, "labels": {"weight": 1.0}},
         **common,
     )
     trained = invoke("train", "--config", str(config))

@@ -15,8 +15,9 @@ from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
+from loss_settings import by_name, weights
 from safetensors.torch import load_file
-from task_models import BODIES, each_task, make_inputs, make_model, run_padded
+from task_models import BODIES, each_task, make_inputs, make_model, outputs_of, run_padded
 from tiny_experiments import relative_difference, run
 from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from torch import Tensor, nn
@@ -24,12 +25,12 @@ from torch import Tensor, nn
 from distilcli.config.experiment import TaskExperiment
 from distilcli.config.losses import TaskLossConfig
 from distilcli.distillation.assembly import assemble_task
-from distilcli.distillation.modules import TASK_TERMS as TERMS
-from distilcli.distillation.modules import TaskDistillation, by_input
+from distilcli.distillation.modules import TaskDistillation
 from distilcli.distillation.tasks import TaskObjective
 from distilcli.losses.labels import binary_cross_entropy
 from distilcli.losses.soft_targets import binary_soft_target_kl, soft_target_kl
 from distilcli.tasks.inputs import pack
+from distilcli.tasks.outputs import by_input
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
 
@@ -168,12 +169,19 @@ def test_shapes_of_binary_losses_are_checked():
 LENGTHS = [9, 5, 12, 12, 3, 20, 7]
 SAMPLES = [3, 0, 2, 5, 4]  # not all, not in order
 each_body = pytest.mark.parametrize("body", BODIES)
+
+
+def loss_of(temperature: float = 2.0, **of_terms: float) -> TaskLossConfig:
+    """The weights of the terms."""
+    return TaskLossConfig.model_validate(weights(**of_terms) | {"temperature": temperature})
+
+
 LOSSES = {
     "both": TaskLossConfig(),
-    "all terms": TaskLossConfig(alpha_ce=0.7, alpha_hard=0.4, alpha_cos=0.6, temperature=3.0),
-    "soft targets": TaskLossConfig(alpha_hard=0.0, temperature=1.0),
-    "labels": TaskLossConfig(alpha_ce=0.0),
-    "cosine": TaskLossConfig(alpha_ce=0.0, alpha_hard=0.0, alpha_cos=1.0),
+    "all terms": loss_of(soft_targets=0.7, labels=0.4, hidden_cosine=0.6, temperature=3.0),
+    "soft targets": loss_of(labels=0.0, temperature=1.0),
+    "labels": loss_of(soft_targets=0.0),
+    "cosine": loss_of(soft_targets=0.0, labels=0.0, hidden_cosine=1.0),
 }
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 ALL_TERMS = LOSSES["all terms"]
@@ -196,8 +204,8 @@ def inputs_of(head: str, family: str):
     return make_inputs(LENGTHS, head, family, num_labels_of(family))
 
 
-def naive_terms(student, teacher, inputs, samples, head, family, temperature) -> Tensor:
-    """Sums of TERMS from padded runs, input by input and row by row."""
+def naive_terms(student, teacher, inputs, samples, head, family, temperature) -> dict[str, Tensor]:
+    """The sum of each term from padded runs, input by input and row by row."""
     z, hidden = run_padded(student, inputs, samples)
     v, teacher_hidden = (tensor.detach() for tensor in run_padded(teacher, inputs, samples))
     rows = inputs.num_outputs_of[samples].tolist()
@@ -221,13 +229,14 @@ def naive_terms(student, teacher, inputs, samples, head, family, temperature) ->
         else:
             soft = soft + ((own_z - own_v) ** 2).sum()
             hard = hard + ((own_z[:, 0] - targets) ** 2).sum()
-    return torch.stack([soft, hard, formulas.cosine_distance(hidden, teacher_hidden)])
+    cosine = formulas.cosine_distance(hidden, teacher_hidden)
+    return {"soft_targets": soft, "labels": hard, "hidden_cosine": cosine}
 
 
 def coefficients_of(module: TaskDistillation, counts: list[int] | None = None) -> list:
-    """alpha / count, as the loop gives it; counts that differ from term to term unless said."""
-    pairs = zip(module.alphas(), counts or [5, 3, 4], strict=True)
-    return [torch.tensor(alpha / n) if alpha else None for alpha, n in pairs]
+    """weight / count, as the loop gives it; counts that differ from term to term unless said."""
+    counts = counts or [3 + place for place in range(len(module.terms))]
+    return [torch.tensor(alpha / n) for alpha, n in zip(module.alphas(), counts, strict=True)]
 
 
 @pytest.mark.slow
@@ -244,18 +253,19 @@ def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss,
         with torch.no_grad():
             taught = run_padded(plain_teacher, inputs, SAMPLES)
         known = tuple(tensor.float().numpy() for tensor in taught)
-    module = TaskDistillation(student, None if cached else teacher, head, family, loss, True)
-    weights = coefficients_of(module)
-    found = module(pack(inputs, SAMPLES, known), weights)
+    module = TaskDistillation(
+        student, None if cached else teacher, outputs_of(head, family), loss, True
+    )
+    coefficients = coefficients_of(module)
+    found = module(pack(inputs, SAMPLES, known), coefficients)
     terms = naive_terms(
         plain_student, plain_teacher, inputs, SAMPLES, head, family, loss.temperature
     )
-    total = sum(w * term for w, term in zip(weights, terms, strict=True) if w is not None)
+    total = sum(w * terms[name] for name, w in by_name(module, coefficients).items())
     # Outputs are in fp32 whatever the models are in.
     close(found.total, total, 2e-6)
-    used = torch.tensor(module.alphas()) != 0
-    close(found.terms[used], terms[used].detach(), 2e-6)
-    assert not found.terms[~used].any()
+    for name, value in by_name(module, found).items():
+        close(value, terms[name].detach(), 2e-6)
     assert not found.terms.requires_grad
 
     found.total.backward()
@@ -277,7 +287,7 @@ def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss,
 def test_every_trained_parameter_gets_a_gradient(body, head, family, loss):
     """Processes that train together wait for each of them."""
     student, teacher = models_of(body, head, family)
-    module = TaskDistillation(student, teacher, head, family, loss, True)
+    module = TaskDistillation(student, teacher, outputs_of(head, family), loss, True)
     batch = pack(inputs_of(head, family), SAMPLES)
     module(batch, coefficients_of(module)).total.backward()
     for name, parameter in student.named_parameters():
@@ -288,34 +298,36 @@ def test_every_trained_parameter_gets_a_gradient(body, head, family, loss):
 @each_loss
 def test_counts_are_what_terms_are_summed_over(head, family, loss):
     """A student is a mean away from its teacher: of inputs, words, starts and ends, or tokens."""
-    module = TaskDistillation(*models_of("bert", head, family), head, family, loss, True)
+    module = TaskDistillation(
+        *models_of("bert", head, family), outputs_of(head, family), loss, True
+    )
     inputs = inputs_of(head, family)
     outputs = {"sequence": len(SAMPLES), "span": 2 * len(SAMPLES)}.get(head)
     if outputs is None:
         outputs = sum(1 + LENGTHS[sample] // 3 for sample in SAMPLES)
-    counts = dict(zip(TERMS, module.counts(pack(inputs, SAMPLES)), strict=True))
-    assert counts == {
-        "ce": outputs if loss.alpha_ce else 0,
-        "hard": outputs if loss.alpha_hard else 0,
-        "cos": sum(LENGTHS[sample] for sample in SAMPLES) if loss.alpha_cos else 0,
+    counts = {"hidden_cosine": sum(LENGTHS[sample] for sample in SAMPLES)}
+    assert by_name(module, module.counts(pack(inputs, SAMPLES))) == {
+        name: counts.get(name, outputs) for name, weight in loss.weights.items() if weight
     }
 
 
 @each_task
 @pytest.mark.parametrize("cuts", [[2], [1, 2, 3, 4]])
 def test_sums_over_micro_batches_are_those_of_the_whole(head, family, cuts):
-    module = TaskDistillation(*models_of("bert", head, family), head, family, ALL_TERMS, True)
+    module = TaskDistillation(
+        *models_of("bert", head, family), outputs_of(head, family), ALL_TERMS, True
+    )
     inputs = inputs_of(head, family)
     whole = pack(inputs, SAMPLES)
-    weights = coefficients_of(module, module.counts(whole))
-    expected = module(whole, weights)
+    coefficients = coefficients_of(module, module.counts(whole))
+    expected = module(whole, coefficients)
     expected.total.backward()
     gradients = {name: p.grad.clone() for name, p in module.student.named_parameters()}
     module.student.zero_grad()
-    terms, counts = torch.zeros(3), np.zeros(3, int)
+    terms, counts = torch.zeros(len(module.terms)), np.zeros(len(module.terms), int)
     for first, last in pairwise([0, *cuts, len(SAMPLES)]):
         part = pack(inputs, SAMPLES[first:last])
-        sums = module(part, weights)
+        sums = module(part, coefficients)
         sums.total.backward()
         terms, counts = terms + sums.terms, counts + module.counts(part)
     assert counts.tolist() == module.counts(whole)
@@ -347,10 +359,12 @@ def test_starts_and_ends_are_rows_of_their_own_input(lengths, data):
 def test_an_input_alone_is_an_input_among_others(head, family):
     """The filling up beside longer inputs gives no share away and no NaN, in fp32 as well."""
     student, teacher = models_of("bert", head, family)
-    module = TaskDistillation(student.float(), teacher.float(), head, family, ALL_TERMS, True)
-    inputs, weights = inputs_of(head, family), coefficients_of(module)
-    together = module(pack(inputs, SAMPLES), weights)
-    alone = [module(pack(inputs, [sample]), weights) for sample in SAMPLES]
+    module = TaskDistillation(
+        student.float(), teacher.float(), outputs_of(head, family), ALL_TERMS, True
+    )
+    inputs, coefficients = inputs_of(head, family), coefficients_of(module)
+    together = module(pack(inputs, SAMPLES), coefficients)
+    alone = [module(pack(inputs, [sample]), coefficients) for sample in SAMPLES]
     close(together.terms, sum(one.terms for one in alone), 1e-5)
     together.total.backward()
     assert all(p.grad.isfinite().all() for p in student.parameters())
@@ -366,7 +380,7 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(head, family):
         if isinstance(module, nn.Dropout):
             module.p = 0.5
     before = deepcopy(teacher.state_dict())
-    module = TaskDistillation(student, teacher, head, family, ALL_TERMS, True)
+    module = TaskDistillation(student, teacher, outputs_of(head, family), ALL_TERMS, True)
     assert module.train() is module
     assert all(part.training for part in student.modules())
     assert not any(part.training for part in teacher.modules())
@@ -380,31 +394,30 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(head, family):
 @each_task
 def test_teacher_and_student_alike_differ_in_labels_alone(head, family):
     _, teacher = models_of("distilbert", head, family)
-    module = TaskDistillation(deepcopy(teacher), teacher, head, family, ALL_TERMS, True)
+    module = TaskDistillation(deepcopy(teacher), teacher, outputs_of(head, family), ALL_TERMS, True)
     batch = pack(inputs_of(head, family), SAMPLES)
-    soft, hard, cosine = module(batch, coefficients_of(module)).terms.tolist()
-    assert abs(soft) < 1e-5
-    assert abs(cosine) < 1e-4
-    assert hard > 0.1
+    found = by_name(module, module(batch, coefficients_of(module)))
+    assert found.pop("labels") > 0.1
+    assert found.pop("hidden_cosine").abs() < 1e-4
+    assert len(found) >= 1
+    assert all(value.abs() < 1e-5 for value in found.values())
 
 
 @each_task
 def test_without_a_teacher_labels_alone_count(head, family):
     student, _ = models_of("bert", head, family)
-    module = TaskDistillation(student, None, head, family, ALL_TERMS, has_teacher=False)
+    module = TaskDistillation(student, None, outputs_of(head, family), ALL_TERMS, has_teacher=False)
     batch = pack(inputs_of(head, family), SAMPLES)
-    assert module.alphas() == [0.0, ALL_TERMS.alpha_hard, 0.0]
-    counts = module.counts(batch)
-    assert counts[0] == counts[2] == 0 < counts[1]
-    terms = module(batch, coefficients_of(module)).terms
-    assert terms[0] == terms[2] == 0 < terms[1]
+    assert by_name(module, module.alphas()) == {"labels": ALL_TERMS.labels.weight}
+    assert module.counts(batch)[0] > 0
+    assert module(batch, coefficients_of(module)).terms[0] > 0
 
 
 @each_body
 @each_task
 def test_the_cosine_alone_freezes_the_head(body, head, family):
     student, teacher = models_of(body, head, family)
-    TaskDistillation(student, teacher, head, family, LOSSES["cosine"], True)
+    TaskDistillation(student, teacher, outputs_of(head, family), LOSSES["cosine"], True)
     frozen = {name for name, p in student.named_parameters() if not p.requires_grad}
     body_names = {
         f"{student.base_model_prefix}.{n}" for n, _ in student.base_model.named_parameters()
@@ -418,14 +431,17 @@ def test_the_cosine_alone_freezes_the_head(body, head, family):
 def test_bf16_autocast_is_near_the_padded_computation(head):
     student, teacher = models_of("bert", head, "one-of")
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
-    module = TaskDistillation(student.float(), teacher.bfloat16(), head, "one-of", ALL_TERMS, True)
+    module = TaskDistillation(
+        student.float(), teacher.bfloat16(), outputs_of(head, "one-of"), ALL_TERMS, True
+    )
     inputs = inputs_of(head, "one-of")
     with torch.autocast("cpu", torch.bfloat16):
         found = module(pack(inputs, SAMPLES), coefficients_of(module))
     found.total.backward()
     assert all(p.grad.dtype is torch.float32 for p in student.parameters())
     expected = naive_terms(plain_student, plain_teacher, inputs, SAMPLES, head, "one-of", 3.0)
-    torch.testing.assert_close(found.terms.double(), expected.detach(), rtol=0.05, atol=0.05)
+    expected = torch.stack([expected[term.name] for term in module.terms]).detach()
+    torch.testing.assert_close(found.terms.double(), expected, rtol=0.05, atol=0.05)
     assert found.terms.dtype == torch.float32
 
 
@@ -467,7 +483,7 @@ def sections(kind: str, teacher: str, folder: Path, tokens: int = 10_000) -> dic
         "output_dir": str(folder),
         "teacher": {"model": teacher, "precision": "fp32", "cache": None},
         "student": NO_DROPOUT,
-        "loss": {"alpha_ce": 0.7, "alpha_hard": 0.4, "alpha_cos": 0.6},
+        "loss": weights(soft_targets=0.7, labels=0.4, hidden_cosine=0.6),
         # The gradient itself, not what clipping leaves of it.
         "optim": {"lr": 1e-3, "max_grad_norm": 1e9},
         "train": {
@@ -524,8 +540,9 @@ def test_micro_batches_do_not_change_the_gradient(stepper_of, kind, monkeypatch)
 def test_nor_do_they_where_only_some_inputs_have_labels(stepper_of, kind):
     copies = {"copies": 2, "replaced": 0.4}
     whole, parts = (stepper_of(kind, tokens, augmentation=copies) for tokens in (10_000, 33))
-    counts = [parts.distillation.counts(batch)[1] for batch in parts.step_batches[0]]
-    assert 0 < sum(counts) == whole.distillation.counts(whole.step_batches[0][0])[1]
+    labelled = [term.name for term in parts.distillation.terms].index("labels")
+    counts = [parts.distillation.counts(batch)[labelled] for batch in parts.step_batches[0]]
+    assert 0 < sum(counts) == whole.distillation.counts(whole.step_batches[0][0])[labelled]
     assert min(counts) == 0  # a micro-batch of copies alone
     expected = gradient_worker.gradient_of_step(whole, 0)
     found = gradient_worker.gradient_of_step(parts, 0)

@@ -14,6 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_settings import weights
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 from task_models import HEADS, make_inputs, make_model, run_padded
@@ -311,7 +312,7 @@ def experiment_of(
             "cache": None if cache is None else str(cache),
         },
         "student": NO_DROPOUT,
-        "loss": {"alpha_ce": 1.0, "alpha_hard": 0.5} | loss,
+        "loss": weights(**{"soft_targets": 1.0, "labels": 0.5} | loss),
     }
     tree["task"] |= task or {}
     tree["train"] |= {"max_steps": 8}
@@ -367,8 +368,8 @@ def test_training_towards_hidden_states_is_nearly_the_same(tasks, tmp_path):
     """
     save_teacher(tmp_path / "teacher", "tagging")
     without, kept, other = (
-        steps_of(experiment_of(tasks, "tagging", tmp_path, cache, alpha_cos=alpha))
-        for cache, alpha in ((None, 1.0), (tmp_path / "cache", 1.0), (tmp_path / "cache", 0.0))
+        steps_of(experiment_of(tasks, "tagging", tmp_path, cache, hidden_cosine=weight))
+        for cache, weight in ((None, 1.0), (tmp_path / "cache", 1.0), (tmp_path / "cache", 0.0))
     )
     assert relative_difference(kept, without) < 1e-4
     assert moved(kept, tmp_path / "teacher") > 1e-2
@@ -399,7 +400,9 @@ def test_the_second_run_does_not_run_the_teacher(tasks, tmp_path, monkeypatch, c
 
 def test_a_teacher_that_no_loss_looks_at_does_not_run(tasks, tmp_path):
     save_teacher(tmp_path / "teacher", "classification")
-    experiment = experiment_of(tasks, "classification", tmp_path, tmp_path / "cache", alpha_ce=0.0)
+    experiment = experiment_of(
+        tasks, "classification", tmp_path, tmp_path / "cache", soft_targets=0.0
+    )
     trained(experiment)
     assert not (tmp_path / "cache").exists()
 

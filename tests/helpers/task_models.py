@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from distilcli.models.families import FAMILIES, family_of
 from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.outputs import AnyOf, Number, OneOf, Outputs, Spans
 
 VOCAB = 60
 NUM_POSITIONS = 40
@@ -32,6 +33,13 @@ CLASSES: dict[tuple[str, str], type[PreTrainedModel]] = {
     for body, family in FAMILIES.items()
     for name, head in family.task_heads.items()
 } | {(body, "masked-lm"): family.masked_lm for body, family in FAMILIES.items()}
+
+
+def outputs_of(head: str, family: str) -> Outputs:
+    """What the outputs of a task of `each_task` are."""
+    if head == "span":
+        return Spans()
+    return {"one-of": OneOf, "any-of": AnyOf, "number": Number}[family]()
 
 
 class Padded(NamedTuple):

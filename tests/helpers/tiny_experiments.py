@@ -167,7 +167,11 @@ class TinyWorld:
                 "min_length": 4,
                 "held_out_fraction": 0.1,
             },
-            "loss": {"alpha_ce": 5.0, "alpha_mlm": 2.0, "alpha_cos": 1.0},
+            "loss": {
+                "soft_targets": {"weight": 5.0},
+                "masked_lm": {"weight": 2.0},
+                "hidden_cosine": {"weight": 1.0},
+            },
             "optim": {"lr": 1e-3},
             "train": {
                 "precision": "fp32",

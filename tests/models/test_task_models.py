@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from task_models import BODIES, CLASSES, HEADS, NUM_POSITIONS, make_inputs, make_model, run_padded
+from task_models import (
+    BODIES,
+    CLASSES,
+    HEADS,
+    NUM_POSITIONS,
+    make_inputs,
+    make_model,
+    outputs_of,
+    run_padded,
+)
 from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from tokenizers.normalizers import BertNormalizer
 from torch import nn
@@ -58,7 +67,9 @@ def task_of(head: str, labels: list[str] | None = None) -> Any:
     """As much of a task as models depend on."""
     rows = make_inputs([5], head)
     labels = labels or LABELS[head]
-    return SimpleNamespace(head=head, family="one-of", labels=labels, train=rows, dev=rows)
+    return SimpleNamespace(
+        head=head, outputs=outputs_of(head, "one-of"), labels=labels, train=rows, dev=rows
+    )
 
 
 def experiment_of(student: dict[str, Any], teacher: object = None, **more: Any) -> TaskExperiment:
@@ -475,7 +486,7 @@ def test_other_widths_are_refused_where_hidden_states_are_compared(tasks, teache
     pair_tokenizer().save_pretrained(folder)
     sections = {"teacher": {"model": teacher}, "student": {"kind": "checkpoint", "model": folder}}
     with pytest.raises(ModelError, match="student's hidden size is 32, the teacher's 16"):
-        assemble(tasks, **sections, loss={"alpha_cos": 0.5})
+        assemble(tasks, **sections, loss={"hidden_cosine": {"weight": 0.5}})
     assert assemble(tasks, **sections).student.config.hidden_size == 32
 
 
@@ -515,7 +526,7 @@ def test_a_saved_student_is_used_by_a_pipeline(body, tmp_path):
     for family in ("one-of", "any-of", "number"):
         labels = ["LABEL_0"] if family == "number" else LABELS["sequence"]
         task = task_of("sequence", labels)
-        task.family = family
+        task.outputs = outputs_of("sequence", family)
         student = build_task_student(experiment, task, None)
         save_model(student, tokenizer, tmp_path / family)
         found = pipeline("text-classification", str(tmp_path / family), device="cpu")(

@@ -105,7 +105,12 @@ def test_header_overrides_are_valid(path: Path) -> None:
 def test_the_paper_run_has_the_release_settings(name: str) -> None:
     experiment = reading.load(ROOT / "configs" / f"{name}.yaml")
     loss, optim = experiment.loss, experiment.optim
-    assert (loss.temperature, loss.alpha_ce, loss.alpha_mlm, loss.alpha_cos) == (2.0, 5.0, 2.0, 1.0)
+    assert loss.temperature == 2.0
+    assert {name: weight for name, weight in loss.weights.items() if weight} == {
+        "soft_targets": 5.0,
+        "masked_lm": 2.0,
+        "hidden_cosine": 1.0,
+    }
     assert (optim.lr, optim.betas, optim.eps) == (5e-4, (0.9, 0.98), 1e-6)
     assert (optim.warmup_fraction, optim.max_grad_norm, optim.weight_decay) == (0.05, 5.0, 0.0)
     assert experiment.masking.smoothing == 0.7

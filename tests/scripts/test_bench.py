@@ -73,7 +73,7 @@ def test_the_padded_baseline_has_the_same_loss(contestant_of):
 def test_the_padded_baseline_has_the_same_gradient(contestant_of):
     packed, padded = (gradient(contestant_of, kind) for kind in (Packed, Padded))
     assert relative_difference(packed, padded) < 1e-5
-    other = gradient(contestant_of, Padded, "loss.alpha_cos=0")
+    other = gradient(contestant_of, Padded, "loss.hidden_cosine.weight=0")
     assert relative_difference(other, padded) > 1e-3
 
 

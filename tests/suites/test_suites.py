@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_settings import weights
 from tiny_suites import GLUE, PAIRS, ROWS, SUITE, TAGS, WHERE, runs_of, suite_of
 
 from distilcli.config.experiment import TaskExperiment
@@ -41,7 +42,7 @@ def test_each_run_is_the_experiment_that_its_model_needs():
         baselines={"other": {"kind": "checkpoint", "model": "m"}},
         train={"num_epochs": 7},
         optim={"lr": 0.001},
-        loss={"alpha_ce": 3.0},
+        loss=weights(soft_targets=3.0),
     )
     settings = {"train": {"num_epochs": 7}, "optim": {"lr": 0.001}}
     copied = {"kind": "copied", "num_layers": 2, "layers": "top"} | dropouts
@@ -52,7 +53,7 @@ def test_each_run_is_the_experiment_that_its_model_needs():
     for name, sections in {
         "teacher": {"student": {"kind": "checkpoint", "model": "big-bert"} | dropouts},
         "student": {"student": copied | {"source": "big-bert"}},
-        "distilled": {"student": copied, "teacher": fine_tuned, "loss": {"alpha_ce": 3.0}},
+        "distilled": {"student": copied, "teacher": fine_tuned, "loss": weights(soft_targets=3.0)},
         "other": {"student": {"kind": "checkpoint", "model": "m"}},
     }.items():
         run = runs[f"pairs/{name}-1"]
@@ -136,7 +137,7 @@ def test_all_models_of_a_task_have_the_same_settings(epochs, rate, temperature, 
         assert experiment.task.kind == ("classification" if own else "tagging")
         # What nobody says is a default, for every model.
         assert experiment.train.global_batch_size == 32
-        assert experiment.loss.alpha_hard == experiment.loss.alpha_ce == 1.0
+        assert experiment.loss.labels.weight == experiment.loss.soft_targets.weight == 1.0
 
 
 @given(

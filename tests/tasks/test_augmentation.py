@@ -9,8 +9,9 @@ import torch
 from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_settings import by_name
 from safetensors.torch import load_file
-from task_models import each_task, make_inputs, make_model
+from task_models import each_task, make_inputs, make_model, outputs_of
 from tiny_experiments import relative_difference
 from tiny_tasks import NUM_TRAIN, TinyTasks, make_tasks, pair_tokenizer
 
@@ -18,7 +19,6 @@ from distilcli.config.experiment import TaskExperiment
 from distilcli.config.losses import TaskLossConfig
 from distilcli.config.tasks import Augmentation
 from distilcli.distillation.assembly import assemble_task
-from distilcli.distillation.modules import TASK_TERMS as TERMS
 from distilcli.distillation.modules import TaskDistillation
 from distilcli.distillation.tasks import TaskObjective
 from distilcli.tasks.augmentation import augment
@@ -135,15 +135,15 @@ def test_hard_labels_count_where_there_are_some(head, family, tokenizer):
     student, teacher = (
         make_model("bert", head, 1 if family == "number" else 3, seed=s) for s in (1, 2)
     )
-    module = TaskDistillation(student, teacher, head, family, TaskLossConfig(), True)
-    ones = [torch.tensor(1.0), torch.tensor(1.0), None]
+    module = TaskDistillation(student, teacher, outputs_of(head, family), TaskLossConfig(), True)
+    ones = [torch.tensor(1.0)] * len(module.terms)
     alone, together = pack(found, range(NUMBER)), pack(found, range(len(found)))
-    counts = [dict(zip(TERMS, module.counts(batch), strict=True)) for batch in (alone, together)]
-    assert counts[0]["hard"] == counts[1]["hard"] > 0
-    assert counts[1]["ce"] == 3 * counts[0]["ce"]
-    sums = [dict(zip(TERMS, module(batch, ones).terms, strict=True)) for batch in (alone, together)]
-    torch.testing.assert_close(sums[1]["hard"], sums[0]["hard"])
-    assert sums[1]["ce"] > 1.5 * sums[0]["ce"]
+    counts = [by_name(module, module.counts(batch)) for batch in (alone, together)]
+    assert counts[0]["labels"] == counts[1]["labels"] > 0
+    assert counts[1]["soft_targets"] == 3 * counts[0]["soft_targets"]
+    sums = [by_name(module, module(batch, ones)) for batch in (alone, together)]
+    torch.testing.assert_close(sums[1]["labels"], sums[0]["labels"])
+    assert sums[1]["soft_targets"] > 1.5 * sums[0]["soft_targets"]
 
 
 @each_task
@@ -151,10 +151,10 @@ def test_inputs_without_labels_give_no_gradient(head, family):
     """And none that is NaN."""
     inputs = without_labels(make_inputs(LENGTHS, head, family))
     student = make_model("bert", head, 1 if family == "number" else 3)
-    module = TaskDistillation(student, None, head, family, TaskLossConfig(), False)
+    module = TaskDistillation(student, None, outputs_of(head, family), TaskLossConfig(), False)
     batch = pack(inputs, range(NUMBER))
     assert batch.num_labels == 0
-    losses = module(batch, [None, torch.tensor(1.0), None])
+    losses = module(batch, [torch.tensor(1.0)])
     assert losses.total == 0
     losses.total.backward()
     for name, parameter in student.named_parameters():

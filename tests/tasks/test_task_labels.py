@@ -29,6 +29,7 @@ from distilcli.tasks.labels import (
     tag_text,
     vector_length,
 )
+from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.task import OpenTask
 
 NAN = float("nan")
@@ -423,7 +424,7 @@ def test_outputs_in_another_order_are_refused(tmp_path: Path, order: str) -> Non
     """Else a model that is evaluated beside others would be scored as if it were wrong."""
     rows = make_inputs([5], "sequence")
     task: Any = SimpleNamespace(
-        head="sequence", family="one-of", labels=["a", "b", "c"], train=rows, dev=rows
+        head="sequence", outputs=OneOf(), labels=["a", "b", "c"], train=rows, dev=rows
     )
     model = make_model("bert", "sequence", 3)
     model.config.id2label = dict(enumerate(order))

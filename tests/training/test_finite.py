@@ -189,7 +189,7 @@ def make_stepper(world: TinyWorld, folder: Path, *overrides: str) -> Stepper:
 def spoil(stepper: Stepper, name: str, value: float, rows: int = 1) -> None:
     """From now on the first `rows` micro-batches of a term are `value`, with a finite gradient."""
     forward = stepper.distillation.forward
-    index = list(stepper.distillation.terms).index(name)
+    index = [term.name for term in stepper.distillation.terms].index(name)
     seen = []
 
     def spoilt(batch, coefficients):
@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_though_its_gradient_is(
     stepper = make_stepper(tiny_world, tmp_path)
     before = gradient_worker.weights_of(stepper)
     assert len(stepper.step_batches[0]) > 1
-    spoil(stepper, "ce", value)  # of the first micro-batch alone
+    spoil(stepper, "soft_targets", value)  # of the first micro-batch alone
     stepper.take(0, stepper.step_batches[0])
     after = gradient_worker.weights_of(stepper)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -228,7 +228,7 @@ def spoilt_rank(config: str, folder: str) -> None:
     stepper = make_stepper(TinyWorld(Path(config).parent), Path(folder))
     before = gradient_worker.weights_of(stepper)
     if stepper.rank == 1:
-        spoil(stepper, "ce", float("nan"))
+        spoil(stepper, "soft_targets", float("nan"))
     stepper.take(0, stepper.step_batches[0])
     after = gradient_worker.weights_of(stepper)
     same = all(torch.equal(after[name], before[name]) for name in before)
@@ -255,8 +255,8 @@ def test_a_bad_loss_of_one_rank_stops_all(tiny_world, tmp_path):
 def test_a_temperature_beyond_all_measure(tiny_world, tmp_path):
     """T^2 overflows where T times a difference does not: the gradient alone shows nothing."""
     stepper = make_stepper(tiny_world, tmp_path)
-    module = stepper.distillation
-    module.loss = module.loss.model_copy(update={"temperature": 1e20})  # whatever the bounds are
+    for term in stepper.distillation.terms:
+        term.temperature = 1e20  # whatever the bounds are
     stepper.take(0, stepper.step_batches[0])
     expected = "step 1: loss/kl of every sample is not finite; the weights were not updated"
     with pytest.raises(NonFiniteLossError) as error:

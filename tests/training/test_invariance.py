@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distilcli.config.reading import load
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.modules import MASKED_LM_TERMS as TERMS
+from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
 
@@ -33,7 +33,7 @@ SETTINGS = [
     "teacher.precision=fp32",
     "train.precision=fp32",
     "train.global_batch_size=32",
-    "loss.alpha_mse=0.5",  # the fourth term
+    "loss.logit_mse.weight=0.5",  # a fourth term
     "optim.max_grad_norm=1e9",  # the gradient itself, not what clipping leaves of it
 ]
 ALL_TOKENS = "train.tokens_per_micro_batch=100000"
@@ -112,15 +112,16 @@ def test_micro_batches_do_not_change_the_gradient(stepper_of, positions, in_eigh
 @pytest.mark.slow
 def test_every_term_counts(stepper_of, positions, in_eight):
     """Each term's own gradient, which a big one beside it could hide."""
-    for term in TERMS:
-        others = [f"loss.alpha_{other}=0" for other in TERMS if other != term]
-        only = [positions, *others, f"loss.alpha_{term}=1"]
+    names = [term.name for term in MASKED_LM_TERMS]
+    for name in names:
+        weights = [f"loss.{other}.weight={int(other == name)}" for other in names]
+        only = [positions, *weights]
         gradients = []
         for partition in (ALL_TOKENS, in_eight):
             stepper = stepper_of(*only, partition)
             stepper.accumulate_gradient(0, stepper.step_batches[0], _counts(stepper))
             gradients.append(_present_gradient(stepper))
-        assert relative_difference(gradients[1], gradients[0]) < TOLERANCE, term
+        assert relative_difference(gradients[1], gradients[0]) < TOLERANCE, name
 
 
 def _counts(stepper: Stepper) -> list[int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from loss_settings import weights
 
 from distilcli.config.experiment import Experiment
 from distilcli.config.reading import load
@@ -112,6 +113,29 @@ def test_what_a_resume_may_change(begun):
     begun.check(experiment(train=FREE, output_dir="elsewhere"), resume=True, force=False)
 
 
+def test_a_run_of_an_earlier_version_goes_on(begun):
+    """Its keys had other names, and terms that came later had no weight in it."""
+    tree = yaml.safe_load(begun.experiment.read_text(encoding="utf-8"))
+    loss = tree["loss"]
+    old = {
+        "temperature": loss["temperature"],
+        "positions": loss["positions"],
+        "alpha_ce": loss["soft_targets"]["weight"],
+        "alpha_mlm": loss["masked_lm"]["weight"],
+        "alpha_cos": loss["hidden_cosine"]["weight"],
+        "alpha_mse": 0.0,
+    }
+    begun.experiment.write_text(yaml.safe_dump(tree | {"loss": old}), encoding="utf-8")
+    begun.check(experiment(), resume=True, force=False)
+    with pytest.raises(RunFolderError, match=r"these keys differ: loss\.masked_lm\.weight$"):
+        begun.check(experiment(loss=weights(masked_lm=9)), resume=True, force=False)
+    begun.experiment.write_text(
+        yaml.safe_dump(tree | {"loss": old | {"alpha_mse": 1.0}}), encoding="utf-8"
+    )
+    with pytest.raises(RunFolderError, match=r"these keys differ: loss\.logit_mse\.weight$"):
+        begun.check(experiment(), resume=True, force=False)
+
+
 @pytest.mark.parametrize(
     ("changed", "keys"),
     [
@@ -122,7 +146,10 @@ def test_what_a_resume_may_change(begun):
         ({"teacher": None, "student": {"source": "b"}}, ["teacher.model", "student.source"]),
         ({"student": {"layers": [0, 1]}}, ["student.layers"]),
         ({"student": {"kind": "random"}}, ["student.kind", "student.layers"]),
-        ({"loss": {"alpha_ce": 1}, "masking": {"smoothing": 0.7}}, ["loss.alpha_ce"]),
+        (
+            {"loss": weights(soft_targets=1), "masking": {"smoothing": 0.7}},
+            ["loss.soft_targets.weight"],
+        ),
     ],
 )
 def test_what_a_resume_may_not_change(begun, changed, keys):

@@ -139,7 +139,7 @@ def test_a_student_learns_from_its_teacher_alone(tasks, finetuned, kind, tmp_pat
         of_teacher["student"],
         train={"num_epochs": KINDS[kind][1]},
         student={"kind": "checkpoint", "model": str(tasks.model)},
-        loss={"alpha_hard": 0.0},
+        loss={"labels": {"weight": 0.0}},
     )
     result = train(config)
     score = result["held_out"][f"held_out/{name}"]
@@ -152,7 +152,11 @@ def test_a_student_learns_from_its_teacher_alone(tasks, finetuned, kind, tmp_pat
 def test_every_term_is_told(tasks, finetuned, tmp_path):
     """The weighted sum of the means is the total."""
     _, of_teacher = finetuned("tagging")
-    loss = {"alpha_ce": 0.7, "alpha_hard": 0.4, "alpha_cos": 0.2}
+    loss = {
+        "soft_targets": {"weight": 0.7},
+        "labels": {"weight": 0.4},
+        "hidden_cosine": {"weight": 0.2},
+    }
     config = distillation(
         tasks,
         tmp_path,
@@ -218,7 +222,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tasks, finetuned, tmp_path
             folder,
             "tagging",
             of_teacher["student"],
-            loss={"alpha_cos": 0.5},
+            loss={"hidden_cosine": {"weight": 0.5}},
             student={"num_layers": 1, "dropout": 0.1, "attention_dropout": 0.1},
             train={"max_steps": 30, "log_every": 1, "save_every": 4},
             validation={"every": 7},

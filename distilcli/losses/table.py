@@ -1,0 +1,46 @@
+"""Which loss terms there are. A new one is a file of this folder and an entry here.
+
+The order is that in which sums are added up and recorded. Each name is a section of `loss` in the
+settings (`config/losses.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from distilcli.losses.hidden_cosine import HiddenCosine
+from distilcli.losses.labels import Labels
+from distilcli.losses.logit_mse import LogitMSE
+from distilcli.losses.masked_lm import MaskedLM
+from distilcli.losses.soft_targets import SoftTargets
+from distilcli.losses.terms import Term
+
+MASKED_LM_TERMS: tuple[type[Term], ...] = (SoftTargets, LogitMSE, MaskedLM, HiddenCosine)
+TASK_TERMS: tuple[type[Term], ...] = (SoftTargets, Labels, HiddenCosine)
+
+
+def hidden_terms(table: Sequence[type[Term]], weights: Mapping[str, float]) -> list[str]:
+    """Names of the wanted terms that compare hidden states, and so need models of one width."""
+    return [term.name for term in table if term.on_hidden and weights[term.name]]
+
+
+def wanted_terms(
+    table: Sequence[type[Term]],
+    weights: Mapping[str, float],
+    temperature: float,
+    has_teacher: bool,
+) -> list[Term]:
+    """The terms of a table that a run computes.
+
+    Args:
+        table: `MASKED_LM_TERMS` or `TASK_TERMS`.
+        weights: by the names of the terms; one of weight 0 is not computed.
+        temperature: of the terms that soften distributions.
+        has_teacher: without one, terms that need a teacher are left out.
+
+    Raises:
+        ValueError: temperature is not positive.
+    """
+    return [
+        term(weights[term.name], temperature)
+        for term in table
+        if weights[term.name] and (has_teacher or not term.needs_teacher)
+    ]

@@ -1,0 +1,220 @@
+"""What a loss term is: what it looks at, what its sum is divided by, and how the sum is computed.
+
+Each file of this folder that holds a term defines one class from here, and `table.py` lists them.
+Whoever runs a model asks a term these things and knows none of them by its name:
+
+- `VocabularyTerm`: on the logits of masked-LM training, whose full size never exists. The fused
+  head (`vocabulary.py`) shows it one chunk of tokens after another, block by block of the
+  vocabulary.
+- `OutputTerm`: on the outputs of a task, which are few and are there as a whole.
+- `HiddenTerm`: on last hidden states, in both kinds of training.
+
+Every term gives sums, never means. The caller divides once, by counts over all micro-batches and
+ranks, so no result depends on how a batch is cut.
+
+Notation (Hinton, Vinyals, Dean 2015): student logits z, teacher logits v, q = softmax(z/T),
+p = softmax(v/T).
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from distilcli.losses.logits import Block, BlockGradient, Chunk
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse what no softmax can be divided by.
+
+    Raises:
+        ValueError: temperature is not positive.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+
+
+class Counts(NamedTuple):
+    """What there is to compare in one micro-batch.
+
+    Attributes:
+        tokens: all of them.
+        compared: positions (masked LM) or rows of outputs (tasks) to be compared with the teacher.
+        labelled: positions or rows that have a label.
+    """
+
+    tokens: int
+    compared: int
+    labelled: int
+
+
+class Term(ABC):
+    """One loss term with its settings.
+
+    Args:
+        weight: what its mean is multiplied by in the total.
+        temperature: T of the terms that soften distributions.
+
+    Raises:
+        ValueError: temperature is not positive.
+    """
+
+    #: Its section of the settings.
+    name: ClassVar[str]
+    #: Its key in the records of steps.
+    metric: ClassVar[str]
+    #: Whether it compares with a teacher. Without one it is left out.
+    needs_teacher: ClassVar[bool] = True
+    #: Whether it looks at last hidden states, and not at what a model's head makes of them.
+    on_hidden: ClassVar[bool] = False
+
+    def __init__(self, weight: float, temperature: float) -> None:
+        check_temperature(temperature)
+        self.weight = weight
+        self.temperature = temperature
+
+    @abstractmethod
+    def count(self, counts: Counts) -> int:
+        """What its sum is divided by."""
+
+
+class Begun(NamedTuple):
+    """What a term knows of a chunk of tokens before it goes through the vocabulary.
+
+    Attributes:
+        sum: the part of its sum that this already gives; None: nothing.
+        of_tokens: values of each token for `block`, such as a divergence; None: nothing.
+    """
+
+    sum: Float[Tensor, ""] | None = None
+    of_tokens: Float[Tensor, " tokens"] | None = None
+
+
+class VocabularyTerm(Term):
+    """A term on logits over the vocabulary."""
+
+    @abstractmethod
+    def begin(self, chunk: Chunk, labels: Int[Tensor, " labelled"]) -> Begun | None:
+        """Look at a whole chunk, for what needs the whole vocabulary: log-sums, divergences.
+
+        Args:
+            chunk: logits of the student, and of the teacher if the term needs one.
+            labels: the original ids of its first tokens.
+
+        Returns:
+            None if the chunk holds nothing for this term.
+        """
+
+    @abstractmethod
+    def block(
+        self,
+        block: Block,
+        labels: Int[Tensor, " labelled"],
+        begun: Begun,
+        coefficient: Float[Tensor, ""],
+        gradient: BlockGradient,
+    ) -> Float[Tensor, ""] | None:
+        """Add coefficient * d sum / d z of one block of the vocabulary to `gradient`.
+
+        Args:
+            block: some rows of the chunk that `begin` saw.
+            labels: as in `begin`.
+            begun: what `begin` gave.
+            coefficient: weight over global count.
+            gradient: of the total with respect to the student's logits of this block.
+
+        Returns:
+            What the block adds to the sum; None: nothing more.
+        """
+
+
+class HiddenTerm(Term):
+    """A term on the last hidden states of every token."""
+
+    on_hidden = True
+
+    def count(self, counts: Counts) -> int:
+        """Tokens."""
+        return counts.tokens
+
+    @abstractmethod
+    def sum(
+        self, student: Float[Tensor, "tokens hidden"], teacher: Float[Tensor, "tokens hidden"]
+    ) -> Float[Tensor, ""]:
+        """The sum over tokens, with its gradient."""
+
+
+class Rows(NamedTuple):
+    """The outputs for a task's micro-batch.
+
+    Attributes:
+        kind: what they are.
+        student: the student's.
+        teacher: the teacher's, in fp32; None where no term asks for them.
+        targets: of each row.
+    """
+
+    kind: "OutputKind"
+    student: Float[Tensor, "rows classes"]
+    teacher: Float[Tensor, "rows classes"] | None
+    targets: Tensor
+
+
+class OutputTerm(Term):
+    """A term on the outputs of a task."""
+
+    @abstractmethod
+    def sum_of_rows(self, rows: Rows) -> Float[Tensor, ""]:
+        """The sum over rows, with its gradient."""
+
+
+class OutputKind(Protocol):
+    """What the outputs of a task are; see `tasks/outputs.py`."""
+
+    def hard(self, rows: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """Sum over rows of the loss on labels."""
+
+    def soft(self, term: "Divergence", rows: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
+        """Sum over rows of a divergence between student and teacher."""
+
+
+class Divergence(VocabularyTerm, OutputTerm):
+    """A term that compares the distributions of student and teacher.
+
+    A subclass says what it is for classes of which one is right. Of classes that are each right or
+    not, each is then two classes with the logits z and 0.
+    """
+
+    def count(self, counts: Counts) -> int:
+        """Positions or rows that are compared."""
+        return counts.compared
+
+    def sum_of_rows(self, rows: Rows) -> Float[Tensor, ""]:
+        """The sum over rows, as the kind of outputs has it."""
+        assert rows.teacher is not None
+        return rows.kind.soft(self, rows.student, rows.teacher)
+
+    @abstractmethod
+    def of_classes(
+        self, student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"]
+    ) -> Float[Tensor, ""]:
+        """Sum over rows, where one class is right."""
+
+    def of_each_class(
+        self, student: Float[Tensor, "rows classes"], teacher: Float[Tensor, "rows classes"]
+    ) -> Float[Tensor, ""]:
+        """Sum over rows of the mean over classes, where each class is right or not."""
+        pairs = (torch.stack([x, torch.zeros_like(x)], dim=-1) for x in (student, teacher))
+        return self.of_classes(*(pair.flatten(0, 1) for pair in pairs)) / student.shape[1]
+
+    def of_numbers(
+        self, student: Float[Tensor, "rows numbers"], teacher: Float[Tensor, "rows numbers"]
+    ) -> Float[Tensor, ""]:
+        """Sum over rows, where outputs are numbers.
+
+        Raises:
+            ValueError: the term has no meaning for numbers.
+        """
+        raise ValueError(f"{self.name} compares distributions, and a number has none")
