@@ -109,6 +109,7 @@ def leave_a_loader_behind() -> None:
     next(_loaded)
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_workers_at_work():
     """Python sends them SIGTERM, which they ignore, and waits for them: for ever."""
     finished = start_function(leave_a_loader_behind, []).wait()

@@ -144,6 +144,7 @@ DATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DATA)
 def test_text_that_cannot_be_read(tiny_world, folder, tmp_path, case):
     packed = gzip.compress("\n".join(documents(50)).encode())
@@ -211,6 +212,7 @@ TEACHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["init-student", "train"])
 @pytest.mark.parametrize("case", TEACHERS)
 def test_teachers(tiny_world, models, folder, case, command):

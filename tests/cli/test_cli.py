@@ -95,6 +95,7 @@ def test_prepare(for_people, for_programs):
     assert Path(result["store"], "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_prepare_twice_does_nothing(for_people, for_programs):
     assert "already prepared" in for_people.prepare_again.stderr
     assert for_people.prepare_again.stdout == for_people.prepare.stdout
@@ -346,6 +347,7 @@ def test_compiled_layers_compute_the_same(tiny_world, tmp_path):
     assert "compile/graphs" not in plain[0]
 
 
+@pytest.mark.slow
 def test_logit_mse_and_masked_positions(tiny_world, tmp_path):
     plain = quick(tiny_world, tmp_path / "plain")
     masked = quick(tiny_world, tmp_path / "masked", "loss.positions=masked")
@@ -398,6 +400,7 @@ def test_overrides(tiny_world, tmp_path):
     assert load_masked_lm(str(tmp_path / "tiny" / "student")).config.num_hidden_layers == 1
 
 
+@pytest.mark.slow
 def test_epochs(tiny_world, tmp_path):
     """Without max_steps a run is its epochs, to the last sequence, and says how many steps."""
     num_sequences = len(TokenStore.open(tiny_world.store).train)
@@ -412,6 +415,7 @@ def test_epochs(tiny_world, tmp_path):
     assert [record["epoch"] for record in records] == expected
 
 
+@pytest.mark.slow
 def test_force_starts_again(tiny_world, tmp_path):
     """A run folder with another run is kept unless `--force` replaces it."""
     first = quick(tiny_world, tmp_path)
@@ -438,6 +442,7 @@ def test_tensorboard(tiny_world, tmp_path):
         assert written == {r["step"]: pytest.approx(r[key], rel=1e-6) for r in records}
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_made_by_two_processes(tiny_world, tmp_path):
     """Store and initial student are made once, by the first, while the second waits."""
     data = tiny_world.experiment()["data"] | {"store": str(tmp_path / "store")}

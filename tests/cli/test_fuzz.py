@@ -269,6 +269,7 @@ RUN_FILES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     st.data(),
     st.sampled_from(RUN_FILES),

@@ -291,6 +291,7 @@ def shell(command: str, **options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code", "stdout", "stderr"),
     [

@@ -119,6 +119,7 @@ def told_at_the_end(marker: str, *arguments: str) -> None:
 # Before and beside training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_before_the_first_step(tiny_world, tmp_path, number):
     settings = [f"output_dir={tmp_path}", "train.max_steps=2"]

@@ -213,6 +213,7 @@ def test_held_out_sources_of_their_own(tmp_path, tokenizer, text_file):
     assert [Path(name).name for name, _ in manifest.files] == ["corpus.jsonl", "other.txt"]
 
 
+@pytest.mark.slow
 def test_number_of_processes_changes_nothing(tmp_path, tokenizer, text_file, small_shards):
     source = [{"files": [str(text_file)]}]
     seen = []

@@ -153,6 +153,7 @@ def test_a_store_made_anew_from_other_text(own: TinyWorld):
     shutil.move(own.root / "store-before", own.store)
 
 
+@pytest.mark.slow
 def test_before_the_first_checkpoint_the_run_folder_knows(own: TinyWorld):
     """The student of the old teacher lies there; the new one must not train it."""
     run_folder = own.root / "runs" / "tiny"
@@ -325,6 +326,7 @@ def test_a_resume_on_a_task_names_what_changed(task, name):
     assert listing(root / "kept") == kept  # the teacher did not run over the other inputs
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_task_knows_by_itself(task):
     config, root = task
     (root / "runs" / "tagging" / "identity.json").rename(root / "aside.json")

@@ -351,6 +351,7 @@ def steps_of(experiment: TaskExperiment) -> dict[str, Tensor]:
     return parts.student.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_is_the_same_with_what_is_kept(tasks, kind, tmp_path):
     save_teacher(tmp_path / "teacher", kind)

@@ -111,6 +111,7 @@ def test_every_tracker_has_an_extra_that_brings_it() -> None:
         assert tracker in names(EXTRAS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
 def test_a_tracker_that_is_not_installed_is_not_left_out(
     tiny_world, monkeypatch, tracker, fresh_accelerator

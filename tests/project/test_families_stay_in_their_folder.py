@@ -102,6 +102,7 @@ def without(allowed: set[str], text: str) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_file_outside_knows_no_family(path: Path) -> None:
     allowed = ALLOWED.get(str(path.relative_to(PACKAGE)), set())

@@ -62,6 +62,7 @@ def gradient(contestant_of, kind, *settings: str) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_the_padded_baseline_has_the_same_loss(contestant_of):
     contestants = [contestant_of(kind)[0] for kind in (Packed, Padded)]
     for contestant in contestants:

@@ -533,6 +533,7 @@ def test_a_failing_run_is_reported_and_the_others_finish(flow):
     assert json.loads(flow.first.stdout)["macro"]["tasks"] == 1
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_saved_students(flow, tasks):
     found = summaries(flow.mended)
     scores = {name: plain_score(saved_student(flow, name), tasks) for name in MODELS}

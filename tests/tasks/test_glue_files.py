@@ -376,6 +376,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize("name", REAL)
 def test_every_row_of_the_real_files_is_read(name):

@@ -809,6 +809,7 @@ def test_questions_are_the_same_out_of_a_folder_that_datasets_loads(tmp_path, na
 plain_text = st.text(st.characters(codec="utf-8"), max_size=12).filter(str.strip)
 
 
+@pytest.mark.slow
 @given(texts=st.lists(st.tuples(plain_text, plain_text), min_size=1, max_size=4))
 def test_any_text_comes_back_out_of_csv_and_jsonl(tmp_path_factory, texts):
     rows = [{"text": a, "second": b, "label": i} for i, (a, b) in enumerate([*texts, ("x", "y")])]

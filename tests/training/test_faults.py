@@ -84,6 +84,7 @@ def test_a_dry_run_sees_that_the_disk_will_be_full(tiny_world, small_disk, num_p
     assert not any(small_disk.iterdir())
 
 
+@pytest.mark.slow
 def test_the_disk_that_a_dry_run_asks_for_is_enough(tiny_world, tmp_path):
     command = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}"]
     before = run(*command, "--dry-run", "--json").json
@@ -129,6 +130,7 @@ def train_until_checkpoints_are_read_only(*arguments: str) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only_ends_the_run_and_loses_nothing(tiny_world, tmp_path):
     command = ["train", "--config", str(tiny_world.config)]
     assert run(*command, f"output_dir={tmp_path / 'undisturbed'}").code == 0

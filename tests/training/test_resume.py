@@ -140,6 +140,7 @@ def killed_copy(killed, tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_is_the_same(tiny_world, undisturbed, tmp_path):
     """Otherwise nothing below would mean anything; and another seed is another run."""
     finish(command(tiny_world, tmp_path))
@@ -198,6 +199,7 @@ def test_killed_in_the_step_that_ends_an_epoch(tiny_world, tmp_path):
     assert metrics(run_folder(killed)) == metrics(run_folder(whole))
 
 
+@pytest.mark.slow
 def test_a_run_that_left_samples_out_does_not_go_on_with_other_batches(tiny_world, tmp_path):
     """Begun before what is left over at the end of an epoch was trained on."""
     finish(command(tiny_world, tmp_path, *IN_EPOCHS))
@@ -215,6 +217,7 @@ def test_a_run_that_left_samples_out_does_not_go_on_with_other_batches(tiny_worl
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tiny_world, undisturbed, tmp_path):
     for step in (3, 9, 14, 21):
         kill_at(step, tmp_path, *command(tiny_world, tmp_path, "--resume"))
@@ -223,6 +226,7 @@ def test_killed_again_and_again(tiny_world, undisturbed, tmp_path):
     assert_same_end(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_while_checkpoints_are_written(tiny_world, undisturbed, tmp_path):
     """How often checkpoints are saved may change at a resume, so that a kill can hit one."""
     checkpoints = run_folder(tmp_path) / "checkpoints"
@@ -239,6 +243,7 @@ def test_killed_while_checkpoints_are_written(tiny_world, undisturbed, tmp_path)
     assert not any(checkpoints.glob(".*"))
 
 
+@pytest.mark.slow
 def test_half_a_checkpoint_does_not_count(tiny_world, undisturbed, killed_copy):
     """As a kill during a save and one during a rotation leave them."""
     checkpoints = run_folder(killed_copy) / "checkpoints"
@@ -390,6 +395,7 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturb
     assert_same_end(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_sigusr1_stops_as_sigterm_does(tiny_world, undisturbed, tmp_path):
     """Schedulers send it ahead of the time limit."""
     stopped = stop_at(7, tmp_path, signal.SIGUSR1, *command(tiny_world, tmp_path))
@@ -431,6 +437,7 @@ def test_killed_while_workers_read_ahead(tiny_world, undisturbed, tmp_path):
     assert not alive
 
 
+@pytest.mark.slow
 def test_sigint_with_a_tracker(tiny_world, undisturbed, tmp_path):
     arguments = command(tiny_world, tmp_path, "train.trackers=[tensorboard]")
     stopped = stop_at(6, tmp_path, signal.SIGINT, *arguments)
@@ -572,6 +579,7 @@ def test_a_process_that_hangs_within_a_step_is_named(tiny_world, finished_by_two
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time_in_a_folder(tiny_world, undisturbed, tmp_path):
     """The second waits a while, says why, and harms nothing."""
     arguments, gate = command(tiny_world, tmp_path), tmp_path / "gate"
@@ -632,6 +640,7 @@ def test_resume_writes_the_student_that_a_kill_prevented(tiny_world, undisturbed
 # What is kept
 
 
+@pytest.mark.slow
 def test_student_is_the_best_and_its_checkpoint_is_kept(tiny_world, tmp_path):
     """With a learning rate that rises until it ruins it, the student is best early."""
     ruin = ["student.num_layers=4", "optim.lr=0.06", "optim.warmup_fraction=1"]

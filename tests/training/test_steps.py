@@ -37,6 +37,7 @@ def batch_without_values(batch: PackedBatch, mode: FakeTensorMode) -> PackedBatc
     return replace(batch, **{name: mode.from_tensor(value) for name, value in tensors.items()})
 
 
+@pytest.mark.slow
 def test_a_step_never_asks_the_device_for_a_value(stepper):
     """On tensors without values whatever would wait for one fails; as the check does, and must."""
     mode = FakeTensorMode()

@@ -149,6 +149,7 @@ def test_a_student_learns_from_its_teacher_alone(tasks, finetuned, kind, tmp_pat
     assert "loss/hard" not in last
 
 
+@pytest.mark.slow
 def test_every_term_is_told(tasks, finetuned, tmp_path):
     """The weighted sum of the means is the total."""
     _, of_teacher = finetuned("tagging")
@@ -176,6 +177,7 @@ def test_every_term_is_told(tasks, finetuned, tmp_path):
 # What comes of it
 
 
+@pytest.mark.slow
 @each_kind
 def test_the_student_loads_with_plain_transformers(finetuned, kind):
     _, result = finetuned(kind)
@@ -247,6 +249,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tasks, finetuned, tmp_path
     assert [record["step"] for record in metrics(folder)] == list(range(1, 31))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_another_experiment_refused(tasks, finetuned):
     config, result = finetuned("classification")
     before = contents(Path(result["run_folder"]))
