@@ -1,9 +1,12 @@
-"""What a launcher (torchrun, accelerate) has told this process of the others, before any is asked.
+"""What a launcher (torchrun, accelerate) has told this process, and how to launch it again.
 
 Read without torch, so that a mistake is found before anything waits for a process that never comes.
 """
 
 import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
 
 from distilcli.errors import ConfigError
 
@@ -55,3 +58,19 @@ def _number(name: str, lowest: int, highest: int) -> int:
     if not (text.isascii() and text.isdecimal() and lowest <= int(text) <= highest):
         raise ConfigError(f"{name} is {text!r}, not a number from {lowest} to {highest}", _HINT)
     return int(text)
+
+
+def resume_command(config: Path, overrides: Sequence[str]) -> str:
+    """What to type to go on, launched as this run was; on several hosts, what to type on one."""
+    command = ["distilcli"]
+    comment = ""
+    if (processes := os.environ.get("LOCAL_WORLD_SIZE")) is not None:
+        command = ["torchrun", "--nproc_per_node", processes, "-m", "distilcli"]
+        if (hosts := os.environ.get("GROUP_WORLD_SIZE", "1")) != "1":
+            place = ["--nnodes", hosts, "--node_rank", os.environ["GROUP_RANK"]]
+            place += ["--master_addr", os.environ["MASTER_ADDR"]]
+            place += ["--master_port", os.environ["MASTER_PORT"]]
+            command[1:1] = place
+            comment = "  # and on every other host, with its own --node_rank"
+    words = [*command, "train", "--config", str(config), *overrides, "--resume"]
+    return shlex.join(words) + comment

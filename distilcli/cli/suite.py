@@ -1,4 +1,4 @@
-"""`distilcli eval --suite`: what teacher and students reach on tasks, over several seeds."""
+"""`distilcli suite`: what teacher and students reach on tasks, over several seeds."""
 
 import itertools
 import os
@@ -56,7 +56,7 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
     """Take the runs of a suite that are not done, then show all of them."""
     if "LOCAL_RANK" in os.environ:
         raise ConfigError(
-            "--suite starts processes of its own", "Start it plainly; --jobs says how many."
+            "a suite starts processes of its own", "Start it plainly; --jobs says how many."
         )
     suite, where = _suite(wanted, overrides, console)
     runs = plan(suite, wanted.seeds, where, overrides)
@@ -100,7 +100,7 @@ def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suit
     if wanted.suite not in SUITES:
         if not where.is_file():
             raise ConfigError(
-                f"--suite {wanted.suite}: there is no such suite and no such file",
+                f"suite {wanted.suite}: there is no such suite and no such file",
                 f"Give one of {', '.join(SUITES)}, or a file.",
             )
         if wanted.models or wanted.teacher or wanted.data:
@@ -128,7 +128,7 @@ def _models(wanted: Wanted) -> tuple[str, str, Sequence[str]]:
     """Teacher, student and others."""
     if not wanted.models:
         raise ConfigError(
-            f"--suite {wanted.suite}: no student", "Name a run folder, or a model and --teacher."
+            f"suite {wanted.suite}: no student", "Name a run folder, or a model and --teacher."
         )
     first, *others = wanted.models
     teacher = wanted.teacher
@@ -138,7 +138,7 @@ def _models(wanted: Wanted) -> tuple[str, str, Sequence[str]]:
         teacher = teacher or (experiment.teacher.model if experiment.teacher else None)
         first = _student_of(first)
     if teacher is None:
-        raise ConfigError(f"--suite {wanted.suite}: no teacher", "Name one with --teacher.")
+        raise ConfigError(f"suite {wanted.suite}: no teacher", "Name one with --teacher.")
     return teacher, first, others
 
 

@@ -139,7 +139,7 @@ def _squad_task(data: Path | None) -> dict[str, Any]:
 def _tokens_task(data: Path | None) -> dict[str, Any]:
     if data is None:
         raise DataError(
-            "--suite tokens: its data set has no fixed place on the hub",
+            "suite tokens: its data set has no fixed place on the hub",
             "Give --data DIR with train.tsv and dev.tsv (word, tab, tag; blank lines between).",
         )
     files = {

@@ -83,7 +83,7 @@ def take(
                 _stop_all(running)
                 raise Interrupted(
                     "stopped; what was running has a checkpoint, and this goes on from it:",
-                    "distilcli eval --suite",
+                    "distilcli suite",
                     exit_signal(stop.received),
                 )
             for place, job in list(running.items()):

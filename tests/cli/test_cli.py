@@ -27,13 +27,13 @@ from tiny_experiments import (
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, pipeline
 
 from distilcli import __version__
-from distilcli.cli import app
+from distilcli.cli import app, launch
 from distilcli.config.reading import load
 from distilcli.corpus.store import TokenStore
 from distilcli.models.copying import copy_layers
 from distilcli.models.loading import load_masked_lm
 
-COMMANDS = ["prepare", "init-student", "train", "eval"]
+COMMANDS = list(app.COMMANDS)
 # What --help must not wait for.
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "pydantic", "numpy", "pyarrow", "rich"]
 
@@ -542,18 +542,18 @@ def test_without_a_command_there_is_help():
 def test_resume_command_launches_as_the_run_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = ["name=a b", "optim.lr=1e-4"]
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    plain = app.resume_command(Path("my.yaml"), overrides)
+    plain = launch.resume_command(Path("my.yaml"), overrides)
     assert plain == "distilcli train --config my.yaml 'name=a b' optim.lr=1e-4 --resume"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    launched = app.resume_command(Path("my.yaml"), overrides)
+    launched = launch.resume_command(Path("my.yaml"), overrides)
     assert launched == f"torchrun --nproc_per_node 2 -m {plain}"
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
-    assert app.resume_command(Path("my.yaml"), overrides) == launched
+    assert launch.resume_command(Path("my.yaml"), overrides) == launched
     of_two_hosts = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "0"}
     of_two_hosts |= {"MASTER_ADDR": "first-host", "MASTER_PORT": "29500"}
     for name, value in of_two_hosts.items():
         monkeypatch.setenv(name, value)
-    command, comment = app.resume_command(Path("my.yaml"), overrides).split("  # ")
+    command, comment = launch.resume_command(Path("my.yaml"), overrides).split("  # ")
     assert command == launched.replace(
         "torchrun",
         "torchrun --nnodes 2 --node_rank 0 --master_addr first-host --master_port 29500",

@@ -1,18 +1,22 @@
 """`eval --text`: models on text that no experiment names, whose tokens are kept and never mixed."""
 
+import functools
 import json
 import os
 from pathlib import Path
 
 import pytest
+import tiny_suites
 from tiny_experiments import TinyWorld, bert, documents, listing, save
-from tiny_suites import invoke, refused
 
 from distilcli.config.reading import load
 from distilcli.corpus import text_cache
 from distilcli.models.copying import copy_layers
 from distilcli.models.loading import load_masked_lm
 from distilcli.training.run_folder import RunFolder
+
+invoke = functools.partial(tiny_suites.invoke, command="eval")
+refused = functools.partial(tiny_suites.refused, command="eval")
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 

@@ -17,6 +17,8 @@ from fuzzing import MASKED_LM, TASKS, World, check, run, task_experiment, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distilcli.cli.app import COMMANDS
+
 NUM_EXAMPLES = int(os.environ.get("DISTILCLI_FUZZ_EXAMPLES", "0"))
 EXAMPLES = {
     "deadline": None,
@@ -130,7 +132,6 @@ def damaged(draw: Any, content: bytes) -> bytes:
 
 # Options
 
-COMMANDS = ["prepare", "init-student", "train", "eval"]
 FLAGS = [
     "--json",
     "--force",
@@ -142,7 +143,16 @@ FLAGS = [
     "--",
 ]
 OPTIONS = ["--config", "-c", "--teacher", "--output", "--layers", "--num-layers", "--strategy"]
-OPTIONS += ["--num-proc", "--num-sequences", "--suite", "--data", "--seeds"]
+OPTIONS += [
+    "--num-proc",
+    "--num-sequences",
+    "--suite",
+    "--data",
+    "--seeds",
+    "--jobs",
+    "--text",
+    "--dev",
+]
 # No system hands a NUL to a program.
 words = (st.sampled_from([*TEXTS, *map(str, NUMBERS)]) | st.text(max_size=6)).filter(
     lambda word: "\x00" not in word
@@ -158,7 +168,7 @@ override = st.tuples(st.sampled_from(SETTINGS) | words, words).map("=".join)
         option | st.sampled_from(FLAGS).map(lambda flag: [flag]) | override.map(lambda o: [o]),
         max_size=5,
     ),
-    st.sampled_from(COMMANDS),
+    st.sampled_from(sorted(COMMANDS)),
     st.booleans(),
 )
 @tries(15)

@@ -163,8 +163,11 @@ def test_the_innermost_activity_is_said_once():
         (["no-such-command"], "No such command 'no-such-command'."),
         (["prepare", "--num-proc", "0", "--config", "x"], "Invalid value for '--num-proc': 0 is"),
         (["prepare", "--num-proc", "9" * 5000, "--config", "x"], "Invalid value for '--num-proc'"),
-        (["eval", "--seeds", "1e30"], "Invalid value for '--seeds': '1e30' is not"),
-        (["eval", "--seeds", "\x1b[2J\n"], "Invalid value for '--seeds': '\\x1b[2J\\n' is not"),
+        (["suite", "glue", "--seeds", "1e30"], "Invalid value for '--seeds': '1e30' is not"),
+        (
+            ["suite", "glue", "--seeds", "\x1b[2J\n"],
+            "Invalid value for '--seeds': '\\x1b[2J\\n' is not",
+        ),
     ],
 )
 def test_usage_errors_in_words_and_as_json(capsys, words, message):
@@ -206,7 +209,7 @@ def test_a_suite_whose_runs_fail_is_still_one_object(capsys, monkeypatch, tmp_pa
     file = suite_file(tmp_path / "suite.yaml", tiny, "regression")
     monkeypatch.setattr(suite, "take", lambda *_: ({}, ["regression/student-1"]))
     monkeypatch.setattr(runs, "finished_scores", lambda _: None)
-    code, out, err = run(capsys, "eval", "--suite", str(file), "--json", "--seeds", "1")
+    code, out, err = run(capsys, "suite", str(file), "--json", "--seeds", "1")
     assert code == 1
     record = json.loads(out)
     assert record["suite"] == "whole"

@@ -114,11 +114,11 @@ def test_a_suite_is_told_its_own_keys(tmp_path):
     rows = tasks.root / "regression" / "train.csv"
     rows.write_text(rows.read_text() + "ba,not a number\n")
     suite = suite_file(tmp_path / "suite.yaml", tasks, "regression")
-    result = invoke("eval", "--suite", str(suite), "--seeds", "1")
+    result = invoke("suite", str(suite), "--seeds", "1")
     assert result.exit_code == 2
     key = "tasks.regression.task.skip_bad_rows=true"
     assert f"leave them out with {key}." in result.stderr
-    again = invoke("eval", "--suite", str(suite), "--seeds", "1", key, "train.max_steps=x")
+    again = invoke("suite", str(suite), "--seeds", "1", key, "train.max_steps=x")
     assert "train.max_steps: must be a whole number" in again.stderr  # the key is taken
 
 

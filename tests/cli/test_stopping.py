@@ -183,15 +183,15 @@ def test_eval_on_a_task_and_a_suite(tasks, tmp_path):
     config = str(tasks.write_config(tmp_path / "own.yaml", "regression"))
     suite = str(suite_file(tmp_path / "suite.yaml", tasks, "regression"))
     for place, words in (
-        ("distilcli.evaluation.task.measured_outputs", [expert, "--config", config]),
-        ("distilcli.cli.suite.look_at_rows", ["--suite", suite]),
+        ("distilcli.evaluation.task.measured_outputs", ["eval", expert, "--config", config]),
+        ("distilcli.cli.suite.look_at_rows", ["suite", suite]),
     ):
         marker = tmp_path / place
-        stopped = stop_at(place, marker, signal.SIGTERM, "eval", *words).wait()
+        stopped = stop_at(place, marker, signal.SIGTERM, *words).wait()
         assert stopped.code == 143
         *_, said, hint = stopped.stderr.splitlines()
         assert said == "error: stopped by SIGTERM; the same command starts again:"
-        assert hint == shlex.join(["distilcli", "eval", *words])
+        assert hint == shlex.join(["distilcli", *words])
 
 
 # Several processes

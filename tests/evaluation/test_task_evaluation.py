@@ -1,5 +1,6 @@
 """`eval` of runs on a task: scores as plain transformers has them, and seconds that are true."""
 
+import functools
 import itertools
 import json
 import os
@@ -10,11 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import tiny_suites
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_experiments import bert, listing
-from tiny_suites import invoke, plain_outputs, plain_score, refused, regression_model
+from tiny_suites import plain_outputs, plain_score, regression_model
 from tiny_tasks import NUM_DEV, TinyTasks, make_tasks
 from transformers import (
     AutoModelForSequenceClassification,
@@ -33,6 +35,9 @@ from distilcli.tasks.inputs import Inputs, join
 from distilcli.tasks.question_answering import QuestionAnswering
 from distilcli.tasks.tagging import Tagging
 from distilcli.training.run_folder import RunFolder
+
+invoke = functools.partial(tiny_suites.invoke, command="eval")
+refused = functools.partial(tiny_suites.refused, command="eval")
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -233,7 +238,7 @@ def test_other_examples_of_a_glue_task(tasks, tmp_path, monkeypatch):
         (["--text", "a.txt"], "--text measures masked-LM models, and this experiment is on a task"),
         (["--documents", "line"], "--documents goes with --text"),
         (["--documents", "page"], "--documents page: not file, line or blank-line"),
-        (["--teacher", "t"], "--teacher goes with --suite or --text"),
+        (["--teacher", "t"], "--teacher goes with --text"),
         (
             ["--num-sequences", "3"],
             "--num-sequences: on a task it says how many inputs are timed",

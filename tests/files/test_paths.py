@@ -193,10 +193,10 @@ COMMANDS = [
     ["eval", "{}"],
     ["eval", "x", "--config", "{}"],
     ["eval", "x", "--output", "{}"],
-    ["eval", "x", "--suite", "{}"],
-    ["eval", "x", "--suite", "glue", "--data", "{}"],
-    ["eval", "x", "--suite", "glue", "--teacher", "{}"],
-    ["eval", "x", "--suite", "glue", "--output", "{}"],
+    ["suite", "{}"],
+    ["suite", "glue", "x", "--data", "{}"],
+    ["suite", "glue", "x", "--teacher", "{}"],
+    ["suite", "glue", "x", "--output", "{}"],
 ]
 
 
@@ -206,7 +206,8 @@ def test_every_option_answers_in_one_line_and_writes_nothing(home, words, path):
     result = CliRunner().invoke(app, [word.format(path) for word in words])
     assert result.exit_code == 2, result.output
     [error] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    option = words[words.index("{}") - 1] if words[0] != "eval" or len(words) > 2 else "MODEL"
+    before = words[words.index("{}") - 1]
+    option = {"eval": "MODEL", "suite": "SUITE"}.get(before, before)
     expected = "is not UTF-8" if path == "\udcff" else "has a name of 300 bytes in it"
     assert error.startswith(f"error: {option}: {expected}")
     assert not list(home.rglob("*"))

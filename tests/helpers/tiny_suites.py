@@ -47,13 +47,14 @@ def runs_of(seeds: int = 1, **changes: Any) -> dict[str, SuiteRun]:
     return {run.name: run for run in plan(suite_of(**changes), seeds, WHERE)}
 
 
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["eval", *arguments])
+def invoke(*arguments: str, command: str = "suite") -> Result:
+    """A command in this process."""
+    return CliRunner().invoke(app, [command, *arguments])
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, command: str = "suite") -> str:
     """The error line of a command that must end with code 2 and say nothing on stdout."""
-    result = invoke(*arguments)
+    result = invoke(*arguments, command=command)
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2, result.output
     assert result.stdout == ""

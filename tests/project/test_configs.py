@@ -127,7 +127,7 @@ def test_builtin_files_of_the_configs_ship() -> None:
 
 def test_the_suite_has_all_kinds_of_tasks() -> None:
     path = ROOT / "configs" / "suites" / "english.yaml"
-    assert header_of(path)[0].startswith("distilcli eval --suite configs/suites/english.yaml")
+    assert header_of(path)[0].startswith("distilcli suite configs/suites/english.yaml")
     suite = suite_plan.load(path)
     assert suite.name == path.stem
     assert set(suite.tasks) == {"CoLA", "IMDb", "MRPC", "POS", "RTE", "SQuAD", "SST-2", "STS-B"}

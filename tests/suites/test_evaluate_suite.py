@@ -1,4 +1,4 @@
-"""The command line of `eval --suite`: which runs it asks for, and what it refuses."""
+"""The command line of `suite`: which runs it asks for, and what it refuses."""
 
 import json
 import signal
@@ -41,11 +41,11 @@ def taken(monkeypatch) -> list[list[SuiteRun]]:
 
 @pytest.fixture
 def glue(tmp_path, monkeypatch, taken) -> list[str]:
-    """--suite glue of a folder with one task, nothing of which is looked at."""
+    """glue of a folder with one task, nothing of which is looked at."""
     (tmp_path / "glue" / "RTE").mkdir(parents=True)
     monkeypatch.setattr(suite, "look_at_rows", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    return ["--suite", "glue", "--data", str(tmp_path / "glue")]
+    return ["glue", "--data", str(tmp_path / "glue")]
 
 
 def test_a_stopped_suite_says_what_to_type_to_go_on(monkeypatch):
@@ -53,10 +53,10 @@ def test_a_stopped_suite_says_what_to_type_to_go_on(monkeypatch):
         raise Interrupted("stopped; it goes on from there:", "", signal.SIGTERM)
 
     monkeypatch.setattr(suite, "run", stop)
-    monkeypatch.setattr(sys, "argv", ["x", "eval", "--suite", "my suite.yaml", "--seeds", "3"])
-    result = invoke("--suite", "my suite.yaml", "--seeds", "3")
+    monkeypatch.setattr(sys, "argv", ["x", "suite", "my suite.yaml", "--seeds", "3"])
+    result = invoke("my suite.yaml", "--seeds", "3")
     assert result.exit_code == 143
-    assert result.stderr.splitlines()[-1] == "distilcli eval --suite 'my suite.yaml' --seeds 3"
+    assert result.stderr.splitlines()[-1] == "distilcli suite 'my suite.yaml' --seeds 3"
 
 
 def planned(taken: list[list[SuiteRun]], *arguments: str) -> dict[str, TaskExperiment]:
@@ -121,7 +121,7 @@ def test_a_run_brings_its_student_and_its_teacher(glue, taken, tmp_path):
 
 def test_a_run_without_a_teacher_needs_one(glue, taken, tmp_path):
     folder = str(masked_lm_run(tmp_path / "own", None))
-    assert refused(*glue, folder) == "--suite glue: no teacher"
+    assert refused(*glue, folder) == "suite glue: no teacher"
     assert planned(taken, *glue, folder, "--teacher", "t")["teacher"].model_source == "t"
 
 
@@ -158,25 +158,17 @@ def test_a_run_among_the_other_models_is_its_student(glue, taken, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "gleu", "m"], "--suite gleu: there is no such suite and no such file"),
-        (["--suite", "tokens", "m", "--teacher", "t"], "--suite tokens: its data set has no fixed"),
-        (["--suite", "glue"], "--suite glue: no student"),
-        (["--suite", "glue", "m"], "--suite glue: no teacher"),
-        (["--suite", "glue", "m", "--config", "x.yaml"], "--config does not go with --suite"),
-        (["--suite", "glue", "m", "--num-sequences", "3"], "--num-sequences does not go with --s"),
-        (["--suite", "glue", "m", "--no-speed"], "--speed does not go with --suite"),
-        (["--suite", "glue", "m", "--text", "x.txt"], "--text does not go with --suite"),
-        (["--suite", "glue", "m", "--dev", "x.tsv"], "--dev does not go with --suite"),
-        (["m", "--data", "d"], "--data goes with --suite"),
-        (["m", "--teacher", "t"], "--teacher goes with --suite or --text"),
-        (["m", "--jobs", "2"], "--jobs goes with --suite"),
-        (["--suite", "glue", "m", "--teacher", "t", "trian.lr=1"], "override 'trian.lr=1': trian"),
-        (["--suite", "suite.yaml", "m"], "the file of a suite names its models and data"),
+        (["gleu", "m"], "suite gleu: there is no such suite and no such file"),
+        (["tokens", "m", "--teacher", "t"], "suite tokens: its data set has no fixed"),
+        (["glue"], "suite glue: no student"),
+        (["glue", "m"], "suite glue: no teacher"),
+        (["glue", "m", "--teacher", "t", "trian.lr=1"], "override 'trian.lr=1': trian"),
+        (["suite.yaml", "m"], "the file of a suite names its models and data"),
         (
-            ["--suite", "suite.yaml", "--teacher", "t"],
+            ["suite.yaml", "--teacher", "t"],
             "the file of a suite names its models and da",
         ),
-        (["--suite", "suite.yaml", "--data", "d"], "the file of a suite names its models and data"),
+        (["suite.yaml", "--data", "d"], "the file of a suite names its models and data"),
     ],
 )
 def test_what_the_command_line_gets_wrong(taken, tmp_path, monkeypatch, arguments, message):
@@ -193,7 +185,7 @@ def test_a_suite_is_no_run_of_torchrun(glue, taken, monkeypatch):
     launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    assert refused(*glue, "m", "--teacher", "t") == "--suite starts processes of its own"
+    assert refused(*glue, "m", "--teacher", "t") == "a suite starts processes of its own"
 
 
 def test_bad_rows_are_found_before_anything_runs(tmp_path, tasks, taken):
@@ -202,7 +194,7 @@ def test_bad_rows_are_found_before_anything_runs(tmp_path, tasks, taken):
     task = tasks.task("regression") | {"dev": {"files": [str(bad)]}}
     both = {"tags": {"task": tasks.task("tagging")}, "numbers": {"task": task}}
     file = suite_file(tmp_path / "suite.yaml", tasks, tasks=both)
-    message = refused("--suite", str(file))
+    message = refused(str(file))
     assert str(bad) in message
     assert taken == []
     assert not (tmp_path / "runs").exists()

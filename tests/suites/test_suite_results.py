@@ -154,7 +154,7 @@ def test_the_table_has_medians_ranges_and_published_figures(tmp_path, monkeypatc
     monkeypatch.setattr(suite, "take", lambda *_: (results, []))
     monkeypatch.setattr(suite, "look_at_rows", lambda *_: None)
     monkeypatch.setenv("COLUMNS", "160")
-    result = invoke("--suite", str(file), "--seeds", "3")
+    result = invoke(str(file), "--seeds", "3")
     assert result.exit_code == 0, result.output
     rows = [
         [cell.strip() for cell in line.strip("\u2502").split("\u2502")]

@@ -488,7 +488,7 @@ class Flow:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(runs, "subprocess", started_as(Forked))
             patch.setenv("COLUMNS", "160")
-            return invoke("--suite", str(self.file), "--seeds", "1", *more)
+            return invoke(str(self.file), "--seeds", "1", *more)
 
     def changed_between(self, before: dict[str, int], after: dict[str, int]) -> set[str]:
         """The runs whose folders differ."""
@@ -633,7 +633,7 @@ def test_changed_settings_are_refused(flow):
 def test_runs_are_processes_of_their_own(tmp_path, tasks):
     """As a user starts it, with nothing in place of anything."""
     file = suite_file(tmp_path / "suite.yaml", tasks, "regression")
-    arguments = ["eval", "--suite", str(file), "--seeds", "1", "--jobs", "2", "--json"]
+    arguments = ["suite", str(file), "--seeds", "1", "--jobs", "2", "--json"]
     first = tiny_experiments.run(*arguments)
     assert first.code == 0, first.stderr
     folder = tmp_path / "runs" / "whole"
@@ -690,7 +690,7 @@ def test_a_teacher_that_cannot_be_measured_does_not_hide_what_is_done(
     done = {("tags", model, 1): {"accuracy": 0.5} for model in ("teacher", "student", "distilled")}
     failed = ["numbers/distilled-1"]
     monkeypatch.setattr(suite, "take", lambda *_: (dict(done), failed))
-    result = invoke("--suite", str(file), "--seeds", "1", "--json")
+    result = invoke(str(file), "--seeds", "1", "--json")
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2)
     assert "damaged" in result.stderr

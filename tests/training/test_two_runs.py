@@ -146,7 +146,7 @@ def test_a_suite_at_a_time(tmp_path, tasks, held):
     file = suite_file(tmp_path / "suite.yaml", tasks, "regression")
     held(tmp_path / "runs" / "whole")
     before = listing(tmp_path / "runs")
-    message = refused("--suite", str(file), "--seeds", "1")
+    message = refused(str(file), "--seeds", "1")
     assert message == f"{tmp_path / 'runs' / 'whole'}: another process trains here"
     assert listing(tmp_path / "runs") == before
 
@@ -158,7 +158,7 @@ def test_a_suite_replaces_no_file_of_someone_else(tmp_path, tasks, name):
     path = tmp_path / "runs" / "whole" / "regression" / name
     path.parent.mkdir(parents=True)
     path.write_text("name: mine\n")
-    message = refused("--suite", str(file), "--seeds", "1")
+    message = refused(str(file), "--seeds", "1")
     assert name in message or "student-1" in message
     assert path.read_text() == "name: mine\n"
     assert [one for one in (tmp_path / "runs").rglob("*") if one.is_file()] == [path]
@@ -170,6 +170,6 @@ def test_a_suite_replaces_no_results_of_someone_else(tmp_path, tasks):
     path = tmp_path / "runs" / "whole" / "results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"accuracy": 1.0}))
-    message = refused("--suite", str(file), "--seeds", "1")
+    message = refused(str(file), "--seeds", "1")
     assert message.startswith(f"{path}: is not replaced")
     assert json.loads(path.read_text()) == {"accuracy": 1.0}

@@ -1,0 +1,235 @@
+"""The commands that measure: `eval` of models and runs, and `suite`, as they are typed.
+
+Each calls one function of the module that does the work, which is imported only then.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distilcli.cli import guard
+from distilcli.cli.options import JsonOption, config_path
+from distilcli.errors import ConfigError, Interrupted
+from distilcli.files.paths import is_override, option_output, option_path
+
+BUILTIN_SUITES = ("glue", "imdb", "squad", "tokens")
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL|RUN]... [KEY.SUB=VALUE]...",
+            help="Folders or hub names to measure (default: the experiment's run), and settings "
+            "to use instead of the file's.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="Experiment file (default: that of the first run folder).",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder to write results.json to (default: the run folder)."
+        ),
+    ] = None,
+    num_sequences: Annotated[
+        int | None,
+        typer.Option(
+            "--num-sequences",
+            min=1,
+            max=2**31 - 1,
+            metavar="N",
+            help="Sequences of text to look at, or inputs of a task to time (default: all).",
+        ),
+    ] = None,
+    speed: Annotated[
+        bool | None,
+        typer.Option(
+            "--speed/--no-speed",
+            help="Measure speed too (default: on text; not on a task, where it takes the longest).",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Measure on this text instead of held-out text; may be repeated.",
+        ),
+    ] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(
+            "--documents",
+            metavar="KIND",
+            help="What one document of --text is: file, line or blank-line (default: as the run).",
+        ),
+    ] = None,
+    dev: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dev",
+            metavar="FILE",
+            help="Measure on these examples instead of the task's; may be repeated.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Teacher to compare with on --text (default: that of the run)."
+        ),
+    ] = None,
+    # These went to `suite`; they are answered with what to type there.
+    suite_name: Annotated[str | None, typer.Option("--suite", hidden=True)] = None,
+    data: Annotated[str | None, typer.Option("--data", hidden=True)] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", hidden=True)] = None,
+    jobs: Annotated[str | None, typer.Option("--jobs", hidden=True)] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure students beside their teacher.
+
+    On text it shows masked-LM loss, accuracy, agreement with the teacher, size and speed; on a
+    task, its scores. All of it is written to results.json.
+    """
+    with guard.console(json_output, "evaluating") as console:
+        moved = {"--data": data, "--seeds": seeds, "--jobs": jobs}
+        if suite_name is not None or any(value is not None for value in moved.values()):
+            moved |= {"--teacher": teacher, "--output": None if output is None else str(output)}
+            raise _suite_instead(suite_name, models or [], moved)
+        names, overrides = _names_and_overrides(models)
+        output = None if output is None else option_output("--output", output)
+        config = None if config is None else config_path(config)
+        teacher = None if teacher is None else option_path("--teacher", teacher)
+        text = [option_path("--text", word) for word in text or []]
+        dev = [option_path("--dev", word) for word in dev or []]
+        if documents not in (None, "file", "line", "blank-line"):
+            raise ConfigError(f"--documents {documents}: not file, line or blank-line")
+        if teacher is not None and not text:
+            raise ConfigError("--teacher goes with --text")
+        from distilcli.cli import evaluate as command
+        from distilcli.cli.evaluated import Wanted
+        from distilcli.evaluation.asked import Asked
+
+        asked = Asked(
+            text=tuple(text),
+            documents=documents,
+            dev=tuple(dev),
+            teacher=teacher,
+            num_sequences=num_sequences,
+            speed=speed,
+        )
+        command.run(Wanted(names, asked, config, tuple(overrides), output), console)
+
+
+def _names_and_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The models among the words of a command line, and the overrides."""
+    given = words or []
+    overrides = [word for word in given if is_override(word)]
+    names = [option_path("MODEL", word) for word in given if not is_override(word)]
+    return names, overrides
+
+
+def _suite_instead(
+    name: str | None, words: Sequence[str], options: Mapping[str, str | None]
+) -> ConfigError:
+    """What to type now that `eval` takes no suites."""
+    given = [part for pair in options.items() if pair[1] is not None for part in pair]
+    line = ["distilcli", "suite", name or "NAME", *words, *map(str, given)]
+    return ConfigError(
+        "suites have a command of their own: distilcli suite", f"Type {shlex.join(line)}"
+    )
+
+
+def _complete_suite(incomplete: str) -> list[str]:
+    """Names of suites; where none fits, the shell offers files."""
+    return [name for name in BUILTIN_SUITES if name.startswith(incomplete)]
+
+
+def suite(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUITE",
+            help="glue, imdb, squad or tokens, or the file of a suite.",
+            autocompletion=_complete_suite,
+        ),
+    ],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]... [KEY.SUB=VALUE]...",
+            help="The student, as a run folder or a model, then other models to fine-tune beside "
+            "it, and settings to use instead of the suite's. A file names its own models.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the data of the tasks (default: the hub)."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Pretrained teacher (default: that of the student's run)."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds",
+            min=1,
+            max=1000,
+            metavar="N",
+            show_default=False,
+            help="How often each model is trained (default: 5).",
+        ),
+    ] = 5,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Runs at a time (default: one on each GPU, or one on the CPU).",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of all runs (default: runs/ and the name)."),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare teacher and student on tasks, over several seeds.
+
+    On each task it fine-tunes the teacher, fine-tunes the student on the labels alone, and distils
+    the student from the fine-tuned teacher. Runs that are done are not run again.
+    """
+    with guard.console(json_output, "comparing models on tasks") as console:
+        names, overrides = _names_and_overrides(models)
+        from distilcli.cli import suite as command
+
+        wanted = command.Wanted(
+            suite=option_path("SUITE", name),
+            data=None if data is None else Path(option_path("--data", str(data))),
+            models=names,
+            teacher=None if teacher is None else option_path("--teacher", teacher),
+            seeds=seeds,
+            jobs=jobs,
+            output=None if output is None else option_output("--output", output),
+        )
+        try:
+            command.run(wanted, overrides, console)
+        except Interrupted as interrupted:
+            interrupted.hint = guard.typed()
+            raise

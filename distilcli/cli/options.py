@@ -1,0 +1,67 @@
+"""Options that several commands share, and the experiment that a command line names.
+
+Only the standard library and Typer are imported here, so that `--help` answers at once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distilcli.errors import ConfigError
+from distilcli.files.paths import option_path
+
+if TYPE_CHECKING:
+    from distilcli.config.experiment import Experiment, TaskExperiment
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="Experiment file (YAML).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings to use instead of the file's."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave out rows of a task that cannot be used.")
+]
+
+
+def config_path(config: Path) -> Path:
+    """The experiment file that --config names."""
+    return Path(option_path("--config", str(config)))
+
+
+def load(config: Path, overrides: Sequence[str] | None) -> "Experiment":
+    """The experiment of masked-LM training that --config names."""
+    from distilcli.config import reading
+
+    return reading.load(config_path(config), overrides)
+
+
+def load_any(
+    config: Path, overrides: Sequence[str] | None, skip_bad_rows: bool
+) -> tuple["Experiment | TaskExperiment", list[str]]:
+    """The experiment that --config names, and its overrides.
+
+    Args:
+        config: as it was typed.
+        overrides: `key.sub=value`.
+        skip_bad_rows: whether to add the override that --skip-bad-rows is short for.
+
+    Raises:
+        ConfigError: see `reading.load_any`; or rows are to be skipped, and there is no task.
+    """
+    from distilcli.config import reading
+    from distilcli.config.experiment import TaskExperiment
+
+    words = list(overrides or [])
+    config = config_path(config)
+    experiment = reading.load_any(config, words)
+    if skip_bad_rows:
+        if not isinstance(experiment, TaskExperiment):
+            raise ConfigError(f"--skip-bad-rows: {config} is not on a task")
+        words.append("task.skip_bad_rows=true")
+        experiment = reading.load_any(config, words)
+    return experiment, words

@@ -1,0 +1,179 @@
+"""The commands of a run: `prepare`, `init-student` and `train`, as they are typed.
+
+Each reads the experiment and calls one function of the module that does the work, which is imported
+only then, so that `--help` answers at once.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distilcli.cli import guard
+from distilcli.cli.launch import resume_command
+from distilcli.cli.options import ConfigOption, JsonOption, Overrides, SkipOption, load, load_any
+from distilcli.errors import ConfigError, Interrupted
+from distilcli.files.paths import option_output, option_path
+
+NumProcOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-proc",
+        min=1,
+        max=1024,
+        metavar="N",
+        help="Processes that tokenise (default: one for each core).",
+    ),
+]
+
+
+def prepare(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    num_proc: NumProcOption = None,
+    skip_bad_rows: SkipOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Turn text into tokens, or check the rows of a task.
+
+    The tokens are stored in the folder that data.store names. Parts of the text that are done are
+    skipped, so the same command goes on after an interruption.
+    """
+    with guard.console(json_output, f"preparing the data of {config}") as console:
+        experiment, _ = load_any(config, overrides, skip_bad_rows)
+        from distilcli.cli import prepare as command
+
+        with guard.stopping(guard.GO_ON, guard.typed):
+            command.run(experiment, num_proc or os.cpu_count() or 1, console)
+
+
+def init_student(
+    overrides: Overrides = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Experiment file (YAML)."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Teacher to copy from, instead of --config."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the student, with --teacher.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Teacher layers to copy, such as 0,2,4."),
+    ] = None,
+    num_layers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="N",
+            help="Layers of the student (default: half as many as the teacher has).",
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which layers to copy: alternate, spread, top or bottom (default: alternate).",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a student that is there.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Make the student from layers of the teacher.
+
+    It shows which layer came from where, the size of both models, and their loss on held-out text
+    before training.
+    """
+    with guard.console(json_output, "making a student") as console:
+        from distilcli.cli import init_student as command
+
+        alone = {"--output": output, "--layers": layers, "--num-layers": num_layers}
+        alone |= {"--strategy": strategy}
+        if config is not None and teacher is None:
+            given = [name for name, value in alone.items() if value is not None]
+            if given:
+                raise ConfigError(f"{given[0]} goes with --teacher, not with --config")
+            command.run(load(config, overrides), force, console)
+        elif teacher is not None and config is None and output is not None:
+            if overrides:
+                raise ConfigError(
+                    f"{overrides[0]!r}: overrides go with --config", _as_option(overrides[0])
+                )
+            teacher, output = option_path("--teacher", teacher), option_output("--output", output)
+            command.run_without_experiment(
+                teacher, output, layers, num_layers, strategy, force, console
+            )
+        else:
+            raise ConfigError("give either --config FILE, or --teacher MODEL and --output DIR")
+
+
+def _as_option(override: str) -> str:
+    """What to write instead of an override where there is no experiment."""
+    key, _, value = override.partition("=")
+    layers = "--layers" if value.startswith("[") else "--strategy"
+    names = {"student.layers": layers, "student.num_layers": "--num-layers"}
+    if key in names:
+        return f"Give {names[key]} {value.strip('[]').replace(' ', '')}"
+    return "Without an experiment there are --layers, --num-layers and --strategy."
+
+
+def train(
+    config: ConfigOption,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint, or start.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove what ran in the run folder and start again.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, run two steps, write nothing.")
+    ] = False,
+    profile: Annotated[
+        int | None,
+        typer.Option(
+            "--profile",
+            min=1,
+            max=10_000,
+            metavar="N",
+            help="Take N steps, and write nothing but their trace.",
+        ),
+    ] = None,
+    skip_bad_rows: SkipOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Train the student, and first make whatever is missing.
+
+    It prepares the data and makes the student where that was not done before. It runs plain, under
+    torchrun and under accelerate launch. After a signal it writes a checkpoint and prints the
+    command that goes on.
+    """
+    with guard.console(json_output, f"training with {config}") as console:
+        experiment, overrides = load_any(config, overrides, skip_bad_rows)
+        if resume and force:
+            raise ConfigError("--resume and --force exclude each other")
+        if dry_run and profile:
+            raise ConfigError("--dry-run and --profile exclude each other")
+        from distilcli.cli import train as command
+
+        if dry_run:
+            command.dry_run(experiment, console)
+            return
+        if profile:
+            command.profile(experiment, profile, console)
+            return
+        go_on = functools.partial(resume_command, config, overrides)
+        try:
+            with guard.stopping(guard.GO_ON, go_on):
+                command.run(experiment, resume=resume, force=force, console=console)
+        except Interrupted as interrupted:
+            interrupted.hint = go_on()
+            raise
