@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from distilcli import __version__
-from distilcli.cli import guard, measure_commands, run_commands
+from distilcli.cli import guard, measure_commands, run_commands, start_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,10 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
+    "new": (
+        start_commands.new,
+        ["distilcli new quickstart first.yaml", "distilcli new masked-lm my-student.yaml"],
+    ),
     "prepare": (
         run_commands.prepare,
         ["distilcli prepare --config configs/quickstart.yaml --num-proc 2"],
@@ -53,6 +57,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
             "distilcli suite configs/suites/english.yaml --jobs 2",
         ],
     ),
+    "schema": (start_commands.schema, ["distilcli schema > schema.json"]),
+    "env": (start_commands.env, ["distilcli env", "distilcli env --json"]),
 }
 
 

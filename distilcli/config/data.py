@@ -20,12 +20,15 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_Files = Annotated[list[InputPath], Field(min_length=1)]
+# The second is what the JSON schema says of it.
+InputFiles = Annotated[_Files, BeforeValidator(as_list, json_schema_input_type=InputPath | _Files)]
+
+
 class FilesSource(Section):
     """Documents in local files; `.gz` is opened by itself."""
 
-    files: Annotated[list[InputPath], BeforeValidator(as_list), Field(min_length=1)] = Field(
-        description="Paths or globs, in order."
-    )
+    files: InputFiles = Field(description="Paths or globs, in order.")
     format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = Field(
         "auto", description="auto: by the file name's ending."
     )
@@ -122,9 +125,7 @@ class MaskingConfig(Section):
 class RowFiles(Section):
     """Examples in local files, a row each; `.gz` is opened by itself."""
 
-    files: Annotated[list[InputPath], BeforeValidator(as_list), Field(min_length=1)] = Field(
-        description="Paths or globs, in order."
-    )
+    files: InputFiles = Field(description="Paths or globs, in order.")
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "squad", "conll"] = Field(
         "auto",
         description="auto: by the file name's ending; for question answering .json is squad, for "

@@ -80,7 +80,9 @@ class Experiment(BaseExperiment):
     teacher: TeacherConfig | None = Field(
         description="null: no teacher; plain masked-LM training on hard targets."
     )
-    student: Student = Field(default_factory=CopiedStudent)
+    student: Student = Field(
+        default_factory=CopiedStudent, description="How the student starts, and its size."
+    )
     data: DataConfig
     masking: MaskingConfig = Field(default_factory=MaskingConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
@@ -114,11 +116,11 @@ class Experiment(BaseExperiment):
 class TaskExperiment(BaseExperiment):
     """Everything that one run on a task depends on."""
 
-    task: Task
+    task: Task = Field(description="What is asked, and the examples.")
     teacher: TaskTeacher | None = Field(
         description="null: no teacher; plain fine-tuning on the labels."
     )
-    student: TaskStudent
+    student: TaskStudent = Field(description="How the student starts, and its size.")
     loss: TaskLossConfig = Field(default_factory=TaskLossConfig)
     augmentation: Augmentation | None = Field(
         None, description="More examples for the teacher to label; null: none."

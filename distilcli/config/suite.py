@@ -15,7 +15,7 @@ TEACHER, STUDENT, DISTILLED = "teacher", "student", "distilled"
 class SuiteTask(Section):
     """One task of a suite, and where its runs differ from those of the others."""
 
-    task: Task
+    task: Task = Field(description="What is asked, and the examples.")
     teacher: ModelName | None = Field(
         None, description="A teacher that is fine-tuned on this task already; null: the suite's."
     )
