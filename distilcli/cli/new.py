@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from distilcli.cli.console import Console
-from distilcli.cli.start_commands import TASK_TEMPLATES
+from distilcli.cli.options import TASK_TEMPLATES
 from distilcli.config.yaml_tree import parse_yaml
 from distilcli.errors import ConfigError, printable
 from distilcli.files.atomic import unwritten, write_atomically

@@ -15,6 +15,17 @@ from distilcli.files.paths import option_path
 if TYPE_CHECKING:
     from distilcli.config.experiment import Experiment, TaskExperiment
 
+# What can be written and printed; tests hold them to the files and sections that there are.
+TASK_TEMPLATES = (
+    "classification",
+    "multi-label",
+    "regression",
+    "tagging",
+    "question-answering",
+)
+TEMPLATES = ("quickstart", "masked-lm", *TASK_TEMPLATES, "suite")
+SCHEMAS = ("masked-lm", "task", "suite")
+
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="Experiment file (YAML).")
 ]

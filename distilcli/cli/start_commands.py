@@ -9,19 +9,9 @@ from typing import Annotated
 import typer
 
 from distilcli.cli import guard
-from distilcli.cli.options import JsonOption
+from distilcli.cli.options import SCHEMAS, TASK_TEMPLATES, TEMPLATES, JsonOption
 from distilcli.errors import ConfigError
 from distilcli.files.paths import option_output
-
-TASK_TEMPLATES = (
-    "classification",
-    "multi-label",
-    "regression",
-    "tagging",
-    "question-answering",
-)
-TEMPLATES = ("quickstart", "masked-lm", *TASK_TEMPLATES, "suite")
-SCHEMAS = ("masked-lm", "task", "suite")
 
 
 def _complete_template(incomplete: str) -> list[str]:

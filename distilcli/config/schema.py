@@ -40,9 +40,10 @@ def settings_schema(kind: str | None = None) -> dict[str, Any]:
         KeyError: there is no such kind.
     """
     wanted = list(KINDS.values()) if kind is None else [KINDS[kind]]
-    inputs = [(section, "validation") for section in {*wanted, TaskExperiment}]
+    # In the same order every time, so that the text is the same.
+    made_of: set[type[Section]] = {*wanted, TaskExperiment}
     refs, made = models_json_schema(
-        sorted(inputs, key=lambda pair: pair[0].__name__),  # the same text every time
+        [(one, "validation") for one in sorted(made_of, key=lambda section: section.__name__)],
         schema_generator=_Generator,
     )
     sections: dict[str, Any] = made["$defs"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import distilcli
 from distilcli.cli.app import app
-from distilcli.cli.start_commands import TASK_TEMPLATES, TEMPLATES
+from distilcli.cli.options import TASK_TEMPLATES, TEMPLATES
 from distilcli.config import reading
 from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.config.schema import KINDS, settings_schema
@@ -161,6 +161,7 @@ def test_it_says_what_to_type_next():
 
 @pytest.mark.parametrize("what", ["file", "folder", "link"])
 def test_nothing_is_replaced(what):
+    """Whatever it is that has the name."""
     place = Path("there.yaml")
     if what == "file":
         place.write_text("mine: true\n")
@@ -244,6 +245,8 @@ def test_env_has_what_a_bug_report_needs():
 
 
 def test_env_names_devices(monkeypatch):
+    """Each GPU with its memory, and the driver."""
+
     class Properties:
         name = "Big GPU"
         total_memory = 80 * 2**30

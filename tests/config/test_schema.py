@@ -10,7 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from distilcli.cli.start_commands import SCHEMAS
+from distilcli.cli.options import SCHEMAS
 from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.schema import KINDS, settings_schema
