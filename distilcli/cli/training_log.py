@@ -5,13 +5,7 @@ from typing import Any
 
 from distilcli.cli.console import Bar, Console, duration
 
-_SHOWN_METRICS = {
-    "loss/total": "loss",
-    "loss/kl": "kl",
-    "loss/mlm": "mlm",
-    "loss/hard": "hard",
-    "loss/cos": "cos",
-    "loss/mse": "mse",
+_HELD_OUT = {
     "held_out/loss": "held-out",
     "held_out/accuracy": "accuracy",
     "held_out/agreement": "agreement",
@@ -33,9 +27,8 @@ class TrainingLog:
         if self._first is None:
             self._first = (now, step)
         parts = [f"step {step}/{total_steps}"]
-        for key, name in _SHOWN_METRICS.items():
-            if key in record:
-                parts.append(f"{name} {record[key]:.4f}")
+        names = {key: name for key in record if (name := _name_of_loss(key))} | _HELD_OUT
+        parts += [f"{name} {record[key]:.4f}" for key, name in names.items() if key in record]
         parts += [f"{key[9:]} {record[key]:.4f}" for key in record if _is_score(key)]
         parts.append(f"lr {record['optim/lr']:.2e}")
         parts.append(f"{record['speed/tokens_per_second']:,.0f} tokens/s")
@@ -47,6 +40,14 @@ class TrainingLog:
         self._bar.update(step, total_steps, "")
 
 
+def _name_of_loss(key: str) -> str:
+    """What a loss is called in a line; empty: the key is of something else."""
+    group, _, name = key.partition("/")
+    if group != "loss":
+        return ""
+    return "loss" if name == "total" else name.replace("_", " ")
+
+
 def _is_score(key: str) -> bool:
     """Whether a key is of a task's scores, whose names differ from task to task."""
-    return key.startswith("held_out/") and key not in (*_SHOWN_METRICS, "held_out/kl")
+    return key.startswith("held_out/") and key not in (*_HELD_OUT, "held_out/kl")

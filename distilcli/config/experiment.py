@@ -144,6 +144,12 @@ class TaskExperiment(BaseExperiment):
             raise ValueError("without a teacher, student.source must name a model")
         if self.teacher is None and not self.loss.asks_for_labels:
             raise ValueError("without a teacher, loss.labels.weight must be above 0")
+        for name, term in self.loss.terms.items():
+            if term.weight and self.task.asks_for_number and not term.for_numbers:
+                raise ValueError(
+                    f"loss.{name} compares distributions, and the output of this task is a number; "
+                    f"set loss.{name}.weight=0, soft_targets are there for numbers too"
+                )
         from_teacher = self.teacher and self.loss.asks_for_teacher
         if self.augmentation is not None and not from_teacher:
             raise ValueError(

@@ -32,25 +32,34 @@ Positions = Annotated[
 ]
 
 
-class SoftTargetsConfig(Section):
+class TermConfig(Section):
+    """Settings of one term: a section of `loss` by the name that `losses/table.py` has."""
+
+    #: Whether it means something where the output of a task is a number.
+    for_numbers: ClassVar[bool] = True
+
+    weight: Weight
+
+
+class SoftTargetsConfig(TermConfig):
     """Soft targets: T^2 KL(teacher || student)."""
 
     weight: Weight = Field(5.0, description="Weight of the soft targets, L_ce: alpha_ce.")
 
 
-class MaskedLMConfig(Section):
+class MaskedLMConfig(TermConfig):
     """Hard targets: the cross-entropy of the masked tokens."""
 
     weight: Weight = Field(2.0, description="Weight of the masked-LM loss, L_mlm: alpha_mlm.")
 
 
-class HiddenCosineConfig(Section):
+class HiddenCosineConfig(TermConfig):
     """1 - cosine of the last hidden states of student and teacher, over all tokens."""
 
     weight: Weight = Field(1.0, description="Weight of the cosine distance, L_cos: alpha_cos.")
 
 
-class LogitMSEConfig(Section):
+class LogitMSEConfig(TermConfig):
     """The mean over the vocabulary of the squared difference of logits."""
 
     weight: Weight = Field(
@@ -59,10 +68,7 @@ class LogitMSEConfig(Section):
 
 
 class BaseLoss(Section):
-    """What the losses of all kinds of training share.
-
-    Every section below it that has a `weight` is a term, by the name that `losses/table.py` has.
-    """
+    """What the losses of all kinds of training share."""
 
     #: The term that needs no teacher.
     on_labels: ClassVar[str]
@@ -70,10 +76,15 @@ class BaseLoss(Section):
     temperature: Temperature = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
 
     @property
+    def terms(self) -> dict[str, TermConfig]:
+        """The section of each term, by its name."""
+        sections = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: one for name, one in sections if isinstance(one, TermConfig)}
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of each term, by its name."""
-        sections = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name: one.weight for name, one in sections if hasattr(one, "weight")}
+        return {name: term.weight for name, term in self.terms.items()}
 
     @property
     def asks_for_labels(self) -> bool:
@@ -127,7 +138,7 @@ class TaskSoftTargetsConfig(SoftTargetsConfig):
     weight: Weight = Field(1.0, description="Weight of the soft targets, L_ce: alpha_ce.")
 
 
-class LabelsConfig(Section):
+class LabelsConfig(TermConfig):
     """Hard targets: the cross-entropy of the labels; of numbers the squared error."""
 
     weight: Weight = Field(1.0, description="Weight of the labels.")

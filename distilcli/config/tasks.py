@@ -23,6 +23,11 @@ class BaseTask(Section):
         False, description="Leave out rows that cannot be used, and say how many; else refuse them."
     )
 
+    @property
+    def asks_for_number(self) -> bool:
+        """Whether its output is a number, not a distribution over classes."""
+        return False
+
 
 class RowTask(BaseTask):
     """A task whose examples are rows."""
@@ -91,6 +96,11 @@ class RegressionTask(TextTask):
         description="What the student is chosen and compared by; pearson_spearman: their mean.",
     )
 
+    @property
+    def asks_for_number(self) -> bool:
+        """Always."""
+        return True
+
 
 class QuestionAnsweringTask(RowTask):
     """The answer to a question, as a span of a context (SQuAD 1.1)."""
@@ -147,6 +157,11 @@ class GlueTask(BaseTask):
     folder: InputPath | None = Field(
         None, description="Folder with its train.tsv and dev.tsv; null: nyu-mll/glue on the hub."
     )
+
+    @property
+    def asks_for_number(self) -> bool:
+        """Of the nine only STS-B does: how similar two sentences are."""
+        return self.name == "STS-B"
 
     def folders(self) -> dict[str, str]:
         """The folder that is read as a whole, if there is one, by its key below `task`."""

@@ -28,14 +28,15 @@ def loss_of(**settings) -> LossConfig:
     return LossConfig.model_validate(weights(**of_terms) | others | {"temperature": temperature})
 
 
-ALL_TERMS = loss_of(logit_mse=1.0)
+NOT_BY_DEFAULT = {name: 1.0 for name, weight in DEFAULT.weights.items() if not weight}
+ALL_TERMS = loss_of(**NOT_BY_DEFAULT)
 NONE = {"soft_targets": 0.0, "masked_lm": 0.0, "hidden_cosine": 0.0}
 LOSSES = {
     "default": DEFAULT,
     "masked": loss_of(positions="masked"),
-    "sampled": loss_of(positions={"sample": 0.3}, logit_mse=1.0),
+    "sampled": loss_of(positions={"sample": 0.3}, **NOT_BY_DEFAULT),
     "all terms": ALL_TERMS,
-    "all terms, masked": loss_of(logit_mse=1.0, positions="masked", temperature=4.0),
+    "all terms, masked": loss_of(positions="masked", temperature=4.0, **NOT_BY_DEFAULT),
     "soft targets": loss_of(**NONE | {"soft_targets": 5.0}),
     "hard targets": loss_of(**NONE | {"masked_lm": 2.0}),
     "cosine": loss_of(**NONE | {"hidden_cosine": 1.0}),
@@ -90,8 +91,9 @@ def plain_terms(student, teacher, batch: PackedBatch, loss: LossConfig) -> dict[
     elif loss.positions != "masked":
         soft[batch.soft_positions] = True
         assert is_masked.sum() < soft.sum() < len(soft)
+    for name, formula in formulas.DIVERGENCES.items():
+        found[name] = formula(z[soft], v[soft], loss.temperature)
     return found | {
-        "soft_targets": formulas.soft_target_kl(z[soft], v[soft], loss.temperature),
         "hidden_cosine": formulas.cosine_distance(hidden, teacher_hidden),
         "logit_mse": formulas.squared_error(z[soft], v[soft]),
     }
@@ -152,7 +154,7 @@ def test_every_trained_parameter_gets_a_gradient(student, teacher, batch, loss):
 
 
 def test_float64_is_exact_without_the_cosine(student, teacher, batch):
-    loss = loss_of(hidden_cosine=0.0, logit_mse=1.0)
+    loss = loss_of(hidden_cosine=0.0, **NOT_BY_DEFAULT)
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
     module = Distillation(student, teacher, loss)
     found = module(batch, coefficients_of(module))

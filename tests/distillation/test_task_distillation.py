@@ -183,6 +183,8 @@ LOSSES = {
     "labels": loss_of(soft_targets=0.0),
     "cosine": loss_of(soft_targets=0.0, labels=0.0, hidden_cosine=1.0),
 }
+# One with every divergence, for the outputs that have all of them.
+DIVERGENCES = loss_of(temperature=1.5, **dict.fromkeys(formulas.DIVERGENCES, 0.5))
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 ALL_TERMS = LOSSES["all terms"]
 
@@ -204,33 +206,49 @@ def inputs_of(head: str, family: str):
     return make_inputs(LENGTHS, head, family, num_labels_of(family))
 
 
+def divergences_of(family: str) -> list[str]:
+    """Those that mean something for such outputs."""
+    return ["soft_targets"] if family == "number" else list(formulas.DIVERGENCES)
+
+
+def plain_soft(name: str, family: str, z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    if family == "number":
+        return ((z - v) ** 2).sum()
+    if family == "any-of":
+        return formulas.of_each_class(name, z, v, temperature)
+    return formulas.DIVERGENCES[name](z, v, temperature)
+
+
 def naive_terms(student, teacher, inputs, samples, head, family, temperature) -> dict[str, Tensor]:
     """The sum of each term from padded runs, input by input and row by row."""
     z, hidden = run_padded(student, inputs, samples)
     v, teacher_hidden = (tensor.detach() for tensor in run_padded(teacher, inputs, samples))
     rows = inputs.num_outputs_of[samples].tolist()
-    soft, hard = z.new_zeros(()), z.new_zeros(())
+    hard = z.new_zeros(())
+    soft = dict.fromkeys(divergences_of(family), hard)
     for sample, own_z, own_v in zip(samples, z.split(rows), v.split(rows), strict=True):
         if head == "span":
             for column in (0, 1):  # a distribution of starts, and one of ends
                 logits, taught = own_z[None, :, column], own_v[None, :, column]
-                soft = soft + formulas.soft_target_kl(logits, taught, temperature)
+                for name in soft:
+                    soft[name] = soft[name] + formulas.DIVERGENCES[name](
+                        logits, taught, temperature
+                    )
                 target = torch.from_numpy(inputs.targets[sample : sample + 1, column])
                 hard = hard + formulas.cross_entropy(logits, target)
             continue
         first = inputs.output_offsets[sample]
         targets = torch.from_numpy(inputs.targets[first : first + len(own_z)])
+        for name in soft:
+            soft[name] = soft[name] + plain_soft(name, family, own_z, own_v, temperature)
         if family == "one-of":
-            soft = soft + formulas.soft_target_kl(own_z, own_v, temperature)
             hard = hard + formulas.cross_entropy(own_z, targets)
         elif family == "any-of":
-            soft = soft + plain_binary_kl(own_z, own_v, temperature)
             hard = hard + plain_binary_cross_entropy(own_z, targets)
         else:
-            soft = soft + ((own_z - own_v) ** 2).sum()
             hard = hard + ((own_z[:, 0] - targets) ** 2).sum()
     cosine = formulas.cosine_distance(hidden, teacher_hidden)
-    return {"soft_targets": soft, "labels": hard, "hidden_cosine": cosine}
+    return soft | {"labels": hard, "hidden_cosine": cosine}
 
 
 def coefficients_of(module: TaskDistillation, counts: list[int] | None = None) -> list:
@@ -279,6 +297,20 @@ def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss,
             assert expected[name].grad is None or not expected[name].grad.any(), name
         else:
             close(parameter.grad, expected[name].grad, 2e-6)
+
+
+@each_task
+def test_every_divergence_is_the_padded_computation(head, family):
+    if family == "number":
+        return  # of numbers there is one, as above
+    student, teacher = models_of("distilbert", head, family)
+    inputs = inputs_of(head, family)
+    terms = naive_terms(deepcopy(student), teacher, inputs, SAMPLES, head, family, 1.5)
+    module = TaskDistillation(student, teacher, outputs_of(head, family), DIVERGENCES, True)
+    found = by_name(module, module(pack(inputs, SAMPLES), coefficients_of(module)))
+    assert set(formulas.DIVERGENCES) < found.keys()
+    for name in formulas.DIVERGENCES:
+        close(found[name], terms[name].detach(), 2e-6)
 
 
 @each_body

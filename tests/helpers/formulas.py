@@ -3,6 +3,9 @@
 Nothing here calls a softmax, a cross-entropy or a similarity of the library; use float64.
 """
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 
@@ -36,3 +39,15 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Sum over tokens of 1 - s.t / (|s| |t|)."""
     norms = (student**2).sum(-1).sqrt() * (teacher**2).sum(-1).sqrt()
     return (1 - (student * teacher).sum(-1) / norms).sum()
+
+
+# Terms that compare distributions, by name: of logits of the student, of the teacher, and T.
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "soft_targets": soft_target_kl,
+}
+
+
+def of_each_class(name: str, z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    """A divergence where each class is right or not: the mean over classes of logits x and 0."""
+    pairs = (torch.stack([x.flatten(), torch.zeros(x.numel())], dim=1) for x in (z, v))
+    return DIVERGENCES[name](*pairs, temperature) / z.shape[1]

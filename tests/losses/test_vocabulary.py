@@ -12,15 +12,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distilcli.losses.masked_lm import MaskedLM
 from distilcli.losses.soft_targets import SoftTargets, soft_target_kl
 from distilcli.losses.table import MASKED_LM_TERMS
-from distilcli.losses.terms import VocabularyTerm
+from distilcli.losses.terms import Divergence, VocabularyTerm
 from distilcli.losses.vocabulary import Projection, VocabularyLosses, fused_vocabulary_losses
 
 TOKENS, VOCAB, HIDDEN, TEACHER_HIDDEN = 7, 11, 6, 5
 # Of each term, from the logits of all tokens, the labels of the first of them, and T.
 FORMULAS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
-    "soft_targets": lambda z, v, labels, t: formulas.soft_target_kl(z, v, t),
+    name: lambda z, v, labels, t, formula=formula: formula(z, v, t)
+    for name, formula in formulas.DIVERGENCES.items()
+} | {
     "logit_mse": lambda z, v, labels, t: formulas.squared_error(z, v),
     "masked_lm": lambda z, v, labels, t: formulas.cross_entropy(z[: len(labels)], labels),
 }
@@ -166,7 +169,7 @@ def test_gradcheck_of_the_fused_head(name, num_masked):
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_logits_may_be_shifted(name, temperature):
     """A bias that all of the vocabulary has changes no distribution."""
-    if name == "logit_mse":
+    if not issubclass(TERMS[name], (Divergence, MaskedLM)):
         return  # it compares logits, not distributions
     student, teacher = projections()
     labels = labels_of(4)

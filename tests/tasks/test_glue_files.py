@@ -393,3 +393,10 @@ def test_every_row_of_the_real_files_is_read(name):
             assert inputs.targets.tolist() == pytest.approx([float(text) for text in labels])
         else:
             assert [task.labels[target] for target in inputs.targets] == labels
+
+
+@pytest.mark.parametrize("name", glue.TASKS)
+def test_settings_know_which_task_asks_for_a_number(name):
+    """Where losses on distributions mean nothing; it is known before any file is read."""
+    config = GlueTask.model_validate({"kind": "glue", "name": name})
+    assert config.asks_for_number == (glue.TASKS[name].labels is None)
