@@ -24,7 +24,7 @@ from tiny_families import (
     with_weights,
 )
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForMaskedLM, PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences, positions
 from distilcli.models import families
@@ -111,6 +111,42 @@ def test_every_role_is_a_module_of_the_right_shape(family, model):
 
 
 @each_family
+def test_every_role_of_a_layer_does_what_it_says(family, model):
+    """Seen at what goes into and comes out of its modules: query and key have one shape."""
+    attended: dict[str, Tensor] = {}
+
+    def attention(module, query, key, value, mask, **options):
+        found, _ = eager(module, query, key, value, mask, **options)
+        states = {"query": query, "key": key, "value": value}
+        attended.update({name: tensor.transpose(1, 2) for name, tensor in states.items()})
+        attended["attention"] = found
+        return found, None
+
+    def eager(module, query, key, value, mask, *, scaling, **_):
+        shares = (query @ key.transpose(2, 3) * scaling).softmax(dim=-1)
+        return (shares @ value).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register("recorded", attention)
+    model.set_attn_implementation("recorded")
+    layer = families.encoder_layers(model)[-1]
+    into: dict[str, Tensor] = {}
+    out: dict[str, Tensor] = {}
+    for role, path in asdict(family.layer).items():
+        layer.get_submodule(path).register_forward_hook(
+            lambda _, given, result, role=role: (
+                into.update({role: given[0]}) or out.update({role: result})
+            )
+        )
+    with torch.no_grad():
+        hidden = families.encoder(model)(input_ids=sequences()[0][None]).last_hidden_state
+    for role in ("query", "key", "value"):
+        assert torch.equal(out[role], attended[role].reshape(out[role].shape)), role
+    assert torch.equal(into["attention_output"], attended["attention"].reshape(hidden.shape))
+    assert torch.equal(into["inner"], out["attention_norm"])
+    assert torch.equal(out["output_norm"], hidden)
+
+
+@each_family
 def test_the_head_is_its_features_and_its_decoder(family, model):
     rows = sequences()
     use_packed_attention(model)
@@ -120,6 +156,13 @@ def test_the_head_is_its_features_and_its_decoder(family, model):
         head = vocabulary_projection(model, hidden)
         found = head.features @ head.weight.T + head.bias
     torch.testing.assert_close(found, torch.cat(logits(model, rows)), **EXACT)
+    parts = family.vocabulary_head
+    for path, shape in ((parts.transform, (HIDDEN, HIDDEN)), (parts.norm, (HIDDEN,))):
+        assert tuple(model.get_submodule(path).weight.shape) == shape
+        assert len(model.get_submodule(path).bias) == HIDDEN
+    assert families.decoder(model).weight.shape == (VOCAB, HIDDEN)
+    for name in parts.biases:
+        assert model.get_parameter(name) is families.decoder(model).bias
 
 
 @each_family
@@ -280,25 +323,33 @@ def test_a_student_that_loses_token_types_keeps_their_first(family, model):
 # Heads
 
 
+class Halved(nn.Module):
+    """Stands where a dropout is."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden / 2
+
+
 @each_family
 @each_head
 def test_a_head_computes_what_transformers_does(family, head):
-    """Of pairs, so that token types count where a family takes them; with its dropouts."""
+    """Of pairs, so that token types count where a family takes them.
+
+    What is halved wherever the head has a dropout tells where those are, and how often each is.
+    """
     model = make_model(family.model_type, head).double()
     inputs, samples = make_inputs(list(LENGTHS), head), [0, 3, 5, 3]
-    rates = [0.0, 1.0]
-    for rate in rates:
-        of_body = set(model.base_model.modules())
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0 if module in of_body else rate
-        model.train()
-        with torch.no_grad():
-            expected = run_padded(model, inputs, samples)
-            use_packed_attention(model)
-            outputs, hidden = run_model(model, pack(inputs, samples))
-        torch.testing.assert_close(outputs, expected.outputs.float(), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(hidden, expected.hidden, **EXACT)
+    of_body = set(model.base_model.modules())
+    dropouts = [n for n, m in model.named_modules() if isinstance(m, nn.Dropout)]
+    for name in dropouts:
+        if model.get_submodule(name) not in of_body:
+            model.set_submodule(name, Halved())
+    with torch.no_grad():
+        expected = run_padded(model, inputs, samples)
+        use_packed_attention(model)
+        outputs, hidden = run_model(model, pack(inputs, samples))
+    torch.testing.assert_close(outputs, expected.outputs.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(hidden, expected.hidden, **EXACT)
 
 
 @each_family
