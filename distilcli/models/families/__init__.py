@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from distilcli.models.families.bert import BERT
 from distilcli.models.families.distilbert import DISTILBERT
 from distilcli.models.families.family import Family, MaskedLM
+from distilcli.models.families.roberta import ROBERTA
 
 __all__ = [
     "FAMILIES",
@@ -34,7 +35,7 @@ __all__ = [
     "takes_token_types",
 ]
 
-FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT)}
+FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, ROBERTA)}
 
 
 def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
