@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from distilcli.batches.masked import PackedBatch, held_out_batches, pack
 from distilcli.batches.masking import Masker
@@ -38,6 +38,7 @@ from distilcli.distillation.kind import Audience, Place, RunKind, show_progress
 from distilcli.distillation.measured_text import held_out_text, other_text
 from distilcli.distillation.modules import Distillation
 from distilcli.distillation.objective import Objective
+from distilcli.distillation.teachers import ModelTeacher, OffloadedTeacher, PlacedTeacher
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.evaluation.held_out import (
@@ -50,7 +51,6 @@ from distilcli.evaluation.result import Result, Table
 from distilcli.evaluation.text import evaluate, lines_of, table_of
 from distilcli.models.checks import check_vocabulary
 from distilcli.models.loading import load_masked_lm
-from distilcli.models.placement import offload_layers
 from distilcli.text.vocabulary import unknown_share
 
 _SANITY_SEQUENCES = 200
@@ -78,10 +78,13 @@ class MaskedLMObjective(Objective):
         self.lengths = parts.store.train.lengths
         self.unknown_share = unknown_share(parts.store.token_counts, parts.tokenizer)
         self.num_held_out = len(parts.store.held_out)
-        self.offloaded = experiment.teacher is not None and experiment.teacher.offload
-        if self.offloaded and parts.teacher is not None:
-            offload_layers(parts.teacher, device)
-        self.module = Distillation(parts.student, parts.teacher, experiment.loss, self.offloaded)
+        teacher: ModelTeacher | None = None
+        if parts.teacher is not None and experiment.teacher is not None:
+            is_offloaded = experiment.teacher.offload
+            model = parts.teacher
+            teacher = OffloadedTeacher(model, device) if is_offloaded else PlacedTeacher(model)
+        self._teacher = None if teacher is None else teacher.model
+        self.module = Distillation(parts.student, teacher, experiment.loss)
         compares = self.module.compares_logits
         self._unmasked_share = experiment.loss.unmasked_share if compares else 0.0
         self._masker = Masker(
@@ -92,11 +95,6 @@ class MaskedLMObjective(Objective):
             experiment.seed,
         )
 
-    def compilable(self) -> list[PreTrainedModel]:
-        """Student and teacher, if that is not offloaded."""
-        models = [self.module.student, None if self.offloaded else self.module.teacher]
-        return [model for model in models if model is not None]
-
     def pack(self, draws: Draws) -> PackedBatch:
         """One micro-batch, each sample masked as in its epoch."""
         samples = draws.samples.tolist()
@@ -105,7 +103,7 @@ class MaskedLMObjective(Objective):
     def held_out(self, accelerator: Accelerator) -> HeldOutScores:
         """Held-out scores of the student as it is now, beside its teacher."""
         batches = self._held_out_batches(self.experiment.validation.num_sequences, accelerator)
-        return held_out_scores(self.module.student, self.module.teacher, batches, accelerator)
+        return held_out_scores(self.module.student, self._teacher, batches, accelerator)
 
     def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
         """Held-out loss of the teacher and of token frequencies, in nats a masked token.
@@ -118,10 +116,10 @@ class MaskedLMObjective(Objective):
         batches = self._held_out_batches(_SANITY_SEQUENCES, accelerator)
         unigram = unigram_loss(self.store, batches, accelerator)
         teacher = self.experiment.teacher
-        if teacher is None or self.module.teacher is None:
+        if teacher is None or self._teacher is None:
             return {"teacher_loss": None, "unigram_loss": unigram}
         where = f"teacher.model {teacher.model}"
-        scores = held_out_scores(self.module.teacher, None, batches, accelerator, where)
+        scores = held_out_scores(self._teacher, None, batches, accelerator, where)
         teacher_loss = scores.loss
         if not teacher_loss < unigram:
             raise ModelError(

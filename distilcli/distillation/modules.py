@@ -7,7 +7,7 @@ there are is in `losses/table.py`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from distilcli.batches.masked import PackedBatch
 from distilcli.config.losses import LossConfig, TaskLossConfig
+from distilcli.distillation.teachers import ModelTeacher, Teacher
 from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
 from distilcli.losses.vocabulary import fused_vocabulary_losses
@@ -43,10 +44,8 @@ class LossModule(nn.Module, ABC):
 
     Args:
         student: the model that is trained.
-        teacher: frozen here and kept in eval mode; None: it is not run.
+        teacher: what it is compared with; None: nothing is.
         terms: the losses that are wanted.
-        offloaded: the teacher's layers are in host memory; it is then no part of this module,
-            which can be moved and wrapped as one.
     """
 
     student: PreTrainedModel
@@ -54,36 +53,22 @@ class LossModule(nn.Module, ABC):
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
+        teacher: Teacher | None,
         terms: Sequence[Term],
-        offloaded: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
+        self.teacher = teacher
         self.terms = tuple(terms)
         self._on_hidden = [term for term in terms if isinstance(term, HiddenTerm)]
-        # Held in a tuple so that `.to()` and DDP do not see it.
-        self._teacher_elsewhere = (teacher,) if offloaded else ()
-        self._teacher = None if offloaded else teacher
         use_packed_attention(student)
-        if teacher is not None:
-            use_packed_attention(teacher)
-            teacher.requires_grad_(False).eval()
         if len(self._on_hidden) == len(self.terms):
             # The head would get no gradient, and DDP would wait for one.
             self._freeze_head()
 
-    @property
-    def teacher(self) -> PreTrainedModel | None:
-        """The teacher, wherever it is; None if it is not run."""
-        return self._teacher_elsewhere[0] if self._teacher_elsewhere else self._teacher
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the student's mode; the teacher stays in eval mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
+    def compilable(self) -> list[PreTrainedModel]:
+        """The models whose layers `train.compile` compiles."""
+        return [self.student, *(self.teacher.compilable() if self.teacher else [])]
 
     def counts(self, batch: Any) -> list[int]:
         """What the sum of each term over a micro-batch is divided by, once all are added up."""
@@ -136,23 +121,17 @@ class Distillation(LossModule):
 
     Args:
         student: the model that is trained.
-        teacher: see `LossModule`; None: hard targets alone.
+        teacher: runs in every step; None: hard targets alone.
         loss: weights, temperature, positions.
-        offloaded: see `LossModule`.
     """
 
     student: MaskedLM
+    teacher: ModelTeacher | None
 
-    def __init__(
-        self,
-        student: MaskedLM,
-        teacher: MaskedLM | None,
-        loss: LossConfig,
-        offloaded: bool = False,
-    ) -> None:
+    def __init__(self, student: MaskedLM, teacher: ModelTeacher | None, loss: LossConfig) -> None:
         has_teacher = teacher is not None
         terms = wanted_terms(MASKED_LM_TERMS, loss.weights, loss.temperature, has_teacher)
-        super().__init__(student, teacher, terms, offloaded)
+        super().__init__(student, teacher, terms)
         self._on_logits = [term for term in terms if isinstance(term, VocabularyTerm)]
         self._compares = any(term.needs_teacher for term in terms)
 
@@ -167,8 +146,7 @@ class Distillation(LossModule):
         teacher_hidden = None
         if self.teacher is not None and self._compares:
             # First, while nothing is kept yet for the student's backward pass.
-            with torch.no_grad():
-                teacher_hidden = run_encoder(self.teacher, batch, packing)
+            teacher_hidden = self.teacher.hidden(batch, packing)
         student_hidden = run_encoder(self.student, batch, packing)
         sums = _Sums(self.terms, coefficients, student_hidden)
         if self._on_logits:
@@ -204,8 +182,7 @@ class Distillation(LossModule):
         if self.compares_logits:
             assert self.teacher is not None
             assert teacher_hidden is not None
-            with torch.no_grad():
-                teacher = vocabulary_projection(self.teacher, teacher_hidden[positions])
+            teacher = self.teacher.projection(teacher_hidden[positions])
         found = fused_vocabulary_losses(
             vocabulary_projection(self.student, student_hidden[positions]),
             teacher,
@@ -217,24 +194,23 @@ class Distillation(LossModule):
 
 
 class TaskDistillation(LossModule):
-    """Runs the student, and a teacher whose outputs a batch does not bring, and compares them.
+    """Runs the student over inputs of a task and compares it with labels and teacher.
 
     Args:
         student: the model that is trained.
-        teacher: see `LossModule`; None: the batches bring its outputs, or there is no teacher.
+        teacher: runs in every step, or has run already; None: labels alone.
         outputs: what a task's outputs are.
         loss: weights and temperature.
-        has_teacher: whether there is one, here or in the batches.
     """
 
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
+        teacher: Teacher | None,
         outputs: Outputs,
         loss: TaskLossConfig,
-        has_teacher: bool,
     ) -> None:
+        has_teacher = teacher is not None
         terms = wanted_terms(TASK_TERMS, loss.weights, loss.temperature, has_teacher)
         super().__init__(student, teacher, terms)
         self.outputs = outputs
@@ -247,10 +223,9 @@ class TaskDistillation(LossModule):
             batch: packed inputs on this module's device.
             coefficients: weight over global count of each term.
         """
-        taught, teacher_hidden = batch.teacher_outputs, batch.teacher_hidden
+        taught = teacher_hidden = None
         if self.teacher is not None:
-            with torch.no_grad():
-                taught, teacher_hidden = run_model(self.teacher, batch)
+            taught, teacher_hidden = self.teacher.outputs(batch)
         found, hidden = run_model(self.student, batch)
         sums = _Sums(self.terms, coefficients, found)
         if self._on_rows:

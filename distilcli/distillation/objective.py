@@ -51,11 +51,8 @@ class Objective(ABC):
 
     def identity(self) -> Identity:
         """What training depends on besides what the run reads: a teacher's outputs on disk."""
-        return {}
-
-    @abstractmethod
-    def compilable(self) -> list[PreTrainedModel]:
-        """The models whose layers `train.compile` compiles."""
+        teacher = self.module.teacher
+        return teacher.identity() if teacher else {}
 
     @abstractmethod
     def pack(self, draws: Draws) -> PackedSequences:

@@ -1,20 +1,16 @@
 """Training on a task, one kind of run: its rows, student, and teacher or its cached outputs."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from torch import nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.assembly import TaskParts, assemble_task, open_task_of
 from distilcli.distillation.identity import (
-    TEACHER_OUTPUTS,
     Fingerprint,
     Identity,
     identity_of_model,
@@ -25,12 +21,12 @@ from distilcli.distillation.modules import TaskDistillation
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.task_rows import look_at_rows, rows_of, tell_of_task, with_other_dev
 from distilcli.distillation.teacher_outputs import TeacherOutputs
+from distilcli.distillation.teachers import PlacedTeacher, Teacher, run_once
 from distilcli.errors import ConfigError, ModelError
 from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
-from distilcli.files.atomic import recover_all
 from distilcli.losses.table import TASK_TERMS, hidden_terms
 from distilcli.models.heads import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
@@ -72,65 +68,32 @@ class TaskObjective(Objective):
         self.unknown_share = max(parts.task.unknown_shares)
         self.num_held_out = len(parts.task.dev)
         self._teacher = parts.teacher
-        self._cached: TeacherOutputs | None = None
-        teacher = parts.teacher if experiment.loss.asks_for_teacher else None
-        root = experiment.teacher.cache if experiment.teacher and cache else None
-        if teacher is not None and root is not None:
-            self._cached = self._cache(Path(root), teacher, accelerator, on_note)
-        self.module = TaskDistillation(
-            parts.student,
-            None if self._cached else teacher,
-            parts.task.outputs,
-            experiment.loss,
-            has_teacher=teacher is not None,
+        teacher = self._make_teacher(accelerator, on_note, cache)
+        self.module = TaskDistillation(parts.student, teacher, parts.task.outputs, experiment.loss)
+
+    def _make_teacher(
+        self, accelerator: Accelerator, on_note: Callable[[str], None], cache: bool
+    ) -> Teacher | None:
+        """The teacher, if some loss asks for one; with a cache it runs here, once."""
+        experiment = self.experiment
+        if self._teacher is None or experiment.teacher is None:
+            return None
+        if not experiment.loss.asks_for_teacher:
+            return None
+        if experiment.teacher.cache is None or not cache:
+            return PlacedTeacher(self._teacher)
+        with_hidden = bool(hidden_terms(TASK_TERMS, experiment.loss.weights))
+        outputs = TeacherOutputs(
+            Path(experiment.teacher.cache), self._teacher, self._inputs, with_hidden
         )
-
-    def _cache(
-        self,
-        root: Path,
-        teacher: PreTrainedModel,
-        accelerator: Accelerator,
-        on_note: Callable[[str], None],
-    ) -> TeacherOutputs:
-        with_hidden = bool(hidden_terms(TASK_TERMS, self.experiment.loss.weights))
-        cached = TeacherOutputs(root, teacher, self._inputs, with_hidden)
-        is_complete = [cached.is_complete]
-        broadcast_object_list(is_complete)  # another run may complete it between two looks
-        if is_complete[0]:
-            if accelerator.is_main_process:
-                recover_all(cached.folder)
-            on_note(f"the teacher's outputs are in {cached.folder}")
-            return cached
-        on_note(f"the teacher runs once over {len(self._inputs):,} inputs: {cached.folder}")
-        nn.Module.to(teacher.eval(), accelerator.device)
-        start = time.perf_counter()
-        cached.compute(
-            teacher,
-            accelerator,
-            self.experiment.train.tokens_per_micro_batch,
-            lambda done, total: on_note(f"teacher: part {done} of {total}"),
-        )
-        teacher.cpu()
-        on_note(f"that took the teacher {time.perf_counter() - start:.1f} s")
-        return cached
-
-    def identity(self) -> Identity:
-        """The teacher's outputs that are kept on disk, if they are."""
-        if self._cached is None:
-            return {}
-        place, digest = str(self._cached.folder), self._cached.content_digest()
-        return {TEACHER_OUTPUTS: Fingerprint(place, digest)}
-
-    def compilable(self) -> list[PreTrainedModel]:
-        """Student and teacher, if that runs in the steps."""
-        models = [self.module.student, self.module.teacher]
-        return [model for model in models if model is not None]
+        tokens = experiment.train.tokens_per_micro_batch
+        return run_once(self._teacher, outputs, accelerator, tokens, on_note)
 
     def pack(self, draws: Draws) -> TaskBatch:
         """One micro-batch, with the teacher's outputs where they are cached."""
         samples = draws.samples.tolist()
-        known = self._cached.of(samples) if self._cached else None
-        return pack(self._inputs, samples, known)
+        teacher = self.module.teacher
+        return pack(self._inputs, samples, teacher.known(samples) if teacher else None)
 
     def held_out(self, accelerator: Accelerator) -> TaskScores:
         """Scores of the student as it is now on the dev examples."""

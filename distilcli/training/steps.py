@@ -95,7 +95,7 @@ class Stepper:
         self.distillation = objective.module
         self.step_batches = StepBatches(objective.pack, self.plan, self.rank, self.world_size)
         if experiment.train.compile:
-            for model in objective.compilable():
+            for model in objective.module.compilable():
                 compile_layers(model)
         self.optimizer = make_optimizer(objective.student, experiment.optim)
         with warnings.catch_warnings():

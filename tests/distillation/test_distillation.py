@@ -13,11 +13,16 @@ from torch import Tensor
 from distilcli.batches.masked import PackedBatch, pack
 from distilcli.config.losses import LossConfig
 from distilcli.distillation.modules import Distillation
+from distilcli.distillation.teachers import PlacedTeacher
 from distilcli.models.copying import copy_layers
 from distilcli.models.families import encoder
 
 LENGTHS = [3, 12, 12, 30, 7, 19, 5]
 DEFAULT = LossConfig()
+
+
+def placed(teacher: BertForMaskedLM | None) -> PlacedTeacher | None:
+    return None if teacher is None else PlacedTeacher(teacher)
 
 
 def loss_of(**settings) -> LossConfig:
@@ -123,7 +128,7 @@ def test_sums_and_gradients_are_the_plain_computation(student, teacher, batch, l
         teacher = None
         loss = loss_of(masked_lm=2.0)  # else there is nothing to learn
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
-    module = Distillation(student, teacher, loss)
+    module = Distillation(student, placed(teacher), loss)
     coefficients = coefficients_of(module)
     found = module(batch, coefficients)
     terms = plain_terms(plain_student, plain_teacher, batch, loss)
@@ -147,7 +152,7 @@ def test_sums_and_gradients_are_the_plain_computation(student, teacher, batch, l
 @each_loss
 def test_every_trained_parameter_gets_a_gradient(student, teacher, batch, loss):
     """DDP waits for each of them."""
-    module = Distillation(student, teacher, loss)
+    module = Distillation(student, placed(teacher), loss)
     module(batch, coefficients_of(module)).total.backward()
     for name, parameter in student.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
@@ -156,7 +161,7 @@ def test_every_trained_parameter_gets_a_gradient(student, teacher, batch, loss):
 def test_float64_is_exact_without_the_cosine(student, teacher, batch):
     loss = loss_of(hidden_cosine=0.0, **NOT_BY_DEFAULT)
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
-    module = Distillation(student, teacher, loss)
+    module = Distillation(student, placed(teacher), loss)
     found = module(batch, coefficients_of(module))
     terms = plain_terms(plain_student, plain_teacher, batch, loss)
     for name, value in by_name(module, found).items():
@@ -169,7 +174,7 @@ def test_float64_is_exact_without_the_cosine(student, teacher, batch):
 def test_the_teacher_is_frozen_and_stays_in_eval_mode(student, tiny_bert, batch):
     teacher = tiny_bert(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5).double().train()
     before = deepcopy(teacher.state_dict())
-    module = Distillation(student, teacher, ALL_TERMS)
+    module = Distillation(student, PlacedTeacher(teacher), ALL_TERMS)
     assert not any(part.training for part in teacher.modules())
     assert module.train() is module
     assert all(part.training for part in student.modules())
@@ -184,7 +189,7 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(student, tiny_bert, batch)
 
 
 def test_teacher_and_student_alike_differ_in_nothing(teacher, batch):
-    module = Distillation(deepcopy(teacher), teacher, ALL_TERMS)
+    module = Distillation(deepcopy(teacher), PlacedTeacher(teacher), ALL_TERMS)
     found = by_name(module, module(batch, coefficients_of(module)))
     assert found.pop("masked_lm") > 1
     assert found.pop("hidden_cosine").abs() < 1e-5
@@ -196,7 +201,7 @@ def test_a_teacher_of_another_width_without_the_cosine(student, tiny_bert, batch
     wide = tiny_bert(hidden_size=32).double()
     loss = loss_of(hidden_cosine=0.0)
     plain_student, plain_teacher = deepcopy(student), deepcopy(wide)
-    module = Distillation(student, wide, loss)
+    module = Distillation(student, PlacedTeacher(wide), loss)
     found = module(batch, coefficients_of(module))
     terms = plain_terms(plain_student, plain_student, batch, loss)
     close(by_name(module, found)["masked_lm"], terms["masked_lm"].detach())
@@ -211,7 +216,7 @@ def test_a_teacher_of_another_width_without_the_cosine(student, tiny_bert, batch
 
 @each_loss
 def test_counts_are_the_tokens_of_each_term(student, teacher, batch, loss):
-    module = Distillation(student, teacher, loss)
+    module = Distillation(student, placed(teacher), loss)
     everything, masked = sum(LENGTHS), int((batch.labels != -100).sum())
     soft = {"all": everything, "masked": masked}.get(str(loss.positions), batch.num_soft)
     counts = {"masked_lm": masked, "hidden_cosine": everything}
@@ -233,7 +238,7 @@ def test_sums_over_micro_batches_are_those_of_the_whole(
     student, teacher, split, batch, tiny_tokenizer, loss, cuts
 ):
     """Also the gradient: nothing depends on how a step is cut."""
-    module = Distillation(student, teacher, loss)
+    module = Distillation(student, placed(teacher), loss)
     coefficients = coefficients_of(module, module.counts(batch))
     whole = module(batch, coefficients)
     whole.total.backward()
@@ -257,7 +262,7 @@ def test_sums_over_micro_batches_are_those_of_the_whole(
 
 
 def test_the_cosine_alone_freezes_the_head(student, teacher):
-    Distillation(student, teacher, LOSSES["cosine"])
+    Distillation(student, PlacedTeacher(teacher), LOSSES["cosine"])
     body = {id(parameter) for parameter in encoder(student).parameters()}
     for name, parameter in student.named_parameters():
         assert parameter.requires_grad == (id(parameter) in body), name
@@ -269,7 +274,7 @@ def test_the_cosine_alone_freezes_the_head(student, teacher):
 @pytest.mark.parametrize("loss", [DEFAULT, LOSSES["masked"]], ids=["all", "masked"])
 def test_bf16_autocast_is_near_the_plain_computation(student, teacher, batch, loss):
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
-    module = Distillation(student.float(), teacher.bfloat16(), loss)
+    module = Distillation(student.float(), PlacedTeacher(teacher.bfloat16()), loss)
     with torch.autocast("cpu", torch.bfloat16):
         found = module(batch, coefficients_of(module))
     found.total.backward()

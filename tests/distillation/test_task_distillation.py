@@ -27,6 +27,7 @@ from distilcli.config.losses import TaskLossConfig
 from distilcli.distillation.assembly import assemble_task
 from distilcli.distillation.modules import TaskDistillation
 from distilcli.distillation.tasks import TaskObjective
+from distilcli.distillation.teachers import CachedTeacher, PlacedTeacher
 from distilcli.losses.labels import binary_cross_entropy
 from distilcli.losses.soft_targets import binary_soft_target_kl, soft_target_kl
 from distilcli.tasks.inputs import pack
@@ -272,7 +273,10 @@ def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss,
             taught = run_padded(plain_teacher, inputs, SAMPLES)
         known = tuple(tensor.float().numpy() for tensor in taught)
     module = TaskDistillation(
-        student, None if cached else teacher, outputs_of(head, family), loss, True
+        student,
+        CachedTeacher(None) if cached else PlacedTeacher(teacher),
+        outputs_of(head, family),
+        loss,
     )
     coefficients = coefficients_of(module)
     found = module(pack(inputs, SAMPLES, known), coefficients)
@@ -319,7 +323,7 @@ def test_every_divergence_is_the_padded_computation(head, family):
 def test_every_trained_parameter_gets_a_gradient(body, head, family, loss):
     """Processes that train together wait for each of them."""
     student, teacher = models_of(body, head, family)
-    module = TaskDistillation(student, teacher, outputs_of(head, family), loss, True)
+    module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), loss)
     batch = pack(inputs_of(head, family), SAMPLES)
     module(batch, coefficients_of(module)).total.backward()
     for name, parameter in student.named_parameters():
@@ -330,9 +334,8 @@ def test_every_trained_parameter_gets_a_gradient(body, head, family, loss):
 @each_loss
 def test_counts_are_what_terms_are_summed_over(head, family, loss):
     """A student is a mean away from its teacher: of inputs, words, starts and ends, or tokens."""
-    module = TaskDistillation(
-        *models_of("bert", head, family), outputs_of(head, family), loss, True
-    )
+    student, teacher = models_of("bert", head, family)
+    module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), loss)
     inputs = inputs_of(head, family)
     outputs = {"sequence": len(SAMPLES), "span": 2 * len(SAMPLES)}.get(head)
     if outputs is None:
@@ -346,9 +349,8 @@ def test_counts_are_what_terms_are_summed_over(head, family, loss):
 @each_task
 @pytest.mark.parametrize("cuts", [[2], [1, 2, 3, 4]])
 def test_sums_over_micro_batches_are_those_of_the_whole(head, family, cuts):
-    module = TaskDistillation(
-        *models_of("bert", head, family), outputs_of(head, family), ALL_TERMS, True
-    )
+    student, teacher = models_of("bert", head, family)
+    module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), ALL_TERMS)
     inputs = inputs_of(head, family)
     whole = pack(inputs, SAMPLES)
     coefficients = coefficients_of(module, module.counts(whole))
@@ -392,7 +394,7 @@ def test_an_input_alone_is_an_input_among_others(head, family):
     """The filling up beside longer inputs gives no share away and no NaN, in fp32 as well."""
     student, teacher = models_of("bert", head, family)
     module = TaskDistillation(
-        student.float(), teacher.float(), outputs_of(head, family), ALL_TERMS, True
+        student.float(), PlacedTeacher(teacher.float()), outputs_of(head, family), ALL_TERMS
     )
     inputs, coefficients = inputs_of(head, family), coefficients_of(module)
     together = module(pack(inputs, SAMPLES), coefficients)
@@ -412,7 +414,7 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(head, family):
         if isinstance(module, nn.Dropout):
             module.p = 0.5
     before = deepcopy(teacher.state_dict())
-    module = TaskDistillation(student, teacher, outputs_of(head, family), ALL_TERMS, True)
+    module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), ALL_TERMS)
     assert module.train() is module
     assert all(part.training for part in student.modules())
     assert not any(part.training for part in teacher.modules())
@@ -426,7 +428,9 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(head, family):
 @each_task
 def test_teacher_and_student_alike_differ_in_labels_alone(head, family):
     _, teacher = models_of("distilbert", head, family)
-    module = TaskDistillation(deepcopy(teacher), teacher, outputs_of(head, family), ALL_TERMS, True)
+    module = TaskDistillation(
+        deepcopy(teacher), PlacedTeacher(teacher), outputs_of(head, family), ALL_TERMS
+    )
     batch = pack(inputs_of(head, family), SAMPLES)
     found = by_name(module, module(batch, coefficients_of(module)))
     assert found.pop("labels") > 0.1
@@ -438,7 +442,7 @@ def test_teacher_and_student_alike_differ_in_labels_alone(head, family):
 @each_task
 def test_without_a_teacher_labels_alone_count(head, family):
     student, _ = models_of("bert", head, family)
-    module = TaskDistillation(student, None, outputs_of(head, family), ALL_TERMS, has_teacher=False)
+    module = TaskDistillation(student, None, outputs_of(head, family), ALL_TERMS)
     batch = pack(inputs_of(head, family), SAMPLES)
     assert by_name(module, module.alphas()) == {"labels": ALL_TERMS.labels.weight}
     assert module.counts(batch)[0] > 0
@@ -449,7 +453,7 @@ def test_without_a_teacher_labels_alone_count(head, family):
 @each_task
 def test_the_cosine_alone_freezes_the_head(body, head, family):
     student, teacher = models_of(body, head, family)
-    TaskDistillation(student, teacher, outputs_of(head, family), LOSSES["cosine"], True)
+    TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), LOSSES["cosine"])
     frozen = {name for name, p in student.named_parameters() if not p.requires_grad}
     body_names = {
         f"{student.base_model_prefix}.{n}" for n, _ in student.base_model.named_parameters()
@@ -464,7 +468,7 @@ def test_bf16_autocast_is_near_the_padded_computation(head):
     student, teacher = models_of("bert", head, "one-of")
     plain_student, plain_teacher = deepcopy(student), deepcopy(teacher)
     module = TaskDistillation(
-        student.float(), teacher.bfloat16(), outputs_of(head, "one-of"), ALL_TERMS, True
+        student.float(), PlacedTeacher(teacher.bfloat16()), outputs_of(head, "one-of"), ALL_TERMS
     )
     inputs = inputs_of(head, "one-of")
     with torch.autocast("cpu", torch.bfloat16):

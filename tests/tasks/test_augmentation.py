@@ -21,6 +21,7 @@ from distilcli.config.tasks import Augmentation
 from distilcli.distillation.assembly import assemble_task
 from distilcli.distillation.modules import TaskDistillation
 from distilcli.distillation.tasks import TaskObjective
+from distilcli.distillation.teachers import PlacedTeacher
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import Inputs, pack, without_labels
 from distilcli.training.processes import make_accelerator
@@ -135,7 +136,9 @@ def test_hard_labels_count_where_there_are_some(head, family, tokenizer):
     student, teacher = (
         make_model("bert", head, 1 if family == "number" else 3, seed=s) for s in (1, 2)
     )
-    module = TaskDistillation(student, teacher, outputs_of(head, family), TaskLossConfig(), True)
+    module = TaskDistillation(
+        student, PlacedTeacher(teacher), outputs_of(head, family), TaskLossConfig()
+    )
     ones = [torch.tensor(1.0)] * len(module.terms)
     alone, together = pack(found, range(NUMBER)), pack(found, range(len(found)))
     counts = [by_name(module, module.counts(batch)) for batch in (alone, together)]
@@ -151,7 +154,7 @@ def test_inputs_without_labels_give_no_gradient(head, family):
     """And none that is NaN."""
     inputs = without_labels(make_inputs(LENGTHS, head, family))
     student = make_model("bert", head, 1 if family == "number" else 3)
-    module = TaskDistillation(student, None, outputs_of(head, family), TaskLossConfig(), False)
+    module = TaskDistillation(student, None, outputs_of(head, family), TaskLossConfig())
     batch = pack(inputs, range(NUMBER))
     assert batch.num_labels == 0
     losses = module(batch, [torch.tensor(1.0)])

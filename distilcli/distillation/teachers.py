@@ -1,0 +1,190 @@
+"""Teachers, wherever they are: beside the student, in host memory, or in a cache of outputs.
+
+A teacher is frozen, in eval mode and without gradients. `Distillation` and `TaskDistillation` ask
+it for what losses compare, and do not know where that comes from.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distilcli.batches.masked import PackedBatch
+from distilcli.distillation.identity import TEACHER_OUTPUTS, Fingerprint, Identity
+from distilcli.distillation.teacher_outputs import TeacherOutputs
+from distilcli.files.atomic import recover_all
+from distilcli.losses.vocabulary import Projection
+from distilcli.models.attention import Packing, use_packed_attention
+from distilcli.models.families import MaskedLM
+from distilcli.models.placement import offload_layers
+from distilcli.models.running import run_encoder, run_model, vocabulary_projection
+from distilcli.tasks.inputs import TaskBatch
+
+Known = tuple[np.ndarray, np.ndarray | None]
+
+
+class Teacher(nn.Module, ABC):
+    """What a student is compared with."""
+
+    def compilable(self) -> list[PreTrainedModel]:
+        """The models whose layers `train.compile` compiles."""
+        return []
+
+    def known(self, samples: Sequence[int]) -> Known | None:
+        """Outputs and hidden states that the micro-batch of these samples brings; None: none."""
+        return None
+
+    def identity(self) -> Identity:
+        """What training depends on besides the model: its outputs that are kept on disk."""
+        return {}
+
+    @abstractmethod
+    def outputs(self, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:
+        """Outputs of a task, float [outputs, classes], and hidden states, [tokens, hidden]."""
+
+
+class ModelTeacher(Teacher):
+    """A teacher that runs in every step."""
+
+    @property
+    @abstractmethod
+    def model(self) -> PreTrainedModel:
+        """The model, frozen."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, whatever the student does."""
+        super().train(False)
+        self.model.eval()
+        return self
+
+    @torch.no_grad()
+    def hidden(self, batch: PackedBatch, packing: Packing) -> Float[Tensor, "tokens hidden"]:
+        """Last hidden states."""
+        return run_encoder(self.model, batch, packing)
+
+    @torch.no_grad()
+    def projection(self, hidden: Float[Tensor, "tokens hidden"]) -> Projection:
+        """The masked-LM head, up to but without the product that makes logits."""
+        return vocabulary_projection(self.model, hidden)
+
+    @torch.no_grad()
+    def outputs(self, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:
+        """Outputs of a task and hidden states, computed."""
+        return run_model(self.model, batch)
+
+
+class PlacedTeacher(ModelTeacher):
+    """A teacher beside the student, which moves with it.
+
+    Args:
+        model: frozen here, and switched to packed attention.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self._model = _frozen(model)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, which is a part of this module."""
+        return self._model
+
+    def compilable(self) -> list[PreTrainedModel]:
+        """The model."""
+        return [self._model]
+
+
+class OffloadedTeacher(ModelTeacher):
+    """A teacher whose layers wait in host memory; see `placement.offload_layers`.
+
+    Args:
+        model: frozen here, and switched to packed attention.
+        device: that it computes on.
+    """
+
+    def __init__(self, model: MaskedLM, device: torch.device) -> None:
+        super().__init__()
+        offload_layers(model, device)
+        # Held in a tuple so that `.to()` and DDP do not see it.
+        self._models = (_frozen(model),)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, which is no part of this module."""
+        return self._models[0]
+
+
+class CachedTeacher(Teacher):
+    """A teacher that has run over all training inputs of a task already.
+
+    Args:
+        cache: its outputs.
+    """
+
+    def __init__(self, cache: TeacherOutputs) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def known(self, samples: Sequence[int]) -> Known:
+        """Outputs and hidden states, read from disk."""
+        return self.cache.of(samples)
+
+    def identity(self) -> Identity:
+        """The outputs on disk."""
+        return {TEACHER_OUTPUTS: Fingerprint(str(self.cache.folder), self.cache.content_digest())}
+
+    def outputs(self, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:
+        """What the batch brings."""
+        assert batch.teacher_outputs is not None
+        return batch.teacher_outputs, batch.teacher_hidden
+
+
+def run_once(
+    model: PreTrainedModel,
+    outputs: TeacherOutputs,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+    on_note: Callable[[str], None],
+) -> CachedTeacher:
+    """Run a teacher over all its inputs, unless its outputs are on disk already.
+
+    Args:
+        model: the teacher, on the CPU, where it is left.
+        outputs: where they are kept.
+        accelerator: names device and processes; all of them must call this.
+        tokens_per_micro_batch: of one forward pass.
+        on_note: told what is computed.
+    """
+    is_complete = [outputs.is_complete]
+    broadcast_object_list(is_complete)  # another run may complete it between two looks
+    if is_complete[0]:
+        if accelerator.is_main_process:
+            recover_all(outputs.folder)
+        on_note(f"the teacher's outputs are in {outputs.folder}")
+        return CachedTeacher(outputs)
+    on_note(f"the teacher runs once over {len(outputs.inputs):,} inputs: {outputs.folder}")
+    nn.Module.to(model.eval(), accelerator.device)
+    start = time.perf_counter()
+    outputs.compute(
+        model,
+        accelerator,
+        tokens_per_micro_batch,
+        lambda done, total: on_note(f"teacher: part {done} of {total}"),
+    )
+    model.cpu()
+    on_note(f"that took the teacher {time.perf_counter() - start:.1f} s")
+    return CachedTeacher(outputs)
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    use_packed_attention(model)
+    model.requires_grad_(False).eval()
+    return model
