@@ -9,6 +9,7 @@ import torch
 from loss_settings import by_name, weights
 from packed_batches import make_masker, padded, random_split
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from distilcli.batches.masked import PackedBatch, pack
 from distilcli.config.losses import LossConfig
@@ -21,7 +22,7 @@ LENGTHS = [3, 12, 12, 30, 7, 19, 5]
 DEFAULT = LossConfig()
 
 
-def placed(teacher: BertForMaskedLM | None) -> PlacedTeacher | None:
+def placed(teacher: PreTrainedModel | None) -> PlacedTeacher | None:
     return None if teacher is None else PlacedTeacher(teacher)
 
 
