@@ -144,7 +144,8 @@ def _union(
     kind: dict[str, Any] = {"enum": list(parts)}
     conditions = []
     for tag, part in parts.items():
-        condition: dict[str, Any] = {"properties": {"kind": {"const": tag}}}
+        # Only of mappings, or what is none would be said to be none of each part.
+        condition: dict[str, Any] = {"type": "object", "properties": {"kind": {"const": tag}}}
         if tag != otherwise:
             condition["required"] = ["kind"]
         conditions.append({"if": condition, "then": part})

@@ -97,10 +97,9 @@ class Page:
 
     def _add_table(self, name: str, above: str) -> list[tuple[str, str, str]]:
         """Append the table of one section; the sections below it: key, tag and name of each."""
-        section, below = self.sections[name], []
+        below: list[tuple[str, str, str]] = []
         self.parts.append("| key | may be | default | meaning |\n|---|---|---|---|\n")
-        for key, schema in section["properties"].items():
-            full = f"{above}.{key}" if above else key
+        for full, key, schema, section in self._rows(self.sections[name], above):
             found = list(_sections_of(schema, full))
             below += found
             cells = [f"`{full}`", _either(list(_kinds_of(schema))), _default(key, schema, section)]
@@ -108,6 +107,20 @@ class Page:
             cells = [cell.replace("|", "\\|") for cell in cells]
             self.parts.append(f"| {' | '.join(cells)} |\n")
         return below
+
+    def _rows(
+        self, section: Mapping[str, Any], above: str
+    ) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
+        """Dotted key, key, schema and section of each row; sections of one key need no table."""
+        for key, schema in section["properties"].items():
+            full = f"{above}.{key}" if above else key
+            inner = self.sections[_name(schema["$ref"])] if "$ref" in schema else section
+            if inner is not section and len(inner["properties"]) == 1:
+                for below, last, only, _ in self._rows(inner, full):
+                    words = f"{_sentence(inner)} {only.get('description', '')}".strip()
+                    yield below, last, {**only, "description": words}, inner
+            else:
+                yield full, key, schema, section
 
     def _meaning(
         self, key: str, schema: Mapping[str, Any], found: list[tuple[str, str, str]]
