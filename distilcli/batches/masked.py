@@ -40,7 +40,7 @@ class PackedBatch(PackedSequences):
         return self.soft_positions.shape[0]
 
 
-def pack(
+def pack_masked(
     split: Split,
     samples: Sequence[int],
     masker: Masker,
@@ -93,4 +93,4 @@ def held_out_batches(
     num_chosen = min(num_sequences, len(split))
     samples = (np.arange(num_chosen) * len(split) // num_chosen)[rank::world_size]
     for batch in by_length(samples, split.lengths, tokens_per_micro_batch):
-        yield pack(split, batch, masker, epoch=0)
+        yield pack_masked(split, batch, masker, epoch=0)

@@ -219,7 +219,7 @@ def suite(
         names, overrides = _names_and_overrides(models)
         from distilcli.cli import suite as command
 
-        wanted = command.Wanted(
+        wanted = command.WantedSuite(
             suite=option_path("SUITE", name),
             data=None if data is None else Path(option_path("--data", str(data))),
             models=names,

@@ -9,7 +9,7 @@ from distilcli.cli.console import Console
 from distilcli.config.experiment import BaseExperiment
 from distilcli.errors import RunFolderError
 from distilcli.files.atomic import recover_all
-from distilcli.training.places import check_apart, inputs_of
+from distilcli.training.places import check_apart, folders_read
 from distilcli.training.run_folder import RunFolder, check_results, write_results
 
 
@@ -49,7 +49,7 @@ def results_folder(
         return None
     runs = (run.root for run in map(run_of, names) if run is not None)
     if output is not None:
-        check_apart({"--output": output}, _models(names) | inputs_of(experiment))
+        check_apart({"--output": output}, _models(names) | folders_read(experiment))
     folder = output or next(runs, experiment.run_folder)
     check_results(folder)
     return folder

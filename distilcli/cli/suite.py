@@ -18,18 +18,17 @@ from distilcli.config.tasks import GlueName
 from distilcli.distillation.task_rows import look_at_rows
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.files.json_text import to_json
-from distilcli.suites.plan import SUITES, SuiteRun, builtin_suite, plan
-from distilcli.suites.plan import load as load_suite
+from distilcli.suites.plan import SUITES, SuiteRun, builtin_suite, load_suite, plan
 from distilcli.suites.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
 from distilcli.suites.results import table
 from distilcli.suites.runs import finished_scores, measure_teachers, recover_runs, take
 from distilcli.training.places import check_apart, check_places
 from distilcli.training.run_folder import RunFolder, check_results
-from distilcli.training.run_lock import locked
+from distilcli.training.run_lock import locked_run
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedSuite:
     """The command line.
 
     Attributes:
@@ -52,7 +51,7 @@ class Wanted:
     output: Path | None
 
 
-def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
+def run(wanted: WantedSuite, overrides: list[str], console: Console) -> None:
     """Take the runs of a suite that are not done, then show all of them."""
     if "LOCAL_RANK" in os.environ:
         raise ConfigError(
@@ -65,7 +64,9 @@ def run(wanted: Wanted, overrides: list[str], console: Console) -> None:
     if wanted.data is not None:
         check_apart({"the suite's folder": suite.folder}, {"--data": wanted.data})
     check_results(suite.folder)
-    with locked(suite.folder, 0.0, console.note):  # a suite at a time: they would mix their runs
+    with locked_run(
+        suite.folder, 0.0, console.note
+    ):  # a suite at a time: they would mix their runs
         recover_runs(suite.folder, runs)
         _take(suite, runs, wanted.jobs, console)
 
@@ -91,7 +92,7 @@ def _take(suite: Suite, runs: list[SuiteRun], jobs: int | None, console: Console
     console.result(record)
 
 
-def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suite, Path]:
+def _suite(wanted: WantedSuite, overrides: list[str], console: Console) -> tuple[Suite, Path]:
     if wanted.output is not None:
         # Quoted, since override values are YAML: a folder may be called 2024.
         place = {"output_dir": str(wanted.output.parent), "name": wanted.output.name}
@@ -124,7 +125,7 @@ def _suite(wanted: Wanted, overrides: list[str], console: Console) -> tuple[Suit
     return suite, where
 
 
-def _models(wanted: Wanted) -> tuple[str, str, Sequence[str]]:
+def _models(wanted: WantedSuite) -> tuple[str, str, Sequence[str]]:
     """Teacher, student and others."""
     if not wanted.models:
         raise ConfigError(

@@ -34,7 +34,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked_store(folder: Path) -> Iterator[None]:
     """Wait until no other process prepares this store, and keep them out during the block.
 
     Raises:

@@ -29,7 +29,14 @@ from distilcli.corpus.input_files import (
     stamps_of,
     times,
 )
-from distilcli.corpus.lock import claim, discard, disk_errors, locked, remove_leavings, withdraw
+from distilcli.corpus.lock import (
+    claim,
+    discard,
+    disk_errors,
+    locked_store,
+    remove_leavings,
+    withdraw,
+)
 from distilcli.corpus.manifest import SOURCE_KEYS, ShardRecord, SplitName, Totals
 from distilcli.corpus.recipe import make_recipe
 from distilcli.corpus.shards import Shard, ShardWriter, cut_texts, read_record
@@ -136,7 +143,7 @@ def prepare(
     if store is not None:
         return store
     preparation = _Preparation(data, tokenizer, on_progress)
-    with disk_errors(preparation.folder), locked(preparation.folder):
+    with disk_errors(preparation.folder), locked_store(preparation.folder):
         began = claim(
             preparation.folder,
             preparation.settings,

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches.masked import PackedBatch, held_out_batches, pack
+from distilcli.batches.masked import PackedBatch, held_out_batches, pack_masked
 from distilcli.batches.masking import Masker
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import Experiment
@@ -98,7 +98,9 @@ class MaskedLMObjective(Objective):
     def pack(self, draws: Draws) -> PackedBatch:
         """One micro-batch, each sample masked as in its epoch."""
         samples = draws.samples.tolist()
-        return pack(self.store.train, samples, self._masker, draws.epochs, self._unmasked_share)
+        return pack_masked(
+            self.store.train, samples, self._masker, draws.epochs, self._unmasked_share
+        )
 
     def held_out(self, accelerator: Accelerator) -> HeldOutScores:
         """Held-out scores of the student as it is now, beside its teacher."""

@@ -30,7 +30,7 @@ from distilcli.evaluation.task import compare_on_task
 from distilcli.losses.table import TASK_TERMS, hidden_terms
 from distilcli.models.heads import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
-from distilcli.tasks.inputs import TaskBatch, pack
+from distilcli.tasks.inputs import TaskBatch, pack_inputs
 
 
 class TaskObjective(Objective):
@@ -93,7 +93,7 @@ class TaskObjective(Objective):
         """One micro-batch, with the teacher's outputs where they are cached."""
         samples = draws.samples.tolist()
         teacher = self.module.teacher
-        return pack(self._inputs, samples, teacher.known(samples) if teacher else None)
+        return pack_inputs(self._inputs, samples, teacher.known(samples) if teacher else None)
 
     def held_out(self, accelerator: Accelerator) -> TaskScores:
         """Scores of the student as it is now on the dev examples."""

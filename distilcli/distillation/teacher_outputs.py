@@ -28,7 +28,7 @@ from distilcli.files.json_text import to_json
 from distilcli.files.values import FileValues
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.running import run_model
-from distilcli.tasks.inputs import Inputs, pack
+from distilcli.tasks.inputs import Inputs, pack_inputs
 
 PART = 2048  # inputs
 _OUTPUTS, _HIDDEN = "outputs", "hidden"
@@ -141,7 +141,7 @@ class TeacherOutputs:
         outputs: dict[int, np.ndarray] = {}
         hidden: dict[int, np.ndarray] = {}
         for group in by_length(samples, inputs.lengths, tokens):
-            batch = pack(inputs, group).to(device)
+            batch = pack_inputs(inputs, group).to(device)
             batch_outputs, batch_hidden = run_model(teacher, batch)
             self._check_finite(batch_outputs, batch_hidden, group)
             ends = np.cumsum(inputs.num_outputs_of[group])[:-1]

@@ -14,7 +14,7 @@ from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation.held_out import DIVERGED
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.running import run_model
-from distilcli.tasks.inputs import Inputs, pack
+from distilcli.tasks.inputs import Inputs, pack_inputs
 from distilcli.tasks.task import OpenTask
 
 
@@ -129,7 +129,7 @@ def outputs_of(
     model.eval()
     found: list[tuple[int, np.ndarray]] = []
     for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
-        batch = pack(inputs, group).to(device)
+        batch = pack_inputs(inputs, group).to(device)
         outputs, _ = run_model(model, batch)
         ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
         found += zip(group, np.split(outputs.float().cpu().numpy(), ends), strict=True)

@@ -5,12 +5,12 @@ file in it; transformers passes over it. A checkpoint has `checkpoint.json` inst
 `settings.json`, a run folder `environment.json`.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from distilcli import __version__
 from distilcli.errors import RunFolderError
+from distilcli.files.digests import sha256_of_file
 from distilcli.files.json_text import parse_json, to_json
 
 MARK = "distilcli.json"
@@ -26,7 +26,7 @@ def write_mark(folder: Path, kind: str) -> None:
         folder: just written.
         kind: what it is, such as "student".
     """
-    files = {name: _sha256(folder / name) for name in _files_below(folder)}
+    files = {name: sha256_of_file(folder / name) for name in _files_below(folder)}
     mark = {"distilcli": __version__, "kind": kind, "files": files}
     (folder / MARK).write_text(to_json(mark, indent=1) + "\n", encoding="utf-8")
 
@@ -92,7 +92,7 @@ def _foreign_entries(folder: Path, mark: dict[str, Any] | None) -> list[str]:
 def _is_changed(path: Path, digest: str) -> bool:
     """Whether a file is another one than was written; what cannot be read counts as that."""
     try:
-        return path.is_symlink() or not path.is_file() or _sha256(path) != digest
+        return path.is_symlink() or not path.is_file() or sha256_of_file(path) != digest
     except OSError:
         return True
 
@@ -105,8 +105,3 @@ def _files_below(folder: Path) -> list[str]:
         if not is_folder or not any(path.iterdir()):
             names.append(f"{path.relative_to(folder)}{'/' if is_folder else ''}")
     return names
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,7 +30,7 @@ TOKENIZER_FILES = (
 )
 _FIRST = (CONFIG, TOKENIZER_CONFIG)  # asked for at a branch or tag; the others at its commit
 MAX_JSON_BYTES = 64 * 2**20  # of a config or an index, which are a thousand times smaller
-_COPY_AGAIN = "Copy or download it again."
+COPY_AGAIN = "Copy or download it again."
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ModelFiles:
         path = self.folder / name
         if path.is_symlink() and not path.exists():
             raise ModelError(
-                f"{self.where}: {name} is a link to a file that is not there", _COPY_AGAIN
+                f"{self.where}: {name} is a link to a file that is not there", COPY_AGAIN
             )
         return path if path.is_file() else None
 
@@ -154,7 +154,7 @@ def unreadable(where: str, name: str, error: OSError) -> ModelError:
 
 
 def _invalid(where: str, name: str, reason: str) -> ModelError:
-    return ModelError(f"{where}: its {name} is not valid ({reason})", _COPY_AGAIN)
+    return ModelError(f"{where}: its {name} is not valid ({reason})", COPY_AGAIN)
 
 
 # The hub

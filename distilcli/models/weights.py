@@ -13,12 +13,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distilcli.errors import ModelError
-from distilcli.hub.model_files import ModelFiles, is_offline, unreadable
+from distilcli.hub.model_files import COPY_AGAIN, ModelFiles, is_offline, unreadable
 from distilcli.models.families import FAMILIES, Family, family_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_COPY_AGAIN = "Copy or download it again."
 _OTHER_CONFIG = "Use the config.json that was saved with these weights."
 # What wraps a model puts its own name before those of the weights: DataParallel and DDP,
 # torch.compile, FSDP, activation checkpointing. Only the first can stand nowhere but in front.
@@ -40,7 +39,7 @@ def read_weights(files: ModelFiles) -> dict[str, Tensor]:
         for name, tensor in _tensors(path, files.where).items():
             bare = _WRAPPERS.sub("", _OUTER_WRAPPERS.sub("", name))
             if bare in weights:
-                raise ModelError(f"{files.where}: {bare} is in its weights twice", _COPY_AGAIN)
+                raise ModelError(f"{files.where}: {bare} is in its weights twice", COPY_AGAIN)
             weights[bare] = tensor
     return weights
 
@@ -63,7 +62,7 @@ def weight_paths(files: ModelFiles) -> list[Path]:
         raise ModelError(
             f"{files.where}: {shards[0]} is a part of its weights, and {INDEX}, which names all "
             "parts, is missing",
-            _COPY_AGAIN,
+            COPY_AGAIN,
         )
     pickles = [name for name in there if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickles or (files.folder is None and files.find("pytorch_model.bin") is not None):
@@ -82,13 +81,13 @@ def weight_paths(files: ModelFiles) -> list[Path]:
             f"{files.where}: it has no weights as safetensors",
             "Use a revision that has model.safetensors, or convert it first.",
         )
-    raise ModelError(f"{files.where}: the folder has no {WEIGHTS}", _COPY_AGAIN)
+    raise ModelError(f"{files.where}: the folder has no {WEIGHTS}", COPY_AGAIN)
 
 
 def _shard_names(index: dict[str, Any], where: str) -> list[str]:
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise ModelError(f"{where}: its {INDEX} has no weight_map of names", _COPY_AGAIN)
+        raise ModelError(f"{where}: its {INDEX} has no weight_map of names", COPY_AGAIN)
     for name in names.values():
         # Nothing but files beside the index, and no pickles.
         is_plain = isinstance(name, str) and name == Path(name).name and "\0" not in name
@@ -116,7 +115,7 @@ def _tensors(path: Path, where: str) -> dict[str, Tensor]:
             # Copied: what is mapped would change, or end the process, with the file.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ModelError(f"{where}: {path.name} is damaged ({error})", _COPY_AGAIN) from error
+        raise ModelError(f"{where}: {path.name} is damaged ({error})", COPY_AGAIN) from error
     except OSError as error:
         raise unreadable(where, path.name, error) from error
     for name, tensor in tensors.items():

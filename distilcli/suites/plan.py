@@ -55,7 +55,7 @@ class SuiteRun:
         return f"{self.task}/{self.experiment.name}"
 
 
-def load(path: Path, overrides: Sequence[str] | None = None) -> Suite:
+def load_suite(path: Path, overrides: Sequence[str] | None = None) -> Suite:
     """Read a suite from a file and lay overrides over it.
 
     Raises:

@@ -17,7 +17,7 @@ from distilcli.tasks.labels import (
     class_texts,
     doubtful,
     named_by_vector,
-    number,
+    number_of,
     positive_class,
     refuse_vector,
     vector_length,
@@ -224,7 +224,7 @@ class Regression(_SequenceTask):
 
     def parse(self, value: Any) -> float:
         """A finite number."""
-        return number(value)
+        return number_of(value)
 
     def choose_labels(
         self,

@@ -161,7 +161,7 @@ class TaskBatch(PackedSequences):
         return self.output_positions.shape[0]
 
 
-def pack(
+def pack_inputs(
     inputs: Inputs,
     samples: Sequence[int],
     teacher: tuple[np.ndarray, np.ndarray | None] | None = None,

@@ -48,8 +48,8 @@ def class_text(value: Any) -> str:
         text = str(int(value)) if value == int(value) else str(value)
     elif isinstance(value, str):
         text = value.strip()
-        number = _WHOLE_NUMBER.fullmatch(text)
-        text = number[1] if number else text
+        number_of = _WHOLE_NUMBER.fullmatch(text)
+        text = number_of[1] if number_of else text
     else:
         kind = "list" if isinstance(value, list) else type(value).__name__
         raise BadExample(f"label {_short(value)} is a {kind}, not one class")
@@ -102,7 +102,7 @@ def _listed(text: str) -> list[Any]:
     return found
 
 
-def number(value: Any) -> float:
+def number_of(value: Any) -> float:
     """The number in a cell, one that float32 can hold.
 
     Raises:
@@ -172,8 +172,8 @@ def refuse_vector(row: tuple[str, ...]) -> None:
 
 def class_key(name: str) -> str:
     """What two ways of writing a class have in common: capitals and 1.0 for 1 do not count."""
-    number = _WHOLE_NUMBER.fullmatch(name.strip())
-    return (number[1] if number else name.strip()).casefold()
+    number_of = _WHOLE_NUMBER.fullmatch(name.strip())
+    return (number_of[1] if number_of else name.strip()).casefold()
 
 
 class Classes:
@@ -341,10 +341,10 @@ def positive_class(
 def _by_number(name: str) -> tuple[bool, float, str]:
     """Sorts 2 before 10, and numbers before words."""
     try:
-        number = float(name)
+        number_of = float(name)
     except ValueError:
-        number = math.inf
-    return (False, number, name) if math.isfinite(number) else (True, 0.0, name)
+        number_of = math.inf
+    return (False, number_of, name) if math.isfinite(number_of) else (True, 0.0, name)
 
 
 def _few(names: list[str]) -> str:

@@ -11,7 +11,7 @@ from distilcli.errors import ConfigError, extra
 from distilcli.tasks.examples import Examples
 from distilcli.tasks.inputs import Cut, Inputs
 from distilcli.tasks.outputs import Head, Outputs
-from distilcli.text.overlap import Overlap, overlap, text_digest
+from distilcli.text.overlap import Overlap, digest_of_texts, overlap
 
 _MUCH_CUT = 0.05  # of the tokens
 
@@ -90,7 +90,9 @@ class OpenTask(ABC):
             split.check(skip_bad_rows)
         self.num_examples = len(train.usable), len(dev.usable)
         self.skipped = Skipped(len(train.bad), len(dev.bad))
-        trained, measured = ([text_digest(*texts_of(x)) for x in s.usable] for s in (train, dev))
+        trained, measured = (
+            [digest_of_texts(*texts_of(x)) for x in s.usable] for s in (train, dev)
+        )
         self.overlap = overlap(trained, measured, ("task.train", "task.dev"), "rows")
         self.warnings = [self.overlap.warning] if self.overlap.warning else []
 

@@ -65,7 +65,7 @@ class HeldOutTexts:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._digests = Counter(text_digest(text) for text in texts if text.strip())
+        self._digests = Counter(digest_of_texts(text) for text in texts if text.strip())
         self._found: set[bytes] = set()
         self._has_others = False
 
@@ -76,7 +76,7 @@ class HeldOutTexts:
             return
         for text in texts:
             if text.strip():
-                digest = text_digest(text)
+                digest = digest_of_texts(text)
                 if digest in self._digests:
                     self._found.add(digest)
                 else:
@@ -91,7 +91,7 @@ class HeldOutTexts:
         return Overlap(shared, self._digests.total(), are_same, keys, unit)
 
 
-def text_digest(*texts: str) -> bytes:
+def digest_of_texts(*texts: str) -> bytes:
     """Hash of a text, or of the texts of one example, by which it is known again; 8 bytes.
 
     Blanks at the ends do not matter.

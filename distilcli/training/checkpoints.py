@@ -20,6 +20,7 @@ from torch import Tensor
 from distilcli import __version__
 from distilcli.errors import RunFolderError, WriteError
 from distilcli.files.atomic import recover_all, remove_folder, replacing
+from distilcli.files.digests import sha256_of_file
 from distilcli.files.json_text import parse_json, to_json
 
 _STATE_FILE = "checkpoint.json"
@@ -77,7 +78,7 @@ def save(
             for name, named_tensors in tensors.items():
                 path = new / f"{name}.safetensors"
                 save_file({key: t.detach().contiguous() for key, t in named_tensors.items()}, path)
-                digests[path.name] = _sha256(path)
+                digests[path.name] = sha256_of_file(path)
             record = {"distilcli": __version__, "format": _FORMAT, "step": step}
             record |= {"state": state, "sha256": digests}
             record["record_sha256"] = _record_sha256(record)
@@ -169,7 +170,7 @@ def load(folder: Path) -> Checkpoint:
         _check_record(record, folder)
         step, state, digests = record["step"], record["state"], record["sha256"]
         for name, digest in digests.items():
-            if _sha256(folder / name) != digest:
+            if sha256_of_file(folder / name) != digest:
                 raise RunFolderError(f"{folder / name}: damaged (its SHA-256 differs)")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{folder}: not a whole checkpoint ({error})") from error
@@ -242,8 +243,3 @@ def remove_all(root: Path) -> None:
         remove_folder(folder)
     if root.is_dir() and not any(root.iterdir()):
         root.rmdir()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

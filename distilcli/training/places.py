@@ -16,7 +16,7 @@ def check_places(experiment: BaseExperiment) -> None:
     Raises:
         ConfigError: naming both.
     """
-    check_apart(outputs_of(experiment), inputs_of(experiment))
+    check_apart(folders_written(experiment), folders_read(experiment))
 
 
 def check_apart(outputs: Mapping[str, str | Path], inputs: Mapping[str, str | Path]) -> None:
@@ -40,7 +40,7 @@ def check_apart(outputs: Mapping[str, str | Path], inputs: Mapping[str, str | Pa
             )
 
 
-def outputs_of(experiment: BaseExperiment) -> dict[str, Path]:
+def folders_written(experiment: BaseExperiment) -> dict[str, Path]:
     """The folders that an experiment's commands write, by the keys that say where."""
     run = RunFolder(experiment.run_folder)
     outputs = {f"output_dir, name ({run.root.name})": run.root}
@@ -50,7 +50,7 @@ def outputs_of(experiment: BaseExperiment) -> dict[str, Path]:
     return outputs | {key: Path(path) for key, path in shared.items()}
 
 
-def inputs_of(experiment: BaseExperiment) -> dict[str, str | Path]:
+def folders_read(experiment: BaseExperiment) -> dict[str, str | Path]:
     """The folders and models that an experiment reads, by their keys."""
     inputs: dict[str, str | Path] = {}
     if experiment.teacher is not None:

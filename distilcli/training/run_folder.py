@@ -24,7 +24,7 @@ from distilcli.files.json_text import parse_json, to_json
 from distilcli.files.marks import refuse_foreign
 from distilcli.training import checkpoints
 from distilcli.training.environment import describe_environment
-from distilcli.training.run_lock import locked
+from distilcli.training.run_lock import locked_run
 
 # Keys that may differ at a resume: they change the partition or the cadence, not the training.
 _FREE_KEYS = frozenset(
@@ -112,7 +112,7 @@ class RunFolder:
         Raises:
             RunFolderError: another process trains there, or the folder cannot be made.
         """
-        with locked(self.root, patience_seconds, on_wait, may_be_read_only=self.has_run):
+        with locked_run(self.root, patience_seconds, on_wait, may_be_read_only=self.has_run):
             for folder in (self.root, self.checkpoints):
                 recover_all(folder)
             yield

@@ -16,7 +16,7 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
-def locked(
+def locked_run(
     folder: Path,
     patience_seconds: float,
     on_wait: Callable[[str], None],

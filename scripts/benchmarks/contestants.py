@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distilcli.batches.masked import pack
+from distilcli.batches.masked import pack_masked
 from distilcli.batches.masking import Masker
 from distilcli.batches.packing import IGNORE_INDEX, PackedSequences
 from distilcli.batches.plan import StepPlan
@@ -111,7 +111,7 @@ class _PaddedContestant:
         draws = self.plan.draws(index)
         draws = draws.at(np.argsort(self.split.lengths[draws.samples], kind="stable").tolist())
         samples = draws.samples.tolist()
-        packed = pack(self.split, samples, self.masker, draws.epochs)
+        packed = pack_masked(self.split, samples, self.masker, draws.epochs)
         rows = packed.input_ids[0].split(list(packed.lengths))
         labels = packed.labels.split(list(packed.lengths))
         for first in range(0, len(samples), self.batch_size):

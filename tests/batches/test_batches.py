@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_batches import CLS, SEP, make_masker, random_split
 
-from distilcli.batches.masked import PackedBatch, held_out_batches, pack
+from distilcli.batches.masked import PackedBatch, held_out_batches, pack_masked
 from distilcli.batches.packing import IGNORE_INDEX
 from distilcli.batches.plan import STEP_PLAN, Draws, StepPlan, balanced_bins
 from distilcli.errors import ConfigError
@@ -219,7 +219,7 @@ def split(lengths, tiny_tokenizer):
 
 def test_pack_lays_sequences_end_to_end(split, tiny_tokenizer):
     samples = [150, 2, 99, 3]
-    batch = pack(split, samples, make_masker(tiny_tokenizer), epoch=1)
+    batch = pack_masked(split, samples, make_masker(tiny_tokenizer), epoch=1)
     rows = [split.tokens(sample) for sample in samples]
     assert batch.sample_ids == (150, 2, 99, 3)
     assert batch.lengths == tuple(len(row) for row in rows)
@@ -231,7 +231,7 @@ def test_pack_lays_sequences_end_to_end(split, tiny_tokenizer):
 
 def test_labels_are_the_hidden_tokens_and_nothing_else(split, tiny_tokenizer):
     samples = list(range(40))
-    batch = pack(split, samples, make_masker(tiny_tokenizer), epoch=0)
+    batch = pack_masked(split, samples, make_masker(tiny_tokenizer), epoch=0)
     original = torch.from_numpy(np.concatenate([split.tokens(i) for i in samples])).long()
     chosen = torch.zeros(len(original), dtype=torch.bool)
     chosen[batch.masked_positions] = True
@@ -247,8 +247,8 @@ def test_labels_are_the_hidden_tokens_and_nothing_else(split, tiny_tokenizer):
 
 def test_a_sequence_is_masked_alike_in_every_batch(split, tiny_tokenizer):
     masker = make_masker(tiny_tokenizer)
-    together = pack(split, [7, 8, 9], masker, epoch=4)
-    alone = pack(split, [8], masker, epoch=4)
+    together = pack_masked(split, [7, 8, 9], masker, epoch=4)
+    alone = pack_masked(split, [8], masker, epoch=4)
     where = slice(len(split.tokens(7)), len(split.tokens(7)) + len(split.tokens(8)))
     assert torch.equal(together.input_ids[:, where], alone.input_ids)
     assert torch.equal(together.labels[where], alone.labels)
@@ -259,10 +259,10 @@ def test_one_sequence_twice_in_a_batch_has_the_mask_of_each_epoch(split, tiny_to
     """As in a step that ends one epoch and begins the next."""
     masker = make_masker(tiny_tokenizer)
     draws = Draws(np.array([8, 3, 8]), np.array([4, 4, 5]))
-    both = pack(split, draws.samples.tolist(), masker, draws.epochs, 0.5)
+    both = pack_masked(split, draws.samples.tolist(), masker, draws.epochs, 0.5)
     size = len(split.tokens(8))
     for where, epoch in ((slice(0, size), 4), (slice(-size, None), 5)):
-        alone = pack(split, [8], masker, epoch, 0.5)
+        alone = pack_masked(split, [8], masker, epoch, 0.5)
         assert torch.equal(both.input_ids[:, where], alone.input_ids)
         assert torch.equal(both.labels[where], alone.labels)
     assert not torch.equal(both.labels[:size], both.labels[-size:])
@@ -270,7 +270,7 @@ def test_one_sequence_twice_in_a_batch_has_the_mask_of_each_epoch(split, tiny_to
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_soft_targets_look_at_the_masked_positions_first(split, tiny_tokenizer, share):
-    batch = pack(split, range(60), make_masker(tiny_tokenizer), 0, share)
+    batch = pack_masked(split, range(60), make_masker(tiny_tokenizer), 0, share)
     masked, others = batch.soft_positions.split(
         [batch.num_masked, batch.num_soft - batch.num_masked]
     )
@@ -286,7 +286,7 @@ def tensors(batch: PackedBatch) -> dict[str, torch.Tensor]:
 
 
 def test_a_batch_moves_whole(split, tiny_tokenizer):
-    batch = pack(split, [0, 1], make_masker(tiny_tokenizer), epoch=0)
+    batch = pack_masked(split, [0, 1], make_masker(tiny_tokenizer), epoch=0)
     moved = batch.to(torch.device("meta"))
     assert all(tensor.is_meta for tensor in tensors(moved).values())
     assert (moved.lengths, moved.sample_ids) == (batch.lengths, batch.sample_ids)
@@ -294,7 +294,7 @@ def test_a_batch_moves_whole(split, tiny_tokenizer):
 
 def test_a_batch_travels_between_processes_by_value(split, tiny_tokenizer):
     """Tensors among processes hold a file descriptor each, and would run out of them."""
-    batch = pack(split, [0, 1], make_masker(tiny_tokenizer), epoch=0)
+    batch = pack_masked(split, [0, 1], make_masker(tiny_tokenizer), epoch=0)
     sent = bytes(ForkingPickler.dumps(batch))
     arrived = ForkingPickler.loads(sent)
     assert len(sent) > sum(tensor.nbytes for tensor in tensors(batch).values())

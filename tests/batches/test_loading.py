@@ -10,7 +10,7 @@ from token_stores import tiny_tokenizer as word_pieces
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches.masked import PackedBatch, pack
+from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.batches.plan import Draws, StepPlan
 from distilcli.batches.workers import StepBatches, load_steps
 from distilcli.errors import ConfigError
@@ -36,7 +36,7 @@ def batches_of(tokenizer: PreTrainedTokenizerFast, rank: int = 0, world_size: in
     masker = make_masker(tokenizer)
 
     def pack_draws(draws: Draws) -> PackedBatch:
-        return pack(split, draws.samples.tolist(), masker, draws.epochs, 0.4)
+        return pack_masked(split, draws.samples.tolist(), masker, draws.epochs, 0.4)
 
     return Signalled(pack_draws, plan, rank, world_size)
 

@@ -61,8 +61,10 @@ def test_every_template_is_valid_and_called_as_its_file(kind):
     text = written(kind, "first.yaml")
     name = "mine" if kind == "suite" else None
     if kind == "suite":
-        name = plan.load(Path("first.yaml")).name
-        assert len(plan.plan(plan.load(Path("first.yaml")), 2, Path("first.yaml"))) == 2 * 3 * 2
+        name = plan.load_suite(Path("first.yaml")).name
+        assert (
+            len(plan.plan(plan.load_suite(Path("first.yaml")), 2, Path("first.yaml"))) == 2 * 3 * 2
+        )
     else:
         experiment = reading.load_any(Path("first.yaml"))
         name = experiment.name
@@ -109,7 +111,7 @@ def test_what_a_template_offers_in_comments_is_valid(kind):
     text = written(kind, "first.yaml")
     found = offers(text)
     assert found or kind == "quickstart"
-    load = plan.load if kind == "suite" else reading.load_any
+    load = plan.load_suite if kind == "suite" else reading.load_any
     for override in found:
         if override.startswith("student.model="):  # of another kind of student, as it says
             override = f'student={{"kind": "checkpoint", "model": {override.partition("=")[2]}}}'

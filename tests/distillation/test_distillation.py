@@ -11,7 +11,7 @@ from packed_batches import make_masker, padded, random_split
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distilcli.batches.masked import PackedBatch, pack
+from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.config.losses import LossConfig
 from distilcli.distillation.modules import Distillation
 from distilcli.distillation.teachers import PlacedTeacher
@@ -72,7 +72,7 @@ def batch(request, split, tiny_tokenizer) -> PackedBatch:
     """All sequences in one, with the positions that the test's `loss`, if it has one, looks at."""
     loss = request.getfixturevalue("loss") if "loss" in request.fixturenames else DEFAULT
     samples = range(len(LENGTHS))
-    return pack(split, samples, make_masker(tiny_tokenizer), 3, loss.unmasked_share)
+    return pack_masked(split, samples, make_masker(tiny_tokenizer), 3, loss.unmasked_share)
 
 
 def plain_run(model, batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -249,7 +249,7 @@ def test_sums_over_micro_batches_are_those_of_the_whole(
     edges = [0, *cuts, len(LENGTHS)]
     terms, counts = torch.zeros(len(module.terms)), [0] * len(module.terms)
     for first, last in pairwise(edges):
-        part = pack(split, range(first, last), masker, 3, loss.unmasked_share)
+        part = pack_masked(split, range(first, last), masker, 3, loss.unmasked_share)
         sums = module(part, coefficients)
         sums.total.backward()
         terms = terms + sums.terms

@@ -30,7 +30,7 @@ from distilcli.distillation.tasks import TaskObjective
 from distilcli.distillation.teachers import CachedTeacher, PlacedTeacher
 from distilcli.losses.labels import binary_cross_entropy
 from distilcli.losses.soft_targets import binary_soft_target_kl, soft_target_kl
-from distilcli.tasks.inputs import pack
+from distilcli.tasks.inputs import pack_inputs
 from distilcli.tasks.outputs import by_input
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
@@ -279,7 +279,7 @@ def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss,
         loss,
     )
     coefficients = coefficients_of(module)
-    found = module(pack(inputs, SAMPLES, known), coefficients)
+    found = module(pack_inputs(inputs, SAMPLES, known), coefficients)
     terms = naive_terms(
         plain_student, plain_teacher, inputs, SAMPLES, head, family, loss.temperature
     )
@@ -311,7 +311,7 @@ def test_every_divergence_is_the_padded_computation(head, family):
     inputs = inputs_of(head, family)
     terms = naive_terms(deepcopy(student), teacher, inputs, SAMPLES, head, family, 1.5)
     module = TaskDistillation(student, teacher, outputs_of(head, family), DIVERGENCES, True)
-    found = by_name(module, module(pack(inputs, SAMPLES), coefficients_of(module)))
+    found = by_name(module, module(pack_inputs(inputs, SAMPLES), coefficients_of(module)))
     assert set(formulas.DIVERGENCES) < found.keys()
     for name in formulas.DIVERGENCES:
         close(found[name], terms[name].detach(), 2e-6)
@@ -324,7 +324,7 @@ def test_every_trained_parameter_gets_a_gradient(body, head, family, loss):
     """Processes that train together wait for each of them."""
     student, teacher = models_of(body, head, family)
     module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), loss)
-    batch = pack(inputs_of(head, family), SAMPLES)
+    batch = pack_inputs(inputs_of(head, family), SAMPLES)
     module(batch, coefficients_of(module)).total.backward()
     for name, parameter in student.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
@@ -341,7 +341,7 @@ def test_counts_are_what_terms_are_summed_over(head, family, loss):
     if outputs is None:
         outputs = sum(1 + LENGTHS[sample] // 3 for sample in SAMPLES)
     counts = {"hidden_cosine": sum(LENGTHS[sample] for sample in SAMPLES)}
-    assert by_name(module, module.counts(pack(inputs, SAMPLES))) == {
+    assert by_name(module, module.counts(pack_inputs(inputs, SAMPLES))) == {
         name: counts.get(name, outputs) for name, weight in loss.weights.items() if weight
     }
 
@@ -352,7 +352,7 @@ def test_sums_over_micro_batches_are_those_of_the_whole(head, family, cuts):
     student, teacher = models_of("bert", head, family)
     module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), ALL_TERMS)
     inputs = inputs_of(head, family)
-    whole = pack(inputs, SAMPLES)
+    whole = pack_inputs(inputs, SAMPLES)
     coefficients = coefficients_of(module, module.counts(whole))
     expected = module(whole, coefficients)
     expected.total.backward()
@@ -360,7 +360,7 @@ def test_sums_over_micro_batches_are_those_of_the_whole(head, family, cuts):
     module.student.zero_grad()
     terms, counts = torch.zeros(len(module.terms)), np.zeros(len(module.terms), int)
     for first, last in pairwise([0, *cuts, len(SAMPLES)]):
-        part = pack(inputs, SAMPLES[first:last])
+        part = pack_inputs(inputs, SAMPLES[first:last])
         sums = module(part, coefficients)
         sums.total.backward()
         terms, counts = terms + sums.terms, counts + module.counts(part)
@@ -397,8 +397,8 @@ def test_an_input_alone_is_an_input_among_others(head, family):
         student.float(), PlacedTeacher(teacher.float()), outputs_of(head, family), ALL_TERMS
     )
     inputs, coefficients = inputs_of(head, family), coefficients_of(module)
-    together = module(pack(inputs, SAMPLES), coefficients)
-    alone = [module(pack(inputs, [sample]), coefficients) for sample in SAMPLES]
+    together = module(pack_inputs(inputs, SAMPLES), coefficients)
+    alone = [module(pack_inputs(inputs, [sample]), coefficients) for sample in SAMPLES]
     close(together.terms, sum(one.terms for one in alone), 1e-5)
     together.total.backward()
     assert all(p.grad.isfinite().all() for p in student.parameters())
@@ -418,7 +418,7 @@ def test_the_teacher_is_frozen_and_stays_in_eval_mode(head, family):
     assert module.train() is module
     assert all(part.training for part in student.modules())
     assert not any(part.training for part in teacher.modules())
-    module(pack(inputs_of(head, family), SAMPLES), coefficients_of(module)).total.backward()
+    module(pack_inputs(inputs_of(head, family), SAMPLES), coefficients_of(module)).total.backward()
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
     module.eval()
@@ -431,7 +431,7 @@ def test_teacher_and_student_alike_differ_in_labels_alone(head, family):
     module = TaskDistillation(
         deepcopy(teacher), PlacedTeacher(teacher), outputs_of(head, family), ALL_TERMS
     )
-    batch = pack(inputs_of(head, family), SAMPLES)
+    batch = pack_inputs(inputs_of(head, family), SAMPLES)
     found = by_name(module, module(batch, coefficients_of(module)))
     assert found.pop("labels") > 0.1
     assert found.pop("hidden_cosine").abs() < 1e-4
@@ -443,7 +443,7 @@ def test_teacher_and_student_alike_differ_in_labels_alone(head, family):
 def test_without_a_teacher_labels_alone_count(head, family):
     student, _ = models_of("bert", head, family)
     module = TaskDistillation(student, None, outputs_of(head, family), ALL_TERMS)
-    batch = pack(inputs_of(head, family), SAMPLES)
+    batch = pack_inputs(inputs_of(head, family), SAMPLES)
     assert by_name(module, module.alphas()) == {"labels": ALL_TERMS.labels.weight}
     assert module.counts(batch)[0] > 0
     assert module(batch, coefficients_of(module)).terms[0] > 0
@@ -472,7 +472,7 @@ def test_bf16_autocast_is_near_the_padded_computation(head):
     )
     inputs = inputs_of(head, "one-of")
     with torch.autocast("cpu", torch.bfloat16):
-        found = module(pack(inputs, SAMPLES), coefficients_of(module))
+        found = module(pack_inputs(inputs, SAMPLES), coefficients_of(module))
     found.total.backward()
     assert all(p.grad.dtype is torch.float32 for p in student.parameters())
     expected = naive_terms(plain_student, plain_teacher, inputs, SAMPLES, head, "one-of", 3.0)

@@ -9,7 +9,7 @@ from packed_batches import make_masker, padded, random_split
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from distilcli.batches.masked import PackedBatch, pack
+from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.errors import ModelError
 from distilcli.models.attention import (
     Packing,
@@ -33,7 +33,7 @@ def model(request, tiny_bert):
 @pytest.fixture(scope="module")
 def batch(tiny_tokenizer) -> PackedBatch:
     split = random_split(LENGTHS, tiny_tokenizer)
-    return pack(split, range(len(LENGTHS)), make_masker(tiny_tokenizer), epoch=0)
+    return pack_masked(split, range(len(LENGTHS)), make_masker(tiny_tokenizer), epoch=0)
 
 
 def packed_and_eager(model, dtype):
@@ -93,9 +93,9 @@ def test_a_sequence_does_not_see_its_neighbours(model, tiny_tokenizer):
     packed, _ = packed_and_eager(model, torch.float64)
     masker = make_masker(tiny_tokenizer)
     split = random_split([9] * 6 + [4, 30], tiny_tokenizer)
-    alone = run_packed(packed, pack(split, [2], masker, 0))
+    alone = run_packed(packed, pack_masked(split, [2], masker, 0))
     for samples in ([0, 2, 1], [2, 7], [6, 2], [7, 6, 3, 4, 2, 5]):
-        batch = pack(split, samples, masker, 0)
+        batch = pack_masked(split, samples, masker, 0)
         start = sum(batch.lengths[: samples.index(2)])
         found = run_packed(packed, batch)[start : start + 9]
         torch.testing.assert_close(found, alone, rtol=1e-13, atol=1e-13)
@@ -150,7 +150,7 @@ def test_states_of_another_model_and_masks_are_refused(given, tiny_tokenizer):
 
 def packing_of(lengths: tuple[int, ...], tokenizer) -> Packing:
     split = random_split(lengths, tokenizer)
-    return Packing.of(pack(split, range(len(lengths)), make_masker(tokenizer), epoch=0))
+    return Packing.of(pack_masked(split, range(len(lengths)), make_masker(tokenizer), epoch=0))
 
 
 def test_packing_finds_runs_of_equal_length(tiny_tokenizer):

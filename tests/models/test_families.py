@@ -35,7 +35,7 @@ from distilcli.models.loading import load_masked_lm
 from distilcli.models.running import run_encoder, run_model, vocabulary_projection
 from distilcli.models.saving import first_difference, save_model
 from distilcli.models.students import set_dropout
-from distilcli.tasks.inputs import pack
+from distilcli.tasks.inputs import pack_inputs
 
 LENGTHS = (9, 3, 3, 20, 1, 12)
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -347,7 +347,7 @@ def test_a_head_computes_what_transformers_does(family, head):
     with torch.no_grad():
         expected = run_padded(model, inputs, samples)
         use_packed_attention(model)
-        outputs, hidden = run_model(model, pack(inputs, samples))
+        outputs, hidden = run_model(model, pack_inputs(inputs, samples))
     torch.testing.assert_close(outputs, expected.outputs.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(hidden, expected.hidden, **EXACT)
 

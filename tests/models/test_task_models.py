@@ -44,7 +44,7 @@ from distilcli.models.heads import (
 )
 from distilcli.models.running import run_model
 from distilcli.models.saving import save_model
-from distilcli.tasks.inputs import pack
+from distilcli.tasks.inputs import pack_inputs
 
 LENGTHS = [9, 5, 12, 12, 3, 20, 2]
 LABELS = {
@@ -132,7 +132,7 @@ def test_packed_models_compute_what_padded_ones_do(body, head, samples):
     with torch.no_grad():
         expected = run_padded(model, inputs, samples)
         use_packed_attention(model)
-        outputs, hidden = run_model(model, pack(inputs, samples))
+        outputs, hidden = run_model(model, pack_inputs(inputs, samples))
     torch.testing.assert_close(outputs, expected.outputs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(hidden, expected.hidden, rtol=1e-5, atol=1e-5)
 
@@ -143,11 +143,11 @@ def test_token_types_reach_a_bert(head):
     model, samples = make_model("bert", head), [0, 3]
     inputs = make_inputs(LENGTHS, head)
     use_packed_attention(model)
-    batch = pack(inputs, samples)
+    batch = pack_inputs(inputs, samples)
     assert set(batch.token_type_ids.unique().tolist()) == {0, 1}
     outputs, _ = run_model(model, batch)
     inputs.token_types[:] = 0
-    others, _ = run_model(model, pack(inputs, samples))
+    others, _ = run_model(model, pack_inputs(inputs, samples))
     assert (outputs - others).abs().max() > 0.01
 
 
@@ -169,7 +169,7 @@ def test_dropout_stands_where_transformers_has_it(body, head):
     inputs = make_inputs(LENGTHS, head)
     expected = run_padded(model, inputs, samples)
     use_packed_attention(model)
-    outputs, _ = run_model(model, pack(inputs, samples))
+    outputs, _ = run_model(model, pack_inputs(inputs, samples))
     torch.testing.assert_close(outputs, expected.outputs, rtol=1e-5, atol=1e-5)
     is_constant = bool((outputs == outputs[0]).all())
     assert is_constant == bool(of_head)
@@ -180,7 +180,7 @@ def test_dropout_stands_where_transformers_has_it(body, head):
 def test_outputs_are_in_fp32_whatever_the_weights_are_in(body, head):
     model = make_model(body, head).bfloat16()
     use_packed_attention(model)
-    batch = pack(make_inputs(LENGTHS, head), [0, 1])
+    batch = pack_inputs(make_inputs(LENGTHS, head), [0, 1])
     outputs, _ = run_model(model, batch)
     assert outputs.dtype == torch.float32
 
@@ -502,7 +502,7 @@ def test_a_saved_student_loads_with_plain_transformers(body, head, tmp_path):
     use_packed_attention(student)  # as training leaves it
     inputs, samples = make_inputs(LENGTHS, head), [2, 4]
     with torch.no_grad():
-        expected, _ = run_model(student, pack(inputs, samples))
+        expected, _ = run_model(student, pack_inputs(inputs, samples))
     save_model(student, pair_tokenizer(), tmp_path / "student")
     loaded, info = AUTO_CLASSES[head].from_pretrained(
         tmp_path / "student", output_loading_info=True

@@ -129,7 +129,7 @@ def test_builtin_files_of_the_configs_ship() -> None:
 def test_the_suite_has_all_kinds_of_tasks() -> None:
     path = ROOT / "configs" / "suites" / "english.yaml"
     assert header_of(path)[0].startswith("distilcli suite configs/suites/english.yaml")
-    suite = suite_plan.load(path)
+    suite = suite_plan.load_suite(path)
     assert suite.name == path.stem
     assert set(suite.tasks) == {"CoLA", "IMDb", "MRPC", "POS", "RTE", "SQuAD", "SST-2", "STS-B"}
     assert len(suite_plan.plan(suite, 3, path)) == 3 * 3 * len(suite.tasks)

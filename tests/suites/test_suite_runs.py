@@ -664,7 +664,7 @@ def with_expert(tmp_path: Path, tasks: TinyTasks, expert: Path) -> Path:
 
 def test_a_teacher_of_the_task_is_measured_once_for_every_seed(tmp_path, tasks, expert):
     file = with_expert(tmp_path, tasks, expert)
-    suite = suite_plan.load(file)
+    suite = suite_plan.load_suite(file)
     results: Results = {("tags", "teacher", 1): {"accuracy": 0.5}}
     runs.measure_teachers(suite, plan(suite, 3, file), results)
     assert results.keys() == {

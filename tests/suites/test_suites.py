@@ -174,7 +174,7 @@ def path(tmp_path) -> Path:
 
 def load(path: Path, *overrides: str, **changes: Any) -> Suite:
     path.write_text(yaml.safe_dump(SUITE | changes), encoding="utf-8")
-    return suite_plan.load(path, list(overrides))
+    return suite_plan.load_suite(path, list(overrides))
 
 
 def complaint(path: Path, *overrides: str, **changes: Any) -> str:

@@ -23,7 +23,7 @@ from distilcli.distillation.modules import TaskDistillation
 from distilcli.distillation.tasks import TaskObjective
 from distilcli.distillation.teachers import PlacedTeacher
 from distilcli.tasks.augmentation import augment
-from distilcli.tasks.inputs import Inputs, pack, without_labels
+from distilcli.tasks.inputs import Inputs, pack_inputs, without_labels
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
 
@@ -58,7 +58,7 @@ def test_the_originals_come_first_as_they_were(head, family, tokenizer):
     inputs = with_specials(make_inputs(LENGTHS, head, family))
     found = augment(inputs, Augmentation(copies=3, replaced=0.5), tokenizer, seed=1)
     assert len(found) == 4 * NUMBER
-    batch, expected = pack(found, range(NUMBER)), pack(inputs, range(NUMBER))
+    batch, expected = pack_inputs(found, range(NUMBER)), pack_inputs(inputs, range(NUMBER))
     assert torch.equal(batch.input_ids, expected.input_ids)
     assert torch.equal(batch.targets, expected.targets)
     assert batch.num_labels == expected.num_labels > 0
@@ -69,8 +69,8 @@ def test_copies_are_read_where_the_originals_are_and_have_no_labels(head, family
     inputs = with_specials(make_inputs(LENGTHS, head, family))
     found = augment(inputs, Augmentation(copies=2, replaced=0.5), tokenizer, seed=1)
     for copy in (1, 2):
-        batch = pack(found, range(copy * NUMBER, (copy + 1) * NUMBER))
-        expected = pack(inputs, range(NUMBER))
+        batch = pack_inputs(found, range(copy * NUMBER, (copy + 1) * NUMBER))
+        expected = pack_inputs(inputs, range(NUMBER))
         assert batch.lengths == expected.lengths
         assert torch.equal(batch.token_type_ids, expected.token_type_ids)
         assert torch.equal(batch.output_positions, expected.output_positions)
@@ -140,7 +140,7 @@ def test_hard_labels_count_where_there_are_some(head, family, tokenizer):
         student, PlacedTeacher(teacher), outputs_of(head, family), TaskLossConfig()
     )
     ones = [torch.tensor(1.0)] * len(module.terms)
-    alone, together = pack(found, range(NUMBER)), pack(found, range(len(found)))
+    alone, together = pack_inputs(found, range(NUMBER)), pack_inputs(found, range(len(found)))
     counts = [by_name(module, module.counts(batch)) for batch in (alone, together)]
     assert counts[0]["labels"] == counts[1]["labels"] > 0
     assert counts[1]["soft_targets"] == 3 * counts[0]["soft_targets"]
@@ -155,7 +155,7 @@ def test_inputs_without_labels_give_no_gradient(head, family):
     inputs = without_labels(make_inputs(LENGTHS, head, family))
     student = make_model("bert", head, 1 if family == "number" else 3)
     module = TaskDistillation(student, None, outputs_of(head, family), TaskLossConfig())
-    batch = pack(inputs, range(NUMBER))
+    batch = pack_inputs(inputs, range(NUMBER))
     assert batch.num_labels == 0
     losses = module(batch, [torch.tensor(1.0)])
     assert losses.total == 0

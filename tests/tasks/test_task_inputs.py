@@ -18,7 +18,7 @@ from tiny_tasks import pair_tokenizer
 
 from distilcli.config.tasks import QuestionAnsweringTask
 from distilcli.errors import DataError
-from distilcli.tasks.inputs import join, pack
+from distilcli.tasks.inputs import join, pack_inputs
 from distilcli.tasks.question_answering import Question, _inputs
 
 TOKENIZER = pair_tokenizer()
@@ -106,7 +106,7 @@ def test_a_packed_batch_is_that_of_a_naive_loop(given_lists, data):
         if not of_rows:
             expected["targets"].append([2 * sample, 2 * sample + 1])
         boundaries.append(begin + len(ids[sample]))
-    batch = pack(inputs, samples)
+    batch = pack_inputs(inputs, samples)
     assert batch.input_ids.tolist() == [expected["ids"]]
     assert batch.token_type_ids.tolist() == [expected["types"]]
     assert batch.position_ids.tolist() == [expected["positions"]]
@@ -133,18 +133,18 @@ def some_inputs():
 @pytest.mark.parametrize("hidden", [None, np.full((7, 4), 0.5, np.float16)])
 def test_a_batch_brings_what_is_known_of_the_teacher(some_inputs, hidden):
     outputs = np.array([[1, 2], [3, 4]], np.float32)
-    batch = pack(some_inputs, [1, 0], (outputs, hidden))
+    batch = pack_inputs(some_inputs, [1, 0], (outputs, hidden))
     assert batch.teacher_outputs.tolist() == [[1, 2], [3, 4]]
     assert (batch.teacher_hidden is None) == (hidden is None)
     assert hidden is None or batch.teacher_hidden.shape == (7, 4)
-    assert pack(some_inputs, [1, 0]).teacher_outputs is None
+    assert pack_inputs(some_inputs, [1, 0]).teacher_outputs is None
 
 
 @pytest.mark.parametrize("with_teacher", [False, True])
 def test_a_batch_travels_between_processes_by_value(some_inputs, with_teacher):
     """Tensors among processes hold a file descriptor each, and would run out of them."""
     known = (np.ones((2, 2), np.float32), np.ones((9, 4), np.float16)) if with_teacher else None
-    batch = pack(some_inputs, [0, 2], known)
+    batch = pack_inputs(some_inputs, [0, 2], known)
     sent = bytes(ForkingPickler.dumps(batch))
     arrived = ForkingPickler.loads(sent)
     tensors = {key: value for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}

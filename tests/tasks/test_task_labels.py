@@ -25,7 +25,7 @@ from distilcli.tasks.labels import (
     class_text,
     class_texts,
     doubtful,
-    number,
+    number_of,
     tag_text,
     vector_length,
 )
@@ -158,7 +158,7 @@ def test_what_are_no_classes_is_said(value: Any, reason: str) -> None:
     ("value", "expected"), [(1, 1.0), ("2.5", 2.5), (-100, -100.0), ("1e3", 1e3)]
 )
 def test_a_number_is_a_number(value: Any, expected: float) -> None:
-    assert number(value) == expected
+    assert number_of(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_number_is_a_number(value: Any, expected: float) -> None:
 )
 def test_what_is_no_number_for_float32_is_said(value: Any, reason: str) -> None:
     with pytest.raises(BadExample) as caught:
-        number(value)
+        number_of(value)
     assert str(caught.value) == reason
 
 

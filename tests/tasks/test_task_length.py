@@ -18,7 +18,7 @@ from distilcli.config.tasks import GlueTask
 from distilcli.distillation.assembly import open_task_of
 from distilcli.errors import ConfigError, ModelError
 from distilcli.models.heads import _check_inputs
-from distilcli.suites.plan import builtin_suite, load
+from distilcli.suites.plan import builtin_suite, load_suite
 from distilcli.tasks.inputs import Cut
 from distilcli.tasks.task import OpenTask
 
@@ -178,7 +178,7 @@ def test_a_shipped_experiment_says_how_long_its_inputs_are(path: Path) -> None:
 
 
 def test_the_suites_say_how_long_their_inputs_are(tmp_path: Path) -> None:
-    for task in load(CONFIGS / "suites" / "english.yaml").tasks.values():
+    for task in load_suite(CONFIGS / "suites" / "english.yaml").tasks.values():
         assert task.task.max_length is not None
     tree, _ = builtin_suite("glue", None, "t", {"kind": "checkpoint", "model": "m"})
     lengths = {GlueTask.model_validate(task["task"]).max_length for task in tree["tasks"].values()}

@@ -3,18 +3,18 @@
 import pytest
 
 from distilcli.errors import DataError
-from distilcli.text.overlap import overlap, text_digest
+from distilcli.text.overlap import digest_of_texts, overlap
 
 KEYS = "task.train", "task.dev"
 
 
 def digests(*texts: str) -> list[bytes]:
-    return [text_digest(text) for text in texts]
+    return [digest_of_texts(text) for text in texts]
 
 
 def test_a_text_is_known_by_its_words_and_a_pair_by_both_texts() -> None:
-    assert text_digest(" a b\n") == text_digest("a b")
-    assert len({text_digest("a", "b"), text_digest("ab"), text_digest("b", "a")}) == 3
+    assert digest_of_texts(" a b\n") == digest_of_texts("a b")
+    assert len({digest_of_texts("a", "b"), digest_of_texts("ab"), digest_of_texts("b", "a")}) == 3
 
 
 def test_nothing_in_common_needs_no_warning() -> None:

@@ -3,12 +3,12 @@
 import pytest
 
 from distilcli.errors import RunFolderError
-from distilcli.training.run_lock import locked
+from distilcli.training.run_lock import locked_run
 
 
 def test_a_folder_that_nobody_uses_is_entered_at_once(tmp_path):
     for _ in range(2):
-        with locked(tmp_path, 0.0, pytest.fail):
+        with locked_run(tmp_path, 0.0, pytest.fail):
             assert (tmp_path / ".lock").exists()
 
 
@@ -19,7 +19,7 @@ def test_a_mistake_leaves_what_was_there_before(tmp_path, made):
     before = set(tmp_path.rglob("*"))
 
     def enter_and_fail() -> None:
-        with locked(tmp_path / "runs" / "x", 0.0, pytest.fail):
+        with locked_run(tmp_path / "runs" / "x", 0.0, pytest.fail):
             assert (tmp_path / "runs" / "x" / ".lock").exists()
             raise RunFolderError("no")
 
@@ -30,7 +30,7 @@ def test_a_mistake_leaves_what_was_there_before(tmp_path, made):
 
 def test_a_run_that_fails_keeps_what_it_has_written(tmp_path):
     def enter_and_fail() -> None:
-        with locked(tmp_path / "x", 0.0, pytest.fail):
+        with locked_run(tmp_path / "x", 0.0, pytest.fail):
             (tmp_path / "x" / "metrics.jsonl").touch()
             raise RunFolderError("no")
 
@@ -43,6 +43,6 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / ".lock").mkdir()
     with (
         pytest.raises(RunFolderError, match="cannot be written"),
-        locked(tmp_path, 0.0, pytest.fail),
+        locked_run(tmp_path, 0.0, pytest.fail),
     ):
         pass
