@@ -21,7 +21,7 @@ from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
 from distilcli.losses.vocabulary import fused_vocabulary_losses
 from distilcli.models.attention import Packing, use_packed_attention
-from distilcli.models.families import MaskedLM, encoder
+from distilcli.models.families import MaskedLM, encoder, is_of_head
 from distilcli.models.running import run_encoder, run_model, vocabulary_projection
 from distilcli.tasks.inputs import TaskBatch
 from distilcli.tasks.outputs import Outputs
@@ -249,7 +249,6 @@ class TaskDistillation(LossModule):
         return self.outputs.counts(batch)
 
     def _freeze_head(self) -> None:
-        prefix = f"{self.student.base_model_prefix}."
         for name, parameter in self.student.named_parameters():
-            if not name.startswith(prefix) or ".pooler." in name:
+            if is_of_head(self.student, name):
                 parameter.requires_grad_(False)

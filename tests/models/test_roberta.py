@@ -27,6 +27,8 @@ from distilcli.corpus.store import TokenStore
 from distilcli.models.families import FAMILIES
 from distilcli.models.loading import load_masked_lm
 
+pytestmark = pytest.mark.slow  # what is quick of it, `test_families.py` tests
+
 STEPS = 20
 POSITIONS = 32  # for tokens; in config.json there are two more
 LAYERS = 4

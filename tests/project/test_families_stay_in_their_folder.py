@@ -70,6 +70,8 @@ def paths_of(model_type: str) -> set[str]:
     head = family.vocabulary_head
     paths = {*astuple(family.layer), *map(str, astuple(family.embeddings)), family.layers}
     paths |= {head.transform, head.norm, head.decoder, *head.biases}
+    if family.pooler is not None:
+        paths.add(f".{family.pooler}.")
     return {path for path in paths if "." in path or "_" in path}
 
 
@@ -134,6 +136,7 @@ def test_what_is_allowed_is_there() -> None:
         "weight = weights['transformer.layer.0.ffn.lin1.weight']",
         "layers = body.get_submodule('encoder.layer')",
         "head = model.vocab_projector",
+        "is_of_head = '.pooler.' in name",
     ],
 )
 def test_the_reading_would_notice(tmp_path: Path, source: str) -> None:
