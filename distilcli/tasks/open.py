@@ -12,8 +12,10 @@ from distilcli.config.tasks import (
     TaggingTask,
 )
 from distilcli.tasks import glue
-from distilcli.tasks.classification import Classification, MultiLabel, Regression
+from distilcli.tasks.classification import Classification
+from distilcli.tasks.multi_label import MultiLabel
 from distilcli.tasks.question_answering import QuestionAnswering
+from distilcli.tasks.regression import Regression
 from distilcli.tasks.tagging import Tagging
 from distilcli.tasks.task import OpenTask, scikit_metrics
 from distilcli.text.tokenizers import TextTokenizer

@@ -30,9 +30,11 @@ from distilcli.distillation.assembly import open_task_of
 from distilcli.evaluation import speed
 from distilcli.evaluation import task as task_evaluation
 from distilcli.models.attention import use_packed_attention
-from distilcli.tasks.classification import Classification, MultiLabel, Regression
+from distilcli.tasks.classification import Classification
 from distilcli.tasks.inputs import Inputs, join
+from distilcli.tasks.multi_label import MultiLabel
 from distilcli.tasks.question_answering import QuestionAnswering
+from distilcli.tasks.regression import Regression
 from distilcli.tasks.tagging import Tagging
 from distilcli.training.run_folder import RunFolder
 
