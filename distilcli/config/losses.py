@@ -67,6 +67,16 @@ class LogitMSEConfig(TermConfig):
     )
 
 
+class ReverseKLConfig(TermConfig):
+    """T^2 KL(student || teacher), which prefers some of the teacher's modes to all of them."""
+
+    for_numbers: ClassVar[bool] = False
+
+    weight: Weight = Field(
+        0.0, description="Weight of the reverse KL divergence (Gu et al. 2024, MiniLLM)."
+    )
+
+
 class BaseLoss(Section):
     """What the losses of all kinds of training share."""
 
@@ -123,6 +133,7 @@ class LossConfig(BaseLoss):
     masked_lm: MaskedLMConfig = Field(default_factory=MaskedLMConfig)
     hidden_cosine: HiddenCosineConfig = Field(default_factory=HiddenCosineConfig)
     logit_mse: LogitMSEConfig = Field(default_factory=LogitMSEConfig)
+    reverse_kl: ReverseKLConfig = Field(default_factory=ReverseKLConfig)
 
     @property
     def unmasked_share(self) -> float:
@@ -163,3 +174,4 @@ class TaskLossConfig(BaseLoss):
     soft_targets: TaskSoftTargetsConfig = Field(default_factory=TaskSoftTargetsConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     hidden_cosine: TaskHiddenCosineConfig = Field(default_factory=TaskHiddenCosineConfig)
+    reverse_kl: ReverseKLConfig = Field(default_factory=ReverseKLConfig)

@@ -10,11 +10,23 @@ from distilcli.losses.hidden_cosine import HiddenCosine
 from distilcli.losses.labels import Labels
 from distilcli.losses.logit_mse import LogitMSE
 from distilcli.losses.masked_lm import MaskedLM
+from distilcli.losses.reverse_kl import ReverseKL
 from distilcli.losses.soft_targets import SoftTargets
 from distilcli.losses.terms import Term
 
-MASKED_LM_TERMS: tuple[type[Term], ...] = (SoftTargets, LogitMSE, MaskedLM, HiddenCosine)
-TASK_TERMS: tuple[type[Term], ...] = (SoftTargets, Labels, HiddenCosine)
+MASKED_LM_TERMS: tuple[type[Term], ...] = (
+    SoftTargets,
+    ReverseKL,
+    LogitMSE,
+    MaskedLM,
+    HiddenCosine,
+)
+TASK_TERMS: tuple[type[Term], ...] = (
+    SoftTargets,
+    ReverseKL,
+    Labels,
+    HiddenCosine,
+)
 
 
 def hidden_terms(table: Sequence[type[Term]], weights: Mapping[str, float]) -> list[str]:

@@ -24,6 +24,11 @@ def soft_target_kl(z: Tensor, v: Tensor, temperature: float) -> Tensor:
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum()
 
 
+def reverse_kl(z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    """Sum over tokens of T^2 sum_i q_i (log q_i - log p_i)."""
+    return soft_target_kl(v, z, temperature)
+
+
 def cross_entropy(z: Tensor, labels: Tensor) -> Tensor:
     """Sum over tokens of -log q_label."""
     log_q = log_softmax(z)
@@ -44,6 +49,7 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 # Terms that compare distributions, by name: of logits of the student, of the teacher, and T.
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "soft_targets": soft_target_kl,
+    "reverse_kl": reverse_kl,
 }
 
 
