@@ -77,6 +77,17 @@ class ReverseKLConfig(TermConfig):
     )
 
 
+class JensenShannonConfig(TermConfig):
+    """T^2 times the Jensen-Shannon divergence, which is symmetric and never above T^2 log 2."""
+
+    for_numbers: ClassVar[bool] = False
+
+    weight: Weight = Field(
+        0.0,
+        description="Weight of the Jensen-Shannon divergence (Lin 1991; Agarwal et al. 2024, GKD).",
+    )
+
+
 class BaseLoss(Section):
     """What the losses of all kinds of training share."""
 
@@ -134,6 +145,7 @@ class LossConfig(BaseLoss):
     hidden_cosine: HiddenCosineConfig = Field(default_factory=HiddenCosineConfig)
     logit_mse: LogitMSEConfig = Field(default_factory=LogitMSEConfig)
     reverse_kl: ReverseKLConfig = Field(default_factory=ReverseKLConfig)
+    jensen_shannon: JensenShannonConfig = Field(default_factory=JensenShannonConfig)
 
     @property
     def unmasked_share(self) -> float:
@@ -175,3 +187,4 @@ class TaskLossConfig(BaseLoss):
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     hidden_cosine: TaskHiddenCosineConfig = Field(default_factory=TaskHiddenCosineConfig)
     reverse_kl: ReverseKLConfig = Field(default_factory=ReverseKLConfig)
+    jensen_shannon: JensenShannonConfig = Field(default_factory=JensenShannonConfig)

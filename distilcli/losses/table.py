@@ -7,6 +7,7 @@ settings (`config/losses.py`).
 from collections.abc import Mapping, Sequence
 
 from distilcli.losses.hidden_cosine import HiddenCosine
+from distilcli.losses.jensen_shannon import JensenShannon
 from distilcli.losses.labels import Labels
 from distilcli.losses.logit_mse import LogitMSE
 from distilcli.losses.masked_lm import MaskedLM
@@ -17,6 +18,7 @@ from distilcli.losses.terms import Term
 MASKED_LM_TERMS: tuple[type[Term], ...] = (
     SoftTargets,
     ReverseKL,
+    JensenShannon,
     LogitMSE,
     MaskedLM,
     HiddenCosine,
@@ -24,6 +26,7 @@ MASKED_LM_TERMS: tuple[type[Term], ...] = (
 TASK_TERMS: tuple[type[Term], ...] = (
     SoftTargets,
     ReverseKL,
+    JensenShannon,
     Labels,
     HiddenCosine,
 )

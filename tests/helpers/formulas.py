@@ -29,6 +29,13 @@ def reverse_kl(z: Tensor, v: Tensor, temperature: float) -> Tensor:
     return soft_target_kl(v, z, temperature)
 
 
+def jensen_shannon(z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    """Sum over tokens of T^2/2 sum_i p_i log(p_i / m_i) + q_i log(q_i / m_i), m = (p + q) / 2."""
+    q, p = softmax(z / temperature), softmax(v / temperature)
+    middle = ((p + q) / 2).log()
+    return temperature**2 / 2 * (p * (p.log() - middle) + q * (q.log() - middle)).sum()
+
+
 def cross_entropy(z: Tensor, labels: Tensor) -> Tensor:
     """Sum over tokens of -log q_label."""
     log_q = log_softmax(z)
@@ -50,6 +57,7 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "soft_targets": soft_target_kl,
     "reverse_kl": reverse_kl,
+    "jensen_shannon": jensen_shannon,
 }
 
 
