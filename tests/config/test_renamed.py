@@ -11,8 +11,7 @@ from distilcli.config.losses import LossConfig, TaskLossConfig
 from distilcli.config.reading import load_any, load_of_run
 from distilcli.config.renamed import with_new_names
 from distilcli.errors import ConfigError
-from distilcli.suites.plan import load as load_suite
-from distilcli.suites.plan import plan
+from distilcli.suites.plan import load_suite, plan
 
 MASKED_LM = {
     "name": "n",

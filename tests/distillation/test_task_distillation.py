@@ -310,7 +310,8 @@ def test_every_divergence_is_the_padded_computation(head, family):
     student, teacher = models_of("distilbert", head, family)
     inputs = inputs_of(head, family)
     terms = naive_terms(deepcopy(student), teacher, inputs, SAMPLES, head, family, 1.5)
-    module = TaskDistillation(student, teacher, outputs_of(head, family), DIVERGENCES, True)
+    teacher = PlacedTeacher(teacher)
+    module = TaskDistillation(student, teacher, outputs_of(head, family), DIVERGENCES)
     found = by_name(module, module(pack_inputs(inputs, SAMPLES), coefficients_of(module)))
     assert set(formulas.DIVERGENCES) < found.keys()
     for name in formulas.DIVERGENCES:
