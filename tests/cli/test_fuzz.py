@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distilcli.cli.app import COMMANDS
+from distilcli.cli.options import TEMPLATES
 
 NUM_EXAMPLES = int(os.environ.get("DISTILCLI_FUZZ_EXAMPLES", "0"))
 EXAMPLES = {
@@ -159,6 +160,7 @@ words = (st.sampled_from([*TEXTS, *map(str, NUMBERS)]) | st.text(max_size=6)).fi
 )
 option = st.tuples(st.sampled_from(OPTIONS), words).map(list)
 SETTINGS = [".".join(map(str, key)) for key in places(MASKED_LM)]
+plain = st.sampled_from(TEMPLATES) | words
 override = st.tuples(st.sampled_from(SETTINGS) | words, words).map("=".join)
 
 
@@ -181,6 +183,18 @@ def test_options(
         line += ["--config", "own.yaml"]
     with world.copy() as folder:
         check(line, run([*line, "--num-proc", "1"] if command == "prepare" else line, folder))
+
+
+@pytest.mark.slow
+@given(st.sampled_from(["new", "schema", "suite"]), st.lists(plain, max_size=3), st.booleans())
+@tries(15)
+def test_words_without_options(
+    world: World, command: str, given_words: list[str], as_json: bool
+) -> None:
+    """Whatever a file, a kind or a suite is called."""
+    line = [command, *["--json"][: int(as_json)], "--", *given_words]
+    with world.copy() as folder:
+        check(line, run(line, folder))
 
 
 # Settings
