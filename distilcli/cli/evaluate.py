@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from distilcli.cli.console import Console
-from distilcli.cli.evaluated import Wanted, experiment_of, models_to_measure
+from distilcli.cli.models_to_measure import Wanted, experiment_of, models_to_measure
 from distilcli.cli.results import results_folder, settle_runs, show_and_write
 from distilcli.config.experiment import BaseExperiment
-from distilcli.distillation.kinds import kind_of
 from distilcli.distillation.measured_text import settings_of
+from distilcli.distillation.run_kinds import kind_of
 from distilcli.errors import ConfigError
 from distilcli.training.processes import single_accelerator
 

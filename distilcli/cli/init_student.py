@@ -12,13 +12,13 @@ from distilcli.config.experiment import Experiment
 from distilcli.config.models import CopiedStudent, Student
 from distilcli.corpus.prepare import is_prepared
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.assembly import (
+from distilcli.distillation.masked_lm_parts import (
     check_student,
-    experiment_tokenizer,
     load_teacher,
     make_student,
     open_store,
 )
+from distilcli.distillation.run_kind import experiment_tokenizer
 from distilcli.errors import ConfigError, DistilError, RunFolderError
 from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, held_out_scores
 from distilcli.evaluation.result import number, percent
@@ -33,7 +33,7 @@ from distilcli.models.loading import load_masked_lm
 from distilcli.models.saving import save_verified
 from distilcli.models.students import build_student
 from distilcli.text.tokenizers import load_tokenizer
-from distilcli.training.places import check_apart, check_places
+from distilcli.training.folder_checks import check_apart, check_places
 from distilcli.training.processes import single_accelerator
 from distilcli.training.run_folder import RunFolder
 

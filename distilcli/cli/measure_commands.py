@@ -118,7 +118,7 @@ def evaluate(
         if teacher is not None and not text:
             raise ConfigError("--teacher goes with --text")
         from distilcli.cli import evaluate as command
-        from distilcli.cli.evaluated import Wanted
+        from distilcli.cli.models_to_measure import Wanted
         from distilcli.evaluation.asked import Asked
 
         asked = Asked(

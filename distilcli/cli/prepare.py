@@ -2,8 +2,8 @@
 
 from distilcli.cli.console import Console
 from distilcli.config.experiment import BaseExperiment
-from distilcli.distillation.kinds import kind_of
-from distilcli.training.places import check_places
+from distilcli.distillation.run_kinds import kind_of
+from distilcli.training.folder_checks import check_places
 
 
 def run(experiment: BaseExperiment, num_proc: int, console: Console) -> None:

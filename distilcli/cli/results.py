@@ -9,7 +9,7 @@ from distilcli.cli.console import Console
 from distilcli.config.experiment import BaseExperiment
 from distilcli.errors import RunFolderError
 from distilcli.files.atomic import recover_all
-from distilcli.training.places import check_apart, folders_read
+from distilcli.training.folder_checks import check_apart, folders_read
 from distilcli.training.run_folder import RunFolder, check_results, write_results
 
 

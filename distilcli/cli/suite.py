@@ -22,7 +22,7 @@ from distilcli.suites.plan import SUITES, SuiteRun, builtin_suite, load_suite, p
 from distilcli.suites.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
 from distilcli.suites.results import table
 from distilcli.suites.runs import finished_scores, measure_teachers, recover_runs, take
-from distilcli.training.places import check_apart, check_places
+from distilcli.training.folder_checks import check_apart, check_places
 from distilcli.training.run_folder import RunFolder, check_results
 from distilcli.training.run_lock import locked_run
 

@@ -10,11 +10,11 @@ from distilcli.cli.console import Console, duration
 from distilcli.cli.training_log import TrainingLog
 from distilcli.config.experiment import BaseExperiment
 from distilcli.distillation.identity import Identity
-from distilcli.distillation.kinds import kind_of
 from distilcli.distillation.objective import Objective
+from distilcli.distillation.run_kinds import kind_of
 from distilcli.evaluation.result import number
+from distilcli.training.folder_checks import check_places
 from distilcli.training.loop import Events, TrainResult, train
-from distilcli.training.places import check_places
 from distilcli.training.preflight import Preflight, preflight
 from distilcli.training.processes import main_process_first, make_accelerator, of_main_process
 from distilcli.training.profiling import Profile, profile_steps

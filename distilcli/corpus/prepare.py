@@ -29,7 +29,11 @@ from distilcli.corpus.input_files import (
     stamps_of,
     times,
 )
-from distilcli.corpus.lock import (
+from distilcli.corpus.manifest import SOURCE_KEYS, ShardRecord, SplitName, Totals
+from distilcli.corpus.recipe import make_recipe
+from distilcli.corpus.shards import Shard, ShardWriter, cut_texts, read_record
+from distilcli.corpus.store import TokenStore, is_whole, read_manifest
+from distilcli.corpus.store_folder import (
     claim,
     discard,
     disk_errors,
@@ -37,10 +41,6 @@ from distilcli.corpus.lock import (
     remove_leavings,
     withdraw,
 )
-from distilcli.corpus.manifest import SOURCE_KEYS, ShardRecord, SplitName, Totals
-from distilcli.corpus.recipe import make_recipe
-from distilcli.corpus.shards import Shard, ShardWriter, cut_texts, read_record
-from distilcli.corpus.store import TokenStore, is_whole, read_manifest
 from distilcli.corpus.workers import on_one_core, start_worker, write_in_worker
 from distilcli.errors import DataError
 from distilcli.files.atomic import recover_all, write_atomically
@@ -48,8 +48,8 @@ from distilcli.files.json_text import to_json
 from distilcli.signals import kept_from_children
 from distilcli.text.overlap import HeldOutTexts
 from distilcli.text.sources import Reader, refuse_common
+from distilcli.text.tokenizer_checks import unknown_share
 from distilcli.text.tokenizers import text_backend, tokenizer_fingerprint
-from distilcli.text.vocabulary import unknown_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -20,7 +20,7 @@ from distilcli.corpus.manifest import SPLITS, Manifest, SplitName
 from distilcli.corpus.shards import shard_path
 from distilcli.errors import DataError
 from distilcli.files.digests import file_digest
-from distilcli.files.values import FileValues
+from distilcli.files.file_values import FileValues
 from distilcli.text.tokenizers import tokenizer_fingerprint
 
 if TYPE_CHECKING:

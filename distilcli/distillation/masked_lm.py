@@ -14,12 +14,18 @@ from distilcli.batches.plan import Draws
 from distilcli.config.experiment import Experiment
 from distilcli.corpus.prepare import is_prepared, prepare
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.assembly import (
+from distilcli.distillation.identity import (
+    Identity,
+    identity_of_model,
+    identity_of_store,
+    identity_of_tokenizer,
+)
+from distilcli.distillation.loss_modules import Distillation
+from distilcli.distillation.masked_lm_parts import (
     TextParts,
     assemble_unsaved,
     check_student,
     ensure_store,
-    experiment_tokenizer,
     keep_or_save_initial_student,
     load_initial_student,
     load_teacher,
@@ -28,16 +34,15 @@ from distilcli.distillation.assembly import (
     store_warnings,
     teacher_dtype,
 )
-from distilcli.distillation.identity import (
-    Identity,
-    identity_of_model,
-    identity_of_store,
-    identity_of_tokenizer,
-)
-from distilcli.distillation.kind import Audience, Place, RunKind, show_progress
 from distilcli.distillation.measured_text import held_out_text, other_text
-from distilcli.distillation.modules import Distillation
 from distilcli.distillation.objective import Objective
+from distilcli.distillation.run_kind import (
+    Audience,
+    Place,
+    RunKind,
+    experiment_tokenizer,
+    show_progress,
+)
 from distilcli.distillation.teachers import ModelTeacher, OffloadedTeacher, PlacedTeacher
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.evaluation.asked import TEACHER, Asked
@@ -51,7 +56,7 @@ from distilcli.evaluation.result import Result, Table
 from distilcli.evaluation.text import evaluate, lines_of, table_of
 from distilcli.models.checks import check_vocabulary
 from distilcli.models.loading import load_masked_lm
-from distilcli.text.vocabulary import unknown_share
+from distilcli.text.tokenizer_checks import unknown_share
 
 _SANITY_SEQUENCES = 200
 # Of a manifest: nothing that people or programs ask for.
@@ -202,7 +207,7 @@ class MaskedLMRun(RunKind[Experiment, TextParts]):
             keep_or_save_initial_student(student, tokenizer, place.initial_student)
 
     def assemble_unsaved(self, device: torch.device, *, by_content: bool) -> TextParts:
-        """The parts with a student that is made in memory; see `assembly.assemble_unsaved`."""
+        """The parts with a student that is made in memory."""
         return assemble_unsaved(self.experiment, device, by_content=by_content)
 
     def tell(self, parts: TextParts, audience: Audience) -> None:

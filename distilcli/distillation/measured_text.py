@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.config.data import FilesSource
 from distilcli.config.experiment import Experiment
 from distilcli.corpus.text_cache import Reading, text_store
-from distilcli.distillation.assembly import open_store
-from distilcli.distillation.kind import Audience, show_progress
+from distilcli.distillation.masked_lm_parts import open_store
+from distilcli.distillation.run_kind import Audience, show_progress
 from distilcli.errors import DataError, ModelError
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.text import Text

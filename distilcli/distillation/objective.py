@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import Draws
 from distilcli.distillation.identity import Identity
-from distilcli.distillation.modules import LossModule
+from distilcli.distillation.loss_modules import LossModule
 
 
 class Scores(Protocol):

@@ -5,10 +5,10 @@ from typing import Any
 
 from distilcli.config.data import RowFiles
 from distilcli.config.experiment import TaskExperiment
-from distilcli.distillation.assembly import open_task_of
-from distilcli.distillation.kind import Audience
+from distilcli.distillation.run_kind import Audience
+from distilcli.distillation.task_parts import open_task_of
 from distilcli.evaluation.result import Result, Table
-from distilcli.models.heads import teacher_labels
+from distilcli.models.task_models import teacher_labels
 from distilcli.tasks.open import expanded
 from distilcli.tasks.task import OpenTask
 

@@ -9,16 +9,16 @@ from transformers import PreTrainedModel
 
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import TaskExperiment
-from distilcli.distillation.assembly import TaskParts, assemble_task, open_task_of
 from distilcli.distillation.identity import (
     Fingerprint,
     Identity,
     identity_of_model,
     identity_of_tokenizer,
 )
-from distilcli.distillation.kind import Audience, Place, RunKind
-from distilcli.distillation.modules import TaskDistillation
+from distilcli.distillation.loss_modules import TaskDistillation
 from distilcli.distillation.objective import Objective
+from distilcli.distillation.run_kind import Audience, Place, RunKind
+from distilcli.distillation.task_parts import TaskParts, assemble_task, open_task_of
 from distilcli.distillation.task_rows import look_at_rows, rows_of, tell_of_task, with_other_dev
 from distilcli.distillation.teacher_outputs import TeacherOutputs
 from distilcli.distillation.teachers import PlacedTeacher, Teacher, run_once
@@ -28,7 +28,7 @@ from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_s
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
 from distilcli.losses.table import TASK_TERMS, hidden_terms
-from distilcli.models.heads import load_finetuned, load_finetuned_teacher
+from distilcli.models.task_models import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import TaskBatch, pack_inputs
 

@@ -24,8 +24,8 @@ from distilcli.batches.packing import by_length
 from distilcli.errors import DataError, NonFiniteLossError, WriteError
 from distilcli.files.atomic import recover_all, replacing
 from distilcli.files.digests import text_digest
+from distilcli.files.file_values import FileValues
 from distilcli.files.json_text import to_json
-from distilcli.files.values import FileValues
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.running import run_model
 from distilcli.tasks.inputs import Inputs, pack_inputs

@@ -21,7 +21,7 @@ from distilcli.batches.masked import PackedBatch
 from distilcli.distillation.identity import TEACHER_OUTPUTS, Fingerprint, Identity
 from distilcli.distillation.teacher_outputs import TeacherOutputs
 from distilcli.files.atomic import recover_all
-from distilcli.losses.vocabulary import Projection
+from distilcli.losses.fused_head import Projection
 from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.families import MaskedLM
 from distilcli.models.placement import offload_layers

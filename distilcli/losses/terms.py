@@ -4,7 +4,7 @@ Each file of this folder that holds a term defines one class from here, and `tab
 Whoever runs a model asks a term these things and knows none of them by its name:
 
 - `VocabularyTerm`: on the logits of masked-LM training, whose full size never exists. The fused
-  head (`vocabulary.py`) shows it one chunk of tokens after another, block by block of the
+  head (`fused_head.py`) shows it one chunk of tokens after another, block by block of the
   vocabulary.
 - `OutputTerm`: on the outputs of a task, which are few and are there as a whole.
 - `HiddenTerm`: on last hidden states, in both kinds of training.

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import ModelError
 from distilcli.models.families import MaskedLM, family_of, num_positions
-from distilcli.text.vocabulary import check_tokens
+from distilcli.text.tokenizer_checks import check_tokens
 
 # What fits together
 

@@ -5,17 +5,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
-from distilcli.losses.vocabulary import Projection
+from distilcli.losses.fused_head import Projection
 from distilcli.models.attention import Packing
 from distilcli.models.families import (
     MaskedLM,
     decoder,
     encoder,
+    family_of,
     first_position,
     head_features,
     takes_token_types,
 )
-from distilcli.models.heads import head_outputs
 from distilcli.tasks.inputs import TaskBatch
 
 
@@ -45,3 +45,16 @@ def run_model(
     types = {"token_type_ids": batch.token_type_ids} if takes_token_types(model) else {}
     hidden = run_encoder(model, batch, Packing.of(batch), **types)
     return head_outputs(model, hidden[batch.output_positions]), hidden
+
+
+# Heads
+
+
+def head_outputs(
+    model: PreTrainedModel, hidden: Float[Tensor, "outputs hidden"]
+) -> Float[Tensor, "outputs classes"]:
+    """What a model's head makes of last hidden states where outputs are read."""
+    for head in family_of(model).task_heads.values():
+        if type(model) is head.model_class:
+            return head.outputs(model, hidden)
+    raise AssertionError(f"{type(model).__name__} has no head for a task")

@@ -20,8 +20,8 @@ from distilcli.config.experiment import TaskExperiment
 from distilcli.config.reading import dump
 from distilcli.config.suite import TEACHER, Suite
 from distilcli.config.yaml_tree import read_yaml
-from distilcli.distillation.assembly import open_task_of
 from distilcli.distillation.identity import changed
+from distilcli.distillation.task_parts import open_task_of
 from distilcli.distillation.tasks import identity_of_models
 from distilcli.distillation.teacher_outputs import remove_outputs
 from distilcli.errors import (
@@ -35,7 +35,7 @@ from distilcli.errors import (
 from distilcli.evaluation.dev_examples import measured_scores
 from distilcli.files.atomic import recover_all, unwritten, write_atomically
 from distilcli.files.json_text import parse_json, to_json
-from distilcli.models.heads import load_finetuned_teacher
+from distilcli.models.task_models import load_finetuned_teacher
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.suites.plan import SuiteRun
 from distilcli.suites.results import Results

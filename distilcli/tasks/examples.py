@@ -18,7 +18,7 @@ from distilcli.text.globs import matching_files
 from distilcli.text.hub import hub_rows
 from distilcli.text.lines import text_lines
 from distilcli.text.row import BadRow, Row, encodable
-from distilcli.text.rows import read_rows
+from distilcli.text.row_formats import read_rows
 from distilcli.text.sources import ENDINGS
 from distilcli.text.squad import squad_rows
 

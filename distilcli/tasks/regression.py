@@ -7,9 +7,7 @@ import numpy as np
 
 from distilcli.errors import extra
 from distilcli.tasks.examples import Examples
-from distilcli.tasks.labels import (
-    number_of,
-)
+from distilcli.tasks.labels import number_of
 from distilcli.tasks.outputs import Number
 from distilcli.tasks.sequence import SequenceTask, TextExample
 

@@ -9,12 +9,7 @@ import numpy as np
 from distilcli.config.tasks import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
-from distilcli.tasks.labels import (
-    Classes,
-    class_names,
-    class_text,
-    doubtful,
-)
+from distilcli.tasks.labels import Classes, class_names, class_text, doubtful
 from distilcli.tasks.task import OpenTask, batched, check_score
 from distilcli.text.tokenizers import TextTokenizer
 

@@ -9,7 +9,7 @@ from distilcli.errors import DataError
 from distilcli.files.paths import BUILTIN_FOLDER, BUILTIN_PREFIX
 from distilcli.text.lines import text_lines
 from distilcli.text.row import BadRow
-from distilcli.text.rows import FileFormat, missing_column, read_rows
+from distilcli.text.row_formats import FileFormat, missing_column, read_rows
 
 MAX_DOCUMENT_CHARS = 2**30
 

@@ -16,7 +16,7 @@ from distilcli.errors import ConfigError, DataError
 from distilcli.text.documents import InputFile, checked_text, read_documents
 from distilcli.text.globs import file_id, matching_files
 from distilcli.text.hub import hub_rows
-from distilcli.text.rows import FileFormat, missing_column
+from distilcli.text.row_formats import FileFormat, missing_column
 
 ENDINGS: dict[str, FileFormat] = {
     ".txt": "text",

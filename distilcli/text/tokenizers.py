@@ -17,7 +17,7 @@ from distilcli.hub.model_files import (
     first_line,
     model_files,
 )
-from distilcli.text.vocabulary import SPECIAL_TOKENS, check_special_tokens
+from distilcli.text.tokenizer_checks import SPECIAL_TOKENS, check_special_tokens
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerFast

@@ -15,7 +15,7 @@ from distilcli.config.experiment import BaseExperiment
 from distilcli.distillation.objective import Objective
 from distilcli.errors import DistilError, RunFolderError
 from distilcli.models.families import num_parameters
-from distilcli.text.vocabulary import refuse_unknown
+from distilcli.text.tokenizer_checks import refuse_unknown
 from distilcli.training.records import Metrics
 from distilcli.training.run_folder import RunFolder
 from distilcli.training.steps import Stepper

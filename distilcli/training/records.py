@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from distilcli.distillation.modules import LossModule
+from distilcli.distillation.loss_modules import LossModule
 from distilcli.distillation.objective import Scores
 from distilcli.training.steps import StepOutcome
 

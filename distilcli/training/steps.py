@@ -20,11 +20,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from distilcli.batches.loading import StepBatches, load_steps
 from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import StepPlan
-from distilcli.batches.workers import StepBatches, load_steps
 from distilcli.config.experiment import BaseExperiment
-from distilcli.distillation.modules import LossSums
+from distilcli.distillation.loss_modules import LossSums
 from distilcli.distillation.objective import Objective
 from distilcli.errors import NonFiniteLossError, ProcessLostError
 from distilcli.models.placement import compile_layers, num_graphs, resolve_precision

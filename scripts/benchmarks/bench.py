@@ -55,7 +55,8 @@ def work(name: str, task: Task) -> None:
 
     from distilcli.batches.plan import StepPlan
     from distilcli.config.experiment import Experiment
-    from distilcli.distillation.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
+    from distilcli.distillation.masked_lm_parts import assemble_unsaved, ensure_store
+    from distilcli.distillation.run_kind import experiment_tokenizer
     from distilcli.training.host_memory import settle_host_memory
 
     kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]

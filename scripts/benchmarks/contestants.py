@@ -21,8 +21,8 @@ from distilcli.batches.masking import Masker
 from distilcli.batches.packing import IGNORE_INDEX, PackedSequences
 from distilcli.batches.plan import StepPlan
 from distilcli.config.experiment import Experiment
-from distilcli.distillation.assembly import TextParts
 from distilcli.distillation.masked_lm import MaskedLMObjective
+from distilcli.distillation.masked_lm_parts import TextParts
 from distilcli.training.optimizer import learning_rate, make_optimizer
 from distilcli.training.steps import Stepper
 

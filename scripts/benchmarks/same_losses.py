@@ -20,7 +20,8 @@ from accelerate.state import AcceleratorState
 from contestants import Packed, Padded
 
 from distilcli.config.experiment import Experiment
-from distilcli.distillation.assembly import assemble_unsaved, ensure_store, experiment_tokenizer
+from distilcli.distillation.masked_lm_parts import assemble_unsaved, ensure_store
+from distilcli.distillation.run_kind import experiment_tokenizer
 from distilcli.models.placement import computes_in_bf16
 
 SEQUENCES, MAX_LENGTH = 8, 48

@@ -32,8 +32,8 @@ def work(task: Task, num_steps: int) -> None:
     import torch
 
     from distilcli.config.experiment import Experiment
-    from distilcli.distillation.assembly import assemble_unsaved
     from distilcli.distillation.masked_lm import MaskedLMObjective
+    from distilcli.distillation.masked_lm_parts import assemble_unsaved
     from distilcli.training.processes import make_accelerator
     from distilcli.training.steps import Stepper
 
@@ -92,7 +92,8 @@ def measure(task: Task, num_processes: int, num_steps: int) -> dict[str, float]:
 def scaling(size: str, cores: int, rounds: int, num_steps: int, sequences: int) -> dict[str, Any]:
     """Take turns and compare."""
     from distilcli.config.experiment import Experiment
-    from distilcli.distillation.assembly import ensure_store, experiment_tokenizer
+    from distilcli.distillation.masked_lm_parts import ensure_store
+    from distilcli.distillation.run_kind import experiment_tokenizer
 
     ways = {f"1 process x {cores} threads": (1, cores), f"{cores} processes x 1 thread": (cores, 1)}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

@@ -10,9 +10,9 @@ from token_stores import tiny_tokenizer as word_pieces
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerFast
 
+from distilcli.batches.loading import StepBatches, load_steps
 from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.batches.plan import Draws, StepPlan
-from distilcli.batches.workers import StepBatches, load_steps
 from distilcli.errors import ConfigError
 from distilcli.signals import STOP_SIGNALS
 

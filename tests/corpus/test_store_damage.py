@@ -23,7 +23,7 @@ from distilcli.corpus.manifest import Manifest
 from distilcli.corpus.prepare import finished_store, is_prepared, prepare
 from distilcli.corpus.store import TokenStore, read_manifest
 from distilcli.errors import DataError, DataLostError
-from distilcli.files.values import FileValues
+from distilcli.files.file_values import FileValues
 
 TOKENIZER = tiny_tokenizer()
 
@@ -231,7 +231,7 @@ def test_a_shard_that_is_gone_before_it_is_first_read(data):
 
 
 def test_many_files_need_few_descriptors(tmp_path, monkeypatch):
-    from distilcli.files import values as file_values
+    from distilcli.files import file_values as file_values
 
     monkeypatch.setattr(file_values._descriptors, "_most", 3)
     file_values._descriptors._open.clear()

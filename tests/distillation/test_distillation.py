@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.config.losses import LossConfig
-from distilcli.distillation.modules import Distillation
+from distilcli.distillation.loss_modules import Distillation
 from distilcli.distillation.teachers import PlacedTeacher
 from distilcli.models.copying import copy_layers
 from distilcli.models.families import encoder

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from distilcli.config.experiment import TaskExperiment
 from distilcli.config.losses import TaskLossConfig
-from distilcli.distillation.assembly import assemble_task
-from distilcli.distillation.modules import TaskDistillation
+from distilcli.distillation.loss_modules import TaskDistillation
+from distilcli.distillation.task_parts import assemble_task
 from distilcli.distillation.tasks import TaskObjective
 from distilcli.distillation.teachers import CachedTeacher, PlacedTeacher
 from distilcli.losses.labels import binary_cross_entropy

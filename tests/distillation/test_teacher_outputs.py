@@ -27,7 +27,7 @@ from distilcli.cli import train as train_command
 from distilcli.cli.console import Console
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation import teacher_outputs
-from distilcli.distillation.assembly import assemble_task
+from distilcli.distillation.task_parts import assemble_task
 from distilcli.distillation.tasks import TaskObjective
 from distilcli.distillation.teacher_outputs import TeacherOutputs, weights_fingerprint
 from distilcli.errors import DataError, DataLostError, NonFiniteLossError, WriteError

@@ -26,7 +26,7 @@ from transformers import (
 
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation import task_rows
-from distilcli.distillation.assembly import open_task_of
+from distilcli.distillation.task_parts import open_task_of
 from distilcli.evaluation import speed
 from distilcli.evaluation import task as task_evaluation
 from distilcli.models.attention import use_packed_attention

@@ -13,8 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from distilcli.config.experiment import Experiment
 from distilcli.config.reading import load
-from distilcli.distillation.assembly import assemble_unsaved
 from distilcli.distillation.masked_lm import MaskedLMObjective
+from distilcli.distillation.masked_lm_parts import assemble_unsaved
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from distilcli.distillation.modules import LossModule, LossSums
+from distilcli.distillation.loss_modules import LossModule, LossSums
 
 
 def weights(**of_terms: float) -> dict[str, Any]:

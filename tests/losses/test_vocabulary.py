@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distilcli.losses.fused_head import Projection, VocabularyLosses, fused_vocabulary_losses
 from distilcli.losses.masked_lm import MaskedLM
 from distilcli.losses.soft_targets import SoftTargets, soft_target_kl
 from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.losses.terms import Divergence, VocabularyTerm
-from distilcli.losses.vocabulary import Projection, VocabularyLosses, fused_vocabulary_losses
 
 TOKENS, VOCAB, HIDDEN, TEACHER_HIDDEN = 7, 11, 6, 5
 # Of each term, from the logits of all tokens, the labels of the first of them, and T.

@@ -32,18 +32,18 @@ from transformers import (
 )
 
 from distilcli.config.experiment import TaskExperiment
-from distilcli.distillation.assembly import assemble_task
+from distilcli.distillation.task_parts import assemble_task
 from distilcli.errors import ConfigError, ModelError
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.families import FAMILIES
-from distilcli.models.heads import (
+from distilcli.models.running import run_model
+from distilcli.models.saving import save_model
+from distilcli.models.task_models import (
     build_task_student,
     load_finetuned,
     load_finetuned_teacher,
     teacher_labels,
 )
-from distilcli.models.running import run_model
-from distilcli.models.saving import save_model
 from distilcli.tasks.inputs import pack_inputs
 
 LENGTHS = [9, 5, 12, 12, 3, 20, 2]

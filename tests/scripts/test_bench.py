@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from tiny_experiments import MAX_LENGTH, environment, relative_difference
 
 from distilcli.config.reading import load
-from distilcli.distillation.assembly import assemble_unsaved
+from distilcli.distillation.masked_lm_parts import assemble_unsaved
 from distilcli.training.processes import make_accelerator
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

@@ -18,8 +18,8 @@ from tiny_tasks import NUM_TRAIN, TinyTasks, make_tasks, pair_tokenizer
 from distilcli.config.experiment import TaskExperiment
 from distilcli.config.losses import TaskLossConfig
 from distilcli.config.tasks import Augmentation
-from distilcli.distillation.assembly import assemble_task
-from distilcli.distillation.modules import TaskDistillation
+from distilcli.distillation.loss_modules import TaskDistillation
+from distilcli.distillation.task_parts import assemble_task
 from distilcli.distillation.tasks import TaskObjective
 from distilcli.distillation.teachers import PlacedTeacher
 from distilcli.tasks.augmentation import augment

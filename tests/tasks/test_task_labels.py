@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from distilcli.cli.app import app
 from distilcli.errors import ConfigError, DataError, DistilError, ModelError
-from distilcli.models.heads import _check_inputs, load_finetuned
+from distilcli.models.task_models import _check_inputs, load_finetuned
 from distilcli.tasks.examples import BadExample
 from distilcli.tasks.labels import (
     Classes,

@@ -15,9 +15,9 @@ from distilcli.cli.app import app
 from distilcli.config.experiment import BaseExperiment, TaskExperiment
 from distilcli.config.reading import load_any
 from distilcli.config.tasks import GlueTask
-from distilcli.distillation.assembly import open_task_of
+from distilcli.distillation.task_parts import open_task_of
 from distilcli.errors import ConfigError, ModelError
-from distilcli.models.heads import _check_inputs
+from distilcli.models.task_models import _check_inputs
 from distilcli.suites.plan import builtin_suite, load_suite
 from distilcli.tasks.inputs import Cut
 from distilcli.tasks.task import OpenTask

@@ -13,7 +13,7 @@ import pytest
 
 from distilcli.config.data import FilesSource, HubSource, RowHub
 from distilcli.errors import ConfigError, DataError
-from distilcli.text import lines, rows
+from distilcli.text import lines, row_formats
 from distilcli.text.hub import hub_rows
 from distilcli.text.sources import Reader, resolve
 
@@ -146,7 +146,7 @@ def test_a_line_without_end_is_not_read_to_its_end(tmp_path, monkeypatch):
 
 def test_a_field_without_end_is_refused(tmp_path, monkeypatch):
     """A quote that nobody closes makes one field of all that follows."""
-    monkeypatch.setattr(rows, "MAX_CSV_FIELD", 1000)
+    monkeypatch.setattr(row_formats, "MAX_CSV_FIELD", 1000)
     path = tmp_path / "a.csv"
     path.write_text('text\n"never closed\n' + "some words\n" * 1000)
     with pytest.raises(DataError, match=r"a.csv line \d+: field larger than field limit"):

@@ -21,7 +21,7 @@ from distilcli.corpus.store import TokenStore
 from distilcli.errors import DataError, ModelError
 from distilcli.models.copying import copy_layers
 from distilcli.models.saving import save_model
-from distilcli.text import vocabulary
+from distilcli.text import tokenizer_checks
 from distilcli.text.tokenizers import load_tokenizer
 
 
@@ -125,7 +125,7 @@ def test_a_mask_that_is_something_else_is_refused_by_all(tmp_path, tiny_world, t
 def test_other_names_of_the_mask_are_fine(mask):
     tokenizer = word_tokenizer()
     tokenizer.add_special_tokens({"mask_token": mask})
-    vocabulary.check_special_tokens(tokenizer, "model")
+    tokenizer_checks.check_special_tokens(tokenizer, "model")
 
 
 @pytest.fixture
@@ -173,11 +173,11 @@ def test_a_model_of_a_task_without_an_embedding_for_the_mask(unfit, tasks, tmp_p
 def test_any_token_needs_an_embedding():
     tokenizer = word_tokenizer()
     size = len(tokenizer)
-    vocabulary.check_tokens(tokenizer, size, "model")
+    tokenizer_checks.check_tokens(tokenizer, size, "model")
     tokenizer.add_tokens(["<url>"])
     with pytest.raises(ModelError, match=f"but <url> of the tokenizer of .* has the id {size}"):
-        vocabulary.check_tokens(tokenizer, size, "model")
-    vocabulary.check_tokens(tokenizer, size + 1, "model")
+        tokenizer_checks.check_tokens(tokenizer, size, "model")
+    tokenizer_checks.check_tokens(tokenizer, size + 1, "model")
 
 
 # Unknown tokens
@@ -186,24 +186,24 @@ def test_any_token_needs_an_embedding():
 def test_the_share_of_unknown_tokens_is_of_the_text_alone():
     tokenizer = word_tokenizer()
     ids = [2, 1, 50, 51, 52, 3, 0, 0, 2, 1, 50, 51, 52, 3]  # two of eight
-    assert vocabulary.unknown_share(np.bincount(ids), tokenizer) == 0.25
-    assert vocabulary.unknown_share(np.bincount([2, 3]), tokenizer) == 0.0
+    assert tokenizer_checks.unknown_share(np.bincount(ids), tokenizer) == 0.25
+    assert tokenizer_checks.unknown_share(np.bincount([2, 3]), tokenizer) == 0.0
     tokenizer.unk_token = None
-    assert vocabulary.unknown_share(np.bincount(ids), tokenizer) == 0.0
+    assert tokenizer_checks.unknown_share(np.bincount(ids), tokenizer) == 0.0
 
 
 @pytest.mark.parametrize(("share", "warns", "refuses"), [(0.03, 0, 0), (0.031, 1, 0), (0.51, 1, 1)])
 def test_a_few_unknown_tokens_are_nothing_many_a_warning_most_an_error(share, warns, refuses):
     tokenizer = word_tokenizer()
-    warning = vocabulary.unknown_warning(share, tokenizer)
+    warning = tokenizer_checks.unknown_warning(share, tokenizer)
     assert bool(warning) == bool(warns)
     if warns:
         assert warning.startswith(f"{share:.1%} of the tokens are unknown ([UNK])")
     if refuses:
         with pytest.raises(DataError, match=r"51.0% of the tokens are unknown"):
-            vocabulary.refuse_unknown(share, tokenizer)
+            tokenizer_checks.refuse_unknown(share, tokenizer)
     else:
-        vocabulary.refuse_unknown(share, tokenizer)
+        tokenizer_checks.refuse_unknown(share, tokenizer)
 
 
 def foreign_text(tmp_path: Path, share: float) -> Path:

@@ -19,7 +19,7 @@ from distilcli.cli.app import app
 from distilcli.cli.console import Console
 from distilcli.config.reading import load
 from distilcli.distillation import masked_lm
-from distilcli.distillation.modules import LossSums
+from distilcli.distillation.loss_modules import LossSums
 from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation import dev_examples, held_out
 from distilcli.files.json_text import to_json

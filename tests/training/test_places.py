@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from distilcli.cli.app import app
 from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.errors import ConfigError
-from distilcli.training.places import check_apart, check_places
+from distilcli.training.folder_checks import check_apart, check_places
 
 
 def masked_lm(**changes: object) -> Experiment:

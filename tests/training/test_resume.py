@@ -36,7 +36,7 @@ from tiny_experiments import (
 )
 
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.modules import Distillation
+from distilcli.distillation.loss_modules import Distillation
 from distilcli.training import checkpoints
 
 STEPS = 24  # train.max_steps of the tiny experiment, which saves every 4 and validates every 6

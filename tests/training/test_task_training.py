@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 from distilcli.cli.app import app
 from distilcli.config.reading import load_any
-from distilcli.distillation.assembly import open_task_of
+from distilcli.distillation.task_parts import open_task_of
 
 # For each kind of task: the class that anybody would load a student with, and epochs to learn it.
 KINDS: dict[str, tuple[Any, int]] = {

@@ -21,6 +21,7 @@ from distilcli.distillation.identity import Identity
 from distilcli.distillation.objective import Objective
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result
+from distilcli.text.tokenizers import load_tokenizer
 
 
 class ProgressBar(Protocol):
@@ -185,3 +186,9 @@ def show_progress(bar: ProgressBar) -> Callable[[Progress], None]:
 
 
 AnyKind = RunKind[Any, Any]
+
+
+def experiment_tokenizer(experiment: BaseExperiment) -> PreTrainedTokenizerFast:
+    """The tokenizer that reads the experiment's text."""
+    revision = experiment.teacher.revision if experiment.teacher else None
+    return load_tokenizer(experiment.tokenizer_source, revision)

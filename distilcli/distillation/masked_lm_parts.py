@@ -1,4 +1,4 @@
-"""The parts of an experiment: tokenizer, token store, teacher and initial student.
+"""The parts of masked-LM training: tokenizer, token store, teacher and initial student.
 
 What is missing is made, by one process while the others wait.
 """
@@ -7,41 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.config.experiment import Experiment
 from distilcli.config.models import CheckpointStudent
 from distilcli.corpus.prepare import Progress, is_prepared, prepare
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.kind import Parts
-from distilcli.errors import ConfigError, DataError, ModelError
+from distilcli.distillation.run_kind import Parts, experiment_tokenizer
+from distilcli.errors import DataError, ModelError
 from distilcli.files.atomic import recover_all
-from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, hidden_terms
-from distilcli.models.checks import (
-    check_length,
-    check_pair,
-    check_tokenizer,
-    check_vocabulary,
-    check_widths,
-)
+from distilcli.losses.table import MASKED_LM_TERMS, hidden_terms
+from distilcli.models.checks import check_length, check_pair, check_tokenizer, check_vocabulary
 from distilcli.models.families import MaskedLM
-from distilcli.models.heads import (
-    build_task_student,
-    load_finetuned_teacher,
-    longest_input,
-    teacher_labels,
-)
 from distilcli.models.loading import load_masked_lm
 from distilcli.models.placement import resolve_precision
 from distilcli.models.saving import first_difference, save_verified
 from distilcli.models.students import build_student
-from distilcli.tasks.open import open_task
-from distilcli.tasks.task import OpenTask
-from distilcli.text.tokenizers import TextTokenizer, load_tokenizer, tokenizer_fingerprint
-from distilcli.text.vocabulary import unknown_share, unknown_warning
+from distilcli.text.tokenizer_checks import unknown_share, unknown_warning
 
 
 @dataclass(frozen=True)
@@ -55,12 +38,6 @@ class TextParts(Parts):
     teacher: MaskedLM | None
     student: MaskedLM
     store: TokenStore
-
-
-def experiment_tokenizer(experiment: BaseExperiment) -> PreTrainedTokenizerFast:
-    """The tokenizer that reads the experiment's text."""
-    revision = experiment.teacher.revision if experiment.teacher else None
-    return load_tokenizer(experiment.tokenizer_source, revision)
 
 
 def open_store(
@@ -210,80 +187,3 @@ def load_initial_student(experiment: Experiment, folder: Path) -> MaskedLM:
         None,
         experiment.seed,
     )
-
-
-@dataclass(frozen=True)
-class TaskParts(Parts):
-    """What training on a task needs.
-
-    Attributes:
-        task: its inputs.
-    """
-
-    task: OpenTask
-
-
-def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts:
-    """Read the task's examples and load its models.
-
-    Raises:
-        ConfigError, DataError, ModelError: see `open_task`, `load_finetuned_teacher` and
-            `build_task_student`; also where student and teacher have other tokenizers, or other
-            widths but a cosine, where a model has no embedding for some token, or where the rows
-            to train on and to be measured on are the same.
-    """
-    tokenizer = experiment_tokenizer(experiment)
-    _check_tokenizers(experiment, tokenizer)
-    task = _open(experiment, tokenizer)
-    task.overlap.refuse_same()
-    # Copied before the teacher's precision is lowered: the student starts from fp32.
-    teacher = load_finetuned_teacher(experiment, task)
-    student = build_task_student(experiment, task, teacher)
-    for model, where in ((teacher, "the teacher"), (student, "the student")):
-        if model is not None:
-            check_tokenizer(model, tokenizer, where)
-    if teacher is not None and experiment.teacher is not None:
-        check_widths(student, teacher, hidden_terms(TASK_TERMS, experiment.loss.weights))
-        nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
-    return TaskParts(tokenizer, teacher, student, task)
-
-
-def open_task_of(experiment: TaskExperiment) -> OpenTask:
-    """The experiment's task, read as training will read it; see `open_task`."""
-    return _open(experiment, experiment_tokenizer(experiment))
-
-
-def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
-    """The task, with a warning where its tokenizer does not know its texts."""
-    section = experiment.task
-    if section.max_length is None:
-        section = section.model_copy(update={"max_length": longest_input(experiment)})
-    task = open_task(section, TextTokenizer(tokenizer), teacher_labels(experiment))
-    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
-    if longest > experiment.train.tokens_per_micro_batch:
-        raise ConfigError(
-            f"train.tokens_per_micro_batch {experiment.train.tokens_per_micro_batch} is under the "
-            f"{longest} tokens of the longest input",
-            f"Raise it to {longest} or more, or cut inputs: task.max_length.",
-        )
-    train, dev = (
-        unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
-    )
-    task.unknown_shares = train, dev
-    for split, share in (("train", train), ("dev", dev)):
-        warning = unknown_warning(share, tokenizer)
-        if warning:
-            task.warnings.append(f"task.{split}: {warning}")
-    return task
-
-
-def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:
-    source = experiment.model_source
-    if experiment.teacher is None or source is None:
-        return
-    if tokenizer_fingerprint(load_tokenizer(source)) != tokenizer_fingerprint(tokenizer):
-        raise ModelError(
-            f"the student's {source}: its tokenizer is another than that of "
-            f"teacher.model {experiment.teacher.model}",
-            "Both must read the same tokens: use a student of this teacher's family.",
-        )

@@ -6,8 +6,6 @@ What each family's heads compute is in `families/`.
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilcli.config.experiment import TaskExperiment
@@ -214,16 +212,3 @@ def _check_inputs(task: OpenTask, model: PreTrainedModel, where: str) -> None:
             "tokenizer gives two types",
             "Use a model with type_vocab_size 2, or a tokenizer that gives both texts type 0.",
         )
-
-
-# Heads
-
-
-def head_outputs(
-    model: PreTrainedModel, hidden: Float[Tensor, "outputs hidden"]
-) -> Float[Tensor, "outputs classes"]:
-    """What a model's head makes of last hidden states where outputs are read."""
-    for head in family_of(model).task_heads.values():
-        if type(model) is head.model_class:
-            return head.outputs(model, hidden)
-    raise AssertionError(f"{type(model).__name__} has no head for a task")

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from distilcli.batches.masked import PackedBatch
 from distilcli.config.losses import LossConfig, TaskLossConfig
 from distilcli.distillation.teachers import ModelTeacher, Teacher
+from distilcli.losses.fused_head import fused_vocabulary_losses
 from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
-from distilcli.losses.vocabulary import fused_vocabulary_losses
 from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.families import MaskedLM, encoder, is_of_head
 from distilcli.models.running import run_encoder, run_model, vocabulary_projection

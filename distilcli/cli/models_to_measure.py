@@ -9,7 +9,7 @@ from pathlib import Path
 from distilcli.cli.results import run_of
 from distilcli.config.experiment import Experiment, TaskExperiment
 from distilcli.config.reading import load_any, load_of_run
-from distilcli.distillation.kind import AnyKind
+from distilcli.distillation.run_kind import AnyKind
 from distilcli.errors import ConfigError, ModelError
 from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.training.run_folder import RunFolder

@@ -1,0 +1,102 @@
+"""The parts of a run on a task: tokenizer, rows, fine-tuned teacher and student."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from distilcli.config.experiment import TaskExperiment
+from distilcli.distillation.run_kind import Parts, experiment_tokenizer
+from distilcli.errors import ConfigError, ModelError
+from distilcli.losses.table import TASK_TERMS, hidden_terms
+from distilcli.models.checks import check_tokenizer, check_widths
+from distilcli.models.placement import resolve_precision
+from distilcli.models.task_models import (
+    build_task_student,
+    load_finetuned_teacher,
+    longest_input,
+    teacher_labels,
+)
+from distilcli.tasks.open import open_task
+from distilcli.tasks.task import OpenTask
+from distilcli.text.tokenizer_checks import unknown_share, unknown_warning
+from distilcli.text.tokenizers import TextTokenizer, load_tokenizer, tokenizer_fingerprint
+
+
+@dataclass(frozen=True)
+class TaskParts(Parts):
+    """What training on a task needs.
+
+    Attributes:
+        task: its inputs.
+    """
+
+    task: OpenTask
+
+
+def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts:
+    """Read the task's examples and load its models.
+
+    Raises:
+        ConfigError, DataError, ModelError: see `open_task`, `load_finetuned_teacher` and
+            `build_task_student`; also where student and teacher have other tokenizers, or other
+            widths but a cosine, where a model has no embedding for some token, or where the rows
+            to train on and to be measured on are the same.
+    """
+    tokenizer = experiment_tokenizer(experiment)
+    _check_tokenizers(experiment, tokenizer)
+    task = _open(experiment, tokenizer)
+    task.overlap.refuse_same()
+    # Copied before the teacher's precision is lowered: the student starts from fp32.
+    teacher = load_finetuned_teacher(experiment, task)
+    student = build_task_student(experiment, task, teacher)
+    for model, where in ((teacher, "the teacher"), (student, "the student")):
+        if model is not None:
+            check_tokenizer(model, tokenizer, where)
+    if teacher is not None and experiment.teacher is not None:
+        check_widths(student, teacher, hidden_terms(TASK_TERMS, experiment.loss.weights))
+        nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
+    return TaskParts(tokenizer, teacher, student, task)
+
+
+def open_task_of(experiment: TaskExperiment) -> OpenTask:
+    """The experiment's task, read as training will read it; see `open_task`."""
+    return _open(experiment, experiment_tokenizer(experiment))
+
+
+def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
+    """The task, with a warning where its tokenizer does not know its texts."""
+    section = experiment.task
+    if section.max_length is None:
+        section = section.model_copy(update={"max_length": longest_input(experiment)})
+    task = open_task(section, TextTokenizer(tokenizer), teacher_labels(experiment))
+    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
+    if longest > experiment.train.tokens_per_micro_batch:
+        raise ConfigError(
+            f"train.tokens_per_micro_batch {experiment.train.tokens_per_micro_batch} is under the "
+            f"{longest} tokens of the longest input",
+            f"Raise it to {longest} or more, or cut inputs: task.max_length.",
+        )
+    train, dev = (
+        unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
+    )
+    task.unknown_shares = train, dev
+    for split, share in (("train", train), ("dev", dev)):
+        warning = unknown_warning(share, tokenizer)
+        if warning:
+            task.warnings.append(f"task.{split}: {warning}")
+    return task
+
+
+def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:
+    source = experiment.model_source
+    if experiment.teacher is None or source is None:
+        return
+    if tokenizer_fingerprint(load_tokenizer(source)) != tokenizer_fingerprint(tokenizer):
+        raise ModelError(
+            f"the student's {source}: its tokenizer is another than that of "
+            f"teacher.model {experiment.teacher.model}",
+            "Both must read the same tokens: use a student of this teacher's family.",
+        )
