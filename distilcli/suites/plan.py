@@ -201,7 +201,7 @@ def _runs_of(
         }
         if teacher is not None:
             # Without a teacher there are labels alone.
-            tree["loss"] = suite.loss | task.loss
+            tree["loss"] = _laid_over(suite.loss, task.loss)
             if task.augmentation is not None:
                 tree["augmentation"] = suite.augmentation | task.augmentation or None
             # Outputs of a teacher that all seeds have in common are shared.
@@ -241,7 +241,28 @@ def _keys_set_by(overrides: Sequence[str], name: str, task: SuiteTask) -> dict[s
     for text in overrides:
         key = text.partition("=")[0]
         section, *rest = key.removeprefix(own).split(".")
-        laid_over = getattr(task, section, None) or {}
-        if key.startswith(own) or not (rest and rest[0] in laid_over):
+        if key.startswith(own) or not _sets(getattr(task, section, None), rest):
             keys[text] = key.removeprefix(own)
     return keys
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a section, where those of `above` count; likewise in sections below it."""
+    tree = dict(below)
+    for key, value in above.items():
+        lower = tree.get(key)
+        if isinstance(value, dict) and isinstance(lower, dict):
+            value = _laid_over(lower, value)
+        tree[key] = value
+    return tree
+
+
+def _sets(tree: Any, key: Sequence[str]) -> bool:
+    """Whether a tree of settings has that key, or a value on the way to it."""
+    for part in key:
+        if not isinstance(tree, dict):
+            return tree is not None
+        if part not in tree:
+            return False
+        tree = tree[part]
+    return bool(key)

@@ -140,6 +140,22 @@ def test_all_models_of_a_task_have_the_same_settings(epochs, rate, temperature, 
         assert experiment.loss.labels.weight == experiment.loss.soft_targets.weight == 1.0
 
 
+def test_what_a_task_says_of_one_loss_leaves_the_others():
+    """A section below `loss` is laid over the suite's key by key, too."""
+    own = weights(labels=0.0, hidden_cosine=0.25)
+    tasks = {"pairs": {"task": PAIRS, "loss": own}, "tags": {"task": TAGS}}
+    of_all = weights(soft_targets=3.0, labels=0.5) | {"temperature": 4.0}
+    found = {
+        run.task: run.experiment.loss
+        for run in plan(suite_of(tasks=tasks, loss=of_all), 1, WHERE)
+        if run.model == "distilled"
+    }
+    asked = {"soft_targets": 3.0, "labels": 0.0, "hidden_cosine": 0.25}
+    assert {name: found["pairs"].weights[name] for name in asked} == asked
+    assert found["tags"].labels.weight == 0.5
+    assert found["pairs"].temperature == found["tags"].temperature == 4.0
+
+
 @given(
     seeds=st.integers(1, 4),
     own_teachers=st.lists(st.booleans(), min_size=1, max_size=4),
@@ -298,6 +314,8 @@ def test_a_setting_of_one_task_or_model_that_cannot_be_is_named_with_it(path, ch
         ("tasks.pears.train.lrr=1", "train.lrr"),
         ("tasks.pears.train={lrr: 1}", "train.lrr"),
         ("tasks.pears.optim.lr=-1", "optim.lr"),
+        ("loss.labels.weight=-1", "loss.labels.weight"),
+        ("tasks.pears.loss={labels: {weight: -1}}", "loss.labels.weight"),
     ],
 )
 def test_an_override_that_no_experiment_can_have_is_named(path, override, key):
@@ -310,6 +328,9 @@ def test_a_mistake_of_one_task_is_not_an_overrides(path):
     tasks = {"pears": {"task": PAIRS, "train": {"num_epochs": -1}}}
     message = complaint(path, "train.num_epochs=2", tasks=tasks)
     assert message.startswith("PATH: train.num_epochs")
+    tasks = {"pears": {"task": PAIRS, "loss": {"labels": {"weight": -1}}}}
+    message = complaint(path, "loss.labels.weight=2", tasks=tasks)
+    assert message.startswith("PATH: loss.labels.weight")
 
 
 # Built-in suites
