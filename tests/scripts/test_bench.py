@@ -19,6 +19,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS / "benchmarks"))
 
 from contestants import Packed, Padded, TextBrewer  # noqa: E402
+from same_speed import Times, figures  # noqa: E402
 
 SEQUENCES = 8
 SETTINGS = [
@@ -121,3 +122,26 @@ def test_scaling_of_processes():
     assert list(report["tokens_per_second"]) == ["1 process x 2 threads", "2 processes x 1 thread"]
     assert report["ratio"] == pytest.approx(one[0]["together"] / two[0]["together"])
     assert report["share_of_adding_up"] == pytest.approx(1 - two[0]["apart"] / two[0]["together"])
+
+
+def test_ratios_of_two_checkouts_are_those_of_their_medians():
+    """Above 1 the second one is faster; a round that something else disturbed counts for little."""
+    before = [Times(cpu, 2 * cpu) for cpu in (2.0, 2.0, 50.0)]
+    after = [Times(cpu, cpu) for cpu in (1.0, 1.6, 1.6)]
+    found = figures([before, after])
+    assert found["cpu_seconds"] == [2.0, 1.6]
+    assert found["cpu_seconds_ratio"] == 1.25
+    assert found["wall_seconds_ratio"] == 2.5
+
+
+@pytest.mark.slow
+def test_two_checkouts_take_steps_in_turns():
+    """`same_speed.py --json` compares a checkout with itself, and leaves no process behind."""
+    root = str(SCRIPTS.parent)
+    arguments = [root, root, "--sizes", "small", "--rounds", "2", "--json"]
+    command = [sys.executable, str(SCRIPTS / "benchmarks" / "same_speed.py"), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)["sizes"]["small"]
+    assert all(seconds > 0 for seconds in found["cpu_seconds"] + found["wall_seconds"])
+    assert found["peak_gib"][0] == pytest.approx(found["peak_gib"][1], rel=0.1)
