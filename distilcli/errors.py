@@ -218,3 +218,8 @@ def shortened(text: str, most: int) -> str:
         return text
     half = (most - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def either(names: Sequence[str]) -> str:
+    """Alternatives in words: `a, b or c`."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -9,8 +9,9 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from distilcli.batches.masking import Masker
-from distilcli.batches.packing import IGNORE_INDEX, PackedSequences, by_length, positions
+from distilcli.batches.packing import PackedSequences, by_length, positions
 from distilcli.corpus.store import Split
+from distilcli.text.row import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

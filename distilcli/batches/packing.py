@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-IGNORE_INDEX = -100
 _Batch = TypeVar("_Batch", bound="PackedSequences")
 
 

@@ -56,7 +56,7 @@ def run(experiment: Experiment, force: bool, console: Console) -> None:
     else:
         console.note("no prepared token store at hand: held-out quality is not measured")
     # Last, when it has passed every check: the next `train` starts from what lies there.
-    with folder.alone(0.0, console.note):
+    with folder.locked(0.0, console.note):
         _refuse_existing(folder, force)  # another process may have begun meanwhile
         save_verified(student, tokenizer, folder.initial_student)
     source = None

@@ -68,7 +68,7 @@ class Start:
         patience = 0.0
         if self.resume or self.force:
             patience = min(self.experiment.train.timeout_seconds, _LONGEST_WAIT)
-        self.held.enter_context(self.folder.alone(patience, self.console.note))
+        self.held.enter_context(self.folder.locked(patience, self.console.note))
         self.folder.check(self.experiment, resume=self.resume, force=self.force)
 
     def begin(self) -> None:
@@ -137,7 +137,7 @@ def _unsaved_objective(
     kind = kind_of(experiment)
     with main_process_first(accelerator):
         parts = kind.assemble_unsaved(accelerator.device, by_content=accelerator.is_main_process)
-    kind.tell(parts, console)
+    kind.warn_about_data(parts, console)
     return kind.objective(parts, accelerator, console.note, may_write=False)
 
 
@@ -152,7 +152,7 @@ def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Ident
     with main_process_first(accelerator):
         place = start if accelerator.is_main_process else None
         parts = kind.assemble(accelerator.device, folder.initial_student, place, console)
-    kind.tell(parts, console)
+    kind.warn_about_data(parts, console)
 
     def checked_identity() -> Identity:
         found = kind.identity(parts, folder.initial_student)

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from distilcli.config.fields import Section
 from distilcli.config.overrides import MAX_SHOWN, Key, Override, dotted_key, named
-from distilcli.errors import shortened
+from distilcli.errors import either, shortened
 from distilcli.files.json_text import to_json
 
 # What is wrong, in the user's words
@@ -83,7 +83,7 @@ def _problem(details: ErrorDetails, root: type[Section]) -> _Problem:
         return _Problem(kind, key, "this key is required")
     if kind == "union_tag_invalid":
         key, given = (*key, "kind"), given.get("kind")
-        text = f"must be {_either(list(choices))}"
+        text = f"must be {either(list(choices))}"
     elif kind in _WORDS:
         text = _WORDS[kind](details.get("ctx", {}))
     else:
@@ -101,7 +101,7 @@ def _unknown_key(key: Key, section: type[Section], choices: dict[str, type[Secti
     text, suggestion = f"unknown key; there are {', '.join(own)}", None
     if with_key:
         without = next(tag for tag, other in choices.items() if other is section)
-        text = f"goes with {_either(with_key)}, not with {without}"
+        text = f"goes with {either(with_key)}, not with {without}"
     else:
         others = [field for other in choices.values() for field in other.model_fields]
         near = _nearest(name, own) or _nearest(name, others)
@@ -198,5 +198,5 @@ def _bound(limit: float) -> str:
     return f"{limit:g}" if isinstance(limit, float) else f"{limit:,}"
 
 
-def _either(names: list[str]) -> str:
+def either(names: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -210,7 +210,7 @@ class MaskedLMRun(RunKind[Experiment, TextParts]):
         """The parts with a student that is made in memory."""
         return assemble_unsaved(self.experiment, device, by_content=by_content)
 
-    def tell(self, parts: TextParts, audience: Audience) -> None:
+    def warn_about_data(self, parts: TextParts, audience: Audience) -> None:
         """Warn of what a user should know of the store."""
         for warning in store_warnings(parts.store, parts.tokenizer):
             audience.warn(warning)

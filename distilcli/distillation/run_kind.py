@@ -119,7 +119,7 @@ class RunKind(ABC, Generic[E, P]):
         """
 
     @abstractmethod
-    def tell(self, parts: P, audience: Audience) -> None:
+    def warn_about_data(self, parts: P, audience: Audience) -> None:
         """Warn of what a user should know of the data before trusting what is trained on it."""
 
     @abstractmethod

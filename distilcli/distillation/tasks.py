@@ -93,7 +93,9 @@ class TaskObjective(Objective):
         """One micro-batch, with the teacher's outputs where they are cached."""
         samples = draws.samples.tolist()
         teacher = self.module.teacher
-        return pack_inputs(self._inputs, samples, teacher.known(samples) if teacher else None)
+        return pack_inputs(
+            self._inputs, samples, teacher.cached_outputs(samples) if teacher else None
+        )
 
     def held_out(self, accelerator: Accelerator) -> TaskScores:
         """Scores of the student as it is now on the dev examples."""
@@ -147,7 +149,7 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         """Read the rows and load the models; see `assemble_task`."""
         return assemble_task(self.experiment, device)
 
-    def tell(self, parts: TaskParts, audience: Audience) -> None:
+    def warn_about_data(self, parts: TaskParts, audience: Audience) -> None:
         """Warn of what a user should know of the rows."""
         tell_of_task(parts.task, audience)
 

@@ -38,7 +38,7 @@ class Teacher(nn.Module, ABC):
         """The models whose layers `train.compile` compiles."""
         return []
 
-    def known(self, samples: Sequence[int]) -> Known | None:
+    def cached_outputs(self, samples: Sequence[int]) -> Known | None:
         """Outputs and hidden states that the micro-batch of these samples brings; None: none."""
         return None
 
@@ -133,7 +133,7 @@ class CachedTeacher(Teacher):
         super().__init__()
         self.cache = cache
 
-    def known(self, samples: Sequence[int]) -> Known:
+    def cached_outputs(self, samples: Sequence[int]) -> Known:
         """Outputs and hidden states, read from disk."""
         return self.cache.of(samples)
 

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerFast
 
 from distilcli.batches.masked import PackedBatch
 from distilcli.batches.masking import Masker
-from distilcli.batches.packing import IGNORE_INDEX
 from distilcli.config.data import MaskingConfig
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import NonFiniteLossError
 from distilcli.models.attention import Packing
 from distilcli.models.families import MaskedLM
 from distilcli.models.running import run_encoder, vocabulary_projection
+from distilcli.text.row import IGNORE_INDEX
 
 DIVERGED = "Use an earlier checkpoint, a lower optim.lr, or fp32 (train.precision=fp32)."
 MASK_SEED = 0

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from distilcli.errors import ModelError
+from distilcli.errors import ModelError, either
 from distilcli.files.json_text import check_encodable
 from distilcli.hub.model_files import CONFIG, ModelFiles, first_line
 from distilcli.models.families import FAMILIES, Family
@@ -70,14 +70,10 @@ def _family(model_type: Any, where: str) -> Family:
         )
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(
-            f"{where}: its model_type is {model_type}, not {_either(list(FAMILIES))}",
-            f"Use a {_either([family.name for family in FAMILIES.values()])}.",
+            f"{where}: its model_type is {model_type}, not {either(list(FAMILIES))}",
+            f"Use a {either([family.name for family in FAMILIES.values()])}.",
         )
     return FAMILIES[model_type]
-
-
-def _either(names: list[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
 def _check_use(tree: dict[str, Any], where: str, family: Family) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distilcli.batches.packing import PackedSequences, positions
 from distilcli.files.digests import array_digest
-from distilcli.text.row import NO_LABEL
+from distilcli.text.row import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Inputs:
         output_positions: int32 [rows], the tokens in their own inputs at which outputs are read.
         output_offsets: int64 [inputs + 1], the first row of each input, then the number of rows.
         targets: of each row, or of each input for spans (start and end); see the tasks. Where
-            there is no label: `NO_LABEL` for a class or a position, NaN for a number.
+            there is no label: `IGNORE_INDEX` for a class or a position, NaN for a number.
     """
 
     token_ids: np.ndarray
@@ -115,13 +115,13 @@ def join(
 
 def without_labels(inputs: Inputs) -> Inputs:
     """The same inputs, of which only a teacher's outputs say anything."""
-    nothing = np.nan if inputs.targets.dtype.kind == "f" else NO_LABEL
+    nothing = np.nan if inputs.targets.dtype.kind == "f" else IGNORE_INDEX
     return replace(inputs, targets=np.full_like(inputs.targets, nothing))
 
 
 def _has_label(targets: np.ndarray) -> np.ndarray:
     """Which of some targets say something, bool [targets]."""
-    known = ~np.isnan(targets) if targets.dtype.kind == "f" else targets != NO_LABEL
+    known = ~np.isnan(targets) if targets.dtype.kind == "f" else targets != IGNORE_INDEX
     of_each: np.ndarray = known.all(axis=tuple(range(1, known.ndim)))
     return of_each
 

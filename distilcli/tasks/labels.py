@@ -22,7 +22,7 @@ import numpy as np
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.files.json_text import parse_json
 from distilcli.tasks.examples import BadExample, is_nothing
-from distilcli.text.row import NO_LABEL
+from distilcli.text.row import IGNORE_INDEX
 
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 _ON, _OFF = {"1", "true"}, {"0", "false"}
@@ -55,8 +55,8 @@ def class_text(value: Any) -> str:
         raise BadExample(f"label {_short(value)} is a {kind}, not one class")
     if not text:
         raise BadExample("no label")
-    if text == str(NO_LABEL):
-        raise BadExample(f"no label ({NO_LABEL})")
+    if text == str(IGNORE_INDEX):
+        raise BadExample(f"no label ({IGNORE_INDEX})")
     return text
 
 
@@ -66,7 +66,7 @@ def tag_text(value: Any) -> str | None:
     Raises:
         BadExample: it names none.
     """
-    if value == NO_LABEL or (isinstance(value, str) and value.strip() == str(NO_LABEL)):
+    if value == IGNORE_INDEX or (isinstance(value, str) and value.strip() == str(IGNORE_INDEX)):
         return None
     return class_text(value)
 

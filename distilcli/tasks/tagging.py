@@ -19,7 +19,7 @@ from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import Classes, class_names, doubtful, tag_text
 from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics, share_of_equal
-from distilcli.text.row import NO_LABEL
+from distilcli.text.row import IGNORE_INDEX
 from distilcli.text.tokenizers import TextTokenizer
 
 _ENDINGS = dict.fromkeys((".tsv", ".txt", ".conll", ".conllu", ".bio"), "conll")
@@ -162,7 +162,7 @@ def _sentence(words: Any, tags: Any) -> Sentence:
             raise BadExample(f"no tag for word {index + 1}, {word!r}")
     found = [tag_text(tag) for tag in tags]
     if not any(found):
-        raise BadExample(f"no word has a tag: all are {NO_LABEL}")
+        raise BadExample(f"no word has a tag: all are {IGNORE_INDEX}")
     return Sentence(words, found)
 
 

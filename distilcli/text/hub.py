@@ -9,7 +9,7 @@ from distilcli.errors import DataError
 from distilcli.files.paths import resolve_path
 from distilcli.hub.answers import hub_answer
 from distilcli.text.globs import is_saved_data_set
-from distilcli.text.row import NO_LABEL
+from distilcli.text.row import IGNORE_INDEX
 
 
 def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -93,7 +93,7 @@ def _named(value: Any, names: list[str]) -> Any:
         return [_named(one, names) for one in value]
     if value is None or value == -1:
         return None
-    if not isinstance(value, int) or value == NO_LABEL:
+    if not isinstance(value, int) or value == IGNORE_INDEX:
         return value
     if not 0 <= value < len(names):
         raise DataError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-NO_LABEL = -100  # what transformers and PyTorch take to say: there is no label here
+IGNORE_INDEX = -100  # what transformers and PyTorch take to say: there is no label here
 
 
 @dataclass(frozen=True)

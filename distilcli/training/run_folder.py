@@ -99,7 +99,7 @@ class RunFolder:
             )
 
     @contextmanager
-    def alone(self, patience_seconds: float, on_wait: Callable[[str], None]) -> Iterator[None]:
+    def locked(self, patience_seconds: float, on_wait: Callable[[str], None]) -> Iterator[None]:
         """Make the folder and keep other runs out of it during the block.
 
         What a killed run left half written is cleared. A folder of a run in which nothing can be

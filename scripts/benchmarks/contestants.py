@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from distilcli.batches.masked import pack_masked
 from distilcli.batches.masking import Masker
-from distilcli.batches.packing import IGNORE_INDEX, PackedSequences
+from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import StepPlan
 from distilcli.config.experiment import Experiment
 from distilcli.distillation.masked_lm import MaskedLMObjective
 from distilcli.distillation.masked_lm_parts import TextParts
+from distilcli.text.row import IGNORE_INDEX
 from distilcli.training.optimizer import learning_rate, make_optimizer
 from distilcli.training.steps import Stepper
 

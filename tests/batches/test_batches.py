@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from packed_batches import CLS, SEP, make_masker, random_split
 
 from distilcli.batches.masked import PackedBatch, held_out_batches, pack_masked
-from distilcli.batches.packing import IGNORE_INDEX
 from distilcli.batches.plan import STEP_PLAN, Draws, StepPlan, balanced_bins
 from distilcli.errors import ConfigError
+from distilcli.text.row import IGNORE_INDEX
 
 NUM_SEQUENCES, BATCH, BOUND = 203, 24, 150
 WORLD_SIZES = [1, 2, 3, 8]
