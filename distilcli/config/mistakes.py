@@ -196,7 +196,3 @@ def _shown(value: Any) -> str:
 
 def _bound(limit: float) -> str:
     return f"{limit:g}" if isinstance(limit, float) else f"{limit:,}"
-
-
-def either(names: list[str]) -> str:
-    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
