@@ -14,6 +14,7 @@ from distilcli.tasks.task import OpenTask
 from distilcli.text.tokenizers import TextTokenizer
 
 Rows = Sequence[dict[str, Any]]
+VOWELS = "aeiou"
 
 
 def open_rows(
@@ -37,3 +38,9 @@ def question(context: str, *answers: str, text: str = "bo") -> dict[str, Any]:
     """A row of question answering; each answer is where it first stands in the context."""
     found = [{"text": answer, "answer_start": context.index(answer)} for answer in answers]
     return {"question": text, "context": context, "answers": found}
+
+
+def labelled_rows(labels: list[Any], column: str = "label") -> list[dict[str, Any]]:
+    return [
+        {"text": f"b{VOWELS[i % 5]} d{VOWELS[i // 5]}", column: x} for i, x in enumerate(labels)
+    ]

@@ -4,20 +4,14 @@ import itertools
 import json
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from task_models import make_inputs, make_model
-from task_rows import open_rows
+from task_rows import VOWELS, labelled_rows, open_rows
 from tiny_tasks import pair_tokenizer
-from typer.testing import CliRunner
 
-from distilcli.cli.app import app
 from distilcli.errors import ConfigError, DataError, DistilError, ModelError
-from distilcli.models.task_models import _check_inputs, load_finetuned
 from distilcli.tasks.examples import BadExample
 from distilcli.tasks.labels import (
     Classes,
@@ -29,27 +23,19 @@ from distilcli.tasks.labels import (
     tag_text,
     vector_length,
 )
-from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.task import OpenTask
 
 NAN = float("nan")
-VOWELS = "aeiou"
 KINDS = "classification", "multi-label"
 
 
-def rows_of(labels: list[Any], column: str = "label") -> list[dict[str, Any]]:
-    return [
-        {"text": f"b{VOWELS[i % 5]} d{VOWELS[i // 5]}", column: x} for i, x in enumerate(labels)
-    ]
-
-
 def classified(folder: Path, cells: list[Any], dev: list[Any], **settings: Any) -> OpenTask:
-    train, other = rows_of(cells), rows_of(dev)
+    train, other = labelled_rows(cells), labelled_rows(dev)
     return open_rows(folder, pair_tokenizer(), "classification", train, other, **settings)
 
 
 def multi(folder: Path, cells: list[Any], dev: list[Any], **settings: Any) -> OpenTask:
-    train, other = rows_of(cells, "labels"), rows_of(dev, "labels")
+    train, other = labelled_rows(cells, "labels"), labelled_rows(dev, "labels")
     return open_rows(folder, pair_tokenizer(), "multi-label", train, other, **settings)
 
 
@@ -371,85 +357,3 @@ def test_a_sentence_needs_a_tag(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             tagged(tmp_path, [[0, 1], [0, nothing]])
         assert "line 2: no tag for word 2, 'be'" in bad_rows(caught.value)
-
-
-# The teacher's config.json, and what a model can read
-
-
-CONFIG = {
-    "task": {
-        "kind": "classification",
-        "train": {"files": "train.jsonl"},
-        "dev": {"files": "dev.jsonl"},
-    },
-    "teacher": {"model": "teacher"},
-    "student": {"kind": "copied", "num_layers": 1},
-    "train": {"precision": "fp32"},
-}
-
-
-@pytest.mark.parametrize(
-    ("id2label", "message"),
-    [
-        (
-            {"1": "a", "2": "b"},
-            "teacher ./teacher: id2label in its config.json numbers the outputs 1, 2\n"
-            "Number them from 0 to 1, in the order of the outputs.",
-        ),
-        ({"0": 0, "1": 1}, "the teacher's classes are 0, 1, the task's are a, b"),
-        ({"0": None, "1": ["b"]}, "the teacher's classes are None, ['b'], the task's are a, b"),
-    ],
-)
-def test_names_of_outputs_that_are_none_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, id2label: dict[str, Any], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    teacher = make_model("bert", "sequence", 2, vocab=len(pair_tokenizer()))
-    teacher.save_pretrained("teacher")
-    pair_tokenizer().save_pretrained("teacher")
-    path = Path("teacher/config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": id2label}))
-    for name, labels in (("train", "abab"), ("dev", "ba")):
-        rows = rows_of(list(labels))
-        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tree = CONFIG | {"name": "x", "teacher": {"model": "./teacher"}}
-    Path("x.yaml").write_text(yaml.safe_dump(tree))
-    result = CliRunner().invoke(app, ["prepare", "--config", "x.yaml"])
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-@pytest.mark.parametrize("order", ["abc", "ABC", "xyz", "cab"])
-def test_outputs_in_another_order_are_refused(tmp_path: Path, order: str) -> None:
-    """Else a model that is evaluated beside others would be scored as if it were wrong."""
-    rows = make_inputs([5], "sequence")
-    task: Any = SimpleNamespace(
-        head="sequence", outputs=OneOf(), labels=["a", "b", "c"], train=rows, dev=rows
-    )
-    model = make_model("bert", "sequence", 3)
-    model.config.id2label = dict(enumerate(order))
-    model.save_pretrained(tmp_path)
-    if order != "cab":
-        load_finetuned(str(tmp_path), task)
-        return
-    with pytest.raises(ModelError) as caught:
-        load_finetuned(str(tmp_path), task)
-    assert caught.value.message == (
-        f"student {tmp_path}: its outputs are in the order c, a, b, the task's in the order a, b, c"
-    )
-
-
-def test_inputs_that_a_model_has_no_embedding_for_are_refused() -> None:
-    class Task:
-        train = dev = make_inputs([5, 7], "sequence")
-
-    model = make_model("bert", "sequence")
-    _check_inputs(Task, model, "the student")
-    model.config.type_vocab_size = 1
-    with pytest.raises(ModelError) as caught:
-        _check_inputs(Task, model, "the student")
-    assert caught.value.message == (
-        "the student: it has 1 token type, but the inputs are of two texts, which the tokenizer "
-        "gives two types"
-    )
-    _check_inputs(Task, make_model("distilbert", "sequence"), "the student")

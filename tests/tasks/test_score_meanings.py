@@ -1,19 +1,19 @@
-"""What scores mean: which classes a mean is over, which class F1 is of, what an entity is."""
+"""What scores mean: which classes a mean is over, what an entity is, which scores a task has."""
+
+from typing import get_args
 
 import numpy as np
 import pytest
+from score_values import near
 from task_reading import opened
-from task_rows import open_rows
+from task_rows import open_rows, question
 from tiny_tasks import pair_tokenizer
 
+from distilcli.config import tasks
 from distilcli.errors import ConfigError
 from distilcli.tasks.entities import entities, not_of_entities
 
 TOKENIZER = pair_tokenizer()
-
-
-def near(value):
-    return pytest.approx(value, rel=1e-12, abs=1e-12)
 
 
 def one_hot(ids, number):
@@ -127,3 +127,48 @@ def test_a_tag_of_no_scheme_is_named(tmp_path):
         "task.score: entity_f1 needs tags such as B-PER, I-PER, O, or of BIOES, BILOU or BMES; "
         "X is none"
     )
+
+
+# What all tasks have in common
+
+_ROWS = {
+    "classification": [{"text": "ba", "label": label} for label in ("no", "yes")],
+    "multi-label": [{"text": "ba", "labels": label} for label in (["a"], ["b"])],
+    "regression": [{"text": "ba", "label": label} for label in (1, 2)],
+    "question-answering": [question("ba be", "be")],
+    "tagging": [{"tokens": ["ba", "be", "bi"], "tags": ["B-X", "I-X", "O"]}],
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tasks.ClassificationTask,
+        tasks.MultiLabelTask,
+        tasks.RegressionTask,
+        tasks.QuestionAnsweringTask,
+        tasks.TaggingTask,
+    ],
+)
+def test_every_score_that_can_be_chosen_is_computed(tmp_path, config):
+    (kind,) = get_args(config.model_fields["kind"].annotation)
+    for score in get_args(config.model_fields["score"].annotation):
+        task = open_rows(tmp_path, TOKENIZER, kind, _ROWS[kind], _ROWS[kind], score=score)
+        assert task.score == score
+        scores = task.scores(task.constant_outputs())
+        assert all(isinstance(value, float) for value in scores.values())
+        assert score in scores
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "rows"),
+    [
+        ("classification", "f1", [{"text": "ba", "label": label} for label in "abc"]),
+        ("classification", "accuracy_f1", [{"text": "ba", "label": label} for label in "abc"]),
+        ("tagging", "entity_f1", [{"tokens": ["ba", "be"], "tags": ["NOUN", "VERB"]}]),
+    ],
+)
+def test_a_score_that_the_classes_do_not_have_is_refused(tmp_path, kind, score, rows):
+    """Here, not after hours of training."""
+    with pytest.raises(ConfigError, match=r"task\.score"):
+        open_rows(tmp_path, TOKENIZER, kind, rows, rows, score=score)
