@@ -38,13 +38,13 @@ def _settings_of_models(wanted: Wanted) -> BaseExperiment:
     """
     if wanted.asked.dev:
         raise ConfigError(
-            "--dev: examples are of a task, and there is no run on one",
-            "Name the run, or --config FILE; --text FILES measures masked-LM models on text.",
+            "--dev needs an experiment on a task, and none is named",
+            "Name a run on a task, or its --config FILE. Measure on text with --text FILE.",
         )
     if not wanted.asked.text:
         raise ConfigError(
             "no experiment to evaluate with",
-            "Give --config FILE or a run folder, such as runs/NAME; or --text FILES.",
+            "Give --config FILE or a run folder, such as runs/NAME; or --text FILE.",
         )
     if not wanted.models:
         raise ConfigError("--text: there is no model to measure", "Name a folder or a hub model.")

@@ -126,7 +126,7 @@ def _copied_student(
     layers: str | None, num_layers: int | None, strategy: str | None
 ) -> CopiedStudent:
     if layers is not None and strategy is not None:
-        raise ConfigError("--layers and --strategy exclude each other")
+        raise ConfigError("--layers and --strategy cannot be used together")
     chosen: object = strategy or "alternate"
     if layers is not None:
         chosen = [int(word) if word.strip().isdecimal() else word for word in layers.split(",")]

@@ -116,7 +116,7 @@ def evaluate(
         if documents not in (None, "file", "line", "blank-line"):
             raise ConfigError(f"--documents {documents}: not file, line or blank-line")
         if teacher is not None and not text:
-            raise ConfigError("--teacher goes with --text")
+            raise ConfigError("--teacher can only be used with --text")
         from distilcli.cli import evaluate as command
         from distilcli.cli.models_to_measure import Wanted
         from distilcli.evaluation.asked import Asked

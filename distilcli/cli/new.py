@@ -27,7 +27,7 @@ def run(kind: str, file: Path, console: Console) -> None:
         ConfigError: something is there already, or the file cannot be written.
     """
     if os.path.lexists(file):
-        raise ConfigError(f"{file}: is not replaced", "Choose a name that nothing has yet.")
+        raise ConfigError(f"{file}: already exists", "Choose another file name.")
     text = template(kind, file)
     try:
         write_atomically(file, text)

@@ -100,19 +100,31 @@ def init_student(
         if config is not None and teacher is None:
             given = [name for name, value in alone.items() if value is not None]
             if given:
-                raise ConfigError(f"{given[0]} goes with --teacher, not with --config")
+                raise ConfigError(f"{given[0]} can only be used with --teacher, not with --config")
             command.run(load(config, overrides), force, console)
         elif teacher is not None and config is None and output is not None:
             if overrides:
                 raise ConfigError(
-                    f"{overrides[0]!r}: overrides go with --config", _as_option(overrides[0])
+                    f"{overrides[0]!r}: overrides can only be used with --config",
+                    _as_option(overrides[0]),
                 )
             teacher, output = option_path("--teacher", teacher), option_output("--output", output)
             command.run_without_experiment(
                 teacher, output, layers, num_layers, strategy, force, console
             )
         else:
-            raise ConfigError("give either --config FILE, or --teacher MODEL and --output DIR")
+            raise _wrong_choice(config, teacher)
+
+
+def _wrong_choice(config: Path | None, teacher: str | None) -> ConfigError:
+    """What is too much, or missing, of --config, --teacher and --output."""
+    if config is not None:
+        return ConfigError("--config and --teacher cannot be used together", "Leave one out.")
+    if teacher is not None:
+        return ConfigError("--output is missing", "Give --output DIR, a folder for the student.")
+    return ConfigError(
+        "no teacher is named", "Give --config FILE, or --teacher MODEL and --output DIR."
+    )
 
 
 def _as_option(override: str) -> str:
@@ -159,9 +171,9 @@ def train(
     with guard.console(json_output, f"training with {config}") as console:
         experiment, overrides = load_any(config, overrides, skip_bad_rows)
         if resume and force:
-            raise ConfigError("--resume and --force exclude each other")
+            raise ConfigError("--resume and --force cannot be used together")
         if dry_run and profile:
-            raise ConfigError("--dry-run and --profile exclude each other")
+            raise ConfigError("--dry-run and --profile cannot be used together")
         from distilcli.cli import train as command
 
         if dry_run:

@@ -59,6 +59,8 @@ PositiveInt = Annotated[StrictInt, Field(gt=0, le=MAX_COUNT)]
 Count = Annotated[StrictInt, Field(ge=0, le=MAX_COUNT)]
 Precision = Literal["auto", "fp32", "bf16"]
 # Of runs, and of the tasks and models of a suite; folders are called so, with a little more.
+# The only pattern of a setting: `mistakes.py` says this of whatever does not match one.
+NAME_RULE = "must be letters, digits, '.', '_' and '-', and begin with a letter or digit"
 Name = Annotated[str, Field(max_length=180, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 OutputFolder = Annotated[str, AfterValidator(output_path)]
 ModelName = Annotated[str, AfterValidator(expanded_path)]  # or a folder

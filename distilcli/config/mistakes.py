@@ -9,12 +9,10 @@ from typing import Any, get_args, get_origin
 from pydantic import Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from distilcli.config.fields import Section
+from distilcli.config.fields import NAME_RULE, Section
 from distilcli.config.overrides import MAX_SHOWN, Key, Override, dotted_key, named
 from distilcli.errors import either, shortened
 from distilcli.files.json_text import to_json
-
-# What is wrong, in the user's words
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def describe(
     overrides: list[Override],
 ) -> str:
     """The first problem with where it is, and how many more there are."""
-    problems = [_problem(details, kind) for details in error.errors()]
+    problems = [_problem(details, kind, tree) for details in error.errors()]
     problems.sort(key=lambda problem: problem.kind not in ("extra_forbidden", "renamed"))
     # A key that is only mistyped is not missing as well.
     meant = {problem.suggestion for problem in problems}
@@ -74,11 +72,12 @@ def _is_in(tree: Any, key: Key) -> bool:
     return True
 
 
-def _problem(details: ErrorDetails, root: type[Section]) -> _Problem:
+def _problem(details: ErrorDetails, root: type[Section], tree: dict[str, Any]) -> _Problem:
     key, section, choices = _find(details["loc"], root)
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(key, section, choices)
+        kind_is_given = _is_in(tree, (*key[:-1], "kind"))
+        return _unknown_key(key, section, choices, kind_is_given)
     if kind == "missing":
         return _Problem(kind, key, "this key is required")
     if kind == "union_tag_invalid":
@@ -92,7 +91,9 @@ def _problem(details: ErrorDetails, root: type[Section]) -> _Problem:
     return _Problem(kind, key, text + shown)
 
 
-def _unknown_key(key: Key, section: type[Section], choices: dict[str, type[Section]]) -> _Problem:
+def _unknown_key(
+    key: Key, section: type[Section], choices: dict[str, type[Section]], kind_is_given: bool
+) -> _Problem:
     name, own = str(key[-1]), list(section.model_fields)
     if name in section.renamed:
         now = (*key[:-1], *section.renamed[name].split("."))
@@ -101,7 +102,11 @@ def _unknown_key(key: Key, section: type[Section], choices: dict[str, type[Secti
     text, suggestion = f"unknown key; there are {', '.join(own)}", None
     if with_key:
         without = next(tag for tag, other in choices.items() if other is section)
-        text = f"goes with {either(with_key)}, not with {without}"
+        text = f"can only be used with {either(with_key)}, not with {without}"
+        if "kind" in section.model_fields:
+            kind = dotted_key((*key[:-1], "kind"))
+            text = f"needs {kind}={either(with_key)}; this section is {without}"
+            text += "" if kind_is_given else ", the default"
     else:
         others = [field for other in choices.values() for field in other.model_fields]
         near = _nearest(name, own) or _nearest(name, others)
@@ -184,7 +189,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "greater_than_equal": lambda context: f"must be at least {_bound(context['ge'])}",
     "less_than": lambda context: f"must be below {_bound(context['lt'])}",
     "less_than_equal": lambda context: f"must be at most {_bound(context['le'])}",
-    "string_pattern_mismatch": lambda context: f"must match {context['pattern']}",
+    "string_pattern_mismatch": lambda _: NAME_RULE,
 }
 
 

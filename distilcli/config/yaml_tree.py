@@ -124,8 +124,8 @@ def read_yaml(path: Path, hint: str = "") -> dict[str, Any]:
         problem = problem_of(error) if mark else f"not YAML ({problem_of(error)})"
         raise ConfigError(f"{where}: {problem}", "Correct the YAML.") from error
     if not isinstance(tree, dict):
-        found = "the file is empty" if tree is None else "this is not"
-        raise ConfigError(f"{path}: an experiment is a mapping of keys, {found}")
+        found = "the file is empty; " if tree is None else ""
+        raise ConfigError(f"{path}: {found}expected keys and values (name: ..., teacher: ...)")
     return tree
 
 

@@ -89,14 +89,14 @@ def claim(folder: Path, settings: dict[str, Any], model: str, changed_input: lis
         if is_finished or not keys.keys() <= _KEYS_OF_NO_SHARD:
             if _has_something_to_keep(folder):
                 differences = [
-                    f"with another tokenizer, that of {before['tokenizer_model']}, not that of "
-                    f"{model}"
+                    f"another tokenizer, that of {before['tokenizer_model']}, not that of {model}"
                     if key == "tokenizer"
                     else f"{key} was {to_json(there.get(key))}, is {to_json(settings.get(key))}"
                     for key in keys
                 ]
+                what = "with other settings" if differences else "from other input"
                 raise DataError(
-                    f"{folder}: a token store made otherwise: "
+                    f"{folder}: this token store was made {what}: "
                     f"{'; '.join(differences or changed_input)}",
                     "Name another folder as data.store, or delete this one.",
                 )

@@ -242,11 +242,11 @@ class MaskedLMRun(RunKind[Experiment, TextParts]):
         """
         if asked.dev:
             raise ConfigError(
-                "--dev: examples are of a task, and there is no run on one",
-                "Name the run, or --config FILE; --text FILES measures masked-LM models on text.",
+                "--dev needs an experiment on a task; this one is masked-LM training",
+                "Measure on text with --text FILE.",
             )
         if asked.documents is not None and not asked.text:
-            raise ConfigError("--documents goes with --text")
+            raise ConfigError("--documents can only be used with --text")
         if asked.teacher is not None:
             raise ConfigError(
                 "--teacher: the experiment names its teacher", "Override it: teacher.model=..."

@@ -184,11 +184,11 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         if asked.text:
             raise ConfigError(
                 "--text measures masked-LM models, and this experiment is on a task",
-                "Measure its student on other examples: --dev FILES.",
+                "Measure its student on other examples: --dev FILE (repeat it, or quote a glob).",
             )
         if asked.documents is not None or asked.teacher is not None:
             option = "--documents" if asked.documents is not None else "--teacher"
-            raise ConfigError(f"{option} goes with --text")
+            raise ConfigError(f"{option} can only be used with --text")
         if asked.num_sequences is not None and not asked.speed:
             raise ConfigError(
                 "--num-sequences: on a task it says how many inputs are timed",

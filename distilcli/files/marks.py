@@ -62,13 +62,13 @@ def refuse_foreign(folder: Path) -> None:
         named += f" and {len(found) - _SHOWN} more"
     if mark is None:
         raise RunFolderError(
-            f"{folder}: is not replaced, for nothing in it says that distilcli wrote it (no "
+            f"{folder}: not replaced, because nothing in it says that distilcli wrote it (no "
             f"{MARK}); it holds {named}",
             "Name another folder. If you do not need this one, or if an earlier version of "
             "distilcli wrote it, remove it yourself.",
         )
     raise RunFolderError(
-        f"{folder}: is not replaced, for it holds what distilcli did not write: {named}",
+        f"{folder}: not replaced, because it holds what distilcli did not write: {named}",
         "Move that elsewhere, or name another folder.",
     )
 

@@ -35,7 +35,7 @@ def hub_answer(error: BaseException, revision: str, kind: str) -> tuple[str, str
     sentence = str(error) if type(error).__name__ == "DatasetNotFoundError" else ""
     if isinstance(error, GatedRepoError) or "gated" in sentence:
         return (
-            f"the hub gives it to those only who were granted access ({status or 403})",
+            f"access to it is restricted on the hub ({status or 403})",
             f"Ask for access on the {kind}'s page, then log in: {LOG_IN}.",
         )
     if isinstance(error, RevisionNotFoundError) or sentence.startswith("Revision"):
@@ -56,7 +56,7 @@ def hub_answer(error: BaseException, revision: str, kind: str) -> tuple[str, str
             f"Wait some minutes, or log in, which allows for more: {LOG_IN}.",
         )
     if status is not None and status >= 500:
-        return f"the hub is out of order ({status})", "Try again later, or give a folder."
+        return f"the hub had a server error ({status})", "Try again later, or give a folder."
     return None
 
 

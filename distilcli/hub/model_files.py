@@ -5,6 +5,9 @@ more files than we want (adapters, pickles, code), is given none of them to find
 """
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -149,7 +152,7 @@ def model_files(name: str, revision: str | None, where: str) -> ModelFiles:
 def unreadable(where: str, name: str, error: OSError) -> ModelError:
     """The error for a file that is there and cannot be read."""
     return ModelError(
-        f"{where}: {name} cannot be read ({error.strerror or error})", "Mind its permissions."
+        f"{where}: {name} cannot be read ({error.strerror or error})", "Check its permissions."
     )
 
 
@@ -186,13 +189,30 @@ def _fetched(repository: str, name: str, revision: str, where: str) -> Path | No
         if name not in _FIRST and in_cache is not None:
             # Either the file, or a mark that says that this commit has none of the name.
             return Path(in_cache) if isinstance(in_cache, str) else None
-        return Path(hf_hub_download(repository, name, revision=revision))
+        with _quiet_retries() if name in _FIRST else nullcontext():
+            return Path(hf_hub_download(repository, name, revision=revision))
     except RemoteEntryNotFoundError:
         return None
     except Exception as error:  # network, hub and file errors share no base class
         if is_offline() and name not in _FIRST:
             return None
         raise hub_refusal(error, revision, where) from error
+
+
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Keep the hub's client from telling of each try inside the block; our error tells of the last.
+
+    The first file of a model says whether there is such a model at all, and most names that the hub
+    does not have are mistyped.
+    """
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def hub_refusal(error: BaseException, revision: str, where: str) -> ModelError:

@@ -182,7 +182,8 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
             )
     if not any(ending == words for _, ending in found):
         raise ModelError(
-            f"{where}: its weights have no word embeddings, but such as {_first(weights)}",
+            f"{where}: no word embeddings among its weights (found, for example, "
+            f"{_first(weights)})",
             f"Use a {family.name} whose weights are named as transformers names them.",
         )
     numbers = (layer_number(name, family) for name in weights)

@@ -237,7 +237,7 @@ def _refuse_foreign(run: SuiteRun) -> None:
     for path in (config, log):
         if path.exists():
             raise RunFolderError(
-                f"{path}: is not replaced, for nothing in it says that distilcli wrote it",
+                f"{path}: not replaced, because nothing in it says that distilcli wrote it",
                 "Choose another folder with --output, or move that file elsewhere.",
             )
 

@@ -150,7 +150,7 @@ class RunFolder:
             for path in (self.experiment, self.environment, self.metrics, self.identity):
                 if path.exists():
                     raise RunFolderError(
-                        f"{path}: is not replaced, for nothing here says that distilcli wrote it",
+                        f"{path}: not replaced, because nothing here says that distilcli wrote it",
                         "Choose another output_dir=... or name=..., or move that file elsewhere.",
                     )
         if force:
@@ -304,7 +304,7 @@ def check_results(folder: Path) -> None:
     marked = (target, RunFolder(folder).environment)
     if target.exists() and not (any(map(_is_ours, marked)) or _is_of_a_suite(target)):
         raise RunFolderError(
-            f"{target}: is not replaced, for nothing in it says that distilcli wrote it",
+            f"{target}: not replaced, because nothing in it says that distilcli wrote it",
             "Choose another folder with --output, or move that file elsewhere.",
         )
 

@@ -269,8 +269,9 @@ def test_layers_that_there_are_not(tiny_world, folder, case, command):
 
 
 ALONE = {
-    "neither": ([], ["--config", "--teacher"]),
-    "no output": (["--teacher", "TEACHER"], ["--output"]),
+    "neither": ([], ["no teacher is named"]),
+    "no output": (["--teacher", "TEACHER"], ["--output is missing"]),
+    "two teachers": (["--config", "x.yaml", "--teacher", "TEACHER"], ["cannot be used together"]),
     "both": (["--config", "x.yaml", "--layers", "0,1"], ["--layers", "--teacher"]),
     "override": (["--teacher", "TEACHER", "--output", "OUT", "seed=1"], ["seed=1", "--config"]),
     "list": (["--teacher", "TEACHER", "--output", "OUT", "--layers", "0,x"], ["--layers 0,x"]),
@@ -341,7 +342,7 @@ def test_checkpoint_of_another_experiment(tiny_world, trained):
 
 
 def test_resume_and_force(tiny_world, trained):
-    """The two exclude each other; the run stays as it was."""
+    """The two cannot be used together; the run stays as it was."""
     before = listing(trained)
     both = ["--resume", "--force"]
     refused(*train(tiny_world, trained, *both), words=["--resume", "--force"])

@@ -188,9 +188,12 @@ def test_without_the_variable_it_is_below_the_home_folder(monkeypatch, tmp_path)
             "--documents: must be said for text files such as FOLDER/one.txt",
         ),
         (["--text", "one.txt", "--documents", "line"], "--text: there is no model to measure"),
-        (["RUN", "--documents", "line"], "--documents goes with --text"),
+        (["RUN", "--documents", "line"], "--documents can only be used with --text"),
         (["RUN", "--text", "one.txt", "--teacher", "t"], "--teacher: the experiment names its te"),
-        (["RUN", "--dev", "one.txt"], "--dev: examples are of a task, and there is no run on one"),
+        (
+            ["RUN", "--dev", "one.txt"],
+            "--dev needs an experiment on a task; this one is masked-LM training",
+        ),
         (
             ["TEACHER", "--text", "one.txt", "train.seed=1"],
             "'train.seed=1': there is no experiment whose settings this could override",

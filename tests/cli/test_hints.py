@@ -83,7 +83,7 @@ def test_an_override_without_an_experiment_is_told_its_option(models, tmp_path, 
     given = ["--teacher", str(models / "bert"), "--output", str(tmp_path / "new"), override]
     result = invoke("init-student", *given)
     assert result.exit_code == 2
-    assert f"{override!r}: overrides go with --config" in result.stderr
+    assert f"{override!r}: overrides can only be used with --config" in result.stderr
     assert result.stderr.endswith(named)
 
 

@@ -172,8 +172,8 @@ def test_nothing_is_replaced(what):
     else:
         place.symlink_to("nowhere")
     error, hint = refused("new", "quickstart", "there.yaml")
-    assert error == "there.yaml: is not replaced"
-    assert hint == "Choose a name that nothing has yet."
+    assert error == "there.yaml: already exists"
+    assert hint == "Choose another file name."
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,8 @@ def test_a_file_that_is_a_folder_or_not_text(tmp_path: Path) -> None:
         ("name: 2024-13-45\n", "PATH: not YAML (month must be in 1..12"),
         ("name: \x00\n", "PATH: not YAML (unacceptable character"),
         ("name: !!python/name:os.system\n", "PATH, line 1: could not determine a constructor"),
-        ("", "PATH: an experiment is a mapping of keys, the file is empty"),
-        ("- name\n", "PATH: an experiment is a mapping of keys, this is not"),
+        ("", "PATH: the file is empty; expected keys and values"),
+        ("- name\n", "PATH: expected keys and values (name: ..., teacher: ...)"),
         ("name: a\nseed: 1\nname: b\n", "PATH, line 3: name is given twice, first in line 1"),
         (
             "optim:\n  lr: 1.0\n  eps: 1.0\n  lr: 2.0\n",
@@ -173,9 +173,12 @@ def test_the_same_key_in_two_sections_and_merged_keys_are_no_doubles(path: Path)
         ),
         (
             {"student": {"kind": "random", "layers": "top"}},
-            "student.layers: goes with copied, not with random",
+            "student.layers: needs student.kind=copied; this section is random",
         ),
-        ({"student": {"model": "m"}}, "student.model: goes with checkpoint, not with copied"),
+        (
+            {"student": {"model": "m"}},
+            "student.model: needs student.kind=checkpoint; this section is copied, the default",
+        ),
         (
             data(sources=[{"files": "a"}, {"files": "b", "fromat": "csv"}]),
             "data.sources.1.fromat: unknown key; did you mean data.sources.1.format?",
@@ -187,7 +190,7 @@ def test_the_same_key_in_two_sections_and_merged_keys_are_no_doubles(path: Path)
         ),
         (
             data(sources=[{"hub": "a/b", "documents": "line"}]),
-            "data.sources.0.documents: goes with files, not with hub",
+            "data.sources.0.documents: can only be used with files, not with hub",
         ),
         (
             data(sources=[{"hubb": "a/b"}]),
@@ -268,7 +271,7 @@ def test_several_mistakes_are_counted(path: Path) -> None:
             {"student": {"kind": "checkpoint", "model": "m", "new_head": 1}},
             "student.new_head: must be true or false (given: 1)",
         ),
-        ({"name": "../up"}, "name: must match ^[A-Za-z0-9]"),
+        ({"name": "../up"}, "name: must be letters, digits, '.', '_' and '-'"),
     ],
 )
 def test_a_wrong_value_is_answered_in_plain_words(

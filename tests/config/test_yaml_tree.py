@@ -39,8 +39,8 @@ LADDER = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1
         ("a: !!timestamp 'x'", "not YAML"),
         ("a: !!int 'x'", "not YAML"),
         ("a\x00b", "not YAML (unacceptable character #x0000"),
-        ("", "an experiment is a mapping of keys, the file is empty"),
-        ("- a", "an experiment is a mapping of keys, this is not"),
+        ("", "the file is empty; expected keys and values"),
+        ("- a", "expected keys and values (name: ..., teacher: ...)"),
     ],
 )
 def test_a_hostile_file_is_one_error_that_names_it(
@@ -94,7 +94,7 @@ def test_what_is_no_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("x=" + "9" * 10_000, "the value is not YAML (Exceeds the limit"),
         ("x=a\x00b", "the value is not YAML (unacceptable character"),
         ("seed=" + "9" * 4000, "seed: must be at most 4,294,967,295 (given: 99"),
-        ("name=" + "/" * 100, "name: must match"),
+        ("name=" + "/" * 100, "name: must be letters"),
         ("name=" + "a" * 4000, "name: must be of 180 characters at most"),
     ],
 )

@@ -263,7 +263,7 @@ def test_an_edit_that_keeps_the_size_is_noticed(data, keep_time):
     assert path.stat().st_size == status.st_size
     assert not is_prepared(data, TOKENIZER)
     assert is_prepared(data, TOKENIZER, by_content=False)
-    with pytest.raises(DataError, match=f"made otherwise: {path} has changed since"):
+    with pytest.raises(DataError, match=f"made from other input: {path} has changed since"):
         prepare(data, TOKENIZER, 1)
 
 

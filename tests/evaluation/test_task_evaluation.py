@@ -238,9 +238,9 @@ def test_other_examples_of_a_glue_task(tasks, tmp_path, monkeypatch):
     [
         (["--dev", "nosuch.csv"], "task.dev.files: nosuch.csv matches no file"),
         (["--text", "a.txt"], "--text measures masked-LM models, and this experiment is on a task"),
-        (["--documents", "line"], "--documents goes with --text"),
+        (["--documents", "line"], "--documents can only be used with --text"),
         (["--documents", "page"], "--documents page: not file, line or blank-line"),
-        (["--teacher", "t"], "--teacher goes with --text"),
+        (["--teacher", "t"], "--teacher can only be used with --text"),
         (
             ["--num-sequences", "3"],
             "--num-sequences: on a task it says how many inputs are timed",
@@ -336,7 +336,7 @@ def test_results_are_not_written_into_a_model(trained, expert, tmp_path, below):
 def test_results_of_someone_else_are_not_replaced(trained, tmp_path):
     (tmp_path / "results.json").write_text('{"accuracy": 1.0}')
     message = refused(str(trained), "--output", str(tmp_path))
-    assert message.startswith(f"{tmp_path / 'results.json'}: is not replaced")
+    assert message.startswith(f"{tmp_path / 'results.json'}: not replaced, because")
     assert (tmp_path / "results.json").read_text() == '{"accuracy": 1.0}'
 
 

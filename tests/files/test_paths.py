@@ -157,7 +157,7 @@ def test_a_run_cannot_be_called_what_no_folder_can():
         settings(MASKED_LM | {"name": "x" * 181}, Experiment)
     assert error.value.message.startswith("own.yaml: name: must be of 180 characters at most")
     for name in ("a/b", "..", "a\n", "~"):
-        with pytest.raises(ConfigError, match=r"own\.yaml: name: must match"):
+        with pytest.raises(ConfigError, match=r"own\.yaml: name: must be letters"):
             settings(MASKED_LM | {"name": name}, Experiment)
 
 

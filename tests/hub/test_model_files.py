@@ -1,6 +1,7 @@
 """Folders and hub repositories that are not what they say: one clear error, and nothing is run."""
 
 import json
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ CONFIGS = {
     "architectures": (5, "architectures is not a list of names"),
     "id2label": ([1], "id2label is not an object"),
     "tie_word_embeddings": ("yes", "tie_word_embeddings is not true or false"),
-    "model_type": (["bert"], "its model_type is ['bert'], not bert or distilbert"),
+    "model_type": (["bert"], "its model_type is ['bert'], not bert, distilbert or roberta"),
     "finetuning_task": ("\ud83d", "config.json is not valid (half a surrogate pair"),
     "quantization_config": ({"quant_method": "gptq"}, "its weights are quantized"),
 }
@@ -299,7 +300,9 @@ def test_quantized_weights_are_refused(saved, dtype):
 def test_weights_of_another_kind_of_model(saved):
     rename_weights(saved, lambda name: f"model.language.{name.replace('embeddings', 'wte')}")
     error = refused(saved)
-    assert "its weights have no word embeddings, but such as model.language." in error.message
+    assert (
+        "no word embeddings among its weights (found, for example, model.language." in error.message
+    )
 
 
 def test_weights_do_not_change_with_their_file(saved):
@@ -376,7 +379,7 @@ ANSWERS = {
     ),
     "gated": (
         (403, {"X-Error-Code": "GatedRepo"}),
-        "the hub gives it to those only who were granted access (403)",
+        "access to it is restricted on the hub (403)",
         "Ask for access on the model's page, then log in: `hf auth login` (or HF_TOKEN).",
     ),
     "a bad token": (
@@ -389,9 +392,9 @@ ANSWERS = {
         "the hub has had too many requests from here (429)",
         "Wait some minutes, or log in, which allows for more: `hf auth login` (or HF_TOKEN).",
     ),
-    "out of order": (
+    "server error": (
         (503, {}),
-        "the hub is out of order (503)",
+        "the hub had a server error (503)",
         "Try again later, or give a folder.",
     ),
 }
@@ -405,6 +408,16 @@ def test_what_the_hub_answers_is_said_in_words(hub, answer):
             load("someone/some-bert")
         assert caught.value.message.endswith(f"someone/some-bert: {message}")
         assert caught.value.hint == hint
+
+
+def test_the_tries_of_the_hubs_client_are_not_told(hub, caplog, monkeypatch):
+    """A name that the hub does not have is answered by one error, and by nothing before it."""
+    client = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(client, "handlers", [*client.handlers, caplog.handler])
+    hub.failure = ANSWERS["server error"][0]
+    with pytest.raises(ModelError):
+        loading.load_masked_lm("someone/some-bert")
+    assert caplog.messages == []
 
 
 def test_a_revision_that_is_not_there(hub):

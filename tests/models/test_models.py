@@ -267,7 +267,7 @@ def test_a_folder_with_anything_else_in_it_is_not_replaced(teacher, tokenizer, t
     with pytest.raises(RunFolderError) as error:
         saving.save_model(model, tokenizer, folder)
     assert error.value.message == (
-        f"{folder}: is not replaced, for it holds what distilcli did not write: "
+        f"{folder}: not replaced, because it holds what distilcli did not write: "
         "config.json (changed since), link, notes.txt, onnx/model.onnx, thesis/"
     )
     assert error.value.hint == "Move that elsewhere, or name another folder."

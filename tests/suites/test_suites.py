@@ -216,7 +216,7 @@ def test_a_file_and_overrides(path):
         ({"techer": "m"}, "techer: unknown key; did you mean teacher?"),
         ({"task": PAIRS}, "task: unknown key; did you mean tasks?"),
         ({"tasks": {}}, "tasks: needs 1 or more"),
-        ({"name": "../up"}, "name: must match ^[A-Za-z0-9]"),
+        ({"name": "../up"}, "name: must be letters, digits, '.', '_' and '-'"),
         ({"student": {"kind": "random"}}, "student.kind: must be copied or checkpoint"),
         ({"student": {"num_layer": 2}}, "student.num_layer: unknown key; did you mean student.num"),
         ({"train": {"num_epoch": 1}}, "train.num_epoch: unknown key; did you mean train.num_epoc"),
@@ -238,7 +238,7 @@ def test_names_become_folders(path, section, name):
     value = {"tasks": {"task": TAGS}, "baselines": {"source": "m"}}[section]
     message = complaint(path, **{section: {name: value}})
     assert message.startswith(f"PATH: {section}")
-    assert "must match ^[A-Za-z0-9]" in message
+    assert "must be letters, digits, '.', '_' and '-'" in message
 
 
 @pytest.mark.parametrize(

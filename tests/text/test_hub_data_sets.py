@@ -32,7 +32,7 @@ ANSWERS = {
     ),
     "gated": (
         (403, {"X-Error-Code": "GatedRepo"}),
-        "the hub gives it to those only who were granted access (403)",
+        "access to it is restricted on the hub (403)",
         f"Ask for access on the data set's page, then log in: {LOG_IN}.",
     ),
     "revision": (
@@ -58,7 +58,7 @@ def test_what_the_hub_answers_is_said_in_words(answer, tmp_path, monkeypatch):
     ("status", "message"),
     [
         (429, "the hub has had too many requests from here (429)"),
-        (503, "the hub is out of order (503)"),
+        (503, "the hub had a server error (503)"),
     ],
 )
 def test_what_the_client_tries_for_long_is_said_as_well(status, message):

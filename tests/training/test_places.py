@@ -147,7 +147,7 @@ def test_init_student_does_not_replace_a_folder_of_someone_else(here, force):
     words = ["init-student", "--teacher", "builtin:teacher", "--output", "mine", *force]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2
-    assert "error: mine: is not replaced" in result.stderr
+    assert "error: mine: not replaced" in result.stderr
     assert "it holds config.json, thesis.tex" in result.stderr
     assert "--force" not in result.stderr  # what is refused is not proposed
     assert (here / "mine" / THESIS).read_text() == "years"

@@ -171,5 +171,5 @@ def test_a_suite_replaces_no_results_of_someone_else(tmp_path, tasks):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"accuracy": 1.0}))
     message = refused(str(file), "--seeds", "1")
-    assert message.startswith(f"{path}: is not replaced")
+    assert message.startswith(f"{path}: not replaced, because")
     assert json.loads(path.read_text()) == {"accuracy": 1.0}
