@@ -42,7 +42,7 @@ from distilcli.corpus.store_folder import (
     withdraw,
 )
 from distilcli.corpus.workers import on_one_core, start_worker, write_in_worker
-from distilcli.errors import DataError
+from distilcli.errors import DataError, DistilError
 from distilcli.files.atomic import recover_all, write_atomically
 from distilcli.files.json_text import to_json
 from distilcli.signals import kept_from_children
@@ -136,7 +136,8 @@ def prepare(
     Raises:
         ConfigError: a source does not say what its documents are.
         DataError: a source cannot be read, there is no sequence in any, the folder holds a store
-            made otherwise or something else, or a worker died.
+            made with other settings or something else.
+        DistilError: a worker process died.
     """
     recover_all(Path(data.store))
     store = finished_store(data, tokenizer)
@@ -216,7 +217,7 @@ class _Preparation:
         try:
             self._run_in_pool(pool, num_proc)
         except BrokenProcessPool as error:
-            raise DataError(
+            raise DistilError(
                 "a worker process of prepare died, perhaps for want of memory",
                 "Run the command again with a smaller --num-proc; finished shards are kept.",
             ) from error

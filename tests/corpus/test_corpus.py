@@ -27,7 +27,7 @@ from distilcli.corpus.recipe import make_recipe
 from distilcli.corpus.sequences import Sequencer, is_held_out, segments
 from distilcli.corpus.shards import ShardWriter
 from distilcli.corpus.store import TokenStore
-from distilcli.errors import DataError, ModelError, WriteError
+from distilcli.errors import DataError, DistilError, ModelError, WriteError
 from distilcli.text.tokenizers import load_tokenizer, text_backend, tokenizer_fingerprint
 
 
@@ -494,8 +494,9 @@ def dying_worker(*_):
 
 def test_dead_worker_is_an_error_not_a_hang(tmp_path, tokenizer, text_file, monkeypatch):
     monkeypatch.setattr(corpus, "write_in_worker", dying_worker)
-    with pytest.raises(DataError, match="a worker process of prepare died"):
+    with pytest.raises(DistilError, match="a worker process of prepare died") as caught:
         prepare(data_config(tmp_path / "s", text_file), tokenizer, 2)
+    assert caught.value.exit_code == 1  # nothing that was given is wrong
 
 
 def test_workers_start_without_the_heavy_libraries():
