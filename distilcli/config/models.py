@@ -65,7 +65,8 @@ class StudentShape(Section):
 class CopiedStudent(StudentShape):
     """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3).
 
-    Of a BERT it is a DistilBERT; see `models/families/` for the others.
+    The student of a BERT or a DistilBERT is a DistilBERT; that of a RoBERTa is a RoBERTa with fewer
+    layers.
     """
 
     kind: Literal["copied"] = "copied"

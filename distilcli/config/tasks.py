@@ -137,6 +137,12 @@ class TaggingTask(RowTask):
     """A tag for each word of a sentence."""
 
     kind: Literal["tagging"]
+    max_length: Annotated[Length, Field(ge=8)] | None = Field(
+        None,
+        description="Tokens of an input at most, special ones included; a longer sentence is read "
+        "in several inputs, and only a word that is longer than one is cut. null: as many as the "
+        "models have positions.",
+    )
     words: str = Field("tokens", description="Column of the words; a list, or a CoNLL column.")
     tags: str = Field("tags", description="Column of the tags; a list, or a CoNLL column.")
     labels: list[str] | None = Field(

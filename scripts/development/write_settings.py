@@ -67,6 +67,7 @@ class Page:
 
     def __init__(self, sections: Mapping[str, Any]) -> None:
         self.sections = sections
+        self.chosen_by_kind = set(_sections_chosen_by_kind(sections))
         self.parts: list[str] = []
         self.headings: dict[str, str] = {}
 
@@ -102,7 +103,10 @@ class Page:
         for full, key, schema, section in self._rows(self.sections[name], above):
             found = list(_sections_of(schema, full))
             below += found
-            cells = [f"`{full}`", _either(list(_kinds_of(schema))), _default(key, schema, section)]
+            default = _default(key, schema, section)
+            if key == "kind" and name in self.chosen_by_kind:
+                default = "required"
+            cells = [f"`{full}`", _either(list(_kinds_of(schema))), default]
             cells.append(self._meaning(key, schema, found))
             cells = [cell.replace("|", "\\|") for cell in cells]
             self.parts.append(f"| {' | '.join(cells)} |\n")
@@ -154,6 +158,19 @@ def _sections_of(schema: Any, key: str) -> Iterator[tuple[str, str, str]]:
         yield from _sections_of(schema["items"], f"{key}.0")
     for part in schema.get("patternProperties", {}).values():
         yield from _sections_of(part, f"{key}.NAME")
+
+
+def _sections_chosen_by_kind(schema: Any) -> Iterator[str]:
+    """Names of the sections that a union takes only where `kind` asks for them."""
+    if isinstance(schema, Mapping):
+        for part in schema.get("allOf", []):
+            if "required" in part["if"]:
+                yield _name(part["then"]["$ref"])
+        for value in schema.values():
+            yield from _sections_chosen_by_kind(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _sections_chosen_by_kind(value)
 
 
 def _kinds_of(schema: Mapping[str, Any]) -> Iterator[str]:
