@@ -1,10 +1,20 @@
 """The loss on the labels of a task: its hard targets, cross-entropy or squared error."""
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from distilcli.losses.terms import Counts, OutputTerm, Rows
+
+
+def cross_entropy(
+    student_logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
+) -> Float[Tensor, ""]:
+    """Sum over rows of the cross-entropy with the class of each, in nats.
+
+    A target of -100 counts for nothing.
+    """
+    return F.cross_entropy(student_logits, targets, reduction="sum", ignore_index=-100)
 
 
 def binary_cross_entropy(

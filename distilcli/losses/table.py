@@ -1,7 +1,8 @@
-"""Which loss terms there are. A new one is a file of this folder and an entry here.
+"""Which loss terms there are.
 
-The order is that in which sums are added up and recorded. Each name is a section of `loss` in the
-settings (`config/losses.py`).
+A new one takes three places: a file of this folder, an entry here, and a section of `loss` in the
+settings (`config/losses.py`) under its name. The order is that in which sums are added up and
+recorded.
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,15 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from distilcli.losses.labels import binary_cross_entropy, squared_error
+from distilcli.losses.labels import binary_cross_entropy, cross_entropy, squared_error
 from distilcli.losses.terms import Counts, Divergence
 from distilcli.tasks.inputs import TaskBatch
-from distilcli.text.row import IGNORE_INDEX
 
 # Where outputs are read: the first token of an input, the first token of each word, every token.
 Head = Literal["sequence", "token", "span"]
@@ -69,7 +67,7 @@ class OneOf(Outputs):
 
     def hard(self, rows: Float[Tensor, "rows classes"], targets: Tensor) -> Float[Tensor, ""]:
         """Cross-entropy, in nats."""
-        return F.cross_entropy(rows, targets, reduction="sum", ignore_index=IGNORE_INDEX)
+        return cross_entropy(rows, targets)
 
     def soft(
         self,
