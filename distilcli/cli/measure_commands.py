@@ -56,7 +56,8 @@ def evaluate(
         bool | None,
         typer.Option(
             "--speed/--no-speed",
-            help="Measure speed too (default: on text; not on a task, where it takes the longest).",
+            help="Measure speed too: of models of text on the CPU (default: yes), on a task on CPU "
+            "and GPU (default: no, for it takes the longest).",
             show_default=False,
         ),
     ] = None,

@@ -147,7 +147,11 @@ def train(
         bool, typer.Option("--force", help="Remove what ran in the run folder and start again.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, run two steps, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything, run two steps, write nothing; needs distilcli prepare first.",
+        ),
     ] = False,
     profile: Annotated[
         int | None,

@@ -1,7 +1,7 @@
 """The folder of one run: what may be written where, and what a resume may change.
 
 runs/NAME/  experiment.yaml  environment.json  identity.json  metrics.jsonl  checkpoints/
-            initial-student/  student/  results.json  .lock
+            initial-student/  student/  results.json  scores.json  profile/  .lock
 """
 
 import itertools
