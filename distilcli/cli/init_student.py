@@ -4,14 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import ValidationError
-from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches.masked import held_out_batches
 from distilcli.cli.console import Console
 from distilcli.config.experiment import Experiment
 from distilcli.config.models import CopiedStudent, Student
 from distilcli.corpus.prepare import is_prepared
-from distilcli.corpus.store import TokenStore
 from distilcli.distillation.masked_lm_parts import (
     check_student,
     load_teacher,
@@ -20,11 +17,10 @@ from distilcli.distillation.masked_lm_parts import (
 )
 from distilcli.distillation.run_kind import experiment_tokenizer
 from distilcli.errors import ConfigError, DistilError, RunFolderError
-from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, held_out_scores
+from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, scores_of_models
 from distilcli.evaluation.result import number, percent
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
-from distilcli.models.attention import use_packed_attention
 from distilcli.models.checks import check_tokenizer
 from distilcli.models.copying import adds_token_type
 from distilcli.models.families import MaskedLM, family_of, num_parameters, size_mib
@@ -52,7 +48,14 @@ def run(experiment: Experiment, force: bool, console: Console) -> None:
         check_student(experiment, student, teacher, store)
         models = {"student": student} if teacher is None else {"teacher": teacher}
         models["student"] = student
-        quality = _quality(models, experiment, store, tokenizer)
+        quality = scores_of_models(
+            models,
+            store,
+            held_out_masker(store, tokenizer, experiment.masking.mlm_probability),
+            single_accelerator(),
+            experiment.validation.num_sequences,
+            experiment.train.tokens_per_micro_batch,
+        )
     else:
         console.note("no prepared token store at hand: held-out quality is not measured")
     # Last, when it has passed every check: the next `train` starts from what lies there.
@@ -138,30 +141,6 @@ def _copied_student(
         else:
             message = f"--strategy {strategy}: not alternate, spread, top or bottom"
         raise ConfigError(message) from None
-
-
-def _quality(
-    models: dict[str, MaskedLM],
-    experiment: Experiment,
-    store: TokenStore,
-    tokenizer: PreTrainedTokenizerFast,
-) -> dict[str, HeldOutScores]:
-    """Held-out scores before training; empty when the store holds nothing out."""
-    if not len(store.held_out):
-        return {}
-    accelerator = single_accelerator()
-    masker = held_out_masker(store, tokenizer, experiment.masking.mlm_probability)
-    scores = {}
-    for name, model in models.items():
-        use_packed_attention(model.to(accelerator.device))
-        batches = held_out_batches(
-            store.held_out,
-            masker,
-            experiment.validation.num_sequences,
-            experiment.train.tokens_per_micro_batch,
-        )
-        scores[name] = held_out_scores(model, None, batches, accelerator, f"the {name}")
-    return scores
 
 
 def _show(

@@ -10,7 +10,8 @@ from distilcli.config.experiment import BaseExperiment
 from distilcli.errors import RunFolderError
 from distilcli.files.atomic import recover_all
 from distilcli.training.folder_checks import check_apart, folders_read
-from distilcli.training.run_folder import RunFolder, check_results, write_results
+from distilcli.training.results_file import check_results, write_results
+from distilcli.training.run_folder import RunFolder
 
 
 def settle_runs(names: Sequence[str]) -> None:

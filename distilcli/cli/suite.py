@@ -23,7 +23,8 @@ from distilcli.suites.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_
 from distilcli.suites.results import table
 from distilcli.suites.runs import finished_scores, measure_teachers, recover_runs, take
 from distilcli.training.folder_checks import check_apart, check_places
-from distilcli.training.run_folder import RunFolder, check_results
+from distilcli.training.results_file import check_results
+from distilcli.training.run_folder import RunFolder
 from distilcli.training.run_lock import locked_run
 
 

@@ -201,7 +201,7 @@ class MaskedLMRun(RunKind[Experiment, TextParts]):
             store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
         # All checks before anything of the run is written: what fails them must not lie there.
         if student is not None:
-            check_vocabulary(student, store, "the student")
+            check_vocabulary(student, store.manifest.vocab_size, "the student")
         place.begin()
         if student is not None:
             keep_or_save_initial_student(student, tokenizer, place.initial_student)
@@ -274,7 +274,7 @@ class MaskedLMRun(RunKind[Experiment, TextParts]):
         else:
             text = held_out_text(experiment, tokenizer)
         for name, model in models.items():
-            check_vocabulary(model, text.store, name)
+            check_vocabulary(model, text.store.manifest.vocab_size, name)
         rows = evaluate(
             models,
             TEACHER if teacher is not None else None,

@@ -153,7 +153,7 @@ def check_student(
     if teacher is not None:
         check_pair(student, teacher, hidden_terms(MASKED_LM_TERMS, experiment.loss.weights))
     if store is not None:
-        check_vocabulary(student, store, "the student")
+        check_vocabulary(student, store.manifest.vocab_size, "the student")
 
 
 def keep_or_save_initial_student(

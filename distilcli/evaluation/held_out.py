@@ -15,15 +15,14 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches.masked import PackedBatch
+from distilcli.batches.masked import PackedBatch, held_out_batches
 from distilcli.batches.masking import Masker
 from distilcli.config.data import MaskingConfig
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import NonFiniteLossError
-from distilcli.models.attention import Packing
+from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.families import MaskedLM
 from distilcli.models.running import run_encoder, vocabulary_projection
-from distilcli.text.row import IGNORE_INDEX
 
 DIVERGED = "Use an earlier checkpoint, a lower optim.lr, or fp32 (train.precision=fp32)."
 MASK_SEED = 0
@@ -120,6 +119,35 @@ def held_out_scores(
     )
 
 
+def scores_of_models(
+    models: dict[str, MaskedLM],
+    store: TokenStore,
+    masker: Masker,
+    accelerator: Accelerator,
+    num_sequences: int,
+    tokens_per_micro_batch: int,
+) -> dict[str, HeldOutScores]:
+    """Scores of each model alone; none where the store holds nothing out.
+
+    Args:
+        models: by name; each is moved to the device and switched to packed attention.
+        store: whose held-out split is measured on.
+        masker: its fixed mask.
+        accelerator: names the device.
+        num_sequences: how many of them, evenly spaced.
+        tokens_per_micro_batch: of one forward pass.
+
+    Raises:
+        NonFiniteLossError: see `held_out_scores`.
+    """
+    scores = {}
+    for name, model in models.items() if len(store.held_out) else ():
+        use_packed_attention(model.to(accelerator.device))
+        batches = held_out_batches(store.held_out, masker, num_sequences, tokens_per_micro_batch)
+        scores[name] = held_out_scores(model, None, batches, accelerator, f"the {name}")
+    return scores
+
+
 def _batch_sums(student: MaskedLM, teacher: MaskedLM | None, batch: PackedBatch) -> Tensor:
     """Loss, correct, agreed, KL and count of one micro-batch, float64 [5]."""
     packing = Packing.of(batch)
@@ -156,7 +184,7 @@ def unigram_loss(store: TokenStore, batches: list[PackedBatch], accelerator: Acc
     log_probs = torch.from_numpy(np.log(counts / counts.sum()))
     sums = torch.zeros(2, dtype=torch.float64)
     for batch in batches:
-        labels = batch.labels[batch.labels != IGNORE_INDEX].cpu()
+        labels = batch.labels[batch.masked_positions].cpu()
         sums += torch.stack([-log_probs[labels].sum(), torch.tensor(float(len(labels)))])
     total, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
     return float(total / max(count, 1.0))

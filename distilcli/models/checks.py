@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distilcli.corpus.store import TokenStore
 from distilcli.errors import ModelError
 from distilcli.models.families import MaskedLM, family_of, num_positions
 from distilcli.text.tokenizer_checks import check_tokens
@@ -91,15 +90,20 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         )
 
 
-def check_vocabulary(model: MaskedLM, store: TokenStore, name: str) -> None:
-    """Refuse a model that has no embedding for some token of the store.
+def check_vocabulary(model: MaskedLM, vocab_size: int, name: str) -> None:
+    """Refuse a model that has no embedding for some token of a store.
+
+    Args:
+        model: the model.
+        vocab_size: of the store's tokenizer.
+        name: what the model is called in a message.
 
     Raises:
         ModelError: its vocabulary is smaller than the store's.
     """
-    if model.config.vocab_size < store.manifest.vocab_size:
+    if model.config.vocab_size < vocab_size:
         raise ModelError(
             f"{name}: its vocabulary of {model.config.vocab_size} is smaller than the token "
-            f"store's of {store.manifest.vocab_size}",
+            f"store's of {vocab_size}",
             "Use the model that the store's tokenizer belongs to, or prepare another data.store.",
         )

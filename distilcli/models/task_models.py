@@ -22,7 +22,8 @@ from distilcli.models.families import (
 from distilcli.models.layers import layer_map
 from distilcli.models.loading import load_weights, read_config
 from distilcli.models.students import set_dropout
-from distilcli.tasks.labels import class_key, same_classes
+from distilcli.tasks.classes import same_classes
+from distilcli.tasks.labels import class_key
 from distilcli.tasks.task import OpenTask
 
 _NAMES = {name for family in FAMILIES.values() for name in family.head_classes}

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from distilcli.tasks.classes import positive_class
 from distilcli.tasks.examples import Examples
-from distilcli.tasks.labels import positive_class
 from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.sequence import SequenceTask, TextExample
 from distilcli.tasks.task import scikit_metrics, share_of_equal

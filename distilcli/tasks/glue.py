@@ -11,7 +11,7 @@ from distilcli.config.data import RowFiles, RowHub
 from distilcli.config.tasks import ClassificationTask, GlueTask, RegressionTask
 from distilcli.errors import DataError
 from distilcli.files.paths import resolve_path
-from distilcli.tasks.labels import same_classes
+from distilcli.tasks.classes import same_classes
 
 HUB = "nyu-mll/glue"
 

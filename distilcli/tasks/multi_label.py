@@ -7,14 +7,9 @@ from typing import Any
 import numpy as np
 
 from distilcli.errors import ConfigError
+from distilcli.tasks.classes import class_names
 from distilcli.tasks.examples import Examples
-from distilcli.tasks.labels import (
-    class_names,
-    class_texts,
-    named_by_vector,
-    refuse_vector,
-    vector_length,
-)
+from distilcli.tasks.labels import class_texts, named_by_vector, refuse_vector, vector_length
 from distilcli.tasks.outputs import AnyOf
 from distilcli.tasks.sequence import SequenceTask, TextExample
 from distilcli.tasks.task import scikit_metrics, share_of_equal

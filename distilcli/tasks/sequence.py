@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from distilcli.config.tasks import ClassificationTask, MultiLabelTask, RegressionTask
+from distilcli.tasks.classes import Classes, class_names, doubtful
 from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
-from distilcli.tasks.labels import Classes, class_names, class_text, doubtful
+from distilcli.tasks.labels import class_text
 from distilcli.tasks.task import OpenTask, batched, check_score
 from distilcli.text.tokenizers import TextTokenizer
 

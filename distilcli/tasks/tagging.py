@@ -13,10 +13,11 @@ import numpy as np
 
 from distilcli.config.tasks import TaggingTask
 from distilcli.files.json_text import parse_json
+from distilcli.tasks.classes import Classes, class_names, doubtful
 from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
-from distilcli.tasks.labels import Classes, class_names, doubtful, tag_text
+from distilcli.tasks.labels import tag_text
 from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics, share_of_equal
 from distilcli.text.row import IGNORE_INDEX

@@ -139,14 +139,14 @@ class RunFolder:
                 remove_folder(folder)
         # What was measured here was measured on the student that goes.
         files = [self.metrics, self.identity]
-        files += [self.results] if _is_ours(self.results) else []
+        files += [self.results] if is_marked(self.results) else []
         files += [self.scores] if _holds_scores(self.scores) else []
         for file in files:
             file.unlink(missing_ok=True)
 
     def _refuse_foreign(self, force: bool) -> None:
         """Refuse to replace, or with `force` to remove, what this tool did not write."""
-        if not _is_ours(self.environment):
+        if not is_marked(self.environment):
             for path in (self.experiment, self.environment, self.metrics, self.identity):
                 if path.exists():
                     raise RunFolderError(
@@ -259,7 +259,7 @@ def _leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
         yield prefix, tree
 
 
-def _is_ours(path: Path) -> bool:
+def is_marked(path: Path) -> bool:
     """Whether a JSON file says that this tool wrote it."""
     try:
         record = parse_json(path.read_bytes())
@@ -275,53 +275,3 @@ def _holds_scores(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and all(isinstance(v, float) for v in record.values())
-
-
-def _is_of_a_suite(path: Path) -> bool:
-    """Whether results are those that earlier versions wrote of a suite."""
-    try:
-        record = parse_json(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and {"suite", "tasks", "macro"} <= record.keys()
-
-
-def check_results(folder: Path) -> None:
-    """Make sure that `write_results` can write into a folder, before anything is measured.
-
-    Raises:
-        RunFolderError: it cannot, or another `results.json` than ours is there.
-    """
-    target = folder / "results.json"
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        reason = "not writable" if nearest.is_dir() else "not a folder"
-        raise RunFolderError(
-            f"{target}: cannot be written ({nearest} is {reason})",
-            "Choose another folder with --output.",
-        )
-    # In the folder of a run, and of a suite, earlier versions wrote it without a mark.
-    marked = (target, RunFolder(folder).environment)
-    if target.exists() and not (any(map(_is_ours, marked)) or _is_of_a_suite(target)):
-        raise RunFolderError(
-            f"{target}: not replaced, because nothing in it says that distilcli wrote it",
-            "Choose another folder with --output, or move that file elsewhere.",
-        )
-
-
-def write_results(folder: Path, record: dict[str, Any]) -> Path:
-    """Write `results.json` into a folder, which is made if it is not there; the file's path.
-
-    Raises:
-        RunFolderError: it cannot be written, or see `check_results`.
-        WriteError: the disk is full.
-    """
-    target = folder / "results.json"
-    check_results(folder)
-    try:
-        write_atomically(target, to_json(record, indent=1) + "\n")
-    except OSError as error:
-        raise unwritten(
-            f"{target}:", error, RunFolderError, "Choose another folder with --output."
-        ) from error
-    return target

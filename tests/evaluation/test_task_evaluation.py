@@ -348,7 +348,7 @@ def test_what_was_measured_is_shown_before_it_cannot_be_written(
     def fail(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("distilcli.training.run_folder.write_atomically", fail)
+    monkeypatch.setattr("distilcli.training.results_file.write_atomically", fail)
     words = [str(trained), "--output", str(tmp_path / "out")]
     result = invoke(*words, *(["--json"] if as_json else []))
     assert result.exit_code == code

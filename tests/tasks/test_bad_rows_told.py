@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from distilcli.cli.app import app
 from distilcli.errors import DataError
+from distilcli.tasks.classes import Classes
 from distilcli.tasks.examples import Examples
-from distilcli.tasks.labels import Classes
 
 
 @pytest.fixture(scope="session")

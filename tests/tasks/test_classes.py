@@ -11,7 +11,7 @@ from task_reading import opened
 from tiny_tasks import pair_tokenizer
 
 from distilcli.errors import ConfigError, ModelError
-from distilcli.tasks.labels import class_names
+from distilcli.tasks.classes import class_names
 from distilcli.tasks.outputs import AnyOf
 
 number_or_word = st.one_of(

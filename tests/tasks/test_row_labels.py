@@ -12,17 +12,9 @@ from task_rows import VOWELS, labelled_rows, open_rows
 from tiny_tasks import pair_tokenizer
 
 from distilcli.errors import ConfigError, DataError, DistilError, ModelError
+from distilcli.tasks.classes import Classes, class_names, doubtful
 from distilcli.tasks.examples import BadExample
-from distilcli.tasks.labels import (
-    Classes,
-    class_names,
-    class_text,
-    class_texts,
-    doubtful,
-    number_of,
-    tag_text,
-    vector_length,
-)
+from distilcli.tasks.labels import class_text, class_texts, number_of, tag_text, vector_length
 from distilcli.tasks.task import OpenTask
 
 NAN = float("nan")

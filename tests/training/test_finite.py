@@ -24,7 +24,8 @@ from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation import dev_examples, held_out
 from distilcli.files.json_text import to_json
 from distilcli.training.processes import make_accelerator
-from distilcli.training.run_folder import RunFolder, write_results
+from distilcli.training.results_file import write_results
+from distilcli.training.run_folder import RunFolder
 from distilcli.training.steps import Stepper
 
 BAD_TENSOR = "bert.encoder.layer.1.output.dense.weight"

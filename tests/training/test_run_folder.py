@@ -14,7 +14,8 @@ from distilcli.errors import RunFolderError
 from distilcli.files.marks import write_mark
 from distilcli.training import checkpoints
 from distilcli.training.environment import describe_environment
-from distilcli.training.run_folder import RunFolder, check_results, write_results
+from distilcli.training.results_file import check_results, write_results
+from distilcli.training.run_folder import RunFolder
 
 
 def experiment(**sections: object) -> Experiment:
