@@ -30,12 +30,14 @@ class FilesSource(Section):
 
     files: InputFiles = Field(description="Paths or globs, in order.")
     format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = Field(
-        "auto", description="auto: by the file name's ending."
+        "auto", description="Format of the files; auto goes by the endings of their names."
     )
     documents: Literal["file", "line", "blank-line"] | None = Field(
-        None, description="For text: what one document is. Must be said for text files."
+        None, description="What one document of a text file is; text files need it."
     )
-    text_column: str = Field("text", description="Of JSONL, CSV, TSV and Parquet.")
+    text_column: str = Field(
+        "text", description="Column that holds the text, in JSONL, CSV, TSV and Parquet."
+    )
 
 
 class HubSource(Section):
@@ -65,7 +67,9 @@ Source = Annotated[
 class DataConfig(Section):
     """Where the text comes from and the token store it becomes."""
 
-    sources: Annotated[list[Source], Field(min_length=1)] = Field(description="Read in order.")
+    sources: Annotated[list[Source], Field(min_length=1)] = Field(
+        description="Where documents come from, in the order in which they are read."
+    )
     store: OutputFolder = Field(description="Folder of the token store.")
     max_length: Annotated[Length, Field(ge=8)] = Field(
         128, description="Tokens in a sequence at most, [CLS] and [SEP] included."
@@ -105,14 +109,20 @@ class MaskingConfig(Section):
     """Dynamic masking (Devlin et al. 2019, sec. 3.1; Liu et al. 2019, sec. 4.1)."""
 
     mlm_probability: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
-        0.15, description="Share of a sequence's ordinary tokens that are chosen."
+        0.15, description="Share of a sequence's ordinary tokens that are chosen, to be predicted."
     )
-    mask_share: Fraction = Field(0.8, description="Of the chosen: replaced by [MASK].")
-    random_share: Fraction = Field(0.1, description="Of the chosen: replaced by a random token.")
+    mask_share: Fraction = Field(
+        0.8, description="Share of the chosen tokens that are replaced by [MASK]."
+    )
+    random_share: Fraction = Field(
+        0.1,
+        description="Share of the chosen tokens that are replaced by a random token; the rest "
+        "stay as they are.",
+    )
     smoothing: Annotated[Number, Field(ge=0.0, le=2.0)] = Field(
         0.0,
-        description="Tokens are chosen with weight count^-smoothing; 0: uniformly; "
-        "the DistilBERT release used 0.7.",
+        description="Tokens are chosen with a weight of count^-smoothing, so that rare ones are "
+        "chosen more often; 0 gives all the same weight. The DistilBERT release used 0.7.",
     )
 
     @model_validator(mode="after")
@@ -128,8 +138,8 @@ class RowFiles(Section):
     files: InputFiles = Field(description="Paths or globs, in order.")
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "squad", "conll"] = Field(
         "auto",
-        description="auto: by the file name's ending; for question answering .json is squad, for "
-        "tagging .tsv and .txt are conll.",
+        description="Format of the files; auto goes by the endings of their names: for question "
+        "answering .json is squad, for tagging .tsv and .txt are conll.",
     )
     columns: list[str] | None = Field(
         None, description="Names of the columns of a CSV, TSV or CoNLL file without a header row."

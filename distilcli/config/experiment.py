@@ -36,9 +36,9 @@ from distilcli.config.training import (
 class BaseExperiment(Section):
     """What every run has, whatever it trains on."""
 
-    name: Name = Field(description="The run folder is output_dir/name.")
+    name: Name = Field(description="Name of the run; its folder is output_dir/name.")
     output_dir: OutputFolder = Field("runs", description="Folder of run folders.")
-    seed: Seed = Field(42, description="Of data order, masks, dropout and new weights.")
+    seed: Seed = Field(42, description="Seeds data order, masks, dropout and new weights.")
     teacher: BaseTeacher | None
     student: StudentShape
     optim: OptimConfig = Field(default_factory=OptimConfig)
@@ -78,7 +78,7 @@ class Experiment(BaseExperiment):
     """Everything that one run of masked-LM training depends on."""
 
     teacher: TeacherConfig | None = Field(
-        description="null: no teacher; plain masked-LM training on hard targets."
+        description="The teacher; null: none, which is plain masked-LM training on hard targets."
     )
     student: Student = Field(
         default_factory=CopiedStudent, description="How the student starts, and its size."
@@ -118,7 +118,7 @@ class TaskExperiment(BaseExperiment):
 
     task: Task = Field(description="What is asked, and the examples.")
     teacher: TaskTeacher | None = Field(
-        description="null: no teacher; plain fine-tuning on the labels."
+        description="The teacher; null: none, which is plain fine-tuning on the labels."
     )
     student: TaskStudent = Field(description="How the student starts, and its size.")
     loss: TaskLossConfig = Field(default_factory=TaskLossConfig)

@@ -1,4 +1,4 @@
-"""Settings of the losses: temperature, positions, and a section a term with its weight."""
+"""Settings of the losses: temperature, positions, and a section for each term with its weight."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -44,26 +44,28 @@ class TermConfig(Section):
 class SoftTargetsConfig(TermConfig):
     """Soft targets: T^2 KL(teacher || student)."""
 
-    weight: Weight = Field(5.0, description="Weight of the soft targets, L_ce: alpha_ce.")
+    weight: Weight = Field(
+        5.0, description="Weight of the soft targets, L_ce (alpha_ce in the paper)."
+    )
 
 
 class MaskedLMConfig(TermConfig):
     """Hard targets: the cross-entropy of the masked tokens."""
 
-    weight: Weight = Field(2.0, description="Weight of the masked-LM loss, L_mlm: alpha_mlm.")
+    weight: Weight = Field(2.0, description="Weight of the masked-LM loss, L_mlm (alpha_mlm).")
 
 
 class HiddenCosineConfig(TermConfig):
     """1 - cosine of the last hidden states of student and teacher, over all tokens."""
 
-    weight: Weight = Field(1.0, description="Weight of the cosine distance, L_cos: alpha_cos.")
+    weight: Weight = Field(1.0, description="Weight of the cosine distance, L_cos (alpha_cos).")
 
 
 class LogitMSEConfig(TermConfig):
     """The mean over the vocabulary of the squared difference of logits."""
 
     weight: Weight = Field(
-        0.0, description="Weight of the squared error, L_mse: the release's alpha_mse."
+        0.0, description="Weight of the squared error, L_mse (alpha_mse in the DistilBERT release)."
     )
 
 
@@ -94,7 +96,9 @@ class BaseLoss(Section):
     #: The term that needs no teacher.
     on_labels: ClassVar[str]
 
-    temperature: Temperature = Field(2.0, description="T of the soft targets (Hinton et al. 2015).")
+    temperature: Temperature = Field(
+        2.0, description="Temperature T of the soft targets (Hinton et al. 2015)."
+    )
 
     @property
     def terms(self) -> dict[str, TermConfig]:
@@ -158,7 +162,9 @@ class LossConfig(BaseLoss):
 class TaskSoftTargetsConfig(SoftTargetsConfig):
     """Soft targets: T^2 KL(teacher || student); of numbers the squared difference."""
 
-    weight: Weight = Field(1.0, description="Weight of the soft targets, L_ce: alpha_ce.")
+    weight: Weight = Field(
+        1.0, description="Weight of the soft targets, L_ce (alpha_ce in the paper)."
+    )
 
 
 class LabelsConfig(TermConfig):
@@ -170,7 +176,7 @@ class LabelsConfig(TermConfig):
 class TaskHiddenCosineConfig(HiddenCosineConfig):
     """1 - cosine of the last hidden states of student and teacher, over all tokens."""
 
-    weight: Weight = Field(0.0, description="Weight of the cosine distance, L_cos: alpha_cos.")
+    weight: Weight = Field(0.0, description="Weight of the cosine distance, L_cos (alpha_cos).")
 
 
 class TaskLossConfig(BaseLoss):

@@ -41,10 +41,14 @@ class StudentShape(Section):
     """What every student may set."""
 
     dropout: Fraction | None = Field(
-        None, description="Of embeddings and layers while training; null: as the source model."
+        None,
+        description="Dropout of embeddings and layers while training; null: that of the source "
+        "model.",
     )
     attention_dropout: Fraction | None = Field(
-        None, description="Of attention probabilities while training; null: as the source model."
+        None,
+        description="Dropout of attention probabilities while training; null: that of the source "
+        "model.",
     )
 
     # The key of the model that this section names.
@@ -70,7 +74,9 @@ class CopiedStudent(StudentShape):
     """
 
     kind: Literal["copied"] = "copied"
-    num_layers: NumLayers | None = Field(None, description="Depth; null: half the source's.")
+    num_layers: NumLayers | None = Field(
+        None, description="Number of layers; null: half as many as the source has."
+    )
     layers: Layers = Field(
         "alternate",
         description="Which source layers to copy: a strategy or a list of indices from 0.",
@@ -104,7 +110,9 @@ class RandomStudent(StudentShape):
     """A student with random weights, in the shape that `copied` would have."""
 
     kind: Literal["random"] = "random"
-    num_layers: NumLayers | None = Field(None, description="Depth; null: half of like's.")
+    num_layers: NumLayers | None = Field(
+        None, description="Number of layers; null: half as many as `like` has."
+    )
     like: ModelName | None = Field(
         None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
     )
@@ -139,7 +147,8 @@ class BaseTeacher(Section):
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
     precision: Precision = Field(
         "auto",
-        description="Of the teacher's weights; auto: bf16 where the hardware computes in it.",
+        description="Precision of the teacher's weights; auto: bf16 where the hardware computes "
+        "in it.",
     )
 
 

@@ -19,37 +19,51 @@ class SuiteTask(Section):
     teacher: ModelName | None = Field(
         None, description="A teacher that is fine-tuned on this task already; null: the suite's."
     )
-    train: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's train.")
-    optim: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's optim.")
-    loss: dict[str, Any] = Field(default_factory=dict, description="Laid over the suite's loss.")
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="Replaces settings of the suite's train."
+    )
+    optim: dict[str, Any] = Field(
+        default_factory=dict, description="Replaces settings of the suite's optim."
+    )
+    loss: dict[str, Any] = Field(
+        default_factory=dict, description="Replaces settings of the suite's loss."
+    )
     augmentation: dict[str, Any] | None = Field(
-        default_factory=dict, description="Laid over the suite's augmentation; null: none here."
+        default_factory=dict,
+        description="Replaces settings of the suite's augmentation; null: no augmentation here.",
     )
 
 
 class Suite(Section):
     """Everything that the runs of one suite depend on."""
 
-    name: Name = Field(description="The suite's folder is output_dir/name.")
+    name: Name = Field(description="Name of the suite; its folder is output_dir/name.")
     output_dir: OutputFolder = Field("runs", description="Folder of suites.")
     teacher: ModelName = Field(
         description="Folder, hub name or builtin:NAME of the pretrained teacher."
     )
     student: TaskStudent = Field(
-        description="Copied without a source: fine-tuned it starts from layers of the pretrained "
-        "teacher, distilled from those of the fine-tuned one."
+        description="How the student starts. Copied without a source, it takes layers of the "
+        "pretrained teacher to be fine-tuned, and those of the fine-tuned teacher to be distilled."
     )
     baselines: dict[Name, TaskStudent] = Field(
-        default_factory=dict, description="More models to fine-tune, by the name in the table."
+        default_factory=dict, description="More models to fine-tune, by their names in the table."
     )
     tasks: Annotated[dict[Name, SuiteTask], Field(min_length=1)] = Field(
-        description="By the name in the table."
+        description="The tasks, by their names in the table."
     )
-    train: dict[str, Any] = Field(default_factory=dict, description="As `train` of an experiment.")
-    optim: dict[str, Any] = Field(default_factory=dict, description="As `optim` of an experiment.")
-    loss: dict[str, Any] = Field(default_factory=dict, description="As `loss` of an experiment.")
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of all runs, as `train` of an experiment."
+    )
+    optim: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of all runs, as `optim` of an experiment."
+    )
+    loss: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of all runs, as `loss` of an experiment."
+    )
     augmentation: dict[str, Any] = Field(
-        default_factory=dict, description="As `augmentation` of an experiment; {}: none."
+        default_factory=dict,
+        description="Settings of all runs, as `augmentation` of an experiment; {}: none.",
     )
 
     @model_validator(mode="after")

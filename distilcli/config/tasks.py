@@ -1,4 +1,4 @@
-"""Settings of downstream tasks: one section a kind of task, with its rows and columns."""
+"""Settings of downstream tasks: one section for each kind of task, with its rows and columns."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,8 @@ class BaseTask(Section):
         "reach costs nothing; a longer one costs time in proportion to its tokens.",
     )
     skip_bad_rows: StrictBool = Field(
-        False, description="Leave out rows that cannot be used, and say how many; else refuse them."
+        False,
+        description="Leave out rows that cannot be used and say how many; false: refuse them.",
     )
 
     @property
@@ -62,14 +63,14 @@ class ClassificationTask(TextTask):
     )
     score: Literal["accuracy", "f1", "macro_f1", "accuracy_f1", "matthews"] = Field(
         "accuracy",
-        description="What the student is chosen and compared by; f1: of `positive`, where there "
-        "are two classes; accuracy_f1: the mean of the two; macro_f1: the mean of F1 over the "
-        "classes that occur.",
+        description="Score by which the student is chosen and compared; f1: that of `positive`, "
+        "where there are two classes; accuracy_f1: the mean of the two; macro_f1: the mean of F1 "
+        "over the classes that occur.",
     )
     positive: str | None = Field(
         None,
-        description="Of two classes the one that f1 is of; null: the last one, as listed in "
-        "labels, or else sorted.",
+        description="The class that f1 is computed for, where there are two; null: the last one, "
+        "as listed in labels, or else sorted.",
     )
 
 
@@ -82,7 +83,7 @@ class MultiLabelTask(TextTask):
         None, description="The classes in the order of their ids; null: those found, sorted."
     )
     score: Literal["micro_f1", "macro_f1", "exact_match"] = Field(
-        "micro_f1", description="What the student is chosen and compared by."
+        "micro_f1", description="Score by which the student is chosen and compared."
     )
 
 
@@ -93,7 +94,8 @@ class RegressionTask(TextTask):
     label: str = Field("label", description="Column of the number.")
     score: Literal["pearson", "spearman", "pearson_spearman"] = Field(
         "pearson_spearman",
-        description="What the student is chosen and compared by; pearson_spearman: their mean.",
+        description="Score by which the student is chosen and compared; pearson_spearman: their "
+        "mean.",
     )
 
     @property
@@ -119,7 +121,7 @@ class QuestionAnsweringTask(RowTask):
         30, description="Tokens of an answer at most."
     )
     score: Literal["f1", "exact_match"] = Field(
-        "f1", description="What the student is chosen and compared by."
+        "f1", description="Score by which the student is chosen and compared."
     )
 
     @model_validator(mode="after")
@@ -150,8 +152,8 @@ class TaggingTask(RowTask):
     )
     score: Literal["accuracy", "macro_f1", "entity_f1"] = Field(
         "accuracy",
-        description="What the student is chosen and compared by; entity_f1: of whole entities, "
-        "for tags such as B-PER, I-PER, O, of BIOES or BILOU, as seqeval counts them.",
+        description="Score by which the student is chosen and compared; entity_f1: F1 of whole "
+        "entities, for tags such as B-PER, I-PER, O, of BIOES or BILOU, as seqeval counts them.",
     )
 
 
@@ -203,5 +205,5 @@ class Augmentation(Section):
         4, description="Copies of each training example, in every epoch."
     )
     replaced: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
-        0.15, description="Share of a copy's tokens that others of the task stand in for."
+        0.15, description="Share of a copy's tokens that are replaced by other tokens of the task."
     )

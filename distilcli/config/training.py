@@ -27,12 +27,14 @@ class OptimConfig(Section):
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.98), description="AdamW's betas.")
     eps: Epsilon = Field(1e-6, description="AdamW's epsilon.")
     weight_decay: Weight = Field(
-        0.0, description="On matrices and embeddings; never on biases and norms."
+        0.0, description="Weight decay of matrices and embeddings; biases and norms have none."
     )
     warmup_fraction: Fraction = Field(
-        0.05, description="Share of the steps with rising learning rate."
+        0.05, description="Share of the steps in which the learning rate rises."
     )
-    max_grad_norm: MaxNorm = Field(5.0, description="Global norm to clip to; .inf: not at all.")
+    max_grad_norm: MaxNorm = Field(
+        5.0, description="Global norm that the gradient is clipped to; .inf turns clipping off."
+    )
 
 
 class TrainConfig(Section):
@@ -46,14 +48,19 @@ class TrainConfig(Section):
     )
     num_epochs: Annotated[PositiveInt, Field(le=10**6)] = Field(
         3,
-        description="Passes over the training split, of which every sequence is seen once in each: "
-        "what fills no batch at the end of one opens the next, and the last step may be smaller.",
+        description="Passes over the training data, each of which sees every sequence once; a "
+        "partial batch at the end of one is completed from the next, and the last step of all may "
+        "be smaller.",
     )
     max_steps: PositiveInt | None = Field(
-        None, description="Stop (and decay) at this step instead, in whatever epoch."
+        None,
+        description="Optimiser steps of the run, instead of num_epochs; the learning rate decays "
+        "over them.",
     )
     precision: Precision = Field(
-        "auto", description="auto: bf16 autocast where the hardware computes in it, else fp32."
+        "auto",
+        description="Precision of computing; auto: bf16 autocast where the hardware has it, else "
+        "fp32.",
     )
     compile: StrictBool = Field(
         False,
@@ -69,7 +76,7 @@ class TrainConfig(Section):
     )
     save_every: PositiveInt = Field(500, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(
-        2, description="Newest checkpoints to keep; the best one is kept besides."
+        2, description="How many of the newest checkpoints are kept; the best one is kept as well."
     )
     timeout_seconds: Seconds = Field(
         1800.0, description="How long processes wait for one that hangs before the run fails."
@@ -90,7 +97,9 @@ class BaseValidation(Section):
 class ValidationConfig(BaseValidation):
     """Held-out validation of masked-LM training."""
 
-    num_sequences: PositiveInt = Field(1000, description="Held-out sequences to look at, at most.")
+    num_sequences: PositiveInt = Field(
+        1000, description="Held-out sequences that are measured on, at most."
+    )
 
 
 class TaskOptim(OptimConfig):
@@ -99,12 +108,14 @@ class TaskOptim(OptimConfig):
     lr: LearningRate = Field(5e-5, description="Peak learning rate.")
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's betas.")
     weight_decay: Weight = Field(
-        0.01, description="On matrices and embeddings; never on biases and norms."
+        0.01, description="Weight decay of matrices and embeddings; biases and norms have none."
     )
     warmup_fraction: Fraction = Field(
-        0.1, description="Share of the steps with rising learning rate."
+        0.1, description="Share of the steps in which the learning rate rises."
     )
-    max_grad_norm: MaxNorm = Field(1.0, description="Global norm to clip to; .inf: not at all.")
+    max_grad_norm: MaxNorm = Field(
+        1.0, description="Global norm that the gradient is clipped to; .inf turns clipping off."
+    )
 
 
 class TaskTrain(TrainConfig):
