@@ -1,8 +1,8 @@
 """What can go wrong, said once: every error carries its exit code and what to do next.
 
-`cli.py` prints `message` and `hint` and exits with `exit_code`; a traceback is shown only with
-`DISTILCLI_DEBUG=1`. Anything that is not a `DistilError` is a bug of ours; `unexpected` makes one
-of it all the same, so that a user never has to read a traceback.
+`cli/console.py` prints `message` and `hint`, `cli/guard.py` exits with `exit_code`; a traceback is
+shown only with `DISTILCLI_DEBUG=1`. Anything that is not a `DistilError` is a bug of ours;
+`unexpected` makes one of it all the same, so that a user never has to read a traceback.
 """
 
 import copy

@@ -6,7 +6,7 @@ from distilcli.files.json_text import to_json
 
 
 def run(kind: str | None, console: Console) -> None:
-    """Print one schema: for people with line breaks, for programs as one object a line."""
+    """Print one schema: for people with line breaks, for programs as one line."""
     schema = settings_schema(kind)
     for line in to_json(schema, indent=2).splitlines():
         console.say(line)

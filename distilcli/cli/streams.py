@@ -1,8 +1,8 @@
 """The standard streams of a command, whatever they are connected to.
 
 A full disk, a closed descriptor, a reader that has gone and an encoding without the character must
-not end a run that takes hours, so writing never raises: what fails is remembered, and `cli.main`
-says at the end that the result was not delivered.
+not end a run that takes hours, so writing never raises: what fails is remembered, and
+`cli/guard.py` says at the end that the result was not delivered.
 """
 
 import errno

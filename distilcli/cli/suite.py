@@ -180,7 +180,7 @@ def _check_rows(runs: list[SuiteRun], console: Console) -> None:
 
 
 def _show(record: dict[str, Any], console: Console) -> None:
-    """A table that fits a terminal: a row a task, a column a model."""
+    """A table that fits a terminal: a row for each task, a column for each model."""
     tasks, macro = record["tasks"], record["macro"]
     models = list(dict.fromkeys(model for task in tasks.values() for model in task["models"]))
     rows = []

@@ -185,7 +185,7 @@ def _show(result: TrainResult, console: Console) -> None:
 def _show_profile(report: Profile, console: Console) -> None:
     rows = [[name, f"{share:.1%}", f"{calls:,.0f}"] for name, share, calls in report.operators]
     title = f"{report.steps} steps of {report.seconds_per_step:.3f} s, the costliest operators"
-    console.table(title, ["operator", "share of the time", "calls a step"], rows)
+    console.table(title, ["operator", "share of the time", "calls per step"], rows)
     console.say(f"trace: {report.trace}")
     console.result(asdict(report))
 

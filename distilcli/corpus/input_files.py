@@ -2,7 +2,7 @@
 
 Size and path show most changes. An edit that leaves the size as it was shows in the times of
 change, which are kept to the nanosecond: the later one (ctime) no program can set. Where times
-differ, as in a copy, the content decides: then the file is read once a start (10 GB: 1.2 s from
+differ, as in a copy, the content decides: then the file is read once per start (10 GB: 1.2 s from
 memory, 5 s from a disk of 2 GB/s). `prepare` reads each file once more for its digest.
 """
 
@@ -115,5 +115,5 @@ def _is_same(path: Path, before: InputStamp) -> bool:
 
 @lru_cache(maxsize=65536)
 def _digest(path: Path, _size: int, _mtime_ns: int, _ctime_ns: int) -> str:
-    """`file_digest`, once a process for a file that stays as it is."""
+    """`file_digest`, once per process for a file that stays as it is."""
     return file_digest(path)

@@ -149,7 +149,7 @@ class Manifest(SealedRecord):
         return Overlap(shared, documents, are_same=False, keys=SOURCE_KEYS, unit="documents")
 
     def to_json(self) -> str:
-        """JSON with one line a key: readable, although the token counts are long."""
+        """JSON with one line for each key: readable, although the token counts are long."""
         tree = self.model_dump(mode="json")
         lines = (f"  {to_json(key)}: {to_json(value)}" for key, value in tree.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"

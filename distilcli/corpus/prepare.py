@@ -4,7 +4,7 @@ The reader cuts the text into shards; each shard is tokenised, split and written
 killed run goes on where it stopped and the result does not depend on the number of processes.
 
     STORE/settings.json              what the store is made with; written first
-    STORE/train/shard-00000.arrow    input_ids, one row a sequence; held_out/ likewise
+    STORE/train/shard-00000.arrow    input_ids, one row for each sequence; held_out/ likewise
     STORE/shards/shard-00000.json    what became of the shard; written after its Arrow files
     STORE/manifest.json              the whole store, token counts included; written last
 

@@ -50,7 +50,7 @@ def make_recipe(
     """A recipe whose properties of the tokenizer are read off its JSON.
 
     Args:
-        backend: JSON of the fast tokenizer, as `text_tokens.text_backend` has it.
+        backend: JSON of the fast tokenizer, as `text.tokenizers.text_backend` has it.
         special_ids: of [CLS] and [SEP].
         lengths: longest and shortest sequence, in tokens with [CLS] and [SEP].
         held_out_fraction: share of documents to keep out of training.

@@ -90,7 +90,7 @@ class TokenStore:
         Args:
             folder: of the store.
             by_content: first read every file and compare its digest, then look at all token ids;
-                once a run is enough. Reads from memory at 4 GB/s all in all, else at the speed of
+                once per run is enough. Reads from memory at 4 GB/s all in all, else at the speed of
                 the disk.
 
         Raises:

@@ -1,1 +1,1 @@
-"""What a run trains towards, one file a kind, and putting its parts together."""
+"""What a run trains towards, one file for each kind, and putting its parts together."""

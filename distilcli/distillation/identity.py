@@ -2,8 +2,8 @@
 
 A checkpoint keeps them, and a resume compares: a teacher that was replaced in place, rows that were
 edited, a store that was made anew from other text would otherwise be trained on without a word.
-There is one function a kind of thing. They run once a start, on the main process alone, and cost
-what reading costs (`digests.py`); nothing of this is in a step.
+There is one function for each kind of thing. They run once per start, on the main process alone,
+and cost what reading costs (`digests.py`); nothing of this is in a step.
 """
 
 from typing import Any, NamedTuple

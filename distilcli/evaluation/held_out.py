@@ -34,11 +34,11 @@ class HeldOutScores:
     """Quality at the masked positions of held-out text.
 
     Attributes:
-        loss: masked-LM cross-entropy, nats a token.
+        loss: masked-LM cross-entropy, nats per token.
         accuracy: share of masked tokens that are the most probable one.
         num_masked: masked tokens looked at.
         agreement: share of masked tokens where student and teacher put the same token first.
-        kl: KL(teacher || student) at temperature 1, nats a token.
+        kl: KL(teacher || student) at temperature 1, nats per token.
     """
 
     loss: float

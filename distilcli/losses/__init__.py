@@ -1,1 +1,1 @@
-"""One file a loss, and the fused vocabulary head."""
+"""One file for each loss, and the fused vocabulary head."""

@@ -8,8 +8,6 @@ from distilcli.errors import ModelError
 from distilcli.models.families import MaskedLM, family_of, num_positions
 from distilcli.text.tokenizer_checks import check_tokens
 
-# What fits together
-
 
 def check_pair(student: MaskedLM, teacher: MaskedLM, hidden_terms: Sequence[str]) -> None:
     """Refuse a pair whose outputs cannot be compared.

@@ -3,8 +3,6 @@
 from distilcli.config.models import LayerStrategy
 from distilcli.errors import ConfigError
 
-# Which layers to copy
-
 
 def layer_map(
     num_source_layers: int, num_layers: int | None, layers: LayerStrategy | list[int]

@@ -1,4 +1,4 @@
-"""Models, teacher or student alike: loading them, and asking for their parts.
+"""Loads models, teacher or student alike.
 
 Loading refuses whatever would not compute what its files say. `saving.py` writes models, and
 `families/` knows where their parts are.
@@ -19,8 +19,6 @@ from distilcli.hub.model_files import first_line, model_files
 from distilcli.models.configuration import config_of
 from distilcli.models.families import Family, MaskedLM, family_of, settle_ties
 from distilcli.models.weights import check_sizes, complete_head, layer_number, read_weights
-
-# Loading
 
 
 def load_masked_lm(

@@ -1,4 +1,4 @@
-"""Students: which layers of a teacher to copy, and building the model that training starts from.
+"""Students: building the model that training starts from.
 
 A copied student is made of the teacher's own layers, half of them unless the experiment says
 otherwise. Of a BERT it is a DistilBERT: no token-type embeddings, no pooler (Sanh et al. 2019,
@@ -17,8 +17,6 @@ from distilcli.models.copying import config_of_student, copy_layers, seeded
 from distilcli.models.families import MaskedLM, encoder_layers, family_of, student_family
 from distilcli.models.layers import layer_map
 from distilcli.models.loading import load_masked_lm, read_config
-
-# Building a student
 
 
 def build_student(
@@ -52,7 +50,7 @@ def build_student(
 
 def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> MaskedLM:
     source = teacher if student.source is None else load_masked_lm(student.source, role="source")
-    assert source is not None, "config.Experiment asks for a source where there is no teacher"
+    assert source is not None, "Experiment asks for a source where there is no teacher"
     indices = layer_map(source.config.num_hidden_layers, student.num_layers, student.layers)
     return copy_layers(source, indices)
 
@@ -68,7 +66,7 @@ def _build_random(student: RandomStudent, teacher: MaskedLM | None, seed: int) -
     if student.like is not None:
         like: Any = read_config(student.like, None, "student.like")
     else:
-        assert teacher is not None, "config.Experiment asks for `like` where there is no teacher"
+        assert teacher is not None, "Experiment asks for `like` where there is no teacher"
         like = teacher.config
     num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
     model_class = student_family(family_of(like)).masked_lm

@@ -29,9 +29,6 @@ from distilcli.tasks.task import OpenTask
 _NAMES = {name for family in FAMILIES.values() for name in family.head_classes}
 
 
-# Loading
-
-
 def teacher_labels(experiment: TaskExperiment) -> list[str] | None:
     """Names of the teacher's outputs; None without a teacher.
 

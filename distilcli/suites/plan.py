@@ -59,7 +59,7 @@ def load_suite(path: Path, overrides: Sequence[str] | None = None) -> Suite:
     """Read a suite from a file and lay overrides over it.
 
     Raises:
-        ConfigError: as `experiment_file.load_any`.
+        ConfigError: as `config.reading.load_any`.
     """
     suite = read(path, overrides, lambda _: Suite)
     assert isinstance(suite, Suite)

@@ -1,1 +1,1 @@
-"""Downstream tasks: their rows, inputs, labels and scores, one file a kind."""
+"""Downstream tasks: their rows, inputs, labels and scores, one file for each kind."""

@@ -15,9 +15,11 @@ Entity = tuple[str, int, int]
 
 
 def not_of_entities(labels: Sequence[str]) -> str | None:
-    """The first tag that says nothing of entities, where some do; a word for it where none does.
+    """A label that keeps entities from being counted.
 
-    None: all of them are O or begin, continue or end an entity.
+    Returns:
+        The first label that is not O and does not begin, continue or end an entity; O where there
+        is no other label, and so no entity; None where entities can be counted.
     """
     others = [label for label in labels if not _is_tag(label)]
     if others:

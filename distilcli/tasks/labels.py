@@ -131,10 +131,11 @@ def _short(value: Any) -> str:
 
 
 def vector_length(rows: Sequence[tuple[str, ...]]) -> int | None:
-    """How many classes rows of 0 and 1 speak of; None where rows name their classes.
+    """The number of classes, where rows have a 0 or 1 for each; None where rows name their classes.
 
-    Rows of ids may hold nothing but 0 and 1, too; but not all in the same number of two or more,
-    and none of them twice.
+    Classes may be called 0 and 1, too. Rows that name them hold no name twice, and are seldom all
+    of one length. So values are taken for 0 or 1 for each class where rows have two or more of
+    them, and either some row holds one twice or all rows are equally long.
     """
     if not rows or not all(set(row) <= _ON | _OFF for row in rows):
         return None

@@ -23,9 +23,6 @@ PARQUET_ROWS = 256  # rows decoded at once; documents are long, so few are enoug
 MAX_CSV_FIELD = MAX_LINE_BYTES
 
 
-# Rows, of JSONL, CSV, TSV and Parquet
-
-
 def read_rows(
     path: Path,
     raw: IO[bytes],

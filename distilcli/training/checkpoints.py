@@ -27,7 +27,7 @@ _STATE_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-[0-9]{8,}")
 # What a checkpoint may hold whose record cannot be read any more.
 _TENSOR_FILES = frozenset({"student.safetensors", "optimizer.safetensors"})
-# 1, which had no such number: checkpoint.json was not under a digest. Such checkpoints are read.
+# Format 1 has no `format` key, and its checkpoint.json has no digest. It is still read.
 _FORMAT = 2
 
 

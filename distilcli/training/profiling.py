@@ -30,7 +30,7 @@ class Profile:
         steps: profiled.
         seconds_per_step: until the device is done, the profiler's own cost included.
         trace: file for chrome://tracing or Perfetto.
-        operators: (name, share of the time, calls a step) of the costliest operators.
+        operators: (name, share of the time, calls per step) of the costliest operators.
     """
 
     steps: int

@@ -1,6 +1,6 @@
 """What each step measured: kept on the device, gathered over ranks once per interval.
 
-Keys follow `group/name`: `loss/kl` is nats a token, `speed/tokens_per_second` counts all ranks.
+Keys follow `group/name`: `loss/kl` is nats per token, `speed/tokens_per_second` counts all ranks.
 """
 
 import time

@@ -177,7 +177,7 @@ class RunFolder:
             return None  # no checkpoint depends on it: those have their own
 
     def append_metrics(self, records: Iterable[dict[str, Any]]) -> None:
-        """Add one line a record to `metrics.jsonl`.
+        """Add one line for each record to `metrics.jsonl`.
 
         Raises:
             WriteError: it cannot be written.

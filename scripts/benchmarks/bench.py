@@ -255,7 +255,7 @@ def show(table: dict[str, Any]) -> str:
     task = table["task"]
     share = "of the matrix peak"
     lines = [
-        f"{task['size']}: {task['sequences']} sequences a step of at most {task['max_length']} "
+        f"{task['size']}: {task['sequences']} sequences per step of at most {task['max_length']} "
         f"tokens, {task['micro_batch']} tokens a micro-batch, dropout {task['dropout']}, "
         f"{task['device']}, {task['threads']} thread(s), {task['rounds']} rounds",
         "",

@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/scaling.py [--size base] [--cores 2] [--rounds 3] [--steps 4] [--json]
 
-The same optimiser steps as one process with all cores and as one process a core, in turns, each
-time started anew under torchrun; medians over rounds. The share of a step that adding up gradients
-takes is measured within the same processes: steps whose gradients stay where they are, beside steps
-whose gradients are added up. Some 4 minutes on 2 cores with --size base.
+The same optimiser steps as one process with all cores and as one process for each core, in turns,
+each time started anew under torchrun; medians over rounds. The share of a step that adding up
+gradients takes is measured within the same processes: steps whose gradients stay where they are,
+beside steps whose gradients are added up. Some 4 minutes on 2 cores with --size base.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def work(task: Task, num_steps: int) -> None:
 
 
 def measure(task: Task, num_processes: int, num_steps: int) -> dict[str, float]:
-    """Start the ranks; seconds a token with gradients added up and apart."""
+    """Start the ranks; seconds per token with gradients added up and apart."""
     environment = os.environ | {"OMP_NUM_THREADS": str(task.threads), "ACCELERATE_USE_CPU": "true"}
     environment |= {"HF_HUB_OFFLINE": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])

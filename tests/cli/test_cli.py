@@ -330,7 +330,7 @@ def test_profile_writes_a_trace_and_nothing_else(tiny_world, tmp_path):
         assert 0 < round(3 * calls) <= found[name]
     again = done(*arguments)  # for people; and a trace is replaced
     assert "3 steps of" in again.stdout
-    assert "calls a step" in again.stdout
+    assert "calls per step" in again.stdout
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Hostile input to the whole command line: settings, overrides, options, rows, text, models, runs.
 
 A few repeatable examples here; thousands of random ones with
-DISTILCLI_FUZZ_EXAMPLES=2000 python -m pytest tests/test_fuzz.py
+DISTILCLI_FUZZ_EXAMPLES=2000 python -m pytest tests/cli/test_fuzz.py
 """
 
 import copy

@@ -45,10 +45,10 @@ class Embeddings:
     """Paths in the body of what token ids go through before the first layer.
 
     Attributes:
-        words: one vector a token of the vocabulary.
-        positions: one vector a position.
+        words: one vector for each token of the vocabulary.
+        positions: one vector for each position.
         norm: LayerNorm of their sum.
-        token_types: one vector a token type; None in a family without them.
+        token_types: one vector for each token type; None in a family without them.
     """
 
     words: str = "embeddings.word_embeddings"
