@@ -218,7 +218,7 @@ class _Preparation:
             self._run_in_pool(pool, num_proc)
         except BrokenProcessPool as error:
             raise DistilError(
-                "a worker process of prepare died, perhaps for want of memory",
+                "a worker process of prepare died, perhaps because memory ran out",
                 "Run the command again with a smaller --num-proc; finished shards are kept.",
             ) from error
         finally:

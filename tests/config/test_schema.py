@@ -200,6 +200,20 @@ def test_a_mistake_is_named_once_and_where_it_is(tree, key, value, said):
     assert found.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("kind", "default"),
+    [("copied", "`copied`"), ("checkpoint", "required"), ("random", "required")],
+)
+def test_the_page_says_where_kind_is_needed(kind, default):
+    """A section without `kind` is the default of its union, whatever its other keys are."""
+    start = f"| `student.kind` | `{kind}` | "
+    found = [line for line in page_text().splitlines() if line.startswith(start)]
+    assert found
+    assert all(line.startswith(f"{start}{default} |") for line in found)
+    said = {"num_layers": 2} | ({"model": "m"} if kind == "checkpoint" else {})
+    assert is_valid(laid_over(MASKED_LM, "student", said)) == (kind != "checkpoint")
+
+
 def test_every_key_is_described_and_has_its_default():
     """The two things that an editor shows beside the key."""
     undescribed = [

@@ -268,7 +268,7 @@ def test_an_edit_that_keeps_the_size_is_noticed(data, keep_time):
 
 
 def test_the_same_text_written_again_is_the_same(data, monkeypatch):
-    """Times differ, as in a copy: then the content is read, once a process."""
+    """Times differ, as in a copy: then the content is read, once per process."""
     from distilcli.corpus import input_files
 
     [path] = [Path(file) for file in data.sources[0].files]
