@@ -11,10 +11,8 @@ from accelerate.state import AcceleratorState
 from tiny_experiments import RARE_WORD, TinyWorld, bert, documents, listing, save, word_tokenizer
 from transformers import (
     BertModel,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    RobertaConfig,
-    RobertaForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
 )
 from typer.testing import CliRunner, Result
 
@@ -67,12 +65,8 @@ def models(tmp_path_factory) -> Path:
     save(bert(hidden_size=16), root / "narrow")
     save(BertModel(bert().config), root / "headless")
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-    roberta = RobertaConfig(vocab_size=len(word_tokenizer()), intermediate_size=48, **shape)
-    save(RobertaForMaskedLM(roberta), root / "roberta")
-    distil = DistilBertConfig(
-        vocab_size=len(word_tokenizer()), dim=32, hidden_dim=48, n_layers=2, n_heads=4
-    )
-    save(DistilBertForMaskedLM(distil), root / "distilbert")
+    electra = ElectraConfig(vocab_size=len(word_tokenizer()), intermediate_size=48, **shape)
+    save(ElectraForMaskedLM(electra), root / "electra")
     other = save(bert(), root / "tokenizer") / "tokenizer.json"
     tree = json.loads(other.read_text(encoding="utf-8"))
     vocabulary = tree["model"]["vocab"]
@@ -206,8 +200,7 @@ def test_global_batch_larger_than_the_split(tiny_world, folder):
 TEACHERS = {
     "no such folder": ("./nowhere", ["./nowhere"]),
     "no masked-LM head": ("headless", ["headless", "no masked-LM head"]),
-    "another architecture": ("roberta", ["roberta", "not bert or distilbert"]),
-    "a student": ("distilbert", ["copied", "BERT only"]),
+    "another architecture": ("electra", ["electra", "not bert, distilbert or roberta"]),
     "too few positions": ("positions", ["data.max_length 24", "16 positions"]),
 }
 
@@ -229,7 +222,7 @@ STUDENTS = {
     "width": ("narrow", [], ["loss.hidden_cosine: ", "hidden size is 16", "32"]),
     "positions": ("positions", [], ["data.max_length 24", "16 positions"]),
     "no masked-LM head": ("headless", [], ["headless", "no masked-LM head"]),
-    "architecture": ("roberta", ["student.new_head=true"], ["not bert or distilbert"]),
+    "architecture": ("electra", ["student.new_head=true"], ["not bert, distilbert or roberta"]),
 }
 
 

@@ -32,15 +32,15 @@ def command(name: str, config: Path, folder: Path, *more: str) -> list[str]:
 def main_with_another(*arguments: str) -> None:
     """A command; another run begins after it has looked at the folder and before it locks it."""
     *words, config, other_folder = arguments
-    alone = RunFolder.alone
+    locked = RunFolder.locked
 
     def after_another(self: RunFolder, *given: Any) -> Any:
         other = load(Path(config), [f"output_dir={other_folder}", "seed=7"])
         RunFolder(self.root).begin(other, force=False)
         RunFolder(self.root).append_metrics([{"step": 1, "loss/total": 0.5}])
-        return alone(self, *given)
+        return locked(self, *given)
 
-    RunFolder.alone = after_another  # type: ignore[method-assign]
+    RunFolder.locked = after_another  # type: ignore[method-assign]
     sys.argv = ["distilcli", *words]
     main()
 
