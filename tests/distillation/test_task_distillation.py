@@ -1,170 +1,28 @@
-"""Losses of tasks against their formulas; student and teacher together, packed, against padded
-models of transformers; and a step's gradient, however the step is cut.
-"""
+"""Student and teacher on a task, together and packed, against padded models of transformers."""
 
 from copy import deepcopy
 from itertools import pairwise
-from pathlib import Path
 
 import formulas
-import gradient_worker
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from binary_formulas import plain_binary_cross_entropy
 from hypothesis import given
 from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
 from loss_settings import by_name, weights
-from safetensors.torch import load_file
 from task_models import BODIES, each_task, make_inputs, make_model, outputs_of, run_padded
-from tiny_experiments import relative_difference, run
-from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from torch import Tensor, nn
 
-from distilcli.config.experiment import TaskExperiment
 from distilcli.config.losses import TaskLossConfig
 from distilcli.distillation.loss_modules import TaskDistillation
-from distilcli.distillation.task_parts import assemble_task
-from distilcli.distillation.tasks import TaskObjective
 from distilcli.distillation.teachers import CachedTeacher, PlacedTeacher
-from distilcli.losses.labels import binary_cross_entropy
-from distilcli.losses.soft_targets import binary_soft_target_kl, soft_target_kl
 from distilcli.tasks.inputs import pack_inputs
 from distilcli.tasks.outputs import by_input
-from distilcli.training.processes import make_accelerator
-from distilcli.training.steps import Stepper
-
-ROWS, CLASSES = 5, 4
-TEMPERATURES = [0.5, 1.0, 2.0, 10.0]
-
-
-def randn(*shape: int, scale: float = 2.0, grad: bool = False) -> Tensor:
-    return (torch.randn(*shape, dtype=torch.float64) * scale).requires_grad_(grad)
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, check_dtype=False)
-
-
-def gradient(value: Tensor, at: Tensor) -> Tensor:
-    return torch.autograd.grad(value, at)[0]
-
-
-# The losses of classes that are each right or not
-
-
-def logistic(x: Tensor) -> Tensor:
-    return 1 / (1 + (-x).exp())
-
-
-def plain_binary_kl(z: Tensor, v: Tensor, temperature: float) -> Tensor:
-    """T^2 / classes times the sum of p log(p/q) + (1-p) log((1-p)/(1-q))."""
-    q, p = logistic(z / temperature), logistic(v / temperature)
-    divergence = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
-    return temperature**2 * divergence.sum() / z.shape[1]
-
-
-def plain_binary_cross_entropy(z: Tensor, targets: Tensor) -> Tensor:
-    """1 / classes times the sum of -log q where a class is right, -log(1-q) where it is not."""
-    q = logistic(z)
-    return -torch.where(targets == 1, q.log(), (1 - q).log()).sum() / z.shape[1]
-
-
-def targets_of(*shape: int) -> Tensor:
-    return torch.randint(0, 2, shape).double()
-
-
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_binary_soft_targets_are_the_formula(temperature):
-    z, v = randn(ROWS, CLASSES, grad=True), randn(ROWS, CLASSES)
-    found, expected = (f(z, v, temperature) for f in (binary_soft_target_kl, plain_binary_kl))
-    close(found, expected)
-    close(gradient(found, z), gradient(expected, z))
-
-
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_gradient_of_binary_soft_targets_in_closed_form(temperature):
-    z, v = randn(ROWS, CLASSES, grad=True), randn(ROWS, CLASSES)
-    q, p = logistic(z / temperature).detach(), logistic(v / temperature)
-    found = gradient(binary_soft_target_kl(z, v, temperature), z)
-    close(found, temperature * (q - p) / CLASSES)
-
-
-def test_binary_hard_targets_are_the_formula():
-    z, targets = randn(ROWS, CLASSES, grad=True), targets_of(ROWS, CLASSES)
-    found, expected = (f(z, targets) for f in (binary_cross_entropy, plain_binary_cross_entropy))
-    close(found, expected)
-    close(gradient(found, z), (logistic(z.detach()) - targets) / CLASSES)
-
-
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_each_class_is_a_softmax_of_its_logit_and_zero(temperature):
-    z, v = randn(ROWS, CLASSES), randn(ROWS, CLASSES)
-    pairs = [torch.stack([x.flatten(), torch.zeros(ROWS * CLASSES)], dim=1) for x in (z, v)]
-    expected = soft_target_kl(*pairs, temperature) / CLASSES
-    close(binary_soft_target_kl(z, v, temperature), expected)
-    targets = targets_of(ROWS, CLASSES)
-    chosen = formulas.cross_entropy(pairs[0], 1 - targets.flatten().long())
-    close(binary_cross_entropy(z, targets), chosen / CLASSES)
-
-
-def test_gradcheck_of_binary_losses():
-    z, v, targets = randn(3, 4, grad=True), randn(3, 4), targets_of(3, 4)
-    assert torch.autograd.gradcheck(lambda z: binary_soft_target_kl(z, v, 2.0), (z,))
-    assert torch.autograd.gradcheck(lambda z: binary_cross_entropy(z, targets), (z,))
-
-
-matrix = st.lists(st.floats(-8, 8, width=32), min_size=6, max_size=6).map(
-    lambda x: torch.tensor(x, dtype=torch.float64).view(2, 3)
-)
-
-
-@given(matrix, matrix, st.floats(0.5, 4.0))
-def test_binary_soft_targets_are_zero_only_where_probabilities_match(z, v, temperature):
-    assert binary_soft_target_kl(z, z.clone(), temperature) == 0
-    found = binary_soft_target_kl(z, v, temperature)
-    assert found >= -1e-12
-    if (z - v).abs().max() > 0.1:
-        assert found > 1e-7
-
-
-@given(matrix, matrix, st.floats(0.5, 4.0))
-def test_binary_losses_are_symmetric_in_right_and_wrong(z, v, temperature):
-    """No class is worth more for being right than another for being wrong."""
-    close(
-        binary_soft_target_kl(-z, -v, temperature), binary_soft_target_kl(z, v, temperature), 1e-10
-    )
-    targets = (v > 0).double()
-    close(binary_cross_entropy(-z, 1 - targets), binary_cross_entropy(z, targets), 1e-10)
-    assert binary_cross_entropy(z, targets) >= 0
-
-
-def test_binary_losses_stay_finite_where_probabilities_are_not():
-    """In fp32 a logistic of 200 is 1, of which the logarithm of the rest is minus infinity."""
-    z = torch.tensor([[200.0, -200.0, 30.0]], requires_grad=True)
-    v = torch.tensor([[-200.0, 200.0, 30.0]])
-    found = binary_soft_target_kl(z, v, 1.0)
-    assert found.item() == pytest.approx(400 / 3)
-    close(gradient(found, z), torch.tensor([[1 / 3, -1 / 3, 0.0]]), 1e-6)
-    hard = binary_cross_entropy(z, torch.tensor([[0.0, 1.0, 1.0]]))
-    assert hard.item() == pytest.approx(400 / 3)
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0])
-def test_the_temperature_of_binary_soft_targets_must_be_positive(temperature):
-    with pytest.raises(ValueError, match="temperature must be positive"):
-        binary_soft_target_kl(randn(2, 3), randn(2, 3), temperature)
-
-
-def test_shapes_of_binary_losses_are_checked():
-    with pytest.raises(TypeCheckError):
-        binary_soft_target_kl(randn(2, 3), randn(2, 1), 2.0)
-    with pytest.raises(TypeCheckError):
-        binary_cross_entropy(randn(2, 3), randn(2))
-
-
-# Student and teacher, packed, against a padded computation
 
 
 LENGTHS = [9, 5, 12, 12, 3, 20, 7]
@@ -480,139 +338,3 @@ def test_bf16_autocast_is_near_the_padded_computation(head):
     expected = torch.stack([expected[term.name] for term in module.terms]).detach()
     torch.testing.assert_close(found.terms.double(), expected, rtol=0.05, atol=0.05)
     assert found.terms.dtype == torch.float32
-
-
-# The gradient of a step does not depend on how the step is cut
-
-
-KINDS = ["classification", "multi-label", "regression", "question-answering", "tagging"]
-NUM_OUTPUTS = dict(zip(KINDS, (2, 3, 1, 2, 3), strict=True))
-TOLERANCE = 1e-5  # of the difference's norm over the gradient's
-WRONG = 1e-3  # far above it: what a wrong average makes of the gradient
-NO_DROPOUT = {"kind": "copied", "num_layers": 2, "dropout": 0.0, "attention_dropout": 0.0}
-
-
-@pytest.fixture(scope="module")
-def tasks(tmp_path_factory) -> TinyTasks:
-    return make_tasks(tmp_path_factory.mktemp("tasks"))
-
-
-@pytest.fixture(scope="module")
-def teacher_of(tasks):
-    """Saves, once, a teacher with a head for a kind of task; it has learnt nothing."""
-    heads = {"question-answering": "span", "tagging": "token"}
-
-    def make(kind: str) -> str:
-        folder = tasks.root / "teachers" / kind
-        if not folder.exists():
-            vocab, labels = len(pair_tokenizer()), NUM_OUTPUTS[kind]
-            head = heads.get(kind, "sequence")
-            make_model("bert", head, labels, 4, vocab=vocab).save_pretrained(folder)
-            pair_tokenizer().save_pretrained(folder)
-        return str(folder)
-
-    return make
-
-
-def sections(kind: str, teacher: str, folder: Path, tokens: int = 10_000) -> dict:
-    return {
-        "name": kind,
-        "output_dir": str(folder),
-        "teacher": {"model": teacher, "precision": "fp32", "cache": None},
-        "student": NO_DROPOUT,
-        "loss": weights(soft_targets=0.7, labels=0.4, hidden_cosine=0.6),
-        # The gradient itself, not what clipping leaves of it.
-        "optim": {"lr": 1e-3, "max_grad_norm": 1e9},
-        "train": {
-            "precision": "fp32",
-            "global_batch_size": 16,
-            "tokens_per_micro_batch": tokens,
-            "max_steps": 6,
-        },
-    }
-
-
-@pytest.fixture
-def stepper_of(tasks, teacher_of, tmp_path):
-    """Makes steppers of this process."""
-
-    def make(kind: str, tokens: int, **others) -> Stepper:
-        changed = sections(kind, teacher_of(kind), tmp_path, tokens) | others
-        experiment = TaskExperiment.model_validate(tasks.experiment(kind, **changed))
-        accelerator = make_accelerator(experiment)
-        parts = assemble_task(experiment, accelerator.device)
-        stepper = Stepper(experiment, TaskObjective(experiment, parts, accelerator), accelerator)
-        stepper.distillation.train()
-        return stepper
-
-    yield make
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_micro_batches_do_not_change_the_gradient(stepper_of, kind, monkeypatch):
-    whole, parts = stepper_of(kind, 10_000), stepper_of(kind, 33)
-    assert len(whole.step_batches[0]) == 1
-    assert len(parts.step_batches[0]) >= 4
-    expected = gradient_worker.gradient_of_step(whole, 0)
-    found = gradient_worker.gradient_of_step(parts, 0)
-    assert relative_difference(found, expected) < TOLERANCE
-
-    # It would be noticed: the mean of each micro-batch's means is something else.
-    right = Stepper.accumulate_gradient
-
-    def mean_of_means(stepper, step, batches, counts):
-        sums = torch.zeros(len(counts), dtype=torch.float64)
-        for batch in batches:
-            own = [count * len(batches) for count in stepper.distillation.counts(batch)]
-            sums += right(stepper, step, [batch], own)
-        return sums
-
-    monkeypatch.setattr(Stepper, "accumulate_gradient", mean_of_means)
-    wrong = gradient_worker.gradient_of_step(stepper_of(kind, 33), 0)
-    assert relative_difference(wrong, expected) > WRONG
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_nor_do_they_where_only_some_inputs_have_labels(stepper_of, kind):
-    copies = {"copies": 2, "replaced": 0.4}
-    whole, parts = (stepper_of(kind, tokens, augmentation=copies) for tokens in (10_000, 33))
-    labelled = [term.name for term in parts.distillation.terms].index("labels")
-    counts = [parts.distillation.counts(batch)[labelled] for batch in parts.step_batches[0]]
-    assert 0 < sum(counts) == whole.distillation.counts(whole.step_batches[0][0])[labelled]
-    assert min(counts) == 0  # a micro-batch of copies alone
-    expected = gradient_worker.gradient_of_step(whole, 0)
-    found = gradient_worker.gradient_of_step(parts, 0)
-    assert relative_difference(found, expected) < TOLERANCE
-
-
-def test_dropout_would_be_noticed(stepper_of):
-    """So it was off in the comparison above."""
-    expected = gradient_worker.gradient_of_step(stepper_of("tagging", 48), 0)
-    dropping = {"student": NO_DROPOUT | {"dropout": 0.1}}
-    found = gradient_worker.gradient_of_step(stepper_of("tagging", 48, **dropping), 0)
-    assert relative_difference(found, expected) > WRONG
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_student_that_one_does(tasks, teacher_of, tmp_path):
-    """They share the work on the teacher's outputs too, and make the same copies."""
-    students = []
-    for number in (1, 2):
-        folder = tmp_path / str(number)
-        changed = sections("tagging", teacher_of("tagging"), folder, tokens=96)
-        changed["teacher"]["cache"] = str(folder / "cache")
-        changed["augmentation"] = {"copies": 1}
-        folder.mkdir()
-        config = tasks.write_config(folder / "tagging.yaml", "tagging", **changed)
-        finished = run("train", "--config", str(config), num_processes=number)
-        assert finished.code == 0, finished.stderr
-        assert f"{number} process(es)" in finished.stderr
-        students.append(load_file(folder / "tagging" / "student" / "model.safetensors"))
-    alone, together = students
-    assert relative_difference(together, alone) < 1e-4
-    teacher = load_file(Path(teacher_of("tagging")) / "model.safetensors")
-    start = {name: weight for name, weight in teacher.items() if name in alone}
-    moved = {name: alone[name] for name in start if ".layer." not in name}
-    start = {name: start[name] for name in moved}
-    assert relative_difference(moved, start) > 1e-3
