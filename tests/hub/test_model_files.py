@@ -1,75 +1,23 @@
-"""Folders and hub repositories that are not what they say: one clear error, and nothing is run."""
+"""Folders of models that are not what they say: one clear error, and nothing is run."""
 
 import json
-import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub_server import COMMIT, hub_of
-from huggingface_hub import constants
+from broken_models import edit_json, refused, rename_weights
 from safetensors.torch import load_file, save_file
-from tiny_models import VOCAB, make_bert, word_tokenizer
-from transformers import (
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from tiny_models import make_bert
+from transformers import BertForSequenceClassification
 
 from distilcli.errors import ModelError
 from distilcli.hub import model_files
 from distilcli.models import loading, students
-from distilcli.models.saving import save_model
 from distilcli.models.weights import read_weights
 from distilcli.text.tokenizers import load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def teacher() -> BertForMaskedLM:
-    return make_bert()
-
-
-@pytest.fixture
-def saved(tmp_path: Path, teacher: BertForMaskedLM) -> Path:
-    """A model with its tokenizer."""
-    teacher.save_pretrained(tmp_path / "teacher")
-    word_tokenizer().save_pretrained(tmp_path / "teacher")
-    return tmp_path / "teacher"
-
-
-@pytest.fixture
-def in_shards(tmp_path: Path, teacher: BertForMaskedLM) -> Path:
-    teacher.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
-    return tmp_path / "shards"
-
-
-@pytest.fixture
-def ids() -> torch.Tensor:
-    return torch.randint(0, VOCAB, (3, 17), generator=torch.Generator().manual_seed(0))
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def rename_weights(folder: Path, rename: Callable[[str], str]) -> None:
-    weights = load_file(folder / "model.safetensors")
-    renamed = {rename(name): tensor for name, tensor in weights.items()}
-    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def refused(folder: Path) -> ModelError:
-    with pytest.raises(ModelError) as caught:
-        loading.load_masked_lm(str(folder))
-    assert caught.value.message.startswith(f"teacher {folder}: ")
-    assert "\n" not in caught.value.message
-    assert caught.value.hint
-    return caught.value
-
 
 # config.json
 
@@ -316,131 +264,6 @@ def test_weights_do_not_change_with_their_file(saved):
     assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
-# The hub
-
-
-@pytest.fixture
-def hub(saved, tmp_path, monkeypatch) -> Iterator[Any]:
-    model_files._commit.cache_clear()
-    # The client tries five times, and waits 23 seconds in between.
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-    with hub_of(saved, tmp_path / "cache", monkeypatch) as server:
-        yield server
-    model_files._commit.cache_clear()
-
-
-@pytest.mark.parametrize("revision", [None, "main", COMMIT])
-def test_a_model_of_the_hub_is_what_its_folder_is(hub, teacher, ids, revision):
-    model = loading.load_masked_lm("someone/some-bert", revision=revision)
-    assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
-    tokenizer = load_tokenizer("someone/some-bert", revision)
-    assert tokenizer("w1 w2")["input_ids"] == word_tokenizer()("w1 w2")["input_ids"]
-    assert "pytorch_model.bin" not in hub.requests
-
-
-def test_what_is_in_the_cache_needs_no_hub(hub, teacher, ids, monkeypatch):
-    loading.load_masked_lm("someone/some-bert")
-    load_tokenizer("someone/some-bert")
-    model_files._commit.cache_clear()
-    hub.failure = (503, {})
-    model = loading.load_masked_lm("someone/some-bert")
-    assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
-    assert load_tokenizer("someone/some-bert").mask_token == "[MASK]"
-
-
-def test_an_index_of_the_hub_is_checked_before_anything_is_fetched(hub, saved):
-    (saved / "model.safetensors").unlink()
-    index = {"weight_map": {"a": "../../evil.bin"}}
-    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="which is no safetensors file beside it"):
-        loading.load_masked_lm("someone/some-bert")
-    assert not [name for name in hub.requests if "evil" in name]
-
-
-def test_a_model_of_the_hub_without_safetensors(hub, saved):
-    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"some-bert: its weights are pickled \(.bin\)"):
-        loading.load_masked_lm("someone/some-bert")
-    (saved / "pytorch_model.bin").rename(saved / "tf_model.h5")
-    with pytest.raises(ModelError, match="it has no weights as safetensors"):
-        loading.load_masked_lm("someone/other-bert")
-
-
-ANSWERS = {
-    "unknown, or private": (
-        (401, {"X-Error-Code": "RepoNotFound"}),
-        "no such folder, and the hub has no such model for you (401)",
-        "Check the name; for a private model log in: `hf auth login` (or HF_TOKEN).",
-    ),
-    "unknown": (
-        (404, {"X-Error-Code": "RepoNotFound"}),
-        "no such folder, and the hub has no such model for you (404)",
-        "Check the name; for a private model log in: `hf auth login` (or HF_TOKEN).",
-    ),
-    "gated": (
-        (403, {"X-Error-Code": "GatedRepo"}),
-        "access to it is restricted on the hub (403)",
-        "Ask for access on the model's page, then log in: `hf auth login` (or HF_TOKEN).",
-    ),
-    "a bad token": (
-        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
-        "the hub does not accept your login (401)",
-        "Log in again: `hf auth login` (or HF_TOKEN); or unset HF_TOKEN.",
-    ),
-    "too many": (
-        (429, {}),
-        "the hub has had too many requests from here (429)",
-        "Wait some minutes, or log in, which allows for more: `hf auth login` (or HF_TOKEN).",
-    ),
-    "server error": (
-        (503, {}),
-        "the hub had a server error (503)",
-        "Try again later, or give a folder.",
-    ),
-}
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_what_the_hub_answers_is_said_in_words(hub, answer):
-    hub.failure, message, hint = ANSWERS[answer]
-    for load in (loading.load_masked_lm, load_tokenizer):
-        with pytest.raises(ModelError) as caught:
-            load("someone/some-bert")
-        assert caught.value.message.endswith(f"someone/some-bert: {message}")
-        assert caught.value.hint == hint
-
-
-def test_the_tries_of_the_hubs_client_are_not_told(hub, caplog, monkeypatch):
-    """A name that the hub does not have is answered by one error, and by nothing before it."""
-    client = logging.getLogger("huggingface_hub")
-    monkeypatch.setattr(client, "handlers", [*client.handlers, caplog.handler])
-    hub.failure = ANSWERS["server error"][0]
-    with pytest.raises(ModelError):
-        loading.load_masked_lm("someone/some-bert")
-    assert caplog.messages == []
-
-
-def test_a_revision_that_is_not_there(hub):
-    with pytest.raises(ModelError, match="the hub has no revision 'v9' of it"):
-        loading.load_masked_lm("someone/some-bert", revision="v9")
-
-
-def test_a_name_that_is_none_of_the_hub():
-    with pytest.raises(ModelError, match="no such folder, and not a name of the hub") as caught:
-        loading.load_masked_lm("no such model!")
-    assert "\n" not in caught.value.message
-
-
-def test_without_a_network_the_way_out_is_named(hub, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="cannot be read here or on the hub") as caught:
-        loading.load_masked_lm("someone/some-bert")
-    assert "give a folder" in caught.value.hint
-
-
-# Models of tasks
-
-
 def test_a_head_of_a_task_is_read_the_same_way(tmp_path, ids):
     from distilcli.models.loading import load_weights, read_config
 
@@ -453,65 +276,3 @@ def test_a_head_of_a_task_is_read_the_same_way(tmp_path, ids):
     )
     assert missing == set()
     assert torch.equal(model(input_ids=ids).logits, whole(input_ids=ids).logits)
-
-
-# Tokenizers that load, and fail only when they are used
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"remark": "half \ud83d a pair"}, "surrogates not allowed"),
-        ({"\udcff": "key"}, "surrogates not allowed"),
-    ],
-)
-def test_a_tokenizer_that_cannot_be_saved_is_refused_at_once(saved, changes, words):
-    edit_json(saved / "tokenizer_config.json", **changes)
-    with pytest.raises(ModelError, match=rf"its tokenizer cannot be loaded \(.*{words}"):
-        load_tokenizer(str(saved))
-
-
-def test_a_tokenizer_that_asks_itself_for_a_token_is_refused(saved, monkeypatch):
-    def ask_again(*_: Any) -> None:
-        raise RecursionError("maximum recursion depth exceeded")
-
-    monkeypatch.setattr(PreTrainedTokenizerFast, "convert_tokens_to_ids", ask_again)
-    with pytest.raises(ModelError, match=r"its tokenizer cannot be loaded \(maximum recursion"):
-        load_tokenizer(str(saved))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"unk_token": ""}, "its tokenizer cannot be loaded"),
-        ({"padding_side": "x" * 10_000}, "its tokenizer cannot be loaded"),
-        ({"mask_token": "x" * 10_000}, "is one that ordinary text may hold"),
-        ({"tokenizer_class": 5}, "its tokenizer cannot be loaded"),
-        ({"processor_class": "\ud83d"}, "its tokenizer cannot be loaded"),
-    ],
-    ids=["no text", "a long one", "a long mask", "a number", "half a pair"],
-)
-def test_a_wrong_value_in_the_tokenizers_config(saved, changes, words):
-    edit_json(saved / "tokenizer_config.json", **changes)
-    with pytest.raises(ModelError) as caught:
-        load_tokenizer(str(saved))
-    assert words in caught.value.message
-    assert "\n" not in caught.value.message
-    assert len(caught.value.message) < 1_000
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"a":' * 10_000, b"[" * 100_000])
-def test_a_tokenizer_that_is_none(saved, content):
-    (saved / "tokenizer.json").write_bytes(content)
-    with pytest.raises(ModelError, match="its tokenizer cannot be loaded") as caught:
-        load_tokenizer(str(saved))
-    assert "\n" not in caught.value.message
-
-
-def test_a_tokenizer_that_cannot_be_saved_is_named(saved, tmp_path):
-    edit_json(saved / "tokenizer_config.json", chat_template={"a": 1})
-    model, tokenizer = loading.load_masked_lm(str(saved)), load_tokenizer(str(saved))
-    with pytest.raises(ModelError, match="cannot be saved") as caught:
-        save_model(model, tokenizer, tmp_path / "student")
-    assert f"the tokenizer of {saved}" in caught.value.message
-    assert not (tmp_path / "student").exists()

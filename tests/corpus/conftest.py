@@ -1,0 +1,25 @@
+"""A tokenizer, a file of text, and shards so small that it fills several."""
+
+import json
+
+import pytest
+from token_stores import random_texts, tiny_tokenizer
+
+import distilcli.corpus.prepare as corpus
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in random_texts(150)))
+    return path
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(corpus, "MIB", 256)
