@@ -1,7 +1,7 @@
 """Hints say what the command that gave them takes: options where there are options."""
 
 import pytest
-from test_bad_input import invoke
+from refusals import invoke
 from tiny_experiments import bert, save
 from tiny_suites import suite_file
 from tiny_tasks import make_tasks

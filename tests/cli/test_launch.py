@@ -2,13 +2,15 @@
 
 import socket
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from test_bad_input import invoke
+from refusals import invoke
 from tiny_experiments import environment, listing
 
+from distilcli.cli import launch
 from distilcli.cli.launch import check_launch, is_main_process
 from distilcli.config.experiment import Experiment
 from distilcli.errors import ConfigError, DistilError
@@ -147,3 +149,25 @@ def test_more_processes_than_gpus(launched, tiny_world, monkeypatch):
     error = refusal(tiny_world, 5.0)
     assert isinstance(error, ConfigError)
     assert error.message == "LOCAL_RANK is 1, but this host has 1 GPU"
+
+
+def test_resume_command_launches_as_the_run_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["name=a b", "optim.lr=1e-4"]
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    plain = launch.resume_command(Path("my.yaml"), overrides)
+    assert plain == "distilcli train --config my.yaml 'name=a b' optim.lr=1e-4 --resume"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    launched = launch.resume_command(Path("my.yaml"), overrides)
+    assert launched == f"torchrun --nproc_per_node 2 -m {plain}"
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    assert launch.resume_command(Path("my.yaml"), overrides) == launched
+    of_two_hosts = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    of_two_hosts |= {"MASTER_ADDR": "first-host", "MASTER_PORT": "29500"}
+    for name, value in of_two_hosts.items():
+        monkeypatch.setenv(name, value)
+    command, comment = launch.resume_command(Path("my.yaml"), overrides).split("  # ")
+    assert command == launched.replace(
+        "torchrun",
+        "torchrun --nnodes 2 --node_rank 0 --master_addr first-host --master_port 29500",
+    )
+    assert "every other host" in comment
