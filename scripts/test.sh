@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Style, types and tests in the pinned environment; arguments go to pytest.
 # Under 10 minutes on 2 cores. One file, in one process:
-#     bash scripts/test.sh -n 0 tests/test_losses.py
+#     bash scripts/test.sh -n 0 tests/losses/test_losses.py
 # With --coverage in front, the branches that no test takes are shown, and too many are an error.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
