@@ -1,4 +1,4 @@
-"""A run folder is one run's at a time; `test_several_processes.py` has two that want the same one."""
+"""A run folder is one run's at a time; `test_several_processes.py` has two for the same one."""
 
 import pytest
 
