@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from distilcli.cli.console import Console
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import CopiedStudent, Student
 from distilcli.corpus.prepare import is_prepared
 from distilcli.distillation.masked_lm_parts import (
@@ -34,7 +34,7 @@ from distilcli.training.processes import single_accelerator
 from distilcli.training.run_folder import RunFolder
 
 
-def run(experiment: Experiment, force: bool, console: Console) -> None:
+def run(experiment: MaskedLMExperiment, force: bool, console: Console) -> None:
     """Build the student that an experiment describes, in its run folder."""
     check_places(experiment)
     folder = RunFolder(experiment.run_folder)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distilcli.cli.results import run_of
-from distilcli.config.experiment import Experiment, TaskExperiment
-from distilcli.config.reading import load_any, load_of_run
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
+from distilcli.config.reading import load_experiment, load_of_run
 from distilcli.distillation.run_kind import AnyKind
 from distilcli.errors import ConfigError, ModelError
 from distilcli.evaluation.asked import TEACHER, Asked
@@ -34,14 +34,14 @@ class Wanted:
     output: Path | None = None
 
 
-def experiment_of(wanted: Wanted) -> Experiment | TaskExperiment | None:
+def experiment_of(wanted: Wanted) -> MaskedLMExperiment | TaskExperiment | None:
     """The experiment that is named, or that of the first run; None where there is neither.
 
     Raises:
-        ConfigError: see `load_any`; or settings are to be overridden, and there are none.
+        ConfigError: see `load_experiment`; or settings are to be overridden, and there are none.
     """
     if wanted.config is not None:
-        return load_any(wanted.config, wanted.overrides)
+        return load_experiment(wanted.config, wanted.overrides)
     run = next((run for run in map(run_of, wanted.models) if run is not None), None)
     if run is not None:
         return load_of_run(run.experiment, wanted.overrides)

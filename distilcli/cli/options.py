@@ -13,7 +13,7 @@ from distilcli.errors import ConfigError
 from distilcli.files.paths import option_path
 
 if TYPE_CHECKING:
-    from distilcli.config.experiment import Experiment, TaskExperiment
+    from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 
 # What can be written and printed; tests hold them to the files and sections that there are.
 TASK_TEMPLATES = (
@@ -44,16 +44,16 @@ def config_path(config: Path) -> Path:
     return Path(option_path("--config", str(config)))
 
 
-def load(config: Path, overrides: Sequence[str] | None) -> "Experiment":
+def named_masked_lm(config: Path, overrides: Sequence[str] | None) -> "MaskedLMExperiment":
     """The experiment of masked-LM training that --config names."""
     from distilcli.config import reading
 
-    return reading.load(config_path(config), overrides)
+    return reading.load_masked_lm_experiment(config_path(config), overrides)
 
 
-def load_any(
+def named_experiment(
     config: Path, overrides: Sequence[str] | None, skip_bad_rows: bool
-) -> tuple["Experiment | TaskExperiment", list[str]]:
+) -> tuple["MaskedLMExperiment | TaskExperiment", list[str]]:
     """The experiment that --config names, and its overrides.
 
     Args:
@@ -62,17 +62,17 @@ def load_any(
         skip_bad_rows: whether to add the override that --skip-bad-rows is short for.
 
     Raises:
-        ConfigError: see `reading.load_any`; or rows are to be skipped, and there is no task.
+        ConfigError: see `reading.load_experiment`; or rows are to be skipped, and there is no task.
     """
     from distilcli.config import reading
     from distilcli.config.experiment import TaskExperiment
 
     words = list(overrides or [])
     config = config_path(config)
-    experiment = reading.load_any(config, words)
+    experiment = reading.load_experiment(config, words)
     if skip_bad_rows:
         if not isinstance(experiment, TaskExperiment):
             raise ConfigError(f"--skip-bad-rows: {config} is not on a task")
         words.append("task.skip_bad_rows=true")
-        experiment = reading.load_any(config, words)
+        experiment = reading.load_experiment(config, words)
     return experiment, words

@@ -13,7 +13,14 @@ import typer
 
 from distilcli.cli import guard
 from distilcli.cli.launch import resume_command
-from distilcli.cli.options import ConfigOption, JsonOption, Overrides, SkipOption, load, load_any
+from distilcli.cli.options import (
+    ConfigOption,
+    JsonOption,
+    Overrides,
+    SkipOption,
+    named_experiment,
+    named_masked_lm,
+)
 from distilcli.errors import ConfigError, Interrupted
 from distilcli.files.paths import option_output, option_path
 
@@ -42,7 +49,7 @@ def prepare(
     skipped, so the same command goes on after an interruption.
     """
     with guard.console(json_output, f"preparing the data of {config}") as console:
-        experiment, _ = load_any(config, overrides, skip_bad_rows)
+        experiment, _ = named_experiment(config, overrides, skip_bad_rows)
         from distilcli.cli import prepare as command
 
         with guard.stopping(guard.GO_ON, guard.typed):
@@ -101,7 +108,7 @@ def init_student(
             given = [name for name, value in alone.items() if value is not None]
             if given:
                 raise ConfigError(f"{given[0]} can only be used with --teacher, not with --config")
-            command.run(load(config, overrides), force, console)
+            command.run(named_masked_lm(config, overrides), force, console)
         elif teacher is not None and config is None and output is not None:
             if overrides:
                 raise ConfigError(
@@ -173,7 +180,7 @@ def train(
     command that goes on.
     """
     with guard.console(json_output, f"training with {config}") as console:
-        experiment, overrides = load_any(config, overrides, skip_bad_rows)
+        experiment, overrides = named_experiment(config, overrides, skip_bad_rows)
         if resume and force:
             raise ConfigError("--resume and --force cannot be used together")
         if dry_run and profile:

@@ -74,7 +74,7 @@ class BaseExperiment(Section):
         return {}
 
 
-class Experiment(BaseExperiment):
+class MaskedLMExperiment(BaseExperiment):
     """Everything that one run of masked-LM training depends on."""
 
     teacher: TeacherConfig | None = Field(
@@ -98,7 +98,7 @@ class Experiment(BaseExperiment):
         return {f"data.{key}": folder for key, folder in self.data.folders().items()}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Experiment":
+    def _fits_together(self) -> "MaskedLMExperiment":
         if self.teacher is None and self.model_source is None:
             raise ValueError(
                 f"without a teacher, student.{self.student.source_key} must name a model"

@@ -172,7 +172,7 @@ class TaskTeacher(BaseTeacher):
     )
 
 
-class TaskCheckpoint(StudentShape):
+class TaskCheckpointStudent(StudentShape):
     """A student that starts as a saved model, with the head it has or a new one."""
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -184,6 +184,6 @@ class TaskCheckpoint(StudentShape):
 
 
 TaskStudent = Annotated[
-    Annotated[CopiedStudent, Tag("copied")] | Annotated[TaskCheckpoint, Tag("checkpoint")],
+    Annotated[CopiedStudent, Tag("copied")] | Annotated[TaskCheckpointStudent, Tag("checkpoint")],
     Discriminator(student_kind),
 ]

@@ -1,4 +1,4 @@
-"""Experiment files: `load(path, overrides)` gives an experiment, `dump` writes one.
+"""Experiment files: `load_experiment(path, overrides)` gives an experiment, `dump` writes one.
 
 Defaults < file < dotted overrides, whose values are YAML too. A mistake is answered with the file
 or the override, the key as the user wrote it, and the nearest valid name.
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.mistakes import describe
 from distilcli.config.overrides import lay_over, parse_key, parse_override
@@ -24,16 +24,20 @@ from distilcli.config.yaml_tree import read_yaml
 from distilcli.errors import ConfigError
 
 
-def load(path: Path, overrides: Sequence[str] | None = None) -> Experiment:
-    """Read an experiment of masked-LM training; see `load_any`.
+def load_masked_lm_experiment(
+    path: Path, overrides: Sequence[str] | None = None
+) -> MaskedLMExperiment:
+    """Read an experiment of masked-LM training; see `load_experiment`.
 
     Raises:
-        ConfigError: the experiment is on a task, or whatever `load_any` refuses.
+        ConfigError: the experiment is on a task, or whatever `load_experiment` refuses.
     """
-    return masked_lm_only(load_any(path, overrides), path)
+    return masked_lm_only(load_experiment(path, overrides), path)
 
 
-def masked_lm_only(experiment: Experiment | TaskExperiment, path: Path) -> Experiment:
+def masked_lm_only(
+    experiment: MaskedLMExperiment | TaskExperiment, path: Path
+) -> MaskedLMExperiment:
     """The experiment, if it is one of masked-LM training.
 
     Args:
@@ -50,7 +54,9 @@ def masked_lm_only(experiment: Experiment | TaskExperiment, path: Path) -> Exper
     return experiment
 
 
-def load_any(path: Path, overrides: Sequence[str] | None = None) -> Experiment | TaskExperiment:
+def load_experiment(
+    path: Path, overrides: Sequence[str] | None = None
+) -> MaskedLMExperiment | TaskExperiment:
     """Read an experiment file and lay `key.sub=value` overrides over it.
 
     One with a `task` is on a task, any other is masked-LM training.
@@ -60,26 +66,28 @@ def load_any(path: Path, overrides: Sequence[str] | None = None) -> Experiment |
             key is unknown (with the nearest valid name), or a value has the wrong type or bound.
     """
     experiment = read(path, overrides, _kind_of)
-    assert isinstance(experiment, (Experiment, TaskExperiment))
+    assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
     return experiment
 
 
-def load_of_run(path: Path, overrides: Sequence[str] | None = None) -> Experiment | TaskExperiment:
-    """Read the experiment that a run wrote down, of this version or an earlier one; see `load_any`.
+def load_of_run(
+    path: Path, overrides: Sequence[str] | None = None
+) -> MaskedLMExperiment | TaskExperiment:
+    """Read the experiment that a run wrote down, of this version or an earlier one.
 
     Keys may have the names that they had then; in `overrides` they must have those of now.
 
     Raises:
-        ConfigError: see `load_any`.
+        ConfigError: see `load_experiment`.
     """
     tree = read_yaml(path)
     experiment = build(with_new_names(tree, _kind_of(tree)), overrides, _kind_of, path)
-    assert isinstance(experiment, (Experiment, TaskExperiment))
+    assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
     return experiment
 
 
 def _kind_of(tree: dict[str, Any]) -> type[Section]:
-    return TaskExperiment if "task" in tree else Experiment
+    return TaskExperiment if "task" in tree else MaskedLMExperiment
 
 
 def read(
@@ -106,7 +114,7 @@ def build(
         path: where the tree is from, for messages.
 
     Raises:
-        ConfigError: see `load_any`.
+        ConfigError: see `load_experiment`.
     """
     parsed = [parse_override(text) for text in overrides or []]
     laid_over = copy.copy(tree)

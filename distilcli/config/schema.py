@@ -16,12 +16,12 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.suite import Suite, SuiteTask
 
 KINDS: dict[str, type[Section]] = {
-    "masked-lm": Experiment,
+    "masked-lm": MaskedLMExperiment,
     "task": TaskExperiment,
     "suite": Suite,
 }
@@ -83,7 +83,7 @@ def _any_file(own: Mapping[type[Section], Any], sections: Mapping[str, Any]) -> 
         "else": {
             "if": {"required": ["task"]},
             "then": own[TaskExperiment],
-            "else": own[Experiment],
+            "else": own[MaskedLMExperiment],
         },
     }
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.batches.masked import PackedBatch, held_out_batches, pack_masked
 from distilcli.batches.masking import Masker
 from distilcli.batches.plan import Draws
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.corpus.prepare import is_prepared, prepare
 from distilcli.corpus.store import TokenStore
 from distilcli.distillation.identity import (
@@ -76,7 +76,9 @@ class MaskedLMObjective(Objective):
 
     module: Distillation
 
-    def __init__(self, experiment: Experiment, parts: TextParts, device: torch.device) -> None:
+    def __init__(
+        self, experiment: MaskedLMExperiment, parts: TextParts, device: torch.device
+    ) -> None:
         self.experiment = experiment
         self.store = parts.store
         self.tokenizer = parts.tokenizer
@@ -150,7 +152,7 @@ class MaskedLMObjective(Objective):
         return list(batches)
 
 
-class MaskedLMRun(RunKind[Experiment, TextParts]):
+class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
     """Masked-LM training on a token store."""
 
     def prepare(self, num_proc: int, audience: Audience) -> Result:

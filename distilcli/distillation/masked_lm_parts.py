@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import CheckpointStudent
 from distilcli.corpus.prepare import Progress, is_prepared, prepare
 from distilcli.corpus.store import TokenStore
@@ -41,7 +41,7 @@ class TextParts(Parts):
 
 
 def open_store(
-    experiment: Experiment, tokenizer: PreTrainedTokenizerFast, *, by_content: bool = True
+    experiment: MaskedLMExperiment, tokenizer: PreTrainedTokenizerFast, *, by_content: bool = True
 ) -> TokenStore:
     """The experiment's finished token store.
 
@@ -64,7 +64,7 @@ def open_store(
 
 
 def ensure_store(
-    experiment: Experiment,
+    experiment: MaskedLMExperiment,
     tokenizer: PreTrainedTokenizerFast,
     num_proc: int,
     on_progress: Callable[[Progress], None] | None = None,
@@ -88,7 +88,9 @@ def store_warnings(store: TokenStore, tokenizer: PreTrainedTokenizerFast) -> lis
     return [f"{store.folder}: {warning}" for warning in found if warning]
 
 
-def load_teacher(experiment: Experiment, dtype: torch.dtype = torch.float32) -> MaskedLM | None:
+def load_teacher(
+    experiment: MaskedLMExperiment, dtype: torch.dtype = torch.float32
+) -> MaskedLM | None:
     """The experiment's teacher, checked against its sequences; None without one."""
     if experiment.teacher is None:
         return None
@@ -100,7 +102,7 @@ def load_teacher(experiment: Experiment, dtype: torch.dtype = torch.float32) -> 
 
 
 def make_student(
-    experiment: Experiment, teacher: MaskedLM | None, tokenizer: PreTrainedTokenizerFast
+    experiment: MaskedLMExperiment, teacher: MaskedLM | None, tokenizer: PreTrainedTokenizerFast
 ) -> MaskedLM:
     """The student as the experiment says it starts, checked against teacher and tokenizer."""
     student = build_student(experiment.student, teacher, experiment.seed)
@@ -109,7 +111,7 @@ def make_student(
     return student
 
 
-def teacher_dtype(experiment: Experiment, device: torch.device) -> torch.dtype:
+def teacher_dtype(experiment: MaskedLMExperiment, device: torch.device) -> torch.dtype:
     """What the teacher's weights are held in on this device."""
     if experiment.teacher is None:
         return torch.float32
@@ -117,7 +119,7 @@ def teacher_dtype(experiment: Experiment, device: torch.device) -> torch.dtype:
 
 
 def assemble_unsaved(
-    experiment: Experiment, device: torch.device, *, by_content: bool = True
+    experiment: MaskedLMExperiment, device: torch.device, *, by_content: bool = True
 ) -> TextParts:
     """The parts with a student that is made in memory; the store must be there.
 
@@ -139,7 +141,7 @@ def assemble_unsaved(
 
 
 def check_student(
-    experiment: Experiment,
+    experiment: MaskedLMExperiment,
     student: MaskedLM,
     teacher: MaskedLM | None,
     store: TokenStore | None = None,
@@ -176,7 +178,7 @@ def keep_or_save_initial_student(
         )
 
 
-def load_initial_student(experiment: Experiment, folder: Path) -> MaskedLM:
+def load_initial_student(experiment: MaskedLMExperiment, folder: Path) -> MaskedLM:
     """The student that lies in the run folder, with the experiment's dropout."""
     return build_student(
         CheckpointStudent(

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.data import FilesSource
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.corpus.text_cache import Reading, text_store
 from distilcli.distillation.masked_lm_parts import open_store
 from distilcli.distillation.run_kind import Audience, show_progress
@@ -18,7 +18,7 @@ from distilcli.models.loading import read_config
 from distilcli.text.tokenizers import load_tokenizer, tokenizer_fingerprint
 
 
-def settings_of(models: Sequence[str], teacher: str | None) -> Experiment:
+def settings_of(models: Sequence[str], teacher: str | None) -> MaskedLMExperiment:
     """Settings for models that belong to no run: defaults, as far as the models allow.
 
     Raises:
@@ -32,13 +32,13 @@ def settings_of(models: Sequence[str], teacher: str | None) -> Experiment:
         "student": {"kind": "checkpoint", "model": models[0]},
         "data": {"sources": [{"hub": "none"}], "store": "none"},  # neither is looked at
     }
-    settings = Experiment.model_validate(tree)
+    settings = MaskedLMExperiment.model_validate(tree)
     length = min(settings.data.max_length, *positions)
     data = settings.data.model_copy(update={"max_length": length})
     return settings.model_copy(update={"data": data})
 
 
-def held_out_text(experiment: Experiment, tokenizer: PreTrainedTokenizerFast) -> Text:
+def held_out_text(experiment: MaskedLMExperiment, tokenizer: PreTrainedTokenizerFast) -> Text:
     """What the experiment's store holds out.
 
     Raises:
@@ -56,7 +56,7 @@ def held_out_text(experiment: Experiment, tokenizer: PreTrainedTokenizerFast) ->
 
 
 def other_text(
-    experiment: Experiment,
+    experiment: MaskedLMExperiment,
     asked: Asked,
     tokenizer: PreTrainedTokenizerFast,
     paths: dict[str, str],

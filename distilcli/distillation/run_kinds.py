@@ -1,12 +1,12 @@
 """Which kind of run an experiment is: an explicit table."""
 
-from distilcli.config.experiment import BaseExperiment, Experiment, TaskExperiment
+from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
 from distilcli.distillation.masked_lm import MaskedLMRun
 from distilcli.distillation.run_kind import AnyKind
 from distilcli.distillation.tasks import TaskRun
 
 KINDS: dict[type[BaseExperiment], type[AnyKind]] = {
-    Experiment: MaskedLMRun,
+    MaskedLMExperiment: MaskedLMRun,
     TaskExperiment: TaskRun,
 }
 

@@ -50,7 +50,7 @@ def build_student(
 
 def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> MaskedLM:
     source = teacher if student.source is None else load_masked_lm(student.source, role="source")
-    assert source is not None, "Experiment asks for a source where there is no teacher"
+    assert source is not None, "MaskedLMExperiment asks for a source where there is no teacher"
     indices = layer_map(source.config.num_hidden_layers, student.num_layers, student.layers)
     return copy_layers(source, indices)
 
@@ -66,7 +66,7 @@ def _build_random(student: RandomStudent, teacher: MaskedLM | None, seed: int) -
     if student.like is not None:
         like: Any = read_config(student.like, None, "student.like")
     else:
-        assert teacher is not None, "Experiment asks for `like` where there is no teacher"
+        assert teacher is not None, "MaskedLMExperiment asks for `like` where there is no teacher"
         like = teacher.config
     num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
     model_class = student_family(family_of(like)).masked_lm

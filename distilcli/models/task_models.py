@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.models import TaskCheckpoint
+from distilcli.config.models import TaskCheckpointStudent
 from distilcli.errors import ModelError
 from distilcli.models.copying import copy_layers, seeded
 from distilcli.models.families import (
@@ -97,7 +97,7 @@ def build_task_student(
     student = experiment.student
     model: PreTrainedModel
     with seeded(experiment.seed):
-        if isinstance(student, TaskCheckpoint):
+        if isinstance(student, TaskCheckpointStudent):
             model, _ = _load(student.model, None, task, "student")
         else:
             source = teacher

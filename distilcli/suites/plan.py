@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.models import CopiedStudent, TaskCheckpoint
+from distilcli.config.models import CopiedStudent, TaskCheckpointStudent
 from distilcli.config.reading import described, read
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite, SuiteTask
 from distilcli.config.tasks import GlueName
@@ -59,7 +59,7 @@ def load_suite(path: Path, overrides: Sequence[str] | None = None) -> Suite:
     """Read a suite from a file and lay overrides over it.
 
     Raises:
-        ConfigError: as `config.reading.load_any`.
+        ConfigError: as `config.reading.load_experiment`.
     """
     suite = read(path, overrides, lambda _: Suite)
     assert isinstance(suite, Suite)
@@ -216,7 +216,9 @@ def _runs_of(
 
     student = suite.student
     dropouts = student.dropout, student.attention_dropout
-    whole = TaskCheckpoint(model=suite.teacher, dropout=dropouts[0], attention_dropout=dropouts[1])
+    whole = TaskCheckpointStudent(
+        model=suite.teacher, dropout=dropouts[0], attention_dropout=dropouts[1]
+    )
     alone = student
     if isinstance(student, CopiedStudent) and student.source is None:
         alone = student.model_copy(update={"source": suite.teacher})

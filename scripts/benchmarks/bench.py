@@ -54,7 +54,7 @@ def work(name: str, task: Task) -> None:
     from contestants import Contestant, Packed, Padded, PaddedBf16, TextBrewer
 
     from distilcli.batches.plan import StepPlan
-    from distilcli.config.experiment import Experiment
+    from distilcli.config.experiment import MaskedLMExperiment
     from distilcli.distillation.masked_lm_parts import assemble_unsaved, ensure_store
     from distilcli.distillation.run_kind import experiment_tokenizer
     from distilcli.training.host_memory import settle_host_memory
@@ -62,7 +62,7 @@ def work(name: str, task: Task) -> None:
     kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]
     kinds = {"padded": Padded, "padded_bf16": PaddedBf16, "textbrewer": TextBrewer}
     kinds |= {"all": Packed, "masked": Packed}
-    experiment = Experiment.model_validate(task.experiment(name))
+    experiment = MaskedLMExperiment.model_validate(task.experiment(name))
     accelerator = Accelerator(cpu=task.device == "cpu")
     if task.device == "cpu" and kinds[name] is Packed:
         settle_host_memory()

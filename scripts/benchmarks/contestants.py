@@ -20,7 +20,7 @@ from distilcli.batches.masked import pack_masked
 from distilcli.batches.masking import Masker
 from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import StepPlan
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.distillation.masked_lm import MaskedLMObjective
 from distilcli.distillation.masked_lm_parts import TextParts
 from distilcli.text.row import IGNORE_INDEX
@@ -41,7 +41,9 @@ class Contestant(Protocol):
 class Packed:
     """distilcli: packed sequences, fused vocabulary head."""
 
-    def __init__(self, experiment: Experiment, parts: TextParts, accelerator: Accelerator) -> None:
+    def __init__(
+        self, experiment: MaskedLMExperiment, parts: TextParts, accelerator: Accelerator
+    ) -> None:
         objective = MaskedLMObjective(experiment, parts, accelerator.device)
         self.stepper = Stepper(experiment, objective, accelerator)
         self.stepper.distillation.train()
@@ -78,7 +80,9 @@ class PaddedBatch:
 class _PaddedContestant:
     """What the padded ones share: reading, padding, the optimiser."""
 
-    def __init__(self, experiment: Experiment, parts: TextParts, accelerator: Accelerator) -> None:
+    def __init__(
+        self, experiment: MaskedLMExperiment, parts: TextParts, accelerator: Accelerator
+    ) -> None:
         assert parts.teacher is not None
         self.experiment = experiment
         self.split = parts.store.train
@@ -191,7 +195,9 @@ class PaddedBf16(Padded):
 class TextBrewer(_PaddedContestant):
     """TextBrewer's GeneralDistiller with the same terms (Yang et al. 2020)."""
 
-    def __init__(self, experiment: Experiment, parts: TextParts, accelerator: Accelerator) -> None:
+    def __init__(
+        self, experiment: MaskedLMExperiment, parts: TextParts, accelerator: Accelerator
+    ) -> None:
         super().__init__(experiment, parts, accelerator)
         from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 

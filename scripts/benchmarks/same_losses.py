@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from contestants import Packed, Padded
 
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.distillation.masked_lm_parts import assemble_unsaved, ensure_store
 from distilcli.distillation.run_kind import experiment_tokenizer
 from distilcli.models.placement import computes_in_bf16
@@ -38,10 +38,10 @@ WAYS: dict[str, tuple[type[Packed] | type[Padded], dict[str, Any]]] = {
 }
 
 
-def experiment_of(folder: str, steps: int, train: dict[str, Any]) -> Experiment:
+def experiment_of(folder: str, steps: int, train: dict[str, Any]) -> MaskedLMExperiment:
     """The built-in teacher and text, with these settings of the train section."""
     batch = {"global_batch_size": SEQUENCES, "tokens_per_micro_batch": ONE_BATCH}
-    return Experiment.model_validate(
+    return MaskedLMExperiment.model_validate(
         {
             "name": "same-losses",
             "output_dir": folder,

@@ -31,14 +31,14 @@ def work(task: Task, num_steps: int) -> None:
     """One rank: time steps with and without adding up gradients; the first rank prints them."""
     import torch
 
-    from distilcli.config.experiment import Experiment
+    from distilcli.config.experiment import MaskedLMExperiment
     from distilcli.distillation.masked_lm import MaskedLMObjective
     from distilcli.distillation.masked_lm_parts import assemble_unsaved
     from distilcli.training.processes import make_accelerator
     from distilcli.training.steps import Stepper
 
     torch.set_num_threads(task.threads)
-    experiment = Experiment.model_validate(task.experiment("all"))
+    experiment = MaskedLMExperiment.model_validate(task.experiment("all"))
     accelerator = make_accelerator(experiment)
     parts = assemble_unsaved(experiment, accelerator.device)
     objective = MaskedLMObjective(experiment, parts, accelerator.device)
@@ -91,7 +91,7 @@ def measure(task: Task, num_processes: int, num_steps: int) -> dict[str, float]:
 
 def scaling(size: str, cores: int, rounds: int, num_steps: int, sequences: int) -> dict[str, Any]:
     """Take turns and compare."""
-    from distilcli.config.experiment import Experiment
+    from distilcli.config.experiment import MaskedLMExperiment
     from distilcli.distillation.masked_lm_parts import ensure_store
     from distilcli.distillation.run_kind import experiment_tokenizer
 
@@ -114,7 +114,7 @@ def scaling(size: str, cores: int, rounds: int, num_steps: int, sequences: int) 
             rounds=_NUM_WARM_UP + 2 * num_steps,
             compile=False,
         )
-        experiment = Experiment.model_validate(task.experiment("all"))
+        experiment = MaskedLMExperiment.model_validate(task.experiment("all"))
         ensure_store(experiment, experiment_tokenizer(experiment), num_proc=1)
         for number in range(rounds):
             for way, (processes, threads) in ways.items():

@@ -9,7 +9,7 @@ import pytest
 import tiny_suites
 from tiny_experiments import TinyWorld, bert, documents, listing, save
 
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.corpus import text_cache
 from distilcli.models.copying import copy_layers
 from distilcli.models.loading import load_masked_lm
@@ -32,7 +32,7 @@ def trained(tiny_world: TinyWorld, tmp_path_factory) -> Path:
     """A run folder with a student of two layers that was never trained."""
     root = tmp_path_factory.mktemp("runs")
     config = tiny_world.write_config(root / "own.yaml", name="own", output_dir=str(root))
-    RunFolder(root / "own").begin(load(config), force=False)
+    RunFolder(root / "own").begin(load_masked_lm_experiment(config), force=False)
     student = copy_layers(load_masked_lm(str(tiny_world.teacher)), [0, 2])
     save(student, root / "own" / "student")
     return root / "own"

@@ -10,7 +10,7 @@ from shell_commands import done
 from tiny_experiments import WORDS, Finished, TinyWorld, listing, metrics, run
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.models.copying import copy_layers
 from distilcli.models.loading import load_masked_lm
 
@@ -122,8 +122,8 @@ def test_run_folder(for_people):
         "results.json",
         "student",
     }
-    own = load(for_people.folder / "own.yaml")
-    assert load(for_people.run_folder / "experiment.yaml") == own
+    own = load_masked_lm_experiment(for_people.folder / "own.yaml")
+    assert load_masked_lm_experiment(for_people.run_folder / "experiment.yaml") == own
 
 
 def test_eval(for_people, for_programs):

@@ -48,7 +48,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object) -> None:
         raise copy.copy(error)  # which takes a note of what was done
 
-    monkeypatch.setattr(reading, "load_any", fail)
+    monkeypatch.setattr(reading, "load_experiment", fail)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -7,7 +7,7 @@ from tiny_suites import suite_file
 from tiny_tasks import make_tasks
 from transformers import BertModel
 
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.models import CheckpointStudent
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.models.loading import load_masked_lm
@@ -101,7 +101,7 @@ def test_a_new_head_is_offered_to_a_student_that_can_have_one(models):
 def test_a_task_has_no_teacher_to_offload(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError) as caught:
-        make_accelerator(Experiment.model_validate(tiny_world.experiment()))
+        make_accelerator(MaskedLMExperiment.model_validate(tiny_world.experiment()))
     assert caught.value.hint.endswith("teacher.offload=true makes room for a large teacher.")
     tasks = make_tasks(tmp_path)
     with pytest.raises(ConfigError) as caught:

@@ -12,7 +12,7 @@ from tiny_experiments import environment, listing
 
 from distilcli.cli import launch
 from distilcli.cli.launch import check_launch, is_main_process
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.errors import ConfigError, DistilError
 from distilcli.training.processes import make_accelerator
 
@@ -105,7 +105,7 @@ def refusal(world, seconds: float) -> DistilError:
     AcceleratorState._reset_state(reset_partial_state=True)  # what an earlier test left
     try:
         with pytest.raises(DistilError) as caught:
-            make_accelerator(Experiment.model_validate(settings))
+            make_accelerator(MaskedLMExperiment.model_validate(settings))
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     return caught.value

@@ -13,7 +13,7 @@ from shell_commands import command, done
 from tiny_experiments import TinyWorld, bert, metrics, relative_difference, run, save
 from transformers import BertModel
 
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.corpus.store import TokenStore
 from distilcli.models.loading import load_masked_lm
 
@@ -155,7 +155,7 @@ def test_overrides(tiny_world, tmp_path):
     settings = ["seed=7", "optim.lr=2e-4", "student.layers=[3]", "optim.warmup_fraction=0"]
     records = quick(tiny_world, tmp_path, *settings)
     assert records[0]["optim/lr"] == pytest.approx(2e-4)
-    resolved = load(tmp_path / "tiny" / "experiment.yaml")
+    resolved = load_masked_lm_experiment(tmp_path / "tiny" / "experiment.yaml")
     assert (resolved.seed, resolved.optim.lr) == (7, 2e-4)
     assert load_masked_lm(str(tmp_path / "tiny" / "student")).config.num_hidden_layers == 1
 

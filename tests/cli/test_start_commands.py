@@ -16,7 +16,7 @@ import distilcli
 from distilcli.cli.app import app
 from distilcli.cli.options import TASK_TEMPLATES, TEMPLATES
 from distilcli.config import reading
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.schema import KINDS, settings_schema
 from distilcli.suites import plan
 from distilcli.training import environment
@@ -66,7 +66,7 @@ def test_every_template_is_valid_and_called_as_its_file(kind):
             len(plan.plan(plan.load_suite(Path("first.yaml")), 2, Path("first.yaml"))) == 2 * 3 * 2
         )
     else:
-        experiment = reading.load_any(Path("first.yaml"))
+        experiment = reading.load_experiment(Path("first.yaml"))
         name = experiment.name
         assert isinstance(experiment, TaskExperiment) == (kind in TASK_TEMPLATES)
         if isinstance(experiment, TaskExperiment):
@@ -111,7 +111,7 @@ def test_what_a_template_offers_in_comments_is_valid(kind):
     text = written(kind, "first.yaml")
     found = offers(text)
     assert found or kind == "quickstart"
-    load = plan.load_suite if kind == "suite" else reading.load_any
+    load = plan.load_suite if kind == "suite" else reading.load_experiment
     for override in found:
         if override.startswith("student.model="):  # of another kind of student, as it says
             override = f'student={{"kind": "checkpoint", "model": {override.partition("=")[2]}}}'
@@ -143,8 +143,8 @@ def test_the_check_of_comments_would_notice():
 def test_any_file_name_makes_a_valid_experiment(file, name):
     result = invoke("new", "quickstart", "--json", "--", file)
     assert result.exit_code == 0, result.output
-    experiment = reading.load_any(Path(file))
-    assert isinstance(experiment, Experiment)
+    experiment = reading.load_experiment(Path(file))
+    assert isinstance(experiment, MaskedLMExperiment)
     assert experiment.name == name
     assert experiment.data.store == f"data/{name}"
     told = json.loads(result.stdout)

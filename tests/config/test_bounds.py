@@ -11,7 +11,7 @@ from pydantic import Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 from distilcli.cli.app import app
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.losses import LossConfig, SoftTargetsConfig
 from distilcli.config.models import CopiedStudent
@@ -69,7 +69,11 @@ def is_bounded(metadata: list[Any]) -> bool:
 
 
 ALL = sorted(
-    {section for root in (Experiment, TaskExperiment, Suite) for section in sections(root, set())},
+    {
+        section
+        for root in (MaskedLMExperiment, TaskExperiment, Suite)
+        for section in sections(root, set())
+    },
     key=lambda section: section.__name__,
 )
 

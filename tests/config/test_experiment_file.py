@@ -29,7 +29,7 @@ def test_what_a_file_leaves_out_is_the_default(path: Path) -> None:
 def test_a_float_may_be_written_as_yaml_takes_for_text(path: Path) -> None:
     path.write_text(yaml.safe_dump(SMALLEST) + "optim:\n  lr: 3e-4\n", encoding="utf-8")
     assert yaml.safe_load(path.read_text())["optim"]["lr"] == "3e-4"
-    assert reading.load(path).optim.lr == 3e-4
+    assert reading.load_masked_lm_experiment(path).optim.lr == 3e-4
     assert load(path, "optim.eps=1e-8").optim.eps == 1e-8
 
 
@@ -42,9 +42,9 @@ def test_positions_of_soft_targets(path: Path, value: str, share: float) -> None
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_dump_is_read_back_as_the_same(config: Path, path: Path) -> None:
-    experiment = reading.load_any(config)
+    experiment = reading.load_experiment(config)
     path.write_text(reading.dump(experiment), encoding="utf-8")
-    assert reading.load_any(path) == experiment
+    assert reading.load_experiment(path) == experiment
 
 
 def test_dump_keeps_every_kind_of_value(path: Path) -> None:
@@ -59,21 +59,21 @@ def test_dump_keeps_every_kind_of_value(path: Path) -> None:
         'data.sources.0.files=["\\u00e4 b", "yes"]',
     )
     path.write_text(reading.dump(experiment), encoding="utf-8")
-    assert reading.load(path) == experiment
+    assert reading.load_masked_lm_experiment(path) == experiment
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file") as caught:
-        reading.load(tmp_path / "nowhere.yaml")
+        reading.load_masked_lm_experiment(tmp_path / "nowhere.yaml")
     assert "--config" in caught.value.hint
 
 
 def test_a_file_that_is_a_folder_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        reading.load(tmp_path)
+        reading.load_masked_lm_experiment(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"seed: 1\nname: caf\xe9")
     with pytest.raises(ConfigError, match=r"latin\.yaml, line 2: not UTF-8") as caught:
-        reading.load(tmp_path / "latin.yaml")
+        reading.load_masked_lm_experiment(tmp_path / "latin.yaml")
     assert caught.value.hint == "Save the file as UTF-8."
 
 
@@ -106,7 +106,7 @@ def test_the_same_key_in_two_sections_and_merged_keys_are_no_doubles(path: Path)
         "data: {store: s, sources: [{files: x}, {files: y}]}\n",
         encoding="utf-8",
     )
-    experiment = reading.load(path)
+    experiment = reading.load_masked_lm_experiment(path)
     assert experiment.model_source == "b"
 
 

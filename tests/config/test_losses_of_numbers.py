@@ -7,7 +7,7 @@ import yaml
 from loss_settings import weights
 
 from distilcli.config.losses import TaskLossConfig
-from distilcli.config.reading import load_any
+from distilcli.config.reading import load_experiment
 from distilcli.errors import ConfigError
 
 REGRESSION = {"kind": "regression"} | {
@@ -23,12 +23,12 @@ def test_a_loss_on_distributions_is_refused_for_numbers(tmp_path: Path, name, ta
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(tree | {"loss": weights(**{name: 0.5})}), encoding="utf-8")
     with pytest.raises(ConfigError) as error:
-        load_any(path)
+        load_experiment(path)
     assert error.value.message == (
         f"{path}: loss.{name} compares distributions, and the output of this task is a number; "
         f"set loss.{name}.weight=0, soft_targets are there for numbers too"
     )
-    assert load_any(path, [f"loss.{name}.weight=0"]).loss.weights[name] == 0
+    assert load_experiment(path, [f"loss.{name}.weight=0"]).loss.weights[name] == 0
 
 
 def test_reverse_kl_is_among_the_refused():

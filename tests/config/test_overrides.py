@@ -47,7 +47,7 @@ def test_an_override_changes_one_use_of_a_shared_anchor(path: Path) -> None:
         "data: {store: s, sources: &text [{files: x}], held_out_sources: *text}\n",
         encoding="utf-8",
     )
-    changed = reading.load(path, ["data.sources.0.files=y"]).data
+    changed = reading.load_masked_lm_experiment(path, ["data.sources.0.files=y"]).data
     assert changed.sources == [FilesSource(files=["y"])]
     assert changed.held_out_sources == [FilesSource(files=["x"])]
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from loss_settings import weights
 
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.losses import LossConfig, TaskLossConfig
-from distilcli.config.reading import load_any, load_of_run
+from distilcli.config.reading import load_experiment, load_of_run
 from distilcli.config.renamed import with_new_names
 from distilcli.errors import ConfigError
 from distilcli.suites.plan import load_suite, plan
@@ -46,11 +46,11 @@ def test_an_old_key_is_answered_with_the_new_one(tmp_path, key, now):
     said = f"loss.{key} is now loss.{now}.weight"
     path = write(tmp_path, MASKED_LM | {"loss": {key: 1.0}})
     with pytest.raises(ConfigError) as error:
-        load_any(path)
+        load_experiment(path)
     assert error.value.message == f"{path}: {said}"
     path = write(tmp_path, MASKED_LM)
     with pytest.raises(ConfigError) as error:
-        load_any(path, [f"loss.{key}=1"])
+        load_experiment(path, [f"loss.{key}=1"])
     assert error.value.message == f"override 'loss.{key}=1': {said}"
 
 
@@ -61,14 +61,14 @@ def test_an_old_key_is_answered_with_the_new_one(tmp_path, key, now):
 def test_so_is_that_of_a_task(tmp_path, key, now):
     path = write(tmp_path, ON_TASK | {"loss": {key: 1.0}})
     with pytest.raises(ConfigError) as error:
-        load_any(path)
+        load_experiment(path)
     assert error.value.message == f"{path}: loss.{key} is now loss.{now}.weight"
 
 
 def test_all_of_a_file_are_said_at_once(tmp_path):
     path = write(tmp_path, MASKED_LM | {"loss": {"alpha_ce": 1, "alpha_cos": 2, "beta": 3}})
     with pytest.raises(ConfigError) as error:
-        load_any(path, ["loss.alpha_mlm=1"])
+        load_experiment(path, ["loss.alpha_mlm=1"])
     assert error.value.message == (
         f"{path}: loss.alpha_ce is now loss.soft_targets.weight, "
         "loss.alpha_cos is now loss.hidden_cosine.weight (and 2 more)"
@@ -85,7 +85,7 @@ def test_a_suite_says_so_as_well(tmp_path):
 
 def test_what_a_run_wrote_is_read(tmp_path):
     found = load_of_run(write(tmp_path, MASKED_LM | {"loss": OLD | {"temperature": 3.0}}))
-    assert isinstance(found, Experiment)
+    assert isinstance(found, MaskedLMExperiment)
     assert found.loss == LossConfig.model_validate(NEW | {"temperature": 3.0})
     found = load_of_run(write(tmp_path, ON_TASK | {"loss": OLD_OF_TASK}), ["seed=7"])
     assert isinstance(found, TaskExperiment)
@@ -98,14 +98,14 @@ def test_what_a_run_wrote_is_read(tmp_path):
 def test_new_names_leave_the_rest_as_it_is():
     tree = MASKED_LM | {"loss": OLD | {"temperature": 3.0}, "unknown": {"alpha_ce": 1}}
     before = yaml.safe_dump(tree)
-    found = with_new_names(tree, Experiment)
+    found = with_new_names(tree, MaskedLMExperiment)
     assert found == MASKED_LM | {"loss": NEW | {"temperature": 3.0}, "unknown": {"alpha_ce": 1}}
     assert yaml.safe_dump(tree) == before
-    assert with_new_names(found, Experiment) == found
+    assert with_new_names(found, MaskedLMExperiment) == found
     both = {"loss": {"alpha_ce": 1.0} | weights(soft_targets=2.0)}
-    assert with_new_names(both, Experiment) == {"loss": weights(soft_targets=2.0)}
+    assert with_new_names(both, MaskedLMExperiment) == {"loss": weights(soft_targets=2.0)}
     odd = {"loss": {"alpha_ce": 1.0, "soft_targets": 2.0}}
-    assert with_new_names(odd, Experiment) == {"loss": {"soft_targets": 2.0}}
+    assert with_new_names(odd, MaskedLMExperiment) == {"loss": {"soft_targets": 2.0}}
 
 
 def test_every_new_name_is_one():

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from distilcli.cli.options import SCHEMAS
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.schema import KINDS, settings_schema
 from distilcli.config.suite import Suite
@@ -67,7 +67,7 @@ def mistakes(tree: Any) -> list[str]:
 
 def is_valid(tree: Any) -> bool:
     """What pydantic says."""
-    kind: type[Section] = Experiment
+    kind: type[Section] = MaskedLMExperiment
     if "task" in tree:
         kind = TaskExperiment
     if "tasks" in tree:
@@ -174,7 +174,7 @@ def test_values_fit_where_pydantic_takes_them(kind, tree, key):
 
 def is_of_several_keys(tree: Any) -> bool:
     """Whether some of pydantic's complaints come from what sections fit together."""
-    kind = Suite if "tasks" in tree else TaskExperiment if "task" in tree else Experiment
+    kind = Suite if "tasks" in tree else TaskExperiment if "task" in tree else MaskedLMExperiment
     with pytest.raises(ValidationError) as caught:
         kind.model_validate(tree)
     return all(error["type"] == "value_error" for error in caught.value.errors())

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from distilcli.cli.app import app
 from distilcli.config import reading
 from distilcli.config.data import RowFiles, RowHub
-from distilcli.config.experiment import Experiment, TaskExperiment
-from distilcli.config.models import CopiedStudent, TaskCheckpoint
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
+from distilcli.config.models import CopiedStudent, TaskCheckpointStudent
 from distilcli.config.tasks import (
     ClassificationTask,
     GlueTask,
@@ -42,7 +42,7 @@ def test_an_experiment_with_a_task_is_one_on_a_task(path: Path) -> None:
 def test_an_override_may_bring_the_task_and_may_change_its_kind(path: Path) -> None:
     without = {key: value for key, value in SMALLEST.items() if key != "task"}
     path.write_text(yaml.safe_dump(without), encoding="utf-8")
-    experiment = reading.load_any(path, ["task={kind: glue, name: CoLA}"])
+    experiment = reading.load_experiment(path, ["task={kind: glue, name: CoLA}"])
     assert isinstance(experiment, TaskExperiment)
     assert experiment.task == GlueTask(kind="glue", name="CoLA")
     assert isinstance(load(path, "task.kind=tagging").task, TaggingTask)
@@ -50,16 +50,16 @@ def test_an_override_may_bring_the_task_and_may_change_its_kind(path: Path) -> N
 
 def test_a_masked_lm_experiment_is_read_by_both(path: Path) -> None:
     path.write_text(yaml.safe_dump(MASKED_LM), encoding="utf-8")
-    experiment = reading.load(path)
-    assert type(experiment) is Experiment
-    assert reading.load_any(path) == experiment
-    assert reading.load(path, ["seed=3"]).seed == 3
+    experiment = reading.load_masked_lm_experiment(path)
+    assert type(experiment) is MaskedLMExperiment
+    assert reading.load_experiment(path) == experiment
+    assert reading.load_masked_lm_experiment(path, ["seed=3"]).seed == 3
 
 
 def test_a_task_is_refused_where_only_masked_lm_training_is_known(path: Path) -> None:
     load(path)
     with pytest.raises(ConfigError, match="this experiment is on a task") as caught:
-        reading.load(path)
+        reading.load_masked_lm_experiment(path)
     assert caught.value.message.startswith(str(path))
     result = CliRunner().invoke(app, ["init-student", "--config", str(path)])
     assert result.exit_code == 2
@@ -121,7 +121,7 @@ def test_what_a_file_leaves_out_is_as_in_bert_fine_tuning(path: Path) -> None:
 
 def test_masked_lm_training_keeps_its_own_defaults(path: Path) -> None:
     path.write_text(yaml.safe_dump(MASKED_LM), encoding="utf-8")
-    experiment = reading.load(path)
+    experiment = reading.load_masked_lm_experiment(path)
     assert (experiment.optim.lr, experiment.optim.betas) == (5e-4, (0.9, 0.98))
     assert (experiment.train.global_batch_size, experiment.validation.every) == (256, 500)
 
@@ -242,9 +242,9 @@ def test_dump_is_read_back_as_the_same(path: Path, kind: str) -> None:
         validation={"every": 4},
     )
     assert isinstance(experiment.task, CLASSES[kind])
-    assert isinstance(experiment.student, TaskCheckpoint)
+    assert isinstance(experiment.student, TaskCheckpointStudent)
     path.write_text(reading.dump(experiment), encoding="utf-8")
-    again = reading.load_any(path)
+    again = reading.load_experiment(path)
     assert type(again) is TaskExperiment
     assert again == experiment
     # Equal trees, and the very settings: what both lost would be equal as well.
@@ -261,5 +261,5 @@ def test_dump_keeps_every_name_of_a_class(
     tree = SMALLEST | on(labels=labels, text=column)
     experiment = TaskExperiment.model_validate(tree)
     path.write_text(reading.dump(experiment), encoding="utf-8")
-    found = reading.load_any(path).task
+    found = reading.load_experiment(path).task
     assert (found.labels, found.text) == (labels, column)

@@ -138,7 +138,7 @@ def test_a_section_that_must_be_there(path: Path, missing: str) -> None:
     tree = {key: value for key, value in SMALLEST.items() if key != missing}
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        reading.load_any(path)
+        reading.load_experiment(path)
     assert caught.value.message == f"{path}: {missing}: this key is required"
 
 

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from distilcli.cli.app import app
-from distilcli.config.experiment import Experiment, TaskExperiment
-from distilcli.config.reading import build, dump, load
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
+from distilcli.config.reading import build, dump, load_masked_lm_experiment
 from distilcli.config.suite import Suite
 from distilcli.errors import ConfigError
 from distilcli.files.paths import (
@@ -60,8 +60,8 @@ def settings(tree: dict, kind: type):
 
 
 def test_the_home_folder_is_meant_by_every_setting_that_is_a_path(home):
-    experiment = settings(MASKED_LM, Experiment)
-    assert isinstance(experiment, Experiment)
+    experiment = settings(MASKED_LM, MaskedLMExperiment)
+    assert isinstance(experiment, MaskedLMExperiment)
     found = [experiment.output_dir, experiment.teacher.model, experiment.student.source]
     assert found == [f"{home}/runs", f"{home}/teacher", f"{home}/source"]
     assert experiment.data.store == f"{home}/store"
@@ -76,12 +76,12 @@ def test_the_home_folder_is_meant_by_every_setting_that_is_a_path(home):
     assert suite.baselines["other"].model == f"{home}/other"
     assert suite.tasks["a"].teacher == f"{home}/tuned"
     shape = MASKED_LM | {"student": {"kind": "random", "like": "~/like"}}
-    assert settings(shape, Experiment).student.like == f"{home}/like"
+    assert settings(shape, MaskedLMExperiment).student.like == f"{home}/like"
 
 
 def test_the_sources_of_a_store_stay_as_they_are_written_and_are_found(home):
     """They are part of what a store is made with, and so the same for another user."""
-    experiment = settings(MASKED_LM, Experiment)
+    experiment = settings(MASKED_LM, MaskedLMExperiment)
     assert experiment.data.sources[0].files == ["~/a.txt"]
     (home / "a.txt").touch()
     assert matching_files(["~/a.txt"], "data") == [home / "a.txt"]
@@ -89,9 +89,9 @@ def test_the_sources_of_a_store_stay_as_they_are_written_and_are_found(home):
 
 
 def test_what_is_written_down_reads_back_the_same(home, tmp_path):
-    experiment = settings(MASKED_LM, Experiment)
+    experiment = settings(MASKED_LM, MaskedLMExperiment)
     (tmp_path / "own.yaml").write_text(dump(experiment))
-    assert load(tmp_path / "own.yaml") == experiment
+    assert load_masked_lm_experiment(tmp_path / "own.yaml") == experiment
 
 
 BAD = {
@@ -108,10 +108,10 @@ BAD = {
 @pytest.mark.parametrize(
     ("key", "kind", "tree"),
     [
-        ("output_dir", Experiment, MASKED_LM),
-        ("data.store", Experiment, MASKED_LM),
-        ("teacher.model", Experiment, MASKED_LM),
-        ("student.source", Experiment, MASKED_LM),
+        ("output_dir", MaskedLMExperiment, MASKED_LM),
+        ("data.store", MaskedLMExperiment, MASKED_LM),
+        ("teacher.model", MaskedLMExperiment, MASKED_LM),
+        ("student.source", MaskedLMExperiment, MASKED_LM),
         ("teacher.cache", TaskExperiment, TASK),
         ("student.model", TaskExperiment, TASK),
         ("output_dir", Suite, SUITE),
@@ -136,7 +136,7 @@ def test_the_same_holds_for_what_is_read(path):
     ):
         own = MASKED_LM | {"data": {"sources": [tree], "store": "s"}}
         with pytest.raises(ConfigError) as error:
-            settings(own, Experiment)
+            settings(own, MaskedLMExperiment)
         assert error.value.message.startswith(f"own.yaml: {key}: {BAD[path]}")
     task = TASK | {"task": TASK["task"] | {"folder": path}}
     with pytest.raises(ConfigError, match=r"own\.yaml: task\.folder: "):
@@ -145,7 +145,7 @@ def test_the_same_holds_for_what_is_read(path):
 
 def test_half_a_surrogate_pair(tmp_path):
     with pytest.raises(ConfigError) as error:
-        settings(MASKED_LM | {"output_dir": "\udc80"}, Experiment)
+        settings(MASKED_LM | {"output_dir": "\udc80"}, MaskedLMExperiment)
     assert error.value.message.startswith("own.yaml: output_dir: is not UTF-8 text")
     for check in (checked_path, expanded_path, output_path):
         with pytest.raises(ValueError, match="is not UTF-8"):
@@ -154,11 +154,11 @@ def test_half_a_surrogate_pair(tmp_path):
 
 def test_a_run_cannot_be_called_what_no_folder_can():
     with pytest.raises(ConfigError) as error:
-        settings(MASKED_LM | {"name": "x" * 181}, Experiment)
+        settings(MASKED_LM | {"name": "x" * 181}, MaskedLMExperiment)
     assert error.value.message.startswith("own.yaml: name: must be of 180 characters at most")
     for name in ("a/b", "..", "a\n", "~"):
         with pytest.raises(ConfigError, match=r"own\.yaml: name: must be letters"):
-            settings(MASKED_LM | {"name": name}, Experiment)
+            settings(MASKED_LM | {"name": name}, MaskedLMExperiment)
 
 
 def test_what_is_written_leaves_room_for_the_names_beside_it():

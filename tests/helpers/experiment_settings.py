@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from distilcli.config import reading
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.errors import ConfigError
 
 SMALLEST = {
@@ -17,10 +17,10 @@ SMALLEST = {
 }
 
 
-def load(path: Path, *overrides: str, **changes: Any) -> Experiment:
+def load(path: Path, *overrides: str, **changes: Any) -> MaskedLMExperiment:
     """SMALLEST with other top-level keys, through a file."""
     path.write_text(yaml.safe_dump(SMALLEST | changes), encoding="utf-8")
-    return reading.load(path, list(overrides))
+    return reading.load_masked_lm_experiment(path, list(overrides))
 
 
 def complaint(path: Path, *overrides: str, **changes: Any) -> str:
@@ -35,7 +35,7 @@ def complaint(path: Path, *overrides: str, **changes: Any) -> str:
 def complaint_about(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        reading.load(path)
+        reading.load_masked_lm_experiment(path)
     return caught.value.message.replace(str(path), "PATH")
 
 

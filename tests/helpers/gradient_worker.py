@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from distilcli.config.experiment import Experiment
-from distilcli.config.reading import load
+from distilcli.config.experiment import MaskedLMExperiment
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.distillation.masked_lm import MaskedLMObjective
 from distilcli.distillation.masked_lm_parts import assemble_unsaved
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
 
 
-def make_stepper(experiment: Experiment, accelerator: Accelerator) -> Stepper:
+def make_stepper(experiment: MaskedLMExperiment, accelerator: Accelerator) -> Stepper:
     """A stepper at the beginning of the experiment."""
     parts = assemble_unsaved(experiment, accelerator.device)
     objective = MaskedLMObjective(experiment, parts, accelerator.device)
@@ -51,7 +51,7 @@ def weights_of(stepper: Stepper) -> dict[str, torch.Tensor]:
 
 def work(folder: str, config: str, *overrides: str) -> None:
     """What one rank does: a step for its gradient and weights, and one to count reductions."""
-    experiment = load(Path(config), overrides)
+    experiment = load_masked_lm_experiment(Path(config), overrides)
     accelerator = make_accelerator(experiment)
     rank = accelerator.process_index
     stepper = make_stepper(experiment, accelerator)
@@ -72,7 +72,7 @@ def work(folder: str, config: str, *overrides: str) -> None:
 
 def work_last(folder: str, config: str, *overrides: str) -> None:
     """What one rank does in the last step, which may have no sample for it: its gradient."""
-    experiment = load(Path(config), overrides)
+    experiment = load_masked_lm_experiment(Path(config), overrides)
     accelerator = make_accelerator(experiment)
     rank = accelerator.process_index
     stepper = make_stepper(experiment, accelerator)

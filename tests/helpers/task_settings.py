@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from distilcli.config import reading
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.errors import ConfigError
 
 FILES = {"train": {"files": "train.csv"}, "dev": {"files": "dev.csv"}}
@@ -21,10 +21,10 @@ MASKED_LM = {
 KINDS = "classification, multi-label, regression, question-answering, tagging or glue"
 
 
-def load(path: Path, *overrides: str, **changes: Any) -> Experiment | TaskExperiment:
+def load(path: Path, *overrides: str, **changes: Any) -> MaskedLMExperiment | TaskExperiment:
     """SMALLEST with other top-level keys, through a file."""
     path.write_text(yaml.safe_dump(SMALLEST | changes), encoding="utf-8")
-    return reading.load_any(path, list(overrides))
+    return reading.load_experiment(path, list(overrides))
 
 
 def complaint(path: Path, *overrides: str, **changes: Any) -> str:

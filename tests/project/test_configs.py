@@ -6,7 +6,7 @@ import pytest
 
 from distilcli.config import reading
 from distilcli.config.data import FilesSource, RowFiles
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.tasks import GlueTask
 from distilcli.files import paths
 from distilcli.suites import plan as suite_plan
@@ -38,9 +38,9 @@ def header_of(path: Path) -> list[str]:
     return lines
 
 
-def files_of(experiment: Experiment | TaskExperiment) -> list[str]:
+def files_of(experiment: MaskedLMExperiment | TaskExperiment) -> list[str]:
     """The files and folders of data that an experiment names."""
-    if isinstance(experiment, Experiment):
+    if isinstance(experiment, MaskedLMExperiment):
         sources = [*experiment.data.sources, *(experiment.data.held_out_sources or [])]
     elif isinstance(experiment.task, GlueTask):
         assert experiment.task.folder is not None
@@ -61,17 +61,17 @@ def test_the_promised_experiments_ship() -> None:
 @each_config
 def test_config_loads(path: Path) -> None:
     """Every shipped experiment is valid and has the name of its file."""
-    experiment = reading.load_any(path)
+    experiment = reading.load_experiment(path)
     assert experiment.name == path.stem
     assert isinstance(experiment, TaskExperiment) == (path.stem in TASKS)
 
 
 @each_config
 def test_config_survives_dump_and_load(path: Path, tmp_path: Path) -> None:
-    experiment = reading.load_any(path)
+    experiment = reading.load_experiment(path)
     copy = tmp_path / "experiment.yaml"
     copy.write_text(reading.dump(experiment), encoding="utf-8")
-    assert reading.load_any(copy) == experiment
+    assert reading.load_experiment(copy) == experiment
 
 
 @each_config
@@ -84,9 +84,9 @@ def test_header_gives_the_command_and_what_it_needs(path: Path) -> None:
 @each_config
 def test_paths_are_relative(path: Path) -> None:
     """Shipped experiments read and write below the folder they are run in."""
-    experiment = reading.load_any(path)
+    experiment = reading.load_experiment(path)
     names = [*files_of(experiment), experiment.output_dir]
-    if isinstance(experiment, Experiment):
+    if isinstance(experiment, MaskedLMExperiment):
         names.append(experiment.data.store)
     assert len(names) > 1 or path.stem.startswith("distilbert")
     assert not [name for name in names if name.startswith(("/", "~", "../"))]
@@ -99,12 +99,12 @@ def test_header_overrides_are_valid(path: Path) -> None:
         words = [word for word in line.rstrip("\\").split() if "=" in word and "." in word]
         overrides = [word for word in line.rstrip("\\").split() if "=" in word] if words else []
         if overrides:
-            reading.load_any(path, overrides)
+            reading.load_experiment(path, overrides)
 
 
 @pytest.mark.parametrize("name", ["distilbert-base-uncased", "distilbert-base-cased"])
 def test_the_paper_run_has_the_release_settings(name: str) -> None:
-    experiment = reading.load(ROOT / "configs" / f"{name}.yaml")
+    experiment = reading.load_masked_lm_experiment(ROOT / "configs" / f"{name}.yaml")
     loss, optim = experiment.loss, experiment.optim
     assert loss.temperature == 2.0
     assert {name: weight for name, weight in loss.weights.items() if weight} == {
@@ -121,7 +121,7 @@ def test_the_paper_run_has_the_release_settings(name: str) -> None:
 
 def test_builtin_files_of_the_configs_ship() -> None:
     for path in CONFIGS:
-        for name in files_of(reading.load_any(path)):
+        for name in files_of(reading.load_experiment(path)):
             if name.startswith(paths.BUILTIN_PREFIX):
                 assert Path(paths.resolve_path(name)).is_file()
 

@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.training import TrainConfig
 from distilcli.errors import ConfigError, extra
 from distilcli.tasks.task import scikit_metrics
@@ -123,7 +123,7 @@ def test_a_tracker_that_is_not_installed_is_not_left_out(
     settings = tiny_world.experiment()
     settings["train"] |= {"trackers": [tracker]}
     with pytest.raises(ConfigError) as caught:
-        make_accelerator(Experiment.model_validate(settings))
+        make_accelerator(MaskedLMExperiment.model_validate(settings))
     assert caught.value.message == (
         f"train.trackers: {tracker} is not installed (No module named '{tracker}')"
     )

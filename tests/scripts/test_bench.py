@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny_experiments import MAX_LENGTH, environment, relative_difference
 
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.distillation.masked_lm_parts import assemble_unsaved
 from distilcli.training.processes import make_accelerator
 
@@ -39,7 +39,9 @@ needs_textbrewer = pytest.mark.skipif(
 @pytest.fixture
 def contestant_of(tiny_world, tmp_path):
     def make(kind, *settings: str):
-        experiment = load(tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"])
+        experiment = load_masked_lm_experiment(
+            tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"]
+        )
         accelerator = make_accelerator(experiment)
         parts = assemble_unsaved(experiment, accelerator.device)
         return kind(experiment, parts, accelerator), parts.student

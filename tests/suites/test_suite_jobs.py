@@ -47,7 +47,7 @@ def test_a_job_is_train_resume_of_the_runs_experiment(run_of):
     *words, config, resume, as_json = job.process.words
     assert words == [sys.executable, "-m", "distilcli", "train", "--config"]
     assert {resume, as_json} == {"--resume", "--json"}
-    assert reading.load_any(Path(config)) == run.experiment
+    assert reading.load_experiment(Path(config)) == run.experiment
     assert job.process.options["start_new_session"] is True
     assert job.process.options["stdout"] == subprocess.PIPE
     assert not run.experiment.run_folder.exists()  # that is the run's own to make

@@ -160,7 +160,7 @@ def test_settings_reach_the_runs(flow):
     for name in MODELS:
         folder = flow.folder / "numbers" / f"{name}-1"
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2 * NUM_TRAIN // 16
-        experiment = reading.load_any(folder / "experiment.yaml")
+        experiment = reading.load_experiment(folder / "experiment.yaml")
         assert (experiment.seed, experiment.optim.lr, experiment.task.score) == (
             1,
             3e-3,
@@ -170,7 +170,7 @@ def test_settings_reach_the_runs(flow):
 
 def test_the_distilled_student_had_the_fine_tuned_teacher(flow):
     folder = flow.folder / "numbers"
-    experiment = reading.load_any(folder / "distilled-1" / "experiment.yaml")
+    experiment = reading.load_experiment(folder / "distilled-1" / "experiment.yaml")
     assert experiment.teacher.model == str(saved_student(flow, "teacher"))
     log = (folder / "distilled-1.log").read_text()
     assert f"the teacher runs once over {NUM_TRAIN} inputs" in log

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from distilcli.cli.app import app
 from distilcli.config.experiment import BaseExperiment, TaskExperiment
-from distilcli.config.reading import load_any
+from distilcli.config.reading import load_experiment
 from distilcli.config.tasks import GlueTask
 from distilcli.distillation.task_parts import open_task_of
 from distilcli.errors import ConfigError, ModelError
@@ -51,7 +51,7 @@ def experiment(tasks: TinyTasks, folder: Path, lengths: tuple[int, int], **task:
 
 
 def opened(path: Path) -> OpenTask:
-    found: BaseExperiment = load_any(path)
+    found: BaseExperiment = load_experiment(path)
     assert isinstance(found, TaskExperiment)
     return open_task_of(found)
 
@@ -172,7 +172,7 @@ def test_a_limit_over_the_positions_is_refused(tasks: TinyTasks, tmp_path: Path)
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_experiment_says_how_long_its_inputs_are(path: Path) -> None:
     """Its figures were measured with that; a default may change."""
-    found = load_any(path)
+    found = load_experiment(path)
     if isinstance(found, TaskExperiment):
         assert found.task.max_length is not None
 

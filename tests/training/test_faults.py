@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from tiny_experiments import listing, metrics, run, start_function, weights
 
 from distilcli.cli.app import main
-from distilcli.config.experiment import Experiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.distillation import masked_lm
 from distilcli.errors import ConfigError, ModelError
 from distilcli.training import checkpoints, loop
@@ -238,10 +238,10 @@ def test_sharding_is_refused(tiny_world, monkeypatch, variable, name):
         monkeypatch.setenv(capacity, "1024")  # so that none stays set
     monkeypatch.setenv(variable, "true")
     with pytest.raises(ConfigError, match=name) as refused:
-        make_accelerator(Experiment.model_validate(tiny_world.experiment()))
+        make_accelerator(MaskedLMExperiment.model_validate(tiny_world.experiment()))
     assert "teacher.offload" in refused.value.hint
     monkeypatch.setenv(variable, "false")
-    make_accelerator(Experiment.model_validate(tiny_world.experiment()))
+    make_accelerator(MaskedLMExperiment.model_validate(tiny_world.experiment()))
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from distilcli.cli.app import app
 from distilcli.cli.console import Console
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.distillation import masked_lm
 from distilcli.distillation.loss_modules import LossSums
 from distilcli.errors import NonFiniteLossError
@@ -183,7 +183,7 @@ def test_a_vocabulary_too_small_leaves_nothing(tiny_world, tmp_path, monkeypatch
 def make_stepper(world: TinyWorld, folder: Path, *overrides: str) -> Stepper:
     import gradient_worker
 
-    experiment = load(world.config, [f"output_dir={folder}", *overrides])
+    experiment = load_masked_lm_experiment(world.config, [f"output_dir={folder}", *overrides])
     return gradient_worker.make_stepper(experiment, make_accelerator(experiment))
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tiny_experiments import TinyWorld, relative_difference, start_function
 from torch import Tensor
 
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.corpus.store import TokenStore
 from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.training.processes import make_accelerator
@@ -79,7 +79,9 @@ def stepper_of(tiny_world, tmp_path):
     """Makes steppers of this process."""
 
     def make(*settings: str) -> Stepper:
-        experiment = load(tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"])
+        experiment = load_masked_lm_experiment(
+            tiny_world.config, [*SETTINGS, *settings, f"output_dir={tmp_path}"]
+        )
         return gradient_worker.make_stepper(experiment, make_accelerator(experiment))
 
     yield make

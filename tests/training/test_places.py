@@ -6,14 +6,14 @@ import pytest
 from typer.testing import CliRunner
 
 from distilcli.cli.app import app
-from distilcli.config.experiment import Experiment, TaskExperiment
+from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.errors import ConfigError
 from distilcli.training.folder_checks import check_apart, check_places
 
 
-def masked_lm(**changes: object) -> Experiment:
+def masked_lm(**changes: object) -> MaskedLMExperiment:
     data = {"sources": [{"files": "a.txt", "documents": "line"}], "store": "data/store"}
-    return Experiment.model_validate(
+    return MaskedLMExperiment.model_validate(
         {"name": "x", "teacher": {"model": "models/teacher"}, "data": data} | changes
     )
 

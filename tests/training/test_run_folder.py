@@ -8,8 +8,8 @@ import pytest
 import yaml
 from loss_settings import weights
 
-from distilcli.config.experiment import Experiment
-from distilcli.config.reading import load
+from distilcli.config.experiment import MaskedLMExperiment
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.errors import RunFolderError
 from distilcli.files.marks import write_mark
 from distilcli.training import checkpoints
@@ -18,10 +18,10 @@ from distilcli.training.results_file import check_results, write_results
 from distilcli.training.run_folder import RunFolder
 
 
-def experiment(**sections: object) -> Experiment:
+def experiment(**sections: object) -> MaskedLMExperiment:
     data = {"sources": [{"files": "a.txt", "documents": "line"}], "store": "store"}
     tree = {"name": "x", "teacher": {"model": "teacher"}, "data": data}
-    return Experiment.model_validate(tree | sections)
+    return MaskedLMExperiment.model_validate(tree | sections)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def record(step: int) -> dict:
 def test_begin_writes_the_whole_experiment_and_the_environment(folder):
     assert not folder.has_run
     folder.begin(experiment(seed=7), force=False)
-    assert load(folder.experiment) == experiment(seed=7)
+    assert load_masked_lm_experiment(folder.experiment) == experiment(seed=7)
     assert yaml.safe_load(folder.experiment.read_text())["optim"]["lr"] == 5e-4
     environment = json.loads((folder.root / "environment.json").read_text())
     assert {"python", "packages", "command", "commit", "distilcli"} <= environment.keys()
@@ -210,7 +210,7 @@ def test_force_removes_what_ran_and_nothing_else(begun):
     left = files_in(begun.root)
     assert sorted(left) == sorted([*theirs, "environment.json", "experiment.yaml"])
     assert {left[name] for name in theirs} == {"mine"}
-    assert load(begun.experiment).seed == 3
+    assert load_masked_lm_experiment(begun.experiment).seed == 3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from distilcli.batches.masked import PackedBatch
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.errors import NonFiniteLossError
 from distilcli.training.optimizer import make_optimizer
 from distilcli.training.processes import make_accelerator
@@ -18,7 +18,7 @@ from distilcli.training.processes import make_accelerator
 
 @pytest.fixture
 def stepper(tiny_world, tmp_path):
-    experiment = load(tiny_world.config, [f"output_dir={tmp_path}"])
+    experiment = load_masked_lm_experiment(tiny_world.config, [f"output_dir={tmp_path}"])
     yield gradient_worker.make_stepper(experiment, make_accelerator(experiment))
     AcceleratorState._reset_state(reset_partial_state=True)
 

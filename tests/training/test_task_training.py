@@ -27,7 +27,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from distilcli.cli.app import app
-from distilcli.config.reading import load_any
+from distilcli.config.reading import load_experiment
 from distilcli.distillation.task_parts import open_task_of
 
 # For each kind of task: the class that anybody would load a student with, and epochs to learn it.
@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def constant_score(config: Path) -> tuple[str, float]:
     """The name of a task's score, and what knowing only how frequent labels are makes of it."""
-    task = open_task_of(load_any(config))
+    task = open_task_of(load_experiment(config))
     score = task.scores(task.constant_outputs())[task.score]
     return task.score, 0.0 if np.isnan(score) else score
 

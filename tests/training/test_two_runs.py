@@ -17,7 +17,7 @@ from tiny_suites import refused, suite_file
 from tiny_tasks import TinyTasks, make_tasks
 
 from distilcli.cli.app import main
-from distilcli.config.reading import load
+from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.distillation import masked_lm
 from distilcli.files.atomic import locked
 from distilcli.training.run_folder import RunFolder
@@ -35,7 +35,7 @@ def main_with_another(*arguments: str) -> None:
     locked = RunFolder.locked
 
     def after_another(self: RunFolder, *given: Any) -> Any:
-        other = load(Path(config), [f"output_dir={other_folder}", "seed=7"])
+        other = load_masked_lm_experiment(Path(config), [f"output_dir={other_folder}", "seed=7"])
         RunFolder(self.root).begin(other, force=False)
         RunFolder(self.root).append_metrics([{"step": 1, "loss/total": 0.5}])
         return locked(self, *given)
@@ -61,7 +61,7 @@ def test_a_run_that_begins_between_look_and_lock_is_seen(tiny_world, tmp_path, n
     assert finished.code == 2, finished.stderr
     assert said in finished.stderr
     folder = tmp_path / "tiny"
-    assert load(folder / "experiment.yaml").seed == 7
+    assert load_masked_lm_experiment(folder / "experiment.yaml").seed == 7
     assert metrics(folder) == [{"step": 1, "loss/total": 0.5}]
     assert sorted(path.name for path in folder.iterdir()) == [
         "environment.json",
@@ -102,7 +102,7 @@ def test_of_two_starts_at_once_one_is_refused(tiny_world, tmp_path):
     finished = first.wait()
     assert finished.code == 0, finished.stderr
     assert [record["step"] for record in metrics(tmp_path / "tiny")] == [1, 2]
-    assert load(tmp_path / "tiny" / "experiment.yaml").seed == 42
+    assert load_masked_lm_experiment(tmp_path / "tiny" / "experiment.yaml").seed == 42
 
 
 def test_a_mistake_leaves_no_folder_and_no_lock(tiny_world, tmp_path):
