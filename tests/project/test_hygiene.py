@@ -237,3 +237,9 @@ def test_a_short_name_without_a_docstring_would_be_noticed() -> None:
         "def helper(): pass\n"
     )
     assert says_little(source) == ["test_paths"]
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by name alone, and two of one name end a whole run."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
