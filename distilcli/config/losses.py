@@ -65,7 +65,8 @@ class LogitMSEConfig(TermConfig):
     """The mean over the vocabulary of the squared difference of logits."""
 
     weight: Weight = Field(
-        0.0, description="Weight of the squared error, L_mse (alpha_mse in the DistilBERT release)."
+        0.0,
+        description="Weight of the squared error, L_mse (alpha_mse in the release by Sanh et al.).",
     )
 
 

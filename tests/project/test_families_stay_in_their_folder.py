@@ -26,7 +26,7 @@ ALLOWED = {
     "corpus/word_cache.py": {"BertPreTokenizer", "BertNormalizer"},
     "text/tokenizers.py": {"BertPreTokenizer"},
     # Figures of a paper (Sanh et al. 2019), and the two models that it is about.
-    "config/data.py": {"the DistilBERT release used 0.7."},
+    "config/data.py": {"The DistilBERT release used 0.7."},
     "suites/published.py": {"bert", "distilbert"},
     "suites/results.py": {"bert", "distilbert"},
     "cli/suite.py": {
