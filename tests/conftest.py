@@ -20,6 +20,8 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A made-up name of a model is not looked up: where there is no network, that takes half a minute.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A suite under nohup ignores SIGHUP, one in the background of a script SIGINT; what it starts would
 # ignore them, too.
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
