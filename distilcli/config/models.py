@@ -69,8 +69,8 @@ class StudentShape(Section):
 class CopiedStudent(StudentShape):
     """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3).
 
-    The student of a BERT or a DistilBERT is a DistilBERT; that of a RoBERTa is a RoBERTa with fewer
-    layers.
+    The student of a BERT or a DistilBERT is a DistilBERT; that of another model is of the same
+    family, with fewer layers.
     """
 
     kind: Literal["copied"] = "copied"

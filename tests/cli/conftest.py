@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 from tiny_experiments import bert, save, word_tokenizer
-from transformers import BertModel, ElectraConfig, ElectraForMaskedLM
+from transformers import BertModel, GPT2Config, GPT2LMHeadModel
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def models(tmp_path_factory) -> Path:
     save(bert(max_position_embeddings=16), root / "positions")
     save(bert(hidden_size=16), root / "narrow")
     save(BertModel(bert().config), root / "headless")
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-    electra = ElectraConfig(vocab_size=len(word_tokenizer()), intermediate_size=48, **shape)
-    save(ElectraForMaskedLM(electra), root / "electra")
+    shape = {"n_embd": 32, "n_layer": 1, "n_head": 4}
+    gpt2 = GPT2Config(vocab_size=len(word_tokenizer()), n_inner=48, **shape)
+    save(GPT2LMHeadModel(gpt2), root / "gpt2")
     other = save(bert(), root / "tokenizer") / "tokenizer.json"
     tree = json.loads(other.read_text(encoding="utf-8"))
     vocabulary = tree["model"]["vocab"]

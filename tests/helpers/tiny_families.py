@@ -9,7 +9,11 @@ from distilcli.models.families import FAMILIES, Family
 
 VOCAB, HIDDEN, LAYERS, INNER, POSITIONS = 60, 16, 3, 24, 40
 # What a family's tiny configuration has beyond these sizes.
-TINY: dict[str, dict[str, Any]] = {"roberta": {"type_vocab_size": 1}}
+TINY: dict[str, dict[str, Any]] = {
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "camembert": {"type_vocab_size": 1},
+}
 NUM_SPECIAL = 5  # ids that no test shows a model, the padding of every family among them
 
 

@@ -38,7 +38,7 @@ CONFIGS = {
     "architectures": (5, "architectures is not a list of names"),
     "id2label": ([1], "id2label is not an object"),
     "tie_word_embeddings": ("yes", "tie_word_embeddings is not true or false"),
-    "model_type": (["bert"], "its model_type is ['bert'], not bert, distilbert or roberta"),
+    "model_type": (["bert"], "its model_type is ['bert'], not bert, distilbert, "),
     "finetuning_task": ("\ud83d", "config.json is not valid (half a surrogate pair"),
     "quantization_config": ({"quant_method": "gptq"}, "its weights are quantized"),
 }

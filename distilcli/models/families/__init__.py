@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from distilcli.models.families.bert import BERT
+from distilcli.models.families.camembert import CAMEMBERT
 from distilcli.models.families.distilbert import DISTILBERT
 from distilcli.models.families.family import Family, MaskedLM
 from distilcli.models.families.roberta import ROBERTA
+from distilcli.models.families.xlm_roberta import XLM_ROBERTA
 
 __all__ = [
     "FAMILIES",
@@ -35,7 +37,9 @@ __all__ = [
     "takes_token_types",
 ]
 
-FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, ROBERTA)}
+FAMILIES = {
+    family.model_type: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)
+}
 
 
 def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
