@@ -24,7 +24,7 @@ from distilcli.files.marks import refuse_foreign
 from distilcli.models.checks import check_tokenizer
 from distilcli.models.copying import adds_token_type
 from distilcli.models.families import MaskedLM, family_of, num_parameters, size_mib
-from distilcli.models.layers import layer_map, layer_table
+from distilcli.models.layers import layer_table, layers_of
 from distilcli.models.loading import load_masked_lm
 from distilcli.models.saving import save_verified
 from distilcli.models.students import build_student
@@ -154,8 +154,7 @@ def _show(
 ) -> None:
     indices = None
     if source is not None and isinstance(settings, CopiedStudent):
-        depth = source.config.num_hidden_layers
-        indices = layer_map(depth, settings.num_layers, settings.layers)
+        indices = layers_of(source, settings)
         adds_type = adds_token_type(family_of(source), family_of(student))
         console.table("layers", ["student", "<- teacher"], layer_table(indices, adds_type))
     models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}

@@ -160,6 +160,14 @@ def _invalid(where: str, name: str, reason: str) -> ModelError:
     return ModelError(f"{where}: its {name} is not valid ({reason})", COPY_AGAIN)
 
 
+def invalid_config(where: str, reason: str) -> ModelError:
+    """The error for a config.json that cannot be used."""
+    return ModelError(
+        f"{where}: its {CONFIG} is not valid ({reason})",
+        "Use the config.json that was saved with these weights.",
+    )
+
+
 # The hub
 
 

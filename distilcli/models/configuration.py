@@ -4,7 +4,7 @@ from typing import Any
 
 from distilcli.errors import ModelError, either
 from distilcli.files.json_text import check_encodable
-from distilcli.hub.model_files import CONFIG, ModelFiles, first_line
+from distilcli.hub.model_files import CONFIG, ModelFiles, first_line, invalid_config
 from distilcli.models.families import FAMILIES, Family
 
 # How a model is run, and from where it is loaded, is not for its files to say.
@@ -47,15 +47,16 @@ def config_of(files: ModelFiles) -> Any:
     try:
         check_encodable(tree)
     except ValueError as error:
-        raise invalid(where, f"half a surrogate pair: {first_line(error)}") from error
+        raise invalid_config(where, f"half a surrogate pair: {first_line(error)}") from error
     family = _family(tree.get("model_type"), where)
     _check_use(tree, where, family)
     _check_values(tree, family, where)
+    family.check(tree, where)
     usable = {key: value for key, value in tree.items() if key not in _NOT_FOR_A_FILE}
     try:
         config = family.config_class.from_dict(usable)
     except Exception as error:  # what transformers raises here shares no base class
-        raise invalid(where, first_line(error)) from error
+        raise invalid_config(where, first_line(error)) from error
     _check_sizes(config, family, where)
     return config
 
@@ -105,31 +106,35 @@ def _check_values(tree: dict[str, Any], family: Family, where: str) -> None:
     """Refuse what transformers would take and fail on later, or use up the memory for."""
     architectures = tree.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(x, str) for x in architectures):
-        raise invalid(where, "architectures is not a list of names")
+        raise invalid_config(where, "architectures is not a list of names")
     for key in ("id2label", "label2id"):
         if not isinstance(tree.get(key) or {}, dict):
-            raise invalid(where, f"{key} is not an object")
+            raise invalid_config(where, f"{key} is not an object")
     if not isinstance(tree.get("tie_word_embeddings", True), bool):
-        raise invalid(where, "tie_word_embeddings is not true or false")
+        raise invalid_config(where, "tie_word_embeddings is not true or false")
     spread = tree.get("initializer_range", 0.0)  # of weights that a student may need anew
     if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 <= spread < 1e6:
-        raise invalid(where, f"initializer_range is {spread!r}, not a number from 0")
+        raise invalid_config(where, f"initializer_range is {spread!r}, not a number from 0")
     for key in (*family.sizes, "num_labels"):
         value = tree.get(key)
         if value is None and key not in tree:
             continue
         limit = _MAX_LABELS if key == "num_labels" else _MAX_SIZE
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
-            raise invalid(where, f"{key} is {value!r}, not a whole number from 1 to {limit:,}")
+            raise invalid_config(
+                where, f"{key} is {value!r}, not a whole number from 1 to {limit:,}"
+            )
 
 
 def _check_sizes(config: Any, family: Family, where: str) -> None:
     width, heads = config.hidden_size, config.num_attention_heads
     if width % heads:
-        raise invalid(where, f"{heads} attention heads do not divide a width of {width}")
+        raise invalid_config(where, f"{heads} attention heads do not divide a width of {width}")
     padding = config.pad_token_id
     if padding is not None and not 0 <= padding < config.vocab_size:
-        raise invalid(where, f"pad_token_id {padding} is not one of {config.vocab_size} tokens")
+        raise invalid_config(
+            where, f"pad_token_id {padding} is not one of {config.vocab_size} tokens"
+        )
     if family.starts_after_padding:
         _check_first_position(config, family, where)
     _check_activation(getattr(config, family.settings.activation), where)
@@ -137,9 +142,9 @@ def _check_sizes(config: Any, family: Family, where: str) -> None:
 
 def _check_first_position(config: Any, family: Family, where: str) -> None:
     if config.pad_token_id is None:
-        raise invalid(where, "pad_token_id is missing, and positions begin after it")
+        raise invalid_config(where, "pad_token_id is missing, and positions begin after it")
     if family.num_positions(config) < 1:
-        raise invalid(
+        raise invalid_config(
             where,
             f"max_position_embeddings is {config.max_position_embeddings}, and positions begin "
             f"after pad_token_id, {config.pad_token_id}",
@@ -150,12 +155,4 @@ def _check_activation(name: Any, where: str) -> None:
     from transformers.activations import ACT2FN
 
     if not isinstance(name, str) or name not in ACT2FN:
-        raise invalid(where, f"{name!r} is no activation of transformers, such as gelu")
-
-
-def invalid(where: str, reason: str) -> ModelError:
-    """The error for a config.json that cannot be used."""
-    return ModelError(
-        f"{where}: its config.json is not valid ({reason})",
-        "Use the config.json that was saved with these weights.",
-    )
+        raise invalid_config(where, f"{name!r} is no activation of transformers, such as gelu")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple
 from typing import Any
 
 import torch
@@ -82,8 +81,8 @@ def _is_tied(model: PreTrainedModel) -> bool:
 
 def _shortened(source: PreTrainedModel, num_layers: int) -> PreTrainedConfig:
     """The source's configuration, with another depth."""
-    config: Any = type(source.config).from_dict(source.config.to_dict())
-    config.num_hidden_layers = num_layers
+    depth = family_of(source).of_depth(source.config, num_layers)
+    config: Any = type(source.config).from_dict(source.config.to_dict() | depth)
     if is_masked_lm(source):
         config.tie_word_embeddings = _is_tied(source)
     shortened: PreTrainedConfig = config
@@ -111,9 +110,9 @@ def _translated(
     }
     ours, theirs = (f"{one.masked_lm.base_model_prefix}." for one in (target, family))
     modules[ours + target.embeddings.norm] = theirs + family.embeddings.norm
-    roles = asdict(family.layer)
+    roles = family.layer.roles
     for place, index in enumerate(layer_indices):
-        for role, name in asdict(target.layer).items():
+        for role, name in target.layer.roles.items():
             modules[f"{ours}{target.layers}.{place}.{name}"] = (
                 f"{theirs}{family.layers}.{index}.{roles[role]}"
             )
@@ -163,11 +162,11 @@ def config_of_student(like: Any, num_layers: int, tied: bool) -> PreTrainedConfi
     """
     family = family_of(like)
     target = student_family(family)
-    names = zip(astuple(target.settings), astuple(family.settings), strict=True)
-    values = {name: getattr(like, source_name) for name, source_name in names}
+    names = family.settings.names
+    values = {name: getattr(like, names[key]) for key, name in target.settings.names.items()}
     shared = _SHARED_SETTINGS + (family.inherited if target is family else ())
     values |= {name: getattr(like, name) for name in shared}
-    values[target.settings.num_hidden_layers] = num_layers
+    values |= target.of_depth(like, num_layers)
     return target.config_class(**values | {"tie_word_embeddings": tied})
 
 

@@ -1,11 +1,35 @@
-"""Which layers of a teacher a student is made of."""
+"""Which layers of a teacher a student is made of.
 
-from distilcli.config.models import LayerStrategy
+In some families layers are of several kinds: local and global attention take turns, say. A student
+has them in the order of its source, so that its configuration is that of a shorter source.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+
+from transformers import PreTrainedModel
+
+from distilcli.config.models import CopiedStudent, LayerStrategy
 from distilcli.errors import ConfigError
+from distilcli.models.families import layer_kinds
+
+# Given a depth, the kind of each layer of a model that deep; None where layers are all alike.
+Kinds = Callable[[int], list[str] | None]
+
+
+def layers_of(source: PreTrainedModel, student: CopiedStudent) -> list[int]:
+    """The layers of a source that a student is made of; see `layer_map`."""
+    depth = int(source.config.num_hidden_layers)
+    kinds = partial(layer_kinds, source)
+    return layer_map(depth, student.num_layers, student.layers, kinds)
 
 
 def layer_map(
-    num_source_layers: int, num_layers: int | None, layers: LayerStrategy | list[int]
+    num_source_layers: int,
+    num_layers: int | None,
+    layers: LayerStrategy | list[int],
+    kinds: Kinds = lambda _: None,
 ) -> list[int]:
     """The source layer that each student layer is copied from, first student layer first.
 
@@ -16,12 +40,26 @@ def layer_map(
             sec. 3); `spread`: evenly, first and last kept (the released DistilBERT's); a single
             layer is the first; `top` and `bottom`: the last and the first n; or an explicit
             list, in any order and with repeats.
+        kinds: of the source's layers. Where there are several, layer i of the student is of the
+            kind of the source's layer i. A strategy then gives, of all strictly increasing lists
+            with the right kinds, the one with the smallest sum of distances to its own list; of
+            several, the one that is lower where they first differ.
 
     Raises:
-        ConfigError: the source has no such layers, or the list and `num_layers` disagree.
+        ConfigError: the source has no such layers, or the list and `num_layers` disagree, or the
+            list has a layer of one kind in the place of another.
     """
     if isinstance(layers, list):
-        return _explicit_layers(num_source_layers, num_layers, layers)
+        chosen = _explicit_layers(num_source_layers, num_layers, layers)
+        _check_kinds(chosen, num_source_layers, kinds)
+        return chosen
+    chosen = _of_strategy(num_source_layers, num_layers, layers)
+    return _of_right_kinds(chosen, num_source_layers, kinds)
+
+
+def _of_strategy(
+    num_source_layers: int, num_layers: int | None, layers: LayerStrategy
+) -> list[int]:
     count = max(1, num_source_layers // 2) if num_layers is None else num_layers
     if not 1 <= count <= num_source_layers:
         raise ConfigError(
@@ -56,6 +94,62 @@ def _explicit_layers(
             "Leave student.num_layers out, or make the two agree.",
         )
     return list(layers)
+
+
+def _check_kinds(chosen: list[int], num_source_layers: int, kinds: Kinds) -> None:
+    """Refuse a list with a layer of one kind in the place of another."""
+    of_source, wanted = kinds(num_source_layers), kinds(len(chosen))
+    if of_source is None or wanted is None:
+        return
+    for place, (index, kind) in enumerate(zip(chosen, wanted, strict=True)):
+        if of_source[index] != kind:
+            fitting = _of_right_kinds(chosen, num_source_layers, kinds)
+            raise ConfigError(
+                f"student.layers: the student's layer {place} must be a {kind} layer of the "
+                f"source, and the source's layer {index} is a {of_source[index]} layer",
+                "Keep the order that the source has its kinds of layers in, as in "
+                f"{','.join(map(str, fitting))}.",
+            )
+
+
+def _of_right_kinds(ideal: list[int], num_source_layers: int, kinds: Kinds) -> list[int]:
+    """The list of the right kinds that is nearest to an ideal one, as `layer_map` says.
+
+    A list longer than the source cannot increase: it gets the nearest layer for each place.
+    """
+    of_source, wanted = kinds(num_source_layers), kinds(len(ideal))
+    if of_source is None or wanted is None:
+        return ideal
+    if len(ideal) > num_source_layers:
+        return [
+            min((abs(i - at), i) for i, found in enumerate(of_source) if found == kind)[1]
+            for at, kind in zip(ideal, wanted, strict=True)
+        ]
+    return _nearest_increasing(ideal, wanted, of_source)
+
+
+def _nearest_increasing(
+    ideal: Sequence[int], wanted: Sequence[str], of_source: Sequence[str]
+) -> list[int]:
+    """By dynamic programming from the last place to the first.
+
+    `best[j]` is the least sum of distances of the places so far with all of them at layer j or
+    later, and `first[j]` the layer of the first of them.
+    """
+    end = len(of_source)
+    best: list[float] = [0.0] * (end + 1)
+    choices: list[list[int]] = []
+    for at, kind in zip(reversed(ideal), reversed(wanted), strict=True):
+        sums, first = [inf] * (end + 1), [end] * (end + 1)
+        for j in reversed(range(end)):
+            here = abs(j - at) + best[j + 1] if of_source[j] == kind else inf
+            sums[j], first[j] = min((here, j), (sums[j + 1], first[j + 1]))
+        best = sums
+        choices.append(first)
+    chosen: list[int] = []
+    for first in reversed(choices):
+        chosen.append(first[chosen[-1] + 1 if chosen else 0])
+    return chosen
 
 
 def layer_table(layer_indices: list[int], adds_type: bool) -> list[tuple[str, str]]:

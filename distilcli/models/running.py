@@ -9,6 +9,7 @@ from distilcli.losses.fused_head import Projection
 from distilcli.models.attention import Packing
 from distilcli.models.families import (
     MaskedLM,
+    TaskHead,
     decoder,
     encoder,
     family_of,
@@ -34,8 +35,11 @@ def run_encoder(
 
 def vocabulary_projection(model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]) -> Projection:
     """The masked-LM head of a model, up to but without the product that makes logits."""
-    projection = decoder(model)
-    return Projection(head_features(model, hidden), projection.weight, projection.bias)
+    weight = decoder(model).weight
+    bias: Tensor | None = decoder(model).bias
+    if bias is None:  # as some configurations have it
+        bias = weight.new_zeros(len(weight))
+    return Projection(head_features(model, hidden), weight, bias)
 
 
 def run_model(
@@ -44,17 +48,12 @@ def run_model(
     """Outputs where they are read, in fp32, and last hidden states, of a packed model."""
     types = {"token_type_ids": batch.token_type_ids} if takes_token_types(model) else {}
     hidden = run_encoder(model, batch, Packing.of(batch), **types)
-    return head_outputs(model, hidden[batch.output_positions]), hidden
+    head = _task_head(model)
+    return head.outputs(model, head.pool(model, hidden, batch)), hidden
 
 
-# Heads
-
-
-def head_outputs(
-    model: PreTrainedModel, hidden: Float[Tensor, "outputs hidden"]
-) -> Float[Tensor, "outputs classes"]:
-    """What a model's head makes of last hidden states where outputs are read."""
+def _task_head(model: PreTrainedModel) -> TaskHead:
     for head in family_of(model).task_heads.values():
         if type(model) is head.model_class:
-            return head.outputs(model, hidden)
+            return head
     raise AssertionError(f"{type(model).__name__} has no head for a task")

@@ -14,7 +14,7 @@ from distilcli.files.atomic import replacing, unwritten
 from distilcli.files.json_text import to_json
 from distilcli.files.marks import refuse_foreign, write_mark
 from distilcli.hub.model_files import TOKENIZER_CONFIG, first_line
-from distilcli.models.families import MaskedLM, takes_token_types
+from distilcli.models.families import MaskedLM, family_of, takes_token_types
 from distilcli.models.loading import check_finite, load_masked_lm, quietly
 
 
@@ -47,6 +47,8 @@ def save_model(
         with replacing(folder) as new:
             may_replace(folder)
             new.mkdir()
+            for name, value in family_of(model).older_settings(model.config).items():
+                setattr(model.config, name, value)
             with quietly():
                 model.save_pretrained(new)
                 _save_tokenizer(tokenizer, new, has_token_types=takes_token_types(model))

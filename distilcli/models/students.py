@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.models.copying import config_of_student, copy_layers, seeded
 from distilcli.models.families import MaskedLM, encoder_layers, family_of, student_family
-from distilcli.models.layers import layer_map
+from distilcli.models.layers import layers_of
 from distilcli.models.loading import load_masked_lm, read_config
 
 
@@ -51,8 +51,7 @@ def build_student(
 def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> MaskedLM:
     source = teacher if student.source is None else load_masked_lm(student.source, role="source")
     assert source is not None, "MaskedLMExperiment asks for a source where there is no teacher"
-    indices = layer_map(source.config.num_hidden_layers, student.num_layers, student.layers)
-    return copy_layers(source, indices)
+    return copy_layers(source, layers_of(source, student))
 
 
 def _build_from_checkpoint(student: CheckpointStudent, seed: int) -> MaskedLM:
@@ -81,11 +80,14 @@ def set_dropout(
     family = family_of(model)
     if dropout is not None:
         setattr(model.config, family.settings.dropout, dropout)
+        for name in family.settings.more_dropouts:
+            setattr(model.config, name, dropout)
+    attention = {layer.get_submodule(family.layer.attention) for layer in encoder_layers(model)}
     if attention_dropout is not None:
         setattr(model.config, family.settings.attention_dropout, attention_dropout)
-    attention = {layer.get_submodule(family.layer.attention) for layer in encoder_layers(model)}
+        for module in attention:
+            family.set_attention_dropout(module, attention_dropout)
     for parent in model.modules():
-        value = attention_dropout if parent in attention else dropout
         for module in parent.children():
-            if isinstance(module, nn.Dropout) and value is not None:
-                module.p = value
+            if isinstance(module, nn.Dropout) and dropout is not None and parent not in attention:
+                module.p = dropout

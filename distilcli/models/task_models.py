@@ -19,7 +19,7 @@ from distilcli.models.families import (
     num_positions,
     takes_token_types,
 )
-from distilcli.models.layers import layer_map
+from distilcli.models.layers import layers_of
 from distilcli.models.loading import load_weights, read_config
 from distilcli.models.students import set_dropout
 from distilcli.tasks.classes import same_classes
@@ -104,8 +104,7 @@ def build_task_student(
             if student.source is not None:
                 source, _ = _load(student.source, None, task, "source")
             assert source is not None, "TaskExperiment asks for a source where there is no teacher"
-            depth = int(source.config.num_hidden_layers)
-            model = copy_layers(source, layer_map(depth, student.num_layers, student.layers))
+            model = copy_layers(source, layers_of(source, student))
     set_dropout(model, student.dropout, student.attention_dropout)
     model.config.label2id = {name: index for index, name in enumerate(task.labels)}
     model.config.id2label = dict(enumerate(task.labels))

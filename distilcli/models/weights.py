@@ -160,12 +160,13 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
     words, width = f"{family.embeddings.words}.weight", config.hidden_size
     inner = getattr(config, family.settings.inner_size)
     types = {one.embeddings.token_types for one in FAMILIES.values()} - {None}
+    _, parts = family.layer.part("inner")
     expected = {
         words: (config.vocab_size, width),
         f"{family.embeddings.positions}.weight": (config.max_position_embeddings, width),
         # Also where the family has none: weights that have some are of another model.
         **{f"{name}.weight": (family.num_token_types(config), width) for name in types},
-        f"{family.layers}.0.{family.layer.inner}.weight": (inner, width),
+        f"{family.layers}.0.{family.layer.inner}.weight": (parts * inner, width),
     }
     found = {
         (name, ending): tuple(tensor.shape)

@@ -5,7 +5,6 @@ stands in `TINY` (`tests/helpers/tiny_families.py`).
 """
 
 from copy import deepcopy
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -82,28 +81,32 @@ def logits(model: PreTrainedModel, rows: list[Tensor]) -> list[Tensor]:
 @each_family
 def test_every_role_is_a_module_of_the_right_shape(family, model):
     """Two roles confused would be found here, or, of one shape, by the copies below."""
-    shapes = dict.fromkeys((field.name for field in fields(family.layer)), (HIDDEN, HIDDEN))
+    shapes = dict.fromkeys(family.layer.roles, (HIDDEN, HIDDEN))
     shapes |= {"inner": (INNER, HIDDEN), "outer": (HIDDEN, INNER)}
+    shapes |= {"gate": (INNER, HIDDEN)} if family.layer.gate is not None else {}
     shapes |= {"attention_norm": (HIDDEN,), "output_norm": (HIDDEN,)}
     layers = families.encoder_layers(model)
     assert len(layers) == LAYERS
-    paths = asdict(family.layer)
-    assert len(set(paths.values())) == len(paths)
+    layer = layers[-1]
+    paths = family.layer.roles
     for role, path in paths.items():
-        module = layers[0].get_submodule(path)
-        assert tuple(module.weight.shape) == shapes[role], role
-        assert len(module.bias) == len(module.weight), role
+        module = layer.get_submodule(path)
+        index, count = family.layer.part(role)
+        assert index < count
+        assert tuple(module.weight.chunk(count)[index].shape) == shapes[role], role
+        assert module.bias is None or len(module.bias) == len(module.weight), role
     of_roles = sum(
-        p.numel() for path in paths.values() for p in layers[0].get_submodule(path).parameters()
+        p.numel() for path in set(paths.values()) for p in layer.get_submodule(path).parameters()
     )
-    assert of_roles == families.num_parameters(layers[0]), "a part of a layer has no role"
+    assert of_roles == families.num_parameters(layer), "a part of a layer has no role"
     body = families.encoder(model)
     words = body.get_submodule(family.embeddings.words)
     assert words is model.get_input_embeddings()
     assert body.get_submodule(family.embeddings.norm).weight.shape == (HIDDEN,)
     first = families.first_position(model)
-    table = body.get_submodule(family.embeddings.positions)
-    assert table.weight.shape == (POSITIONS + first, HIDDEN)
+    if family.embeddings.positions is not None:
+        table = body.get_submodule(family.embeddings.positions)
+        assert table.weight.shape == (POSITIONS + first, HIDDEN)
     if family.embeddings.token_types is not None:
         table = body.get_submodule(family.embeddings.token_types)
         assert len(table.weight) == family.num_token_types(model.config) > 0
@@ -131,7 +134,7 @@ def test_every_role_of_a_layer_does_what_it_says(family, model):
     layer = families.encoder_layers(model)[-1]
     into: dict[str, Tensor] = {}
     out: dict[str, Tensor] = {}
-    for role, path in asdict(family.layer).items():
+    for role, path in family.layer.roles.items():
         layer.get_submodule(path).register_forward_hook(
             lambda _, given, result, role=role: (
                 into.update({role: given[0]}) or out.update({role: result})
@@ -139,6 +142,9 @@ def test_every_role_of_a_layer_does_what_it_says(family, model):
         )
     with torch.no_grad():
         hidden = families.encoder(model)(input_ids=sequences()[0][None]).last_hidden_state
+    for role in out:
+        index, count = family.layer.part(role)
+        out[role] = out[role].chunk(count, dim=-1)[index]
     for role in ("query", "key", "value"):
         assert torch.equal(out[role], attended[role].reshape(out[role].shape)), role
     assert torch.equal(into["attention_output"], attended["attention"].reshape(hidden.shape))

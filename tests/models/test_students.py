@@ -20,6 +20,7 @@ from transformers import (
 from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError, ModelError
 from distilcli.models import checks, families, layers, saving, students
+from distilcli.models.layers import layer_map
 
 STRATEGIES = ["alternate", "spread", "top", "bottom"]
 
@@ -58,14 +59,14 @@ def saved(tmp_path: Path, teacher: BertForMaskedLM) -> Path:
     ],
 )
 def test_layer_map_halves_a_bert_base(strategy, expected):
-    assert students.layer_map(12, 6, strategy) == expected
-    assert students.layer_map(12, None, strategy) == expected
+    assert layer_map(12, 6, strategy) == expected
+    assert layer_map(12, None, strategy) == expected
 
 
 @given(st.sampled_from(STRATEGIES), st.integers(1, 48), st.data())
 def test_layer_map_is_strictly_increasing_and_in_range(strategy, num_source, data):
     count = data.draw(st.integers(1, num_source))
-    layers = students.layer_map(num_source, count, strategy)
+    layers = layer_map(num_source, count, strategy)
     assert len(layers) == count
     assert layers == sorted(set(layers))
     assert set(layers) <= set(range(num_source))
@@ -76,12 +77,12 @@ def test_layer_map_is_strictly_increasing_and_in_range(strategy, num_source, dat
 
 
 def test_layer_map_of_one_layer_source():
-    assert students.layer_map(1, None, "alternate") == [0]
+    assert layer_map(1, None, "alternate") == [0]
 
 
 def test_layer_map_keeps_an_explicit_list_as_it_is():
-    assert students.layer_map(4, None, [3, 0, 0]) == [3, 0, 0]
-    assert students.layer_map(4, 2, [1, 3]) == [1, 3]
+    assert layer_map(4, None, [3, 0, 0]) == [3, 0, 0]
+    assert layer_map(4, 2, [1, 3]) == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_layer_map_keeps_an_explicit_list_as_it_is():
 )
 def test_layer_map_refuses_the_impossible(num_layers, layers, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        students.layer_map(4, num_layers, layers)
+        layer_map(4, num_layers, layers)
     assert caught.value.hint
 
 

@@ -68,7 +68,8 @@ def paths_of(model_type: str) -> set[str]:
     """The paths of a family's modules, of which no part is an ordinary word by itself."""
     family = FAMILIES[model_type]
     head = family.vocabulary_head
-    paths = {*astuple(family.layer), *map(str, astuple(family.embeddings)), family.layers}
+    embeddings = filter(None, astuple(family.embeddings))
+    paths = {*family.layer.roles.values(), *embeddings, family.layers}
     paths |= {head.transform, head.norm, head.decoder, *head.biases}
     if family.pooler is not None:
         paths.add(f".{family.pooler}.")
@@ -78,7 +79,8 @@ def paths_of(model_type: str) -> set[str]:
 @cache
 def settings_of_some() -> set[str]:
     """Settings that not every family's configuration has, by that name or as a synonym."""
-    names = {name for family in FAMILIES.values() for name in astuple(family.settings)}
+    all_settings = [family.settings for family in FAMILIES.values()]
+    names = {name for one in all_settings for name in (*one.names.values(), *one.more_dropouts)}
     configs = [family.config_class() for family in FAMILIES.values()]
     return {name for name in names if not all(hasattr(config, name) for config in configs)}
 

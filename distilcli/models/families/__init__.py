@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from distilcli.models.families.bert import BERT
 from distilcli.models.families.camembert import CAMEMBERT
 from distilcli.models.families.distilbert import DISTILBERT
-from distilcli.models.families.family import Family, MaskedLM
+from distilcli.models.families.family import Family, MaskedLM, TaskHead
 from distilcli.models.families.roberta import ROBERTA
 from distilcli.models.families.xlm_roberta import XLM_ROBERTA
 
@@ -21,6 +21,7 @@ __all__ = [
     "FAMILIES",
     "Family",
     "MaskedLM",
+    "TaskHead",
     "decoder",
     "encoder",
     "encoder_layers",
@@ -29,6 +30,7 @@ __all__ = [
     "head_features",
     "is_masked_lm",
     "is_of_head",
+    "layer_kinds",
     "num_parameters",
     "num_positions",
     "settle_ties",
@@ -94,6 +96,11 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     return layers
 
 
+def layer_kinds(model: PreTrainedModel, num_layers: int) -> list[str] | None:
+    """The kind that each layer of a student of this depth has; None where layers are all alike."""
+    return family_of(model).layer_kinds(model.config, num_layers)
+
+
 def is_masked_lm(model: PreTrainedModel) -> bool:
     """Whether a model has the masked-LM head of its family."""
     return isinstance(model, family_of(model).masked_lm)
@@ -115,7 +122,7 @@ def head_features(
 
 
 def decoder(model: MaskedLM) -> nn.Linear:
-    """The projection to the vocabulary: weight [vocab, hidden] and bias [vocab]."""
+    """The projection to the vocabulary: weight [vocab, hidden] and bias [vocab], if it has one."""
     projection: Any = model.get_submodule(family_of(model).vocabulary_head.decoder)
     linear: nn.Linear = projection
     return linear
@@ -131,7 +138,10 @@ def settle_ties(model: MaskedLM) -> None:
     words: Any = model.get_input_embeddings()
     if decoder(model).weight is not words.weight:
         model.config.tie_word_embeddings = False
+    bias: Tensor | None = decoder(model).bias
+    if bias is None:
+        return
     read, *others = map(model.get_parameter, family_of(model).vocabulary_head.biases)
-    for bias in others:
-        if bias is not read:
-            bias.requires_grad_(False)
+    for other in others:
+        if other is not read:
+            other.requires_grad_(False)

@@ -1,7 +1,8 @@
 """What this package must know of an architecture and transformers does not tell.
 
 Paths are dotted names of modules: in a layer, in the body (without a head) or in the whole model,
-as each field says. Every module that has a role here has a weight and, unless it embeds, a bias.
+as each field says. Every module that has a role here has a weight; whether it has a bias, its
+family decides, or a model's configuration.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +12,13 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from distilcli.tasks.inputs import TaskBatch
 from distilcli.tasks.outputs import Head
 
 # A model with a masked-LM head, of any family: transformers has no type for these.
 MaskedLM: TypeAlias = PreTrainedModel
+# The kind of a layer that differs from all after it.
+FIRST_LAYER = "first layer"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Settings:
         activation: of the feed-forward network.
         dropout: of embeddings and of what a layer adds to its input.
         attention_dropout: of attention probabilities.
+        more_dropouts: further names for dropouts that a family sets apart from `dropout`.
+        layer_types: list of the kind of each layer, in a family whose layers are of several kinds.
+        window: tokens that a layer with local attention sees, in a family that has such layers.
     """
 
     hidden_size: str = "hidden_size"
@@ -38,6 +45,14 @@ class Settings:
     activation: str = "hidden_act"
     dropout: str = "hidden_dropout_prob"
     attention_dropout: str = "attention_probs_dropout_prob"
+    more_dropouts: tuple[str, ...] = ()
+    layer_types: str | None = None
+    window: str | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names that stand alone, by what they are called here."""
+        return {key: name for key, name in vars(self).items() if isinstance(name, str)}
 
 
 @dataclass(frozen=True)
@@ -46,13 +61,13 @@ class Embeddings:
 
     Attributes:
         words: one vector for each token of the vocabulary.
-        positions: one vector for each position.
+        positions: one vector for each position; None in a family that rotates queries and keys.
         norm: LayerNorm of their sum.
         token_types: one vector for each token type; None in a family without them.
     """
 
     words: str = "embeddings.word_embeddings"
-    positions: str = "embeddings.position_embeddings"
+    positions: str | None = "embeddings.position_embeddings"
     norm: str = "embeddings.LayerNorm"
     token_types: str | None = "embeddings.token_type_embeddings"
 
@@ -61,15 +76,19 @@ class Embeddings:
 class Layer:
     """Paths in one layer: what each of its modules is there for.
 
+    Roles may name the same projection: its outputs are then in equal parts, one for each of these
+    roles in the order below. `part` tells which.
+
     Attributes:
         query: projection to attention queries; what it lies in also holds attention dropout.
         key: projection to attention keys.
         value: projection to attention values.
         attention_output: projection of what attention gives.
-        attention_norm: LayerNorm after attention and its residual.
+        attention_norm: LayerNorm of attention: after it and its residual, or before it.
         inner: first product of the feed-forward network, up to the inner size.
         outer: second product, back to the hidden size.
-        output_norm: LayerNorm after the feed-forward network and its residual.
+        output_norm: LayerNorm of the feed-forward network: after it and its residual, or before it.
+        gate: what the activated inner states are multiplied with; None: nothing.
     """
 
     query: str
@@ -80,11 +99,26 @@ class Layer:
     inner: str
     outer: str
     output_norm: str
+    gate: str | None = None
 
     @property
     def attention(self) -> str:
         """What queries, keys and values are made in, and attention dropout is a child of."""
         return self.query.rpartition(".")[0]
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Paths by role, without the roles that nothing has."""
+        return {role: path for role, path in vars(self).items() if path is not None}
+
+    def part(self, role: str) -> tuple[int, int]:
+        """Which part of its projection's outputs a role has, from 0, and how many parts there are.
+
+        The queries of a layer are `projection(x).chunk(count, dim=-1)[index]`, with the module at
+        `query` and `index, count = part("query")`.
+        """
+        shared = [one for one, path in self.roles.items() if path == self.roles[role]]
+        return shared.index(role), len(shared)
 
 
 @dataclass(frozen=True)
@@ -114,6 +148,11 @@ class VocabularyHead:
         return (f"{self.decoder}.bias", *second)
 
 
+def states_at_outputs(model: Any, hidden: Tensor, batch: TaskBatch) -> Tensor:
+    """Last hidden states of the tokens at which outputs are read, [outputs, hidden]."""
+    return hidden[batch.output_positions]
+
+
 @dataclass(frozen=True)
 class TaskHead:
     """A head for a task.
@@ -121,10 +160,29 @@ class TaskHead:
     Attributes:
         model_class: of transformers, the body with this head.
         outputs: model and last hidden states [outputs, hidden] to outputs [outputs, classes].
+        pool: model, last hidden states of all tokens [tokens, hidden] and the batch that they are
+            of to what `outputs` gets: those of the tokens at which outputs are read, as a rule.
     """
 
     model_class: type[PreTrainedModel]
     outputs: Callable[[Any, Tensor], Tensor]
+    pool: Callable[[Any, Tensor, TaskBatch], Tensor] = states_at_outputs
+
+
+def set_dropout_modules(attention: Any, rate: float) -> None:
+    """Set the dropout of attention probabilities that is a module of a layer's attention."""
+    for module in attention.children():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+
+
+def nothing_more(tree: Mapping[str, Any], where: str) -> None:
+    """The check of a family whose configuration has nothing that others have not."""
+
+
+def no_older_settings(config: Any) -> dict[str, Any]:
+    """What the configuration of a family says that transformers 4 calls the same."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -148,6 +206,11 @@ class Family:
         pooler: module of the body that only the head of a sequence reads; None: it has none.
         layer_norm_eps: LayerNorm epsilon where the code fixes it; None: its configuration says.
         inherited: further settings of a model, which a new one made after it has too.
+        first_layer_differs: whether the first layer has other modules than those after it.
+        set_attention_dropout: sets that dropout in what `Layer.attention` is.
+        check: given config.json and what opens an error message; raises ModelError where it says
+            what this family's models cannot have, beyond what all are checked for.
+        older_settings: of a configuration, what config.json must say too for transformers 4.
     """
 
     model_type: str
@@ -166,6 +229,10 @@ class Family:
     pooler: str | None = None
     layer_norm_eps: float | None = None
     inherited: tuple[str, ...] = ()
+    first_layer_differs: bool = False
+    set_attention_dropout: Callable[[Any, float], None] = set_dropout_modules
+    check: Callable[[Mapping[str, Any], str], None] = nothing_more
+    older_settings: Callable[[Any], dict[str, Any]] = no_older_settings
 
     def first_position(self, config: Any) -> int:
         """Position of the first token of a sequence."""
@@ -184,6 +251,7 @@ class Family:
         """Settings that must be whole numbers from 1."""
         names = self.settings
         return (
+            *(() if names.window is None else (names.window,)),
             "vocab_size",
             names.hidden_size,
             names.num_hidden_layers,
@@ -192,6 +260,41 @@ class Family:
             "max_position_embeddings",
             *(() if self.embeddings.token_types is None else ("type_vocab_size",)),
         )
+
+    def layer_kinds(self, config: Any, num_layers: int) -> list[str] | None:
+        """The kind that each layer of a model has, which a student's must have in the same order.
+
+        Args:
+            config: of the model.
+            num_layers: how many layers; for more than the model has, its pattern goes on.
+
+        Returns:
+            Names of kinds, `first layer` among them; None where any layer can stand anywhere.
+        """
+        types = self._layer_types(config, num_layers)
+        if types is not None and self.first_layer_differs:
+            return [FIRST_LAYER, *types[1:]]
+        return types
+
+    def of_depth(self, config: Any, num_layers: int) -> dict[str, Any]:
+        """The settings of a configuration that say how many layers there are, and of which kinds.
+
+        Args:
+            config: whose layers come in the order that is kept.
+            num_layers: how many there shall be.
+        """
+        types = self._layer_types(config, num_layers)
+        depth: dict[str, Any] = {self.settings.num_hidden_layers: num_layers}
+        return depth if types is None else depth | {str(self.settings.layer_types): types}
+
+    def _layer_types(self, config: Any, num_layers: int) -> list[str] | None:
+        """The types of so many layers in the pattern of a configuration; None without types."""
+        if self.settings.layer_types is None:
+            return None
+        types = list(getattr(config, self.settings.layer_types))
+        # At the latest the whole list repeats.
+        period = next(n for n in range(1, len(types) + 1) if types[n:] == types[:-n])
+        return [types[i % period] for i in range(num_layers)]
 
     @property
     def head_classes(self) -> set[str]:
