@@ -175,8 +175,9 @@ def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: b
     if head <= missing:
         raise ModelError(
             f"{where}: it has no masked-LM head",
-            f"Use a checkpoint of a {' or '.join(vocabulary_head.saved_by)}."
-            + (new_head is False) * " A student can get a new head: student.new_head=true.",
+            f"Use a checkpoint of class {' or '.join(vocabulary_head.saved_by)}."
+            + (new_head is False) * " A student can get a new head: student.new_head=true."
+            + (vocabulary_head.without_it and f" {vocabulary_head.without_it}"),
         )
     raise ModelError(
         f"{where}: part of its masked-LM head is missing ({', '.join(sorted(missing))})",

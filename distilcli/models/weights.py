@@ -157,16 +157,15 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
         ModelError: they differ, and which.
     """
     family = family_of(config)
-    words, width = f"{family.embeddings.words}.weight", config.hidden_size
+    words, width = f"{family.embeddings.words}.weight", family.embedding_width(config)
     inner = getattr(config, family.settings.inner_size)
+    # Also where the family has none: weights that have some are of another model.
     types = {one.embeddings.token_types for one in FAMILIES.values()} - {None}
+    tables = dict.fromkeys(types, 0) | family.tables(config)
     _, parts = family.layer.part("inner")
     expected = {
-        words: (config.vocab_size, width),
-        f"{family.embeddings.positions}.weight": (config.max_position_embeddings, width),
-        # Also where the family has none: weights that have some are of another model.
-        **{f"{name}.weight": (family.num_token_types(config), width) for name in types},
-        f"{family.layers}.0.{family.layer.inner}.weight": (parts * inner, width),
+        **{f"{name}.weight": (rows, width) for name, rows in tables.items()},
+        f"{family.layers}.0.{family.layer.inner}.weight": (parts * inner, config.hidden_size),
     }
     found = {
         (name, ending): tuple(tensor.shape)

@@ -50,7 +50,7 @@ def models(tmp_path_factory):
             "headless",
             [],
             "it has no masked-LM head",
-            "Use a checkpoint of a BertForMaskedLM or BertForPreTraining.",
+            "Use a checkpoint of class BertForMaskedLM or BertForPreTraining.",
         ),
         ("eps", [], "the source's layer_norm_eps is 0.001", "(student.kind=checkpoint, in an exp"),
     ],

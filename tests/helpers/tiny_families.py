@@ -13,6 +13,8 @@ TINY: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
     "camembert": {"type_vocab_size": 1},
+    "electra": {"embedding_size": 8},
+    "ernie": {"use_task_id": True},
 }
 NUM_SPECIAL = 5  # ids that no test shows a model, the padding of every family among them
 

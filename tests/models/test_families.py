@@ -102,14 +102,16 @@ def test_every_role_is_a_module_of_the_right_shape(family, model):
     body = families.encoder(model)
     words = body.get_submodule(family.embeddings.words)
     assert words is model.get_input_embeddings()
-    assert body.get_submodule(family.embeddings.norm).weight.shape == (HIDDEN,)
+    width = family.embedding_width(model.config)
+    assert body.get_submodule(family.embeddings.norm).weight.shape == (width,)
     first = families.first_position(model)
     if family.embeddings.positions is not None:
         table = body.get_submodule(family.embeddings.positions)
-        assert table.weight.shape == (POSITIONS + first, HIDDEN)
-    if family.embeddings.token_types is not None:
-        table = body.get_submodule(family.embeddings.token_types)
-        assert len(table.weight) == family.num_token_types(model.config) > 0
+        assert table.weight.shape == (POSITIONS + first, width)
+    for path, rows in family.tables(model.config).items():
+        assert body.get_submodule(path).weight.shape == (rows, width)
+    tables = {name for name, module in body.named_modules() if isinstance(module, nn.Embedding)}
+    assert tables == set(family.tables(model.config))
     assert family.settings.dropout != family.settings.attention_dropout
 
 
@@ -163,10 +165,11 @@ def test_the_head_is_its_features_and_its_decoder(family, model):
         found = head.features @ head.weight.T + head.bias
     torch.testing.assert_close(found, torch.cat(logits(model, rows)), **EXACT)
     parts = family.vocabulary_head
-    for path, shape in ((parts.transform, (HIDDEN, HIDDEN)), (parts.norm, (HIDDEN,))):
+    width = family.embedding_width(model.config)
+    for path, shape in ((parts.transform, (width, HIDDEN)), (parts.norm, (width,))):
         assert tuple(model.get_submodule(path).weight.shape) == shape
-        assert len(model.get_submodule(path).bias) == HIDDEN
-    assert families.decoder(model).weight.shape == (VOCAB, HIDDEN)
+        assert len(model.get_submodule(path).bias) == width
+    assert families.decoder(model).weight.shape == (VOCAB, width)
     for name in parts.biases:
         assert model.get_parameter(name) is families.decoder(model).bias
 

@@ -13,6 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from distilcli.models.families.bert import BERT
 from distilcli.models.families.camembert import CAMEMBERT
 from distilcli.models.families.distilbert import DISTILBERT
+from distilcli.models.families.electra import ELECTRA
+from distilcli.models.families.ernie import ERNIE
 from distilcli.models.families.family import Family, MaskedLM, TaskHead
 from distilcli.models.families.roberta import ROBERTA
 from distilcli.models.families.xlm_roberta import XLM_ROBERTA
@@ -40,7 +42,8 @@ __all__ = [
 ]
 
 FAMILIES = {
-    family.model_type: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)
+    family.model_type: family
+    for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ERNIE)
 }
 
 
@@ -116,13 +119,13 @@ def is_of_head(model: PreTrainedModel, name: str) -> bool:
 
 def head_features(
     model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
-) -> Float[Tensor, "tokens hidden"]:
+) -> Float[Tensor, "tokens embedding"]:
     """What the decoder reads: linear transform, activation and LayerNorm of last hidden states."""
     return family_of(model).vocabulary_head.features(model, hidden)
 
 
 def decoder(model: MaskedLM) -> nn.Linear:
-    """The projection to the vocabulary: weight [vocab, hidden] and bias [vocab], if it has one."""
+    """The projection to the vocabulary: weight [vocab, embedding] and bias [vocab], if any."""
     projection: Any = model.get_submodule(family_of(model).vocabulary_head.decoder)
     linear: nn.Linear = projection
     return linear

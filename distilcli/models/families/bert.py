@@ -32,7 +32,7 @@ def _features(model: Any, hidden: Tensor) -> Tensor:
 
 
 def _sequence_outputs(model: Any, hidden: Tensor) -> Tensor:
-    pooler = model.bert.pooler
+    pooler = model.base_model.pooler
     return linear(model.classifier, model.dropout(pooler.activation(pooler.dense(hidden))))
 
 

@@ -72,6 +72,7 @@ DISTILBERT = Family(
     embeddings=Embeddings(token_types=None),
     settings=Settings(
         hidden_size="dim",
+        embedding_size="dim",
         num_hidden_layers="n_layers",
         num_attention_heads="n_heads",
         inner_size="hidden_dim",

@@ -27,6 +27,7 @@ class Settings:
 
     Attributes:
         hidden_size: width of hidden states.
+        embedding_size: width of embeddings, and of what the decoder reads.
         num_hidden_layers: depth.
         num_attention_heads: of every layer.
         inner_size: width between the two products of a feed-forward network.
@@ -39,6 +40,7 @@ class Settings:
     """
 
     hidden_size: str = "hidden_size"
+    embedding_size: str = "hidden_size"
     num_hidden_layers: str = "num_hidden_layers"
     num_attention_heads: str = "num_attention_heads"
     inner_size: str = "intermediate_size"
@@ -56,6 +58,21 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Table:
+    """One more table of embeddings, which every token gets the first row of.
+
+    Attributes:
+        path: of the table, in the body.
+        rows: setting that says how many rows it has.
+        there: setting that says whether a model has it.
+    """
+
+    path: str
+    rows: str
+    there: str
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """Paths in the body of what token ids go through before the first layer.
 
@@ -64,12 +81,14 @@ class Embeddings:
         positions: one vector for each position; None in a family that rotates queries and keys.
         norm: LayerNorm of their sum.
         token_types: one vector for each token type; None in a family without them.
+        others: what else a model may add.
     """
 
     words: str = "embeddings.word_embeddings"
     positions: str | None = "embeddings.position_embeddings"
     norm: str = "embeddings.LayerNorm"
     token_types: str | None = "embeddings.token_type_embeddings"
+    others: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +151,7 @@ class VocabularyHead:
         features: model and last hidden states [tokens, hidden] to what the decoder reads.
         second_bias: another name under which transformers keeps the decoder's bias, if any.
         saved_by: classes of transformers whose checkpoints have this head.
+        without_it: what a checkpoint of this family without the head may be, and what to do.
     """
 
     transform: str
@@ -140,6 +160,7 @@ class VocabularyHead:
     features: Callable[[Any, Tensor], Tensor]
     saved_by: tuple[str, ...]
     second_bias: str | None = None
+    without_it: str = ""
 
     @property
     def biases(self) -> tuple[str, ...]:
@@ -246,6 +267,22 @@ class Family:
         """Token types that there is an embedding of."""
         return 0 if self.embeddings.token_types is None else int(config.type_vocab_size)
 
+    def embedding_width(self, config: Any) -> int:
+        """Width of embeddings: a projection may stand between them and the first layer."""
+        return int(getattr(config, self.settings.embedding_size))
+
+    def tables(self, config: Any) -> dict[str, int]:
+        """Rows of each table of embeddings, by its path; 0 of one that the model does not have."""
+        embeddings = self.embeddings
+        rows = {embeddings.words: int(config.vocab_size)}
+        if embeddings.positions is not None:
+            rows[embeddings.positions] = config.max_position_embeddings
+        if embeddings.token_types is not None:
+            rows[embeddings.token_types] = self.num_token_types(config)
+        for table in embeddings.others:
+            rows[table.path] = getattr(config, table.rows) if getattr(config, table.there) else 0
+        return rows
+
     @property
     def sizes(self) -> tuple[str, ...]:
         """Settings that must be whole numbers from 1."""
@@ -254,11 +291,13 @@ class Family:
             *(() if names.window is None else (names.window,)),
             "vocab_size",
             names.hidden_size,
+            names.embedding_size,
             names.num_hidden_layers,
             names.num_attention_heads,
             names.inner_size,
             "max_position_embeddings",
             *(() if self.embeddings.token_types is None else ("type_vocab_size",)),
+            *(table.rows for table in self.embeddings.others),
         )
 
     def layer_kinds(self, config: Any, num_layers: int) -> list[str] | None:
