@@ -34,6 +34,7 @@ MAX_COUNT = 2**31 - 1  # steps, sequences
 MAX_TOKENS = 2**24  # of a micro-batch
 MAX_LENGTH = 2**16  # tokens of a sequence
 MAX_LAYERS = 1000
+MAX_VOCABULARY = 2**24  # tokens
 MIN_WEIGHT = 1e-9
 # Lax: PyYAML reads 3e-4 as a string. But true is no 1.0.
 Number = Annotated[

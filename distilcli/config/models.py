@@ -2,14 +2,16 @@
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag
+from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
 
 from distilcli.config.fields import (
     MAX_LAYERS,
+    MAX_VOCABULARY,
     Fraction,
     ModelName,
     NumLayers,
     OutputFolder,
+    PositiveInt,
     Precision,
     Section,
 )
@@ -37,6 +39,30 @@ Layers = Annotated[
 ]
 
 
+class VocabularyConfig(Section):
+    """The part of a vocabulary that a student keeps, counted in the training text.
+
+    Special and added tokens stay, and so does what every text can be spelled with.
+    """
+
+    keep: Annotated[StrictInt, Field(gt=0, le=MAX_VOCABULARY)] | None = Field(
+        None,
+        description="Keep at most so many tokens, the most frequent ones; null: as many as occur.",
+    )
+    corpus: StrictBool = Field(
+        False, description="Keep every piece that occurs often enough, however many these are."
+    )
+    min_count: PositiveInt = Field(
+        1, description="How often a piece must occur in the training text to be kept."
+    )
+
+    @model_validator(mode="after")
+    def _says_what_to_keep(self) -> "VocabularyConfig":
+        if self.keep is None and not self.corpus:
+            raise ValueError("needs keep, such as {keep: 8000}, or {corpus: true}")
+        return self
+
+
 class StudentShape(Section):
     """What every student may set."""
 
@@ -61,17 +87,18 @@ class StudentShape(Section):
         return name
 
     @property
+    def kept_vocabulary(self) -> VocabularyConfig | None:
+        """The part of its source's vocabulary that it keeps; None: all of it."""
+        return None
+
+    @property
     def in_words(self) -> str:
         """How the student starts."""
         return f"checkpoint {self.named_model}"
 
 
-class CopiedStudent(StudentShape):
-    """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3).
-
-    The student of a BERT or a DistilBERT is a DistilBERT; that of another model is of the same
-    family, with fewer layers.
-    """
+class TaskCopiedStudent(StudentShape):
+    """A student that starts with layers copied from a larger model, and is of its class."""
 
     kind: Literal["copied"] = "copied"
     num_layers: NumLayers | None = Field(
@@ -89,6 +116,23 @@ class CopiedStudent(StudentShape):
     def in_words(self) -> str:
         """How the student starts."""
         return "copied layers"
+
+
+class CopiedStudent(TaskCopiedStudent):
+    """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3).
+
+    The student of a BERT or a DistilBERT is a DistilBERT; that of another model is of the same
+    family, with fewer layers.
+    """
+
+    vocabulary: VocabularyConfig | None = Field(
+        None, description="The part of the source's vocabulary that it keeps; null: all of it."
+    )
+
+    @property
+    def kept_vocabulary(self) -> VocabularyConfig | None:
+        """The part of its source's vocabulary that it keeps; None: all of it."""
+        return self.vocabulary
 
 
 class CheckpointStudent(StudentShape):
@@ -184,6 +228,7 @@ class TaskCheckpointStudent(StudentShape):
 
 
 TaskStudent = Annotated[
-    Annotated[CopiedStudent, Tag("copied")] | Annotated[TaskCheckpointStudent, Tag("checkpoint")],
+    Annotated[TaskCopiedStudent, Tag("copied")]
+    | Annotated[TaskCheckpointStudent, Tag("checkpoint")],
     Discriminator(student_kind),
 ]

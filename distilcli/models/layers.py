@@ -10,7 +10,7 @@ from math import inf
 
 from transformers import PreTrainedModel
 
-from distilcli.config.models import CopiedStudent, LayerStrategy
+from distilcli.config.models import LayerStrategy, TaskCopiedStudent
 from distilcli.errors import ConfigError
 from distilcli.models.families import layer_kinds
 
@@ -18,7 +18,7 @@ from distilcli.models.families import layer_kinds
 Kinds = Callable[[int], list[str] | None]
 
 
-def layers_of(source: PreTrainedModel, student: CopiedStudent) -> list[int]:
+def layers_of(source: PreTrainedModel, student: TaskCopiedStudent) -> list[int]:
     """The layers of a source that a student is made of; see `layer_map`."""
     depth = int(source.config.num_hidden_layers)
     kinds = partial(layer_kinds, source)

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.models import CopiedStudent, TaskCheckpointStudent
+from distilcli.config.models import TaskCheckpointStudent, TaskCopiedStudent
 from distilcli.config.reading import described, read
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite, SuiteTask
 from distilcli.config.tasks import GlueName
@@ -220,7 +220,7 @@ def _runs_of(
         model=suite.teacher, dropout=dropouts[0], attention_dropout=dropouts[1]
     )
     alone = student
-    if isinstance(student, CopiedStudent) and student.source is None:
+    if isinstance(student, TaskCopiedStudent) and student.source is None:
         alone = student.model_copy(update={"source": suite.teacher})
     runs = []
     teacher = task.teacher

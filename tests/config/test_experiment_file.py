@@ -10,7 +10,7 @@ from loss_settings import weights
 
 from distilcli.config import reading
 from distilcli.config.data import FilesSource
-from distilcli.config.models import CopiedStudent
+from distilcli.config.models import CopiedStudent, VocabularyConfig
 from distilcli.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -38,6 +38,21 @@ def test_a_float_may_be_written_as_yaml_takes_for_text(path: Path) -> None:
 )
 def test_positions_of_soft_targets(path: Path, value: str, share: float) -> None:
     assert load(path, f"loss.positions={value}").loss.unmasked_share == share
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("{keep: 8000}", {"keep": 8000, "corpus": False, "min_count": 1}),
+        ("{corpus: true, min_count: 5}", {"keep": None, "corpus": True, "min_count": 5}),
+        ("{keep: 9, corpus: true}", {"keep": 9, "corpus": True, "min_count": 1}),
+    ],
+)
+def test_the_part_of_a_vocabulary_that_a_student_keeps(path: Path, value, expected) -> None:
+    student = load(path, f"student.vocabulary={value}").student
+    assert student.kept_vocabulary == VocabularyConfig(**expected)
+    for all_of_it in ("{}", "{vocabulary: null}", "{kind: random}", "{kind: checkpoint, model: m}"):
+        assert load(path, f"student={all_of_it}").student.kept_vocabulary is None
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
@@ -132,6 +147,14 @@ def test_the_same_key_in_two_sections_and_merged_keys_are_no_doubles(path: Path)
             "student.lik: unknown key; did you mean student.like?",
         ),
         (
+            {"student": {"vocabulary": {"keeep": 9}}},
+            "student.vocabulary.keeep: unknown key; did you mean student.vocabulary.keep?",
+        ),
+        (
+            {"student": {"kind": "random", "vocabulary": {"keep": 9}}},
+            "student.vocabulary: needs student.kind=copied; this section is random",
+        ),
+        (
             {"student": {"kind": "checkpoint", "model": "m", "new_haed": True}},
             "student.new_haed: unknown key; did you mean student.new_head?",
         ),
@@ -202,6 +225,20 @@ def test_several_mistakes_are_counted(path: Path) -> None:
             "student.layers.1: must be a whole number (given: 1.5)",
         ),
         ({"student": {"num_layers": "six"}}, "student.num_layers: must be a whole number"),
+        (
+            {"student": {"vocabulary": {"min_count": 3}}},
+            "student.vocabulary: needs keep, such as {keep: 8000}, or {corpus: true}",
+        ),
+        (
+            {"student": {"vocabulary": {"corpus": False}}},
+            "student.vocabulary: needs keep, such as {keep: 8000}, or {corpus: true}",
+        ),
+        ({"student": {"vocabulary": 8000}}, "student.vocabulary: this is a section: it takes keys"),
+        ({"student": {"vocabulary": {"keep": 0}}}, "student.vocabulary.keep: must be above 0"),
+        (
+            {"student": {"vocabulary": {"corpus": True, "min_count": 0}}},
+            "student.vocabulary.min_count: must be above 0 (given: 0)",
+        ),
         ({"train": 3}, "train: this is a section: it takes keys below it, not a value (given: 3)"),
         (
             {"train": None},

@@ -18,7 +18,7 @@ from distilcli.cli.app import app
 from distilcli.config import reading
 from distilcli.config.data import RowFiles, RowHub
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
-from distilcli.config.models import CopiedStudent, TaskCheckpointStudent
+from distilcli.config.models import TaskCheckpointStudent, TaskCopiedStudent
 from distilcli.config.tasks import (
     ClassificationTask,
     GlueTask,
@@ -116,7 +116,7 @@ def test_what_a_file_leaves_out_is_as_in_bert_fine_tuning(path: Path) -> None:
         "labels": 1,
     }
     assert experiment.validation.every == 0
-    assert experiment.student == CopiedStudent(source="some-bert")
+    assert experiment.student == TaskCopiedStudent(source="some-bert")
 
 
 def test_masked_lm_training_keeps_its_own_defaults(path: Path) -> None:

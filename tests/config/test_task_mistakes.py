@@ -46,6 +46,10 @@ from distilcli.errors import ConfigError
             {"student": {"model": "m"}},
             "student.model: needs student.kind=checkpoint; this section is copied, the default",
         ),
+        (
+            {"student": {"vocabulary": {"keep": 9}}},
+            "student.vocabulary: unknown key; there are drop",
+        ),
         ({"validation": {"num_sequences": 9}}, "validation.num_sequences: unknown key"),
         ({"tasks": TASK}, "tasks: unknown key; did you mean task?"),
         ({"masking": {}}, "masking: unknown key"),
