@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
 from distilcli.cli.console import Console
 from distilcli.config.experiment import MaskedLMExperiment
-from distilcli.config.models import CopiedStudent, Student
+from distilcli.config.models import Architecture, CopiedStudent, Student
 from distilcli.corpus.prepare import is_prepared
 from distilcli.distillation.masked_lm_parts import (
     check_student,
@@ -16,14 +17,20 @@ from distilcli.distillation.masked_lm_parts import (
     open_store,
 )
 from distilcli.distillation.run_kind import experiment_tokenizer
-from distilcli.errors import ConfigError, DistilError, RunFolderError
+from distilcli.errors import ConfigError, DistilError, RunFolderError, either
 from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, scores_of_models
 from distilcli.evaluation.result import number, percent
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
 from distilcli.models.checks import check_tokenizer
-from distilcli.models.copying import adds_token_type
-from distilcli.models.families import MaskedLM, family_of, num_parameters, size_mib
+from distilcli.models.copying import adds_token_type, other_epsilon
+from distilcli.models.families import (
+    MaskedLM,
+    encoder_layers,
+    family_of,
+    num_parameters,
+    size_mib,
+)
 from distilcli.models.layers import layer_table, layers_of
 from distilcli.models.loading import load_masked_lm
 from distilcli.models.saving import save_verified
@@ -75,21 +82,23 @@ def run_without_experiment(
     layers: str | None,
     num_layers: int | None,
     strategy: str | None,
+    architecture: str | None,
     force: bool,
     console: Console,
 ) -> None:
     """Copy a student from a teacher into a folder."""
     try:
-        _copy(teacher_name, output, _copied_student(layers, num_layers, strategy), force, console)
+        settings = _copied_student(layers, num_layers, strategy, architecture)
+        _copy(teacher_name, output, settings, force, console)
     except DistilError as error:
         raise error.reworded(_AS_OPTIONS) from error
 
 
-# What a setting is called where there are only options; some need an experiment.
+# What a setting is called where there are only options.
 _AS_OPTIONS = {
     "student.num_layers": "--num-layers",
     "student.layers": "--layers",
-    "(student.kind=checkpoint)": "(student.kind=checkpoint, in an experiment: --config)",
+    "student.architecture": "--architecture",
 }
 
 
@@ -126,15 +135,19 @@ def _refuse_existing_student(folder: Path, force: bool) -> None:
 
 
 def _copied_student(
-    layers: str | None, num_layers: int | None, strategy: str | None
+    layers: str | None, num_layers: int | None, strategy: str | None, architecture: str | None
 ) -> CopiedStudent:
     if layers is not None and strategy is not None:
         raise ConfigError("--layers and --strategy cannot be used together")
     chosen: object = strategy or "alternate"
     if layers is not None:
         chosen = [int(word) if word.strip().isdecimal() else word for word in layers.split(",")]
+    if architecture not in (None, *get_args(Architecture)):
+        known = either(get_args(Architecture))
+        raise ConfigError(f"--architecture {architecture}: not an architecture", f"Use {known}.")
+    settings = {"layers": chosen, "architecture": architecture or "auto", "num_layers": num_layers}
     try:
-        return CopiedStudent.model_validate({"num_layers": num_layers, "layers": chosen})
+        return CopiedStudent.model_validate(settings)
     except ValidationError:
         if layers is not None:
             message = f"--layers {layers}: not a list of layer numbers such as 0,2,4"
@@ -157,6 +170,10 @@ def _show(
         indices = layers_of(source, settings)
         adds_type = adds_token_type(family_of(source), family_of(student))
         console.table("layers", ["student", "<- teacher"], layer_table(indices, adds_type))
+        console.say(f"{_shape(student)}, copied from {_shape(source)}")
+        reason = other_epsilon(source.config)
+        if reason is not None and settings.architecture == "auto":
+            console.note(f"{reason}, so the student is a {family_of(student).name}, too")
     models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
     columns = ["model", "parameters", "MB"]
     rows = [[name, f"{num_parameters(m):,}", f"{_megabytes(m):.1f}"] for name, m in models.items()]
@@ -174,12 +191,19 @@ def _show(
         {
             "student": str(folder),
             "layers": indices,
+            "architecture": family_of(student).model_type,
             "parameters": {name: num_parameters(model) for name, model in models.items()},
             "megabytes": {name: _megabytes(model) for name, model in models.items()},
             "smaller": smaller,
             "held_out": {name: asdict(scores) for name, scores in quality.items()},
         }
     )
+
+
+def _shape(model: MaskedLM) -> str:
+    """What a model is, in words."""
+    depth = len(encoder_layers(model))
+    return f"{family_of(model).name} with {depth} layer{'s' * (depth > 1)}"
 
 
 def _megabytes(model: MaskedLM) -> float:

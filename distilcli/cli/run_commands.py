@@ -89,6 +89,13 @@ def init_student(
             help="Which layers to copy: alternate, spread, top or bottom (default: alternate).",
         ),
     ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the student is: auto, distilbert or same (default: auto).",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a student that is there.")
     ] = False,
@@ -103,7 +110,7 @@ def init_student(
         from distilcli.cli import init_student as command
 
         alone = {"--output": output, "--layers": layers, "--num-layers": num_layers}
-        alone |= {"--strategy": strategy}
+        alone |= {"--strategy": strategy, "--architecture": architecture}
         if config is not None and teacher is None:
             given = [name for name, value in alone.items() if value is not None]
             if given:
@@ -117,7 +124,7 @@ def init_student(
                 )
             teacher, output = option_path("--teacher", teacher), option_output("--output", output)
             command.run_without_experiment(
-                teacher, output, layers, num_layers, strategy, force, console
+                teacher, output, layers, num_layers, strategy, architecture, force, console
             )
         else:
             raise _wrong_choice(config, teacher)
@@ -139,9 +146,10 @@ def _as_option(override: str) -> str:
     key, _, value = override.partition("=")
     layers = "--layers" if value.startswith("[") else "--strategy"
     names = {"student.layers": layers, "student.num_layers": "--num-layers"}
+    names["student.architecture"] = "--architecture"
     if key in names:
         return f"Give {names[key]} {value.strip('[]').replace(' ', '')}"
-    return "Without an experiment there are --layers, --num-layers and --strategy."
+    return "Without an experiment there are --layers, --num-layers, --strategy and --architecture."
 
 
 def train(

@@ -20,6 +20,15 @@ LayerList = Annotated[
     list[Annotated[StrictInt, Field(ge=0, lt=MAX_LAYERS)]], Field(max_length=MAX_LAYERS)
 ]
 LayerStrategy = Literal["alternate", "spread", "top", "bottom"]
+Architecture = Literal["auto", "distilbert", "same"]
+_DescribedArchitecture = Annotated[
+    Architecture,
+    Field(
+        description="What the student is: distilbert: a DistilBERT; same: what its source is, with "
+        "fewer layers; auto: a DistilBERT where one can compute what the source does, else the "
+        "same.",
+    ),
+]
 
 
 def _layers_kind(value: Any) -> str | None:
@@ -119,12 +128,9 @@ class TaskCopiedStudent(StudentShape):
 
 
 class CopiedStudent(TaskCopiedStudent):
-    """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3).
+    """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3)."""
 
-    The student of a BERT or a DistilBERT is a DistilBERT; that of another model is of the same
-    family, with fewer layers.
-    """
-
+    architecture: _DescribedArchitecture = "auto"
     vocabulary: VocabularyConfig | None = Field(
         None, description="The part of the source's vocabulary that it keeps; null: all of it."
     )
@@ -160,6 +166,8 @@ class RandomStudent(StudentShape):
     like: ModelName | None = Field(
         None, description="Model that gives widths, vocabulary, tokenizer; null: the teacher."
     )
+
+    architecture: _DescribedArchitecture = "auto"
 
     source_key: ClassVar[str] = "like"
 

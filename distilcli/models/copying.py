@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from distilcli.config.models import Architecture
 from distilcli.errors import ModelError
 from distilcli.models.configuration import check_positions
 from distilcli.models.families import (
+    FAMILIES,
     Family,
     decoder,
     encoder_layers,
@@ -34,11 +36,13 @@ _SHARED_SETTINGS = (
 )
 
 
-def copy_layers(source: PreTrainedModel, layer_indices: list[int]) -> PreTrainedModel:
+def copy_layers(
+    source: PreTrainedModel, layer_indices: list[int], architecture: Architecture = "auto"
+) -> PreTrainedModel:
     """A student, in eval mode, of the chosen layers of a model, its embeddings and its head.
 
-    Of a masked-LM model it is what the source's family names as its student, and may be another
-    class; with a head for a task it is of the source's own class. With every layer copied it
+    Of a masked-LM model it is of the family that `target_family` names, which may be another one;
+    with a head for a task it is of the source's own class. With every layer copied it
     computes what the source does, on inputs of one segment where it has no token types: its
     positions then have the source's type 0 added. A decoder that is not the source's word
     embeddings stays a matrix of its own.
@@ -46,6 +50,7 @@ def copy_layers(source: PreTrainedModel, layer_indices: list[int]) -> PreTrained
     Args:
         source: in fp32 or fp64; rounded weights would make a rounded student.
         layer_indices: source layer of each student layer, from `layer_map`.
+        architecture: of a student with a masked-LM head.
 
     Raises:
         ModelError: the source computes something that the student cannot.
@@ -53,15 +58,14 @@ def copy_layers(source: PreTrainedModel, layer_indices: list[int]) -> PreTrained
     """
     assert source.dtype in (torch.float32, torch.float64), "copy before lowering the precision"
     family = family_of(source)
-    target = student_family(family) if is_masked_lm(source) else family
+    target = target_family(source.config, architecture) if is_masked_lm(source) else family
     check_positions(source.config.to_dict(), "the source", family.name)
     if target is family:
         model_class, config = type(source), _shortened(source, len(layer_indices))
         weights = _chosen_layers(source, layer_indices)
     else:
-        _check_copyable(source.config, family, target)
         model_class = target.masked_lm
-        config = config_of_student(source.config, len(layer_indices), _is_tied(source))
+        config = config_of_student(source.config, len(layer_indices), _is_tied(source), target)
         weights = _translated(source, layer_indices, family, target)
     with seeded(0):  # every weight is overwritten; this keeps the global random state
         student = model_class(config)
@@ -138,30 +142,79 @@ def adds_token_type(family: Family, target: Family) -> bool:
     return family.embeddings.token_types is not None and target.embeddings.token_types is None
 
 
-def _check_copyable(config: Any, family: Family, target: Family) -> None:
-    """Refuse a source that the other family's code cannot compute."""
-    assert family.starts_after_padding == target.starts_after_padding, "positions would be shifted"
+def target_family(source: Any, architecture: Architecture) -> Family:
+    """The family of a student with a masked-LM head.
+
+    Args:
+        source: configuration of the model that it is copied from, or shaped like.
+        architecture: `same` or the name of another family; `auto`: that which the source's family
+            has its students in, where they can compute what the source does, else the same.
+
+    Raises:
+        ModelError: a student of that family cannot compute what the source does.
+    """
+    family = family_of(source)
+    if architecture == "same":
+        return family
+    usual = student_family(family)
+    target = usual if architecture == "auto" else FAMILIES[architecture]
+    reason = _no_copy(family, target) if target is not usual else other_epsilon(source)
+    if reason is None:
+        return target
+    if architecture == "auto":
+        return family
+    raise ModelError(
+        f"student.architecture={architecture}: {reason}",
+        f"Set student.architecture=auto, for a {family.name} with fewer layers.",
+    )
+
+
+def other_epsilon(source: Any) -> str | None:
+    """Why the usual student of a model would compute something else; None: it computes the same.
+
+    Args:
+        source: configuration of the model.
+    """
+    family = family_of(source)
+    target = student_family(family)
     fixed = target.layer_norm_eps
-    eps = config.layer_norm_eps if family.layer_norm_eps is None else family.layer_norm_eps
-    if fixed is not None and eps > MAX_LAYER_NORM_EPS:
-        raise ModelError(
-            f"the source's layer_norm_eps is {eps:g}; a {target.name} always uses {fixed:g}, "
-            "so its copied layers would compute something else",
-            f"Where the source's loss is the same with layer_norm_eps {fixed:g}, say so in its "
-            f"config.json; otherwise use a {family.name} student (student.kind=checkpoint).",
-        )
+    if fixed is None:
+        return None
+    eps = source.layer_norm_eps if family.layer_norm_eps is None else family.layer_norm_eps
+    if eps <= MAX_LAYER_NORM_EPS:
+        return None
+    return (
+        f"the layer_norm_eps of this {family.name} is {eps:g}, and a {target.name} always uses "
+        f"{fixed:g}: its copied layers would compute something else"
+    )
 
 
-def config_of_student(like: Any, num_layers: int, tied: bool) -> PreTrainedConfig:
+def _no_copy(family: Family, target: Family) -> str:
+    """Why a model of one family cannot be copied into another, for people to read."""
+    if family.embeddings.positions is None:
+        why = "has no table of positions to copy"
+    elif family.starts_after_padding:
+        why = "counts positions from its padding on"
+    elif family.embeddings.others:
+        why = "has embeddings that nothing there would hold"
+    else:
+        why = "has embeddings and a head of another width"
+    return f"a {target.name} cannot be made of a {family.name}, which {why}"
+
+
+def config_of_student(
+    like: Any, num_layers: int, tied: bool, target: Family | None = None
+) -> PreTrainedConfig:
     """The configuration of a student with the widths of another model.
 
     Args:
-        like: configuration of that model, whose family names the student's.
+        like: configuration of that model.
         num_layers: depth of the student.
         tied: whether its decoder is its word embeddings.
+        target: family of the student; None: the usual one of that model's family.
     """
     family = family_of(like)
-    target = student_family(family)
+    target = target or student_family(family)
     names = family.settings.names
     values = {name: getattr(like, names[key]) for key, name in target.settings.names.items()}
     shared = _SHARED_SETTINGS + (family.inherited if target is family else ())

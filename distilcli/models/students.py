@@ -2,7 +2,8 @@
 
 A copied student is made of the teacher's own layers, half of them unless the experiment says
 otherwise. Of a BERT it is a DistilBERT: no token-type embeddings, no pooler (Sanh et al. 2019,
-sec. 3). Of another family it may be a model of that family with fewer layers.
+sec. 3). Of most other families it is a model of that family with fewer layers, as
+`student.architecture` says.
 
     distilcli init-student --teacher MODEL --output DIR --num-layers 6 --strategy alternate
 """
@@ -13,8 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent
-from distilcli.models.copying import config_of_student, copy_layers, seeded
-from distilcli.models.families import MaskedLM, encoder_layers, family_of, student_family
+from distilcli.models.copying import config_of_student, copy_layers, seeded, target_family
+from distilcli.models.families import MaskedLM, encoder_layers, family_of
 from distilcli.models.layers import layers_of
 from distilcli.models.loading import load_masked_lm, read_config
 
@@ -51,7 +52,7 @@ def build_student(
 def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> MaskedLM:
     source = teacher if student.source is None else load_masked_lm(student.source, role="source")
     assert source is not None, "MaskedLMExperiment asks for a source where there is no teacher"
-    return copy_layers(source, layers_of(source, student))
+    return copy_layers(source, layers_of(source, student), student.architecture)
 
 
 def _build_from_checkpoint(student: CheckpointStudent, seed: int) -> MaskedLM:
@@ -68,9 +69,9 @@ def _build_random(student: RandomStudent, teacher: MaskedLM | None, seed: int) -
         assert teacher is not None, "MaskedLMExperiment asks for `like` where there is no teacher"
         like = teacher.config
     num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
-    model_class = student_family(family_of(like)).masked_lm
+    target = target_family(like, student.architecture)
     with seeded(seed):
-        return model_class(config_of_student(like, num_layers, tied=True))
+        return target.masked_lm(config_of_student(like, num_layers, True, target))
 
 
 def set_dropout(

@@ -52,7 +52,19 @@ def models(tmp_path_factory):
             "it has no masked-LM head",
             "Use a checkpoint of class BertForMaskedLM or BertForPreTraining.",
         ),
-        ("eps", [], "the source's layer_norm_eps is 0.001", "(student.kind=checkpoint, in an exp"),
+        (
+            "eps",
+            ["--architecture", "distilbert"],
+            "--architecture=distilbert: the layer_norm_eps of this BERT is 0.001, and a DistilBERT "
+            "always uses 1e-12",
+            "Set --architecture=auto, for a BERT with fewer layers.",
+        ),
+        (
+            "bert",
+            ["--architecture", "bert"],
+            "--architecture bert: not an architecture",
+            "Use auto, distilbert or same.",
+        ),
     ],
 )
 def test_without_an_experiment_the_words_are_options(
@@ -67,7 +79,27 @@ def test_without_an_experiment_the_words_are_options(
     assert hint in hinted
     assert "student.num_layers" not in result.stderr
     assert "student.layers" not in result.stderr
+    assert "student.architecture" not in result.stderr
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "student", "is_said"),
+    [
+        ("bert", [], "DistilBERT", False),
+        ("bert", ["--architecture", "same"], "BERT", False),
+        ("eps", [], "BERT", True),
+        ("eps", ["--architecture", "same"], "BERT", False),
+    ],
+)
+def test_it_says_what_the_student_is_and_why(models, tmp_path, model, options, student, is_said):
+    given = ["--teacher", str(models / model), "--output", str(tmp_path / "student"), *options]
+    result = invoke("init-student", *given)
+    assert result.exit_code == 0, result.stderr
+    assert f"{student} with 2 layers, copied from BERT with 4 layers\n" in result.stdout
+    reason = "the layer_norm_eps of this BERT is 0.001, and a DistilBERT always uses 1e-12"
+    assert (reason in result.stderr) == is_said
+    assert ("so the student is a BERT, too" in result.stderr) == is_said
 
 
 @pytest.mark.parametrize(
@@ -76,7 +108,12 @@ def test_without_an_experiment_the_words_are_options(
         ("student.num_layers=4", "Give --num-layers 4\n"),
         ("student.layers=[0, 2]", "Give --layers 0,2\n"),
         ("student.layers=spread", "Give --strategy spread\n"),
-        ("seed=1", "Without an experiment there are --layers, --num-layers and --strategy.\n"),
+        ("student.architecture=same", "Give --architecture same\n"),
+        (
+            "seed=1",
+            "Without an experiment there are --layers, --num-layers, --strategy and "
+            "--architecture.\n",
+        ),
     ],
 )
 def test_an_override_without_an_experiment_is_told_its_option(models, tmp_path, override, named):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForMaskedLM, PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences, positions
+from distilcli.errors import ModelError
 from distilcli.models import families
 from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.copying import adds_token_type, config_of_student, copy_layers
@@ -255,6 +256,21 @@ def test_a_copy_of_every_layer_computes_what_its_source_does(family, model):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
     pointers = {parameter.data_ptr() for parameter in model.parameters()}
     assert not pointers & {parameter.data_ptr() for parameter in student.parameters()}
+
+
+@each_family
+def test_a_student_is_of_its_own_family_or_of_the_named_one(family, model):
+    """What is no BERT and no DistilBERT cannot be copied into one, and says why."""
+    same = copy_layers(model, [0], "same")
+    assert type(same) is type(model)
+    if student_family(family).model_type == "distilbert":
+        assert type(copy_layers(model, [0], "distilbert")) is FAMILIES["distilbert"].masked_lm
+        return
+    with pytest.raises(ModelError) as caught:
+        copy_layers(model, [0], "distilbert")
+    reason = f"student.architecture=distilbert: a DistilBERT cannot be made of a {family.name}, "
+    assert caught.value.message.startswith(f"{reason}which ")
+    assert caught.value.hint.endswith(f"for a {family.name} with fewer layers.")
 
 
 @each_family

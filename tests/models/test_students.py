@@ -195,10 +195,45 @@ def test_an_untied_decoder_survives_save_and_reload(tokenizer, ids, tmp_path):
     saving.verify_saved(student, tmp_path / "student")
 
 
-def test_copying_refuses_what_distilbert_cannot_compute():
-    with pytest.raises(ModelError, match="layer_norm_eps is 1e-05") as caught:
-        students.copy_layers(make_bert(layer_norm_eps=1e-5), [0])
-    assert "1e-12" in caught.value.hint
+@pytest.mark.parametrize("architecture", ["auto", "same", "distilbert"])
+@pytest.mark.parametrize("eps", [1e-12, 1e-6, 1.1e-6, 1e-5])
+def test_a_copy_is_a_distilbert_where_one_computes_the_same(architecture, eps, ids):
+    teacher = make_bert(layer_norm_eps=eps, type_vocab_size=3).double()
+    every = list(range(LAYERS))
+    if architecture == "distilbert" and eps > 1e-6:
+        with pytest.raises(
+            ModelError, match=r"student\.architecture=distilbert: the layer_norm_eps"
+        ):
+            students.copy_layers(teacher, every, architecture)
+        return
+    student = students.copy_layers(teacher, every, architecture)
+    is_bert = architecture == "same" or eps > 1e-6
+    assert type(student) is (BertForMaskedLM if is_bert else DistilBertForMaskedLM)
+    with torch.inference_mode():
+        found, expected = student(ids).logits, teacher(ids).logits
+    if is_bert:
+        assert torch.equal(found, expected)
+        assert (student.config.layer_norm_eps, student.config.type_vocab_size) == (eps, 3)
+        assert student.bert.pooler is None
+    else:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_random_student_is_what_a_copied_one_would_be(teacher):
+    normal, strange = teacher, make_bert(layer_norm_eps=1e-5)
+    for source, architecture, model_class in (
+        (normal, "auto", DistilBertForMaskedLM),
+        (normal, "same", BertForMaskedLM),
+        (strange, "auto", BertForMaskedLM),
+    ):
+        settings = RandomStudent(kind="random", num_layers=1, architecture=architecture)
+        assert type(students.build_student(settings, source, seed=0)) is model_class
+    settings = RandomStudent(kind="random", architecture="distilbert")
+    with pytest.raises(ModelError, match="is 1e-05, and a DistilBERT always uses 1e-12"):
+        students.build_student(settings, strange, seed=0)
+
+
+def test_copying_refuses_positions_that_it_does_not_know():
     teacher = make_bert()
     teacher.config.position_embedding_type = "relative_key"
     with pytest.raises(ModelError, match="position_embedding_type is relative_key"):
