@@ -5,7 +5,7 @@ from typing import Any
 from distilcli.errors import ModelError, either
 from distilcli.files.json_text import check_encodable
 from distilcli.hub.model_files import CONFIG, ModelFiles, first_line, invalid_config
-from distilcli.models.families import FAMILIES, Family
+from distilcli.models.families import FAMILIES, Family, why_refused
 
 # How a model is run, and from where it is loaded, is not for its files to say.
 _NOT_FOR_A_FILE = {
@@ -70,8 +70,9 @@ def _family(model_type: Any, where: str) -> Family:
             f'If it is a {first.name}, add "model_type": "{first.model_type}" to that file{more}.',
         )
     if not isinstance(model_type, str) or model_type not in FAMILIES:
+        reason = why_refused(model_type) if isinstance(model_type, str) else None
         raise ModelError(
-            f"{where}: its model_type is {model_type}, not {either(list(FAMILIES))}",
+            f"{where}: its model_type is {model_type}, {reason or 'not ' + either(list(FAMILIES))}",
             f"Use a {either([family.name for family in FAMILIES.values()])}.",
         )
     return FAMILIES[model_type]

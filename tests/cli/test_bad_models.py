@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("alone_and_offline")
 TEACHERS = {
     "no such folder": ("./nowhere", ["./nowhere"]),
     "no masked-LM head": ("headless", ["headless", "no masked-LM head"]),
-    "another architecture": ("gpt2", ["gpt2", "not bert, distilbert, "]),
+    "another architecture": ("gpt2", ["gpt2", "which predicts the next token"]),
     "too few positions": ("positions", ["data.max_length 24", "16 positions"]),
 }
 
@@ -31,7 +31,7 @@ STUDENTS = {
     "width": ("narrow", [], ["loss.hidden_cosine: ", "hidden size is 16", "32"]),
     "positions": ("positions", [], ["data.max_length 24", "16 positions"]),
     "no masked-LM head": ("headless", [], ["headless", "no masked-LM head"]),
-    "architecture": ("gpt2", ["student.new_head=true"], ["not bert, distilbert, "]),
+    "architecture": ("gpt2", ["student.new_head=true"], ["which predicts the next"]),
 }
 
 

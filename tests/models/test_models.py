@@ -128,7 +128,7 @@ def _decoder_model(folder: Path) -> None:
     ("damage", "message"),
     [
         (_no_config, "it has no config.json"),
-        (lambda f: edit_config(f, model_type="gpt2"), "model_type is gpt2, not bert, distilbert"),
+        (lambda f: edit_config(f, model_type="fnet"), "model_type is fnet, not bert, distilbert"),
         (lambda f: edit_config(f, hidden_size="wide"), "config.json is not valid"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read|not valid"),
         (lambda f: edit_config(f, position_embedding_type="relative_key"), "absolute positions"),

@@ -16,6 +16,7 @@ from distilcli.models.families.distilbert import DISTILBERT
 from distilcli.models.families.electra import ELECTRA
 from distilcli.models.families.ernie import ERNIE
 from distilcli.models.families.family import Family, MaskedLM, TaskHead
+from distilcli.models.families.refused import why_refused
 from distilcli.models.families.roberta import ROBERTA
 from distilcli.models.families.xlm_roberta import XLM_ROBERTA
 
@@ -39,6 +40,7 @@ __all__ = [
     "size_mib",
     "student_family",
     "takes_token_types",
+    "why_refused",
 ]
 
 FAMILIES = {
