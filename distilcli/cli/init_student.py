@@ -7,6 +7,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from distilcli.cli.console import Console
+from distilcli.cli.smaller_vocabulary import SmallerVocabulary, WantedVocabulary
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import Architecture, CopiedStudent, Student
 from distilcli.corpus.prepare import is_prepared
@@ -19,7 +20,7 @@ from distilcli.distillation.masked_lm_parts import (
 from distilcli.distillation.run_kind import experiment_tokenizer
 from distilcli.errors import ConfigError, DistilError, RunFolderError, either
 from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, scores_of_models
-from distilcli.evaluation.result import number, percent
+from distilcli.evaluation.result import Result, number, percent
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
 from distilcli.models.checks import check_tokenizer
@@ -83,13 +84,15 @@ def run_without_experiment(
     num_layers: int | None,
     strategy: str | None,
     architecture: str | None,
+    vocabulary: WantedVocabulary,
     force: bool,
     console: Console,
 ) -> None:
     """Copy a student from a teacher into a folder."""
     try:
+        vocabulary.check()
         settings = _copied_student(layers, num_layers, strategy, architecture)
-        _copy(teacher_name, output, settings, force, console)
+        _copy(teacher_name, output, settings, vocabulary, force, console)
     except DistilError as error:
         raise error.reworded(_AS_OPTIONS) from error
 
@@ -99,11 +102,20 @@ _AS_OPTIONS = {
     "student.num_layers": "--num-layers",
     "student.layers": "--layers",
     "student.architecture": "--architecture",
+    "student.vocabulary.keep": "--vocabulary",
+    "--text.0.files:": "--text:",
+    "--text.0.format:": "--text:",
+    "Set it to text, jsonl, csv, tsv or parquet.": "Name it .txt, .jsonl, .csv, .tsv or .parquet.",
 }
 
 
 def _copy(
-    teacher_name: str, output: Path, settings: CopiedStudent, force: bool, console: Console
+    teacher_name: str,
+    output: Path,
+    settings: CopiedStudent,
+    wanted: WantedVocabulary,
+    force: bool,
+    console: Console,
 ) -> None:
     check_apart({"--output": output}, {"--teacher": teacher_name})
     recover(output)
@@ -111,11 +123,16 @@ def _copy(
     tokenizer = load_tokenizer(teacher_name)
     teacher = load_masked_lm(teacher_name)
     check_tokenizer(teacher, tokenizer, f"teacher {teacher_name}")
+    vocabulary = None if wanted.is_all else SmallerVocabulary(tokenizer, wanted, console)
     student = build_student(settings, teacher, seed=0)
+    costs = None
+    if vocabulary is not None:
+        student, tokenizer = vocabulary.trimmed(student), vocabulary.tokenizer
+        costs = vocabulary.costs(student)
     save_verified(
         student, tokenizer, output, lambda folder: _refuse_existing_student(folder, force)
     )
-    _show(student, teacher, teacher, settings, {}, output, console)
+    _show(student, teacher, teacher, settings, {}, output, console, costs)
 
 
 def _refuse_existing(folder: RunFolder, force: bool) -> None:
@@ -164,6 +181,7 @@ def _show(
     quality: dict[str, HeldOutScores],
     folder: Path,
     console: Console,
+    vocabulary: Result | None = None,
 ) -> None:
     indices = None
     if source is not None and isinstance(settings, CopiedStudent):
@@ -175,6 +193,8 @@ def _show(
         if reason is not None and settings.architecture == "auto":
             console.note(f"{reason}, so the student is a {family_of(student).name}, too")
     models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
+    if vocabulary is not None:
+        console.show_to_people(vocabulary)
     columns = ["model", "parameters", "MB"]
     rows = [[name, f"{num_parameters(m):,}", f"{_megabytes(m):.1f}"] for name, m in models.items()]
     if quality:
@@ -196,6 +216,7 @@ def _show(
             "megabytes": {name: _megabytes(model) for name, model in models.items()},
             "smaller": smaller,
             "held_out": {name: asdict(scores) for name, scores in quality.items()},
+            "vocabulary": None if vocabulary is None else vocabulary.record,
         }
     )
 

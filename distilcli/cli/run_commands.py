@@ -96,6 +96,32 @@ def init_student(
             help="What the student is: auto, distilbert or same (default: auto).",
         ),
     ] = None,
+    vocabulary: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**24,
+            metavar="N",
+            help="Keep at most N tokens of the vocabulary (default: all).",
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Keep the pieces that occur in this text; may be repeated.",
+        ),
+    ] = None,
+    min_count: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**31 - 1,
+            metavar="N",
+            help="How often a piece must occur in --text to be kept (default: 1).",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a student that is there.")
     ] = False,
@@ -108,9 +134,15 @@ def init_student(
     """
     with guard.console(json_output, "making a student") as console:
         from distilcli.cli import init_student as command
+        from distilcli.cli.smaller_vocabulary import WantedVocabulary
 
-        alone = {"--output": output, "--layers": layers, "--num-layers": num_layers}
+        alone: dict[str, object] = {
+            "--output": output,
+            "--layers": layers,
+            "--num-layers": num_layers,
+        }
         alone |= {"--strategy": strategy, "--architecture": architecture}
+        alone |= {"--vocabulary": vocabulary, "--text": text or None, "--min-count": min_count}
         if config is not None and teacher is None:
             given = [name for name, value in alone.items() if value is not None]
             if given:
@@ -123,8 +155,10 @@ def init_student(
                     _as_option(overrides[0]),
                 )
             teacher, output = option_path("--teacher", teacher), option_output("--output", output)
+            files = [option_path("--text", word) for word in text or []]
+            wanted = WantedVocabulary(vocabulary, files, min_count)
             command.run_without_experiment(
-                teacher, output, layers, num_layers, strategy, architecture, force, console
+                teacher, output, layers, num_layers, strategy, architecture, wanted, force, console
             )
         else:
             raise _wrong_choice(config, teacher)
@@ -147,9 +181,14 @@ def _as_option(override: str) -> str:
     layers = "--layers" if value.startswith("[") else "--strategy"
     names = {"student.layers": layers, "student.num_layers": "--num-layers"}
     names["student.architecture"] = "--architecture"
+    names["student.vocabulary.keep"] = "--vocabulary"
+    names["student.vocabulary.min_count"] = "--min-count"
     if key in names:
         return f"Give {names[key]} {value.strip('[]').replace(' ', '')}"
-    return "Without an experiment there are --layers, --num-layers, --strategy and --architecture."
+    return (
+        "Without an experiment there are --layers, --num-layers, --strategy, --architecture and "
+        "--vocabulary."
+    )
 
 
 def train(

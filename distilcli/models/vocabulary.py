@@ -66,8 +66,14 @@ def _renumbered(
     config.vocab_size = len(kept)
     config.tie_word_embeddings = decoder(model).weight is model.get_input_embeddings().weight
     for key, value in model.config.to_dict().items():
-        if key.endswith("_token_id") and value is not None:
+        if key.endswith("_token_id") and isinstance(value, int):
             # One that is not kept is no token of the tokenizer: a default that nobody changed.
             other = getattr(tokenizer, key, None)
             setattr(config, key, new_ids.get(value, other))
     return config
+
+
+def bytes_of_a_token(model: MaskedLM) -> int:
+    """Bytes that one more token would add to a model: its rows; a tied one counts once."""
+    rows = [one[0] for name, one in model.named_parameters() if name in _names_of_rows(model)]
+    return sum(row.numel() * row.element_size() for row in rows)

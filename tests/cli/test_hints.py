@@ -111,8 +111,8 @@ def test_it_says_what_the_student_is_and_why(models, tmp_path, model, options, s
         ("student.architecture=same", "Give --architecture same\n"),
         (
             "seed=1",
-            "Without an experiment there are --layers, --num-layers, --strategy and "
-            "--architecture.\n",
+            "Without an experiment there are --layers, --num-layers, --strategy, "
+            "--architecture and --vocabulary.\n",
         ),
     ],
 )
