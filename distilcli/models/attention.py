@@ -1,4 +1,4 @@
-"""Attention over packed sequences: block-diagonal, without building a mask.
+"""Attention over packed sequences: block-diagonal, without a mask of the whole row.
 
 Registered with transformers' attention interface under `PACKED`; a model whose config asks for it
 must be called with `packing=Packing(...)`. Shapes: B=1 H=heads T=tokens of all sequences D=head.
@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
 from distilcli.errors import ModelError
+from distilcli.models.local_attention import local_attention
 
 PACKED = "distilcli_packed"
 
@@ -59,9 +60,11 @@ def packed_attention(
     scaling: float | None = None,
     position_ids: Int[Tensor, "1 T"] | None = None,
     encoder_hidden_states: None = None,
+    sliding_window: int | None = None,
+    deterministic: bool = False,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 T H D"], None]:
-    """Softmax attention of each token over the tokens of its own sequence.
+    """Softmax attention of each token over the tokens of its own sequence, or the nearest of them.
 
     Args:
         module: the layer's attention, which calls this.
@@ -74,6 +77,9 @@ def packed_attention(
         scaling: of the scores; None: 1 / sqrt(D).
         position_ids: handed through by transformers; the embeddings have used them.
         encoder_hidden_states: none: attention across two models is no attention of an encoder.
+        sliding_window: each token sees those that are fewer than so many places away, to either
+            side; None: all.
+        deterministic: asks this of one kernel, which is not used here, and changes no value.
         others: what is not computed here, and therefore refused.
 
     Raises:
@@ -82,17 +88,18 @@ def packed_attention(
     """
     if others or attention_mask is not None or encoder_hidden_states is not None:
         _refuse(module, others, attention_mask, encoder_hidden_states)
+    radius = None if sliding_window is None else sliding_window - 1
     if _has_variable_length_kernel(query, dropout):
-        return _variable_length_attention(query, key, value, packing, scaling), None
+        return _variable_length_attention(query, key, value, packing, scaling, radius), None
     in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if in_bf16 and query.requires_grad and dropout == 0.0:
         # In bf16 a CPU's backward pass makes kernels anew for every length, which takes longer
         # than fp32 does. With dropout PyTorch goes over to fp32 by itself.
         with torch.autocast("cpu", enabled=False):  # which would make it bf16 again
             exact = query.float(), key.float(), value.float()
-            output = _attention_by_sequence(*exact, packing, dropout, scaling)
+            output = _attention_by_sequence(*exact, packing, dropout, scaling, radius)
         return output.to(query.dtype), None
-    return _attention_by_sequence(query, key, value, packing, dropout, scaling), None
+    return _attention_by_sequence(query, key, value, packing, dropout, scaling, radius), None
 
 
 def _refuse(module: nn.Module, others: dict[str, Any], mask: Any, states: Any) -> NoReturn:
@@ -101,7 +108,8 @@ def _refuse(module: nn.Module, others: dict[str, Any], mask: Any, states: Any) -
     raise ModelError(
         f"{type(module).__name__} is called with {named}, which attention over packed sequences "
         "does not compute",
-        "Use a model whose layers attend to whole sequences, and call it without that.",
+        "Use a model whose layers attend to whole sequences or to windows of them, and call it "
+        "without that.",
     )
 
 
@@ -122,6 +130,7 @@ def _attention_by_sequence(
     packing: Packing,
     dropout: float,
     scaling: float | None,
+    radius: int | None,
 ) -> Float[Tensor, "1 T H D"]:
     """Each sequence by itself, neighbours of equal length together."""
     num_heads, head_size = query.shape[1], query.shape[3]
@@ -136,15 +145,24 @@ def _attention_by_sequence(
         strict=True,
     ):
         shape = (num_heads, count, length, head_size)
-        output = scaled_dot_product_attention(
-            q.view(shape).transpose(0, 1),
-            k.view(shape).transpose(0, 1),
-            v.view(shape).transpose(0, 1),
-            dropout_p=dropout,
-            scale=scaling,
-        )
+        q, k, v = (tensor.view(shape).transpose(0, 1) for tensor in (q, k, v))
+        output = _attention(q, k, v, dropout, scaling, radius)
         outputs.append(output.transpose(1, 2).reshape(count * length, num_heads, head_size))
     return torch.cat(outputs)[None]
+
+
+def _attention(
+    query: Float[Tensor, "N H T D"],
+    key: Float[Tensor, "N H T D"],
+    value: Float[Tensor, "N H T D"],
+    dropout: float,
+    scaling: float | None,
+    radius: int | None,
+) -> Float[Tensor, "N H T D"]:
+    """Of sequences of equal length."""
+    if radius is not None:
+        return local_attention(query, key, value, radius, dropout, scaling)
+    return scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
 
 
 def _variable_length_attention(
@@ -153,6 +171,7 @@ def _variable_length_attention(
     value: Float[Tensor, "1 H T D"],
     packing: Packing,
     scaling: float | None,
+    radius: int | None,
 ) -> Float[Tensor, "1 T H D"]:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -165,6 +184,7 @@ def _variable_length_attention(
         packing.max_length,
         packing.max_length,
         scale=scaling,
+        window_size=(-1, -1) if radius is None else (radius, radius),
     )
     assert isinstance(output, Tensor)  # a tuple only where more is asked for
     return output[None]

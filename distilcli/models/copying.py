@@ -18,6 +18,7 @@ from distilcli.models.families import (
     encoder_layers,
     family_of,
     is_masked_lm,
+    layer_kinds,
     settle_ties,
     student_family,
 )
@@ -58,6 +59,7 @@ def copy_layers(
     """
     assert source.dtype in (torch.float32, torch.float64), "copy before lowering the precision"
     family = family_of(source)
+    _assert_kinds(source, layer_indices)
     target = target_family(source.config, architecture) if is_masked_lm(source) else family
     check_positions(source.config.to_dict(), "the source", family.name)
     if target is family:
@@ -76,6 +78,13 @@ def copy_layers(
         settle_ties(student)
     student.train(False)
     return student
+
+
+def _assert_kinds(source: PreTrainedModel, layer_indices: list[int]) -> None:
+    of_source = layer_kinds(source, int(source.config.num_hidden_layers))
+    wanted = layer_kinds(source, len(layer_indices))
+    if of_source is not None:
+        assert [of_source[index] for index in layer_indices] == wanted, "not from `layer_map`"
 
 
 def _is_tied(model: PreTrainedModel) -> bool:

@@ -54,7 +54,7 @@ def layer_map(
         _check_kinds(chosen, num_source_layers, kinds)
         return chosen
     chosen = _of_strategy(num_source_layers, num_layers, layers)
-    return _of_right_kinds(chosen, num_source_layers, kinds)
+    return nearest_of_right_kinds(chosen, num_source_layers, kinds)
 
 
 def _of_strategy(
@@ -103,17 +103,17 @@ def _check_kinds(chosen: list[int], num_source_layers: int, kinds: Kinds) -> Non
         return
     for place, (index, kind) in enumerate(zip(chosen, wanted, strict=True)):
         if of_source[index] != kind:
-            fitting = _of_right_kinds(chosen, num_source_layers, kinds)
+            fitting = nearest_of_right_kinds(chosen, num_source_layers, kinds)
             raise ConfigError(
-                f"student.layers: the student's layer {place} must be a {kind} layer of the "
-                f"source, and the source's layer {index} is a {of_source[index]} layer",
+                f"student.layers: the student's layer {place} must be {kind} of the source, and "
+                f"the source's layer {index} is {of_source[index]}",
                 "Keep the order that the source has its kinds of layers in, as in "
                 f"{','.join(map(str, fitting))}.",
             )
 
 
-def _of_right_kinds(ideal: list[int], num_source_layers: int, kinds: Kinds) -> list[int]:
-    """The list of the right kinds that is nearest to an ideal one, as `layer_map` says.
+def nearest_of_right_kinds(ideal: list[int], num_source_layers: int, kinds: Kinds) -> list[int]:
+    """The layers of the right kinds that are nearest to an ideal list, as `layer_map` says.
 
     A list longer than the source cannot increase: it gets the nearest layer for each place.
     """

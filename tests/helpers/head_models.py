@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distilcli.config.experiment import TaskExperiment
+from distilcli.models.families import encoder_layers
 
 LENGTHS = [9, 5, 12, 12, 3, 20, 2]
 LABELS = {
@@ -49,13 +50,11 @@ def saved(model: PreTrainedModel, folder: Path) -> str:
     return str(folder)
 
 
-def stack_of(model: PreTrainedModel) -> nn.Module:
-    body = model.base_model
-    return body.encoder if hasattr(body, "encoder") else body.transformer
-
-
-def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    return stack_of(model).layer
+def put_layers(model: PreTrainedModel, layers: list[nn.Module]) -> None:
+    """Let a model have these layers and no others."""
+    stack = encoder_layers(model)
+    del stack[:]
+    stack.extend(layers)
 
 
 def same(one: PreTrainedModel, other: PreTrainedModel) -> bool:

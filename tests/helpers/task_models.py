@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from tiny_families import tiny_config, with_weights
+from tiny_families import exact_attention, tiny_config, with_weights
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -101,7 +101,7 @@ def make_inputs(
 
 def run_padded(model: PreTrainedModel, inputs: Inputs, samples: list[int]) -> Padded:
     """Run some inputs as transformers has it: one a row, padded, with a mask."""
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation(exact_attention(model))
     padding = model.config.pad_token_id or 0
     ids, types = (
         pad_sequence([torch.from_numpy(values[i].astype(np.int64)) for i in samples], True, filler)

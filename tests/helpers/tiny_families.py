@@ -1,11 +1,13 @@
 """A tiny model of every family in the table, and what tests of it need to know."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from distilcli.models.families import FAMILIES, Family
+from distilcli.models.families import FAMILIES, Family, layer_kinds
+from distilcli.models.layers import nearest_of_right_kinds
 
 VOCAB, HIDDEN, LAYERS, INNER, POSITIONS = 60, 16, 3, 24, 40
 # What a family's tiny configuration has beyond these sizes.
@@ -13,6 +15,14 @@ TINY: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
     "camembert": {"type_vocab_size": 1},
+    "modernbert": {
+        "local_attention": 8,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "cls_token_id": 1,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+    },
     "electra": {"embedding_size": 8},
     "ernie": {"use_task_id": True},
 }
@@ -53,3 +63,17 @@ def tiny_masked_lm(family: Family | str, seed: int = 0, **changes: Any) -> PreTr
     """A tiny model with a masked-LM head."""
     found = FAMILIES[family] if isinstance(family, str) else family
     return with_weights(found.masked_lm, tiny_config(found, **changes), seed)
+
+
+def fitting(model: PreTrainedModel, layers: list[int]) -> list[int]:
+    """The layers nearest to a list that a student can have; the list itself in most families."""
+    depth = int(model.config.num_hidden_layers)
+    return nearest_of_right_kinds(layers, depth, partial(layer_kinds, model))
+
+
+def exact_attention(model: PreTrainedModel) -> str:
+    """The attention of transformers that computes in 64 bits where the model does.
+
+    Some families' own rounds to 32 in its softmax.
+    """
+    return "sdpa" if model.config.model_type == "modernbert" else "eager"

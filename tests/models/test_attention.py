@@ -120,12 +120,12 @@ def test_no_gradient_crosses_sequences(model, batch):
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"sliding_window": 4}, "sliding_window"),
+        ({"softcap": 30.0}, "softcap"),
         ({"softcap": 30.0, "is_causal": True}, "is_causal, softcap"),
     ],
 )
 def test_what_packed_attention_does_not_compute_is_refused(model, batch, given, named):
-    """transformers hands such arguments through all layers, as a model with local layers does."""
+    """transformers hands such arguments through all layers."""
     use_packed_attention(model)
     with pytest.raises(ModelError, match=f"SelfAttention is called with {named}, which attention"):
         encoder(model)(

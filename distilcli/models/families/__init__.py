@@ -16,6 +16,7 @@ from distilcli.models.families.distilbert import DISTILBERT
 from distilcli.models.families.electra import ELECTRA
 from distilcli.models.families.ernie import ERNIE
 from distilcli.models.families.family import Family, MaskedLM, TaskHead
+from distilcli.models.families.modernbert import MODERNBERT
 from distilcli.models.families.refused import why_refused
 from distilcli.models.families.roberta import ROBERTA
 from distilcli.models.families.xlm_roberta import XLM_ROBERTA
@@ -45,7 +46,7 @@ __all__ = [
 
 FAMILIES = {
     family.model_type: family
-    for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ERNIE)
+    for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ERNIE, MODERNBERT)
 }
 
 

@@ -17,8 +17,6 @@ from distilcli.tasks.outputs import Head
 
 # A model with a masked-LM head, of any family: transformers has no type for these.
 MaskedLM: TypeAlias = PreTrainedModel
-# The kind of a layer that differs from all after it.
-FIRST_LAYER = "first layer"
 
 
 @dataclass(frozen=True)
@@ -308,12 +306,13 @@ class Family:
             num_layers: how many layers; for more than the model has, its pattern goes on.
 
         Returns:
-            Names of kinds, `first layer` among them; None where any layer can stand anywhere.
+            Each kind in words, such as "the first layer"; None where any layer can stand anywhere.
         """
         types = self._layer_types(config, num_layers)
-        if types is not None and self.first_layer_differs:
-            return [FIRST_LAYER, *types[1:]]
-        return types
+        if types is None:
+            return None
+        kinds = [f"a {one} layer" for one in types]
+        return ["the first layer", *kinds[1:]] if self.first_layer_differs else kinds
 
     def of_depth(self, config: Any, num_layers: int) -> dict[str, Any]:
         """The settings of a configuration that say how many layers there are, and of which kinds.
