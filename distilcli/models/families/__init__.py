@@ -1,7 +1,8 @@
 """The architectures that this package knows, one file each, and what is asked of a model.
 
 Nothing outside this folder asks which family a model has: it asks for a part or a property. A new
-family is a file here and a row in `FAMILIES`; `tests/models/test_families.py` then tests it.
+family is a file here and a row in `FAMILIES`; `tests/models/test_families.py` and
+`tests/cli/test_every_family.py` then test it.
 """
 
 from typing import Any
