@@ -16,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
 from distilcli.errors import ModelError
-from distilcli.models.local_attention import local_attention
+from distilcli.models.windowed_attention import windowed_attention
 
 PACKED = "distilcli_packed"
 
@@ -161,7 +161,7 @@ def _attention(
 ) -> Float[Tensor, "N H T D"]:
     """Of sequences of equal length."""
     if radius is not None:
-        return local_attention(query, key, value, radius, dropout, scaling)
+        return windowed_attention(query, key, value, radius, dropout, scaling)
     return scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 _MIN_BLOCK = 16
 
 
-def local_attention(
+def windowed_attention(
     query: Float[Tensor, "N H T D"],
     key: Float[Tensor, "N H T D"],
     value: Float[Tensor, "N H T D"],

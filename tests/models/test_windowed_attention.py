@@ -7,7 +7,7 @@ from transformers import ModernBertConfig
 from transformers.masking_utils import create_bidirectional_sliding_window_mask
 
 from distilcli.models.attention import Packing, packed_attention
-from distilcli.models.local_attention import local_attention
+from distilcli.models.windowed_attention import windowed_attention
 
 HEADS, SIZE = 2, 8
 # (radius, lengths): all see all, one mask, blocks that fit, a last block of one token, many blocks.
@@ -135,10 +135,10 @@ def test_a_long_sequence_makes_no_square_of_its_length(monkeypatch):
         seen.append((query.shape[0] * query.shape[2], key.shape[2], options["attn_mask"].numel()))
         return query
 
-    monkeypatch.setattr("distilcli.models.local_attention.scaled_dot_product_attention", counted)
+    monkeypatch.setattr("distilcli.models.windowed_attention.scaled_dot_product_attention", counted)
     length, radius = 8192, 64
     states = torch.zeros(1, 1, length, 4)
-    local_attention(states, states, states, radius, 0.0, None)
+    windowed_attention(states, states, states, radius, 0.0, None)
     assert seen == [(length, 3 * radius, length * 3 * radius)]
 
 
