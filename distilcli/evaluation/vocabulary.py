@@ -13,7 +13,7 @@ from distilcli.errors import ConfigError
 from distilcli.evaluation.result import Result, Table, number
 from distilcli.models.families import MaskedLM, size_mib
 from distilcli.models.vocabulary import bytes_of_a_token
-from distilcli.text.trimming import choose_pieces, trim_tokenizer
+from distilcli.text.trimming import PieceChoice, trim_tokenizer
 
 _MIB, _MB = 2**20, 1e6
 
@@ -57,9 +57,10 @@ def vocabulary_costs(
     """
     whole = np.array(sorted(tokenizer.get_vocab().values()), dtype=np.int64)
     sizes = {len(whole): whole, len(kept): kept}
+    choice = PieceChoice(tokenizer, counts, min_count)
     for size in _other_sizes(len(whole), len(kept)):
         try:
-            found = choose_pieces(tokenizer, counts, keep=size, min_count=min_count)
+            found = choice.of_size(size)
         except ConfigError:  # special tokens and characters alone are more
             continue
         sizes.setdefault(len(found), found)

@@ -8,9 +8,13 @@ smaller ones, so what can always be spelled with has to stay. What that is depen
     Unigram    takes the most probable spelling (Kudo 2018)
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Any
+
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from distilcli.errors import ModelError
 from distilcli.text.tokenizer_checks import SPECIAL_TOKENS
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 _NAMED_TOKENS = (*SPECIAL_TOKENS, "unk_token", "bos_token", "eos_token")
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}  # what a byte is called as a piece
 Merge = tuple[int, int, int]  # two pieces, and the one that they become
+# A piece and those that are left, to the smaller ones that it is then spelled with.
+Speller = Callable[[int, Container[int]], list[int]]
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,16 @@ class Pieces:
         always: those without which some text would become unknown, or a text that has none of the
             removed pieces would get other ones; added and special tokens among them.
         order: all ids, those that the tokenizer itself would keep first come first.
-        merges: of a BPE, in the order in which they are made.
+        merges: of a BPE, in the order in which they are made; else none.
+        spelled: of other models, what a piece is spelled with once it is removed, as far as its
+            letters alone tell.
     """
 
     ids: dict[str, int]
     always: set[int]
     order: list[int]
     merges: list[Merge] = field(default_factory=list)
+    spelled: Speller = lambda index, left: []
 
 
 def pieces_of(tokenizer: "PreTrainedTokenizerFast") -> Pieces:
@@ -68,28 +77,51 @@ def pieces_of(tokenizer: "PreTrainedTokenizerFast") -> Pieces:
     always = {vocabulary[str(token)] for token in special if str(token) in vocabulary}
     known = set(found.order)
     added = sorted(index for index in vocabulary.values() if index not in known)
-    return Pieces(vocabulary, found.always | always, added + found.order, found.merges)
+    return replace(found, ids=vocabulary, always=found.always | always, order=added + found.order)
 
 
 def _word_pieces(model: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> Pieces:
     vocabulary: dict[str, int] = model["vocab"]
+    names = {index: piece for piece, index in vocabulary.items()}
     prefix: str = model["continuing_subword_prefix"]
 
-    def letters(piece: str) -> list[str]:
+    def parts_of(piece: str) -> tuple[bool, str]:
+        """Whether it goes on with a word, and its letters."""
         inside = piece.startswith(prefix) and len(piece) > len(prefix)
-        text = piece[len(prefix) :] if inside else piece
+        return inside, piece[len(prefix) * inside :]
+
+    def letters(piece: str) -> list[str]:
+        inside, text = parts_of(piece)
         return [prefix * (inside or place > 0) + letter for place, letter in enumerate(text)]
 
-    splits = tokenizer.backend_tokenizer.pre_tokenizer
+    def spelled(index: int, left: Container[int]) -> list[int]:
+        inside, text = parts_of(names[index])
+        found: list[int] = []
+        start = 0
+        while start < len(text):
+            mark = prefix * (inside or start > 0)
+            ends = range(len(text), start, -1)
+            fits = ((vocabulary.get(mark + text[start:end]), end) for end in ends)
+            part, start = next((one for one in fits if one[0] in left), (None, len(text)))
+            found += [] if part is None else [part]
+        return found
 
-    def is_cut(piece: str) -> bool:
-        """Whether no word has it: [unused1] is three words to a BERT."""
-        return splits is not None and len(splits.pre_tokenize_str(piece.removeprefix(prefix))) > 1
-
-    cut = {index for piece, index in vocabulary.items() if is_cut(piece)}
+    cut = {index for piece, index in vocabulary.items() if _is_cut(*parts_of(piece), tokenizer)}
     always = _unspelled(vocabulary, letters) - cut
     order = sorted(vocabulary.values(), key=lambda index: (index in cut, index))
-    return Pieces(vocabulary, always, order)
+    return Pieces(vocabulary, always, order, spelled=spelled)
+
+
+def _is_cut(inside: bool, text: str, tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether no word has a piece: [unused1] is four words to a BERT, and a+, are two."""
+    splits = tokenizer.backend_tokenizer.pre_tokenizer
+    if isinstance(splits, BertPreTokenizer):
+        # Where this one cuts, a character alone decides, and so it is with its normalizer.
+        normalizer = tokenizer.backend_tokenizer.normalizer
+        text = "a" * inside + text
+        if isinstance(normalizer, BertNormalizer):
+            text = normalizer.normalize_str(text)
+    return splits is not None and len(splits.pre_tokenize_str(text)) > 1
 
 
 def _unspelled(vocabulary: dict[str, int], letters: Callable[[str], list[str]]) -> set[int]:
@@ -124,15 +156,31 @@ def _byte_pairs(model: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> 
 
 
 def _scored_pieces(model: dict[str, Any], tokenizer: "PreTrainedTokenizerFast") -> Pieces:
-    vocabulary = {piece: index for index, (piece, _) in enumerate(model["vocab"])}
+    names = [piece for piece, _ in model["vocab"]]
     scores = [score for _, score in model["vocab"]]
+    vocabulary = {piece: index for index, piece in enumerate(names)}
     always = _unspelled(vocabulary, list) | {vocabulary[p] for p in _BYTES if p in vocabulary}
     if model["unk_id"] is not None:
         always.add(model["unk_id"])
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     # What an unknown character costs a spelling follows from the lowest score of all.
     always.add(order[-1])
-    return Pieces(vocabulary, always, order)
+
+    def spelled(index: int, left: Container[int]) -> list[int]:
+        text = names[index]
+        best: list[tuple[float, list[int]]] = [(0.0, [])]
+        for end in range(1, len(text) + 1):
+            starts = range(end)
+            parts = ((start, vocabulary.get(text[start:end])) for start in starts)
+            ways = [
+                (best[start][0] + scores[part], [*best[start][1], part])
+                for start, part in parts
+                if part is not None and part in left
+            ]
+            best.append(max(ways, default=(-inf, []), key=lambda way: way[0]))
+        return best[-1][1]
+
+    return Pieces(vocabulary, always, order, spelled=spelled)
 
 
 _KINDS: dict[str, Callable[[dict[str, Any], "PreTrainedTokenizerFast"], Pieces]] = {

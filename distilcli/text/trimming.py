@@ -1,5 +1,6 @@
 """Smaller vocabularies: choosing the pieces of a tokenizer to keep, and the tokenizer of those."""
 
+import heapq
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ def choose_pieces(
 
     Args:
         tokenizer: with the full vocabulary.
-        counts: how often each id occurs in the text; None: there is no text. An occurrence of a
-            BPE's piece counts for its parts, which would occur if the piece were removed.
+        counts: how often each id occurs in the text; None: there is no text. Where a piece is
+            removed, its occurrences count for those that its words are spelled with then.
         keep: the most ids of the new vocabulary, those that always stay included; as many as there
             are, or more, keep all; None: as many as occur.
         min_count: occurrences that a piece needs; without counts none does.
@@ -46,36 +47,96 @@ def choose_pieces(
         ConfigError: `keep` is smaller than what always stays.
         ModelError: the tokenizer's model cannot spell a word with smaller pieces.
     """
-    pieces = pieces_of(tokenizer)
-    closure = Closure(pieces)
-    closure.kept = closure.missing(pieces.always)
-    if keep is not None and keep < len(closure.kept):
-        raise ConfigError(
-            f"student.vocabulary.keep {keep:,}: the special tokens and single characters of the "
-            f"tokenizer of {tokenizer.name_or_path} are {len(closure.kept):,}",
-            f"Set student.vocabulary.keep to {len(closure.kept)} or more.",
-        )
-    for index in pieces.order if counts is None else _by_count(pieces, counts, min_count):
-        if keep is not None and len(closure.kept) == keep:
-            break
-        missing = closure.missing([index])
-        if keep is None or len(closure.kept) + len(missing) <= keep:
-            closure.kept |= missing
-    return np.array(sorted(closure.kept), dtype=np.int64)
+    return PieceChoice(tokenizer, counts, min_count).of_size(keep)
+
+
+class PieceChoice:
+    """The pieces of a tokenizer in the order in which they are kept: `choose_pieces`, at any size.
+
+    Args:
+        tokenizer: with the full vocabulary.
+        counts: as `choose_pieces` has them.
+        min_count: of these.
+
+    Raises:
+        ModelError: the tokenizer's model cannot spell a word with smaller pieces.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        counts: Int64[np.ndarray, " vocab"] | None,
+        min_count: int,
+    ) -> None:
+        self._name = tokenizer.name_or_path
+        self._pieces = pieces_of(tokenizer)
+        self._order = self._pieces.order
+        if counts is not None:
+            self._order = _by_count(self._pieces, counts, min_count)
+
+    def of_size(self, keep: int | None) -> Int64[np.ndarray, " kept"]:
+        """The ids of at most so many pieces; see `choose_pieces`, ConfigError included."""
+        closure = Closure(self._pieces)
+        closure.kept = closure.missing(self._pieces.always)
+        if keep is not None and keep < len(closure.kept):
+            raise ConfigError(
+                f"student.vocabulary.keep {keep:,}: the special tokens and single characters of "
+                f"the tokenizer of {self._name} are {len(closure.kept):,}",
+                f"Set student.vocabulary.keep to {len(closure.kept)} or more.",
+            )
+        for index in self._order:
+            if keep is not None and len(closure.kept) == keep:
+                break
+            missing = closure.missing([index])
+            if keep is None or len(closure.kept) + len(missing) <= keep:
+                closure.kept |= missing
+        return np.array(sorted(closure.kept), dtype=np.int64)
 
 
 def _by_count(pieces: Pieces, counts: Int64[np.ndarray, " vocab"], min_count: int) -> list[int]:
-    """The ids that occur often enough, in the order in which they are worth keeping."""
-    found = dict(enumerate(counts.tolist()))
+    """The ids that occur often enough, in the order in which they are worth keeping.
+
+    The rarest is removed first, and the pieces that its words are spelled with then occur more
+    often. What a piece is worth is how often it occurs when it is the rarest one left.
+    """
+    found = dict.fromkeys(pieces.order, 0) | dict(enumerate(counts.tolist()))
+    worth = _merged_counts(pieces, found) if pieces.merges else _spelled_counts(pieces, found)
+    wanted = [index for index in pieces.order if worth.get(index, 0) >= min_count]
+    return sorted(wanted, key=lambda index: -worth[index])  # stable: ties as they were
+
+
+def _merged_counts(pieces: Pieces, found: dict[int, int]) -> dict[int, int]:
+    """Of a BPE: a piece is the rarest one left when all that is merged from it is gone."""
     made: dict[int, tuple[int, int]] = {}
     for left, right, index in pieces.merges:
         made.setdefault(index, (left, right))
     # The last learnt first, so that a part has all of its own counts before it hands them on.
     for index, parts in reversed(made.items()):
         for part in parts:
-            found[part] = found.get(part, 0) + found.get(index, 0)
-    wanted = [index for index in pieces.order if found.get(index, 0) >= min_count]
-    return sorted(wanted, key=lambda index: -found.get(index, 0))  # stable: ties as they were
+            found[part] += found[index]
+    return found
+
+
+def _spelled_counts(pieces: Pieces, found: dict[int, int]) -> dict[int, int]:
+    """Of other models: what is removed adds its count to the pieces that it is spelled with."""
+    places = {index: place for place, index in enumerate(pieces.order)}
+    # Of those that are equally rare, the tokenizer keeps the first ones.
+    waiting = [
+        (found[index], -places[index], index)
+        for index in pieces.order
+        if index not in pieces.always and found[index] > 0
+    ]
+    left = pieces.always | {index for _, _, index in waiting}
+    heapq.heapify(waiting)
+    while waiting:
+        count, place, index = heapq.heappop(waiting)
+        if count < found[index]:  # it has become more frequent meanwhile
+            heapq.heappush(waiting, (found[index], place, index))
+            continue
+        left.discard(index)
+        for part in pieces.spelled(index, left):
+            found[part] += count
+    return found
 
 
 def trim_tokenizer(
