@@ -25,6 +25,7 @@ ALLOWED = {
     # Parts of a tokenizer, in the words of the `tokenizers` library; any model's may have them.
     "corpus/word_cache.py": {"BertPreTokenizer", "BertNormalizer"},
     "text/tokenizers.py": {"BertPreTokenizer"},
+    "text/pieces.py": {"BertPreTokenizer", "BertNormalizer"},
     # Figures of a paper (Sanh et al. 2019), and the two models that it is about.
     "config/data.py": {"The DistilBERT release used 0.7."},
     # What a user asks for by name.
