@@ -77,8 +77,25 @@ class Dropped(Record):
     tokens: Count = 0
 
 
+class PairCounts(Record):
+    """What one split of a paired store holds of the teacher.
+
+    Attributes:
+        tokens: of the teacher, [CLS] and [SEP] included.
+        text_tokens: of the student, without [CLS] and [SEP].
+        agreed: of these, how many are the same piece of the same text on both sides.
+    """
+
+    tokens: Count = 0
+    text_tokens: Count = 0
+    agreed: Count = 0
+
+
 class ShardRecord(SealedRecord):
-    """What became of one shard; `token_ids` and `token_counts` are of its train split."""
+    """What became of one shard; `token_ids` and `token_counts` are of its train split.
+
+    `teacher` is of paired stores: counts of each split.
+    """
 
     digest: str
     train: SplitCounts
@@ -87,10 +104,38 @@ class ShardRecord(SealedRecord):
     length_histogram: dict[SplitName, dict[int, int]]
     token_ids: list[int]
     token_counts: list[int]
+    teacher: dict[SplitName, PairCounts] | None = None
+
+    def to_json(self) -> str:
+        """JSON in one line."""
+        return self.model_dump_json(exclude=_unset(self.teacher)) + "\n"
 
     def split(self, name: SplitName) -> SplitCounts:
         """The counts of the split called `name`."""
         return self.train if name == "train" else self.held_out
+
+
+def _unset(teacher: object) -> set[str]:
+    """What a store that is not paired does not mention: it is as it was before there were pairs."""
+    return {"teacher"} if teacher is None else set()
+
+
+class TeacherRecord(Record):
+    """The teacher's side of a paired store.
+
+    Attributes:
+        tokenizer_fingerprint: of the teacher's tokenizer.
+        tokenizer_model: the teacher.
+        vocab_size: one more than its largest token id.
+        shards: of each split, tokens of the teacher by shard.
+        counts: of each split.
+    """
+
+    tokenizer_fingerprint: str
+    tokenizer_model: str
+    vocab_size: int
+    shards: dict[SplitName, list[Count]]
+    counts: dict[SplitName, PairCounts]
 
 
 class Manifest(SealedRecord):
@@ -112,6 +157,7 @@ class Manifest(SealedRecord):
         unknown_share: of the tokens of the train split, how many are [UNK], as a fraction; None in
             stores of before this was kept.
         held_out_in_train: documents of `data.held_out_sources` that are in `data.sources`, too.
+        teacher: the other side of a paired store; None of one that is not paired.
     """
 
     settings: dict[str, Any]
@@ -130,6 +176,7 @@ class Manifest(SealedRecord):
     token_counts: list[Count]
     unknown_share: float | None = None
     held_out_in_train: int = 0
+    teacher: TeacherRecord | None = None
 
     @model_validator(mode="after")
     def _adds_up(self) -> "Manifest":
@@ -140,6 +187,10 @@ class Manifest(SealedRecord):
             lengths = {name: len(shards) for name, shards in self.shards.items()}
             if {name: len(found) for name, found in self.digests.items()} != lengths:
                 raise ValueError("there is not a digest for every shard")
+        if self.teacher is not None:
+            lengths = {name: len(shards) for name, shards in self.shards.items()}
+            if {name: len(found) for name, found in self.teacher.shards.items()} != lengths:
+                raise ValueError("there is not a number of the teacher's tokens for every shard")
         return self
 
     @property
@@ -150,7 +201,7 @@ class Manifest(SealedRecord):
 
     def to_json(self) -> str:
         """JSON with one line for each key: readable, although the token counts are long."""
-        tree = self.model_dump(mode="json")
+        tree = self.model_dump(mode="json", exclude=_unset(self.teacher))
         lines = (f"  {to_json(key)}: {to_json(value)}" for key, value in tree.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -163,6 +214,8 @@ class Totals:
         self._histogram: dict[SplitName, Counter[int]] = {name: Counter() for name in SPLITS}
         self._shards: dict[SplitName, list[tuple[int, int, int]]] = {name: [] for name in SPLITS}
         self._digests: dict[SplitName, list[str | None]] = {name: [] for name in SPLITS}
+        self._pairs: dict[SplitName, Counter[str]] = {name: Counter() for name in SPLITS}
+        self._pair_shards: dict[SplitName, list[int]] = {name: [] for name in SPLITS}
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._token_counts = [0] * vocab_size
 
@@ -174,6 +227,9 @@ class Totals:
             self._histogram[name].update(record.length_histogram[name])
             self._shards[name].append((split.sequences, split.tokens, split.bytes))
             self._digests[name].append(split.digest)
+            pair = (record.teacher or {}).get(name, PairCounts())
+            self._pairs[name].update(pair.model_dump())
+            self._pair_shards[name].append(pair.tokens)
         for reason, dropped in record.dropped.items():
             self._dropped.update({(reason, key): n for key, n in dropped.model_dump().items()})
         for token, count in zip(record.token_ids, record.token_counts, strict=True):
@@ -193,6 +249,22 @@ class Totals:
         """Documents or remainders dropped for `reason`."""
         return self._dropped[reason, "count"]
 
+    def teacher(self, fingerprint: str, model: str, vocab_size: int) -> TeacherRecord:
+        """The teacher's side of the shards that were added.
+
+        Args:
+            fingerprint: of its tokenizer.
+            model: the teacher.
+            vocab_size: one more than the largest id of its tokenizer.
+        """
+        return TeacherRecord(
+            tokenizer_fingerprint=fingerprint,
+            tokenizer_model=model,
+            vocab_size=vocab_size,
+            shards=self._pair_shards,
+            counts={name: PairCounts(**self._pairs[name]) for name in SPLITS},
+        )
+
     def manifest(
         self,
         settings: dict[str, Any],
@@ -201,6 +273,7 @@ class Totals:
         stamps: dict[str, InputStamp],
         unknown_share: float,
         held_out_in_train: int,
+        teacher: TeacherRecord | None = None,
     ) -> Manifest:
         """The manifest of the store whose shards were added, sealed."""
         reasons = dict.fromkeys(reason for reason, _ in self._dropped)
@@ -226,4 +299,5 @@ class Totals:
             token_counts=self._token_counts,
             unknown_share=unknown_share,
             held_out_in_train=held_out_in_train,
+            teacher=teacher,
         ).sealed()

@@ -4,7 +4,8 @@ The reader cuts the text into shards; each shard is tokenised, split and written
 killed run goes on where it stopped and the result does not depend on the number of processes.
 
     STORE/settings.json              what the store is made with; written first
-    STORE/train/shard-00000.arrow    input_ids, one row for each sequence; held_out/ likewise
+    STORE/train/shard-00000.arrow    input_ids, one row for each sequence; held_out/ likewise;
+                                     of a paired store also teacher_ids and teacher_places
     STORE/shards/shard-00000.json    what became of the shard; written after its Arrow files
     STORE/manifest.json              the whole store, token counts included; written last
 
@@ -29,11 +30,13 @@ from distilcli.corpus.input_files import (
     stamps_of,
     times,
 )
-from distilcli.corpus.manifest import SOURCE_KEYS, ShardRecord, SplitName, Totals
-from distilcli.corpus.recipe import make_recipe
+from distilcli.corpus.manifest import SOURCE_KEYS, ShardRecord, SplitName, TeacherRecord, Totals
+from distilcli.corpus.pairs import refuse_other_words
+from distilcli.corpus.recipe import Recipe, make_recipe
 from distilcli.corpus.shards import Shard, ShardWriter, cut_texts, read_record
 from distilcli.corpus.store import TokenStore, is_whole, read_manifest
 from distilcli.corpus.store_folder import (
+    TEACHER_KEY,
     claim,
     discard,
     disk_errors,
@@ -78,9 +81,13 @@ class Progress:
 
 
 def is_prepared(
-    data: DataConfig, tokenizer: "PreTrainedTokenizerFast", *, by_content: bool = True
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerFast",
+    *,
+    teacher_tokenizer: "PreTrainedTokenizerFast | None" = None,
+    by_content: bool = True,
 ) -> bool:
-    """Whether `data.store` is finished and whole, made with these settings and this tokenizer.
+    """Whether `data.store` is finished and whole, made with these settings and these tokenizers.
 
     The store's own files must be there in their sizes; `finished_store` reads them, too. Input
     files need not be there any more; if they are, they must be as they were, with `by_content` also
@@ -91,24 +98,35 @@ def is_prepared(
         manifest = read_manifest(folder)
     except DataError:
         return False
-    same = manifest.settings == _settings(data, tokenizer)
+    same = manifest.settings == _settings(data, tokenizer, teacher_tokenizer)
     if not same or not is_whole(folder, manifest):
         return False
     return changed_file(data, manifest, by_content=by_content) is None
 
 
-def _settings(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+def _settings(
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerFast",
+    teacher_tokenizer: "PreTrainedTokenizerFast | None",
+) -> dict[str, Any]:
     """All that the content of a store depends on, as JSON gives it back."""
-    return {
+    settings = {
         "format": FORMAT,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         **data.model_dump(mode="json", exclude={"store"}),
     }
+    if teacher_tokenizer is not None:
+        settings[TEACHER_KEY] = tokenizer_fingerprint(teacher_tokenizer)
+    return settings
 
 
-def finished_store(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> TokenStore | None:
+def finished_store(
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerFast",
+    teacher_tokenizer: "PreTrainedTokenizerFast | None" = None,
+) -> TokenStore | None:
     """The store of `data`, looked at byte by byte; None where something is left to prepare."""
-    if not is_prepared(data, tokenizer):
+    if not is_prepared(data, tokenizer, teacher_tokenizer=teacher_tokenizer):
         return None
     try:
         return TokenStore.open(Path(data.store), by_content=True)
@@ -121,29 +139,34 @@ def prepare(
     tokenizer: "PreTrainedTokenizerFast",
     num_proc: int,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    teacher_tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> TokenStore:
     """Make the token store that `data` describes, or finish what an earlier call began.
 
     Args:
         data: sources, lengths, and the folder of the store.
-        tokenizer: of the teacher.
+        tokenizer: of the student; without a `teacher_tokenizer` that of the teacher, too.
         num_proc: worker processes; 1: no other process. The result is the same for any number.
         on_progress: called whenever a shard is done.
+        teacher_tokenizer: of the teacher of a student with a vocabulary of its own; its tokens are
+            kept beside the student's (see `pairs.py`).
 
     Returns:
         The store, opened.
 
     Raises:
         ConfigError: a source does not say what its documents are.
+        ModelError: the two tokenizers do not find the same words.
         DataError: a source cannot be read, there is no sequence in any, the folder holds a store
             made with other settings or something else.
         DistilError: a worker process died.
     """
     recover_all(Path(data.store))
-    store = finished_store(data, tokenizer)
+    store = finished_store(data, tokenizer, teacher_tokenizer)
     if store is not None:
         return store
-    preparation = _Preparation(data, tokenizer, on_progress)
+    preparation = _Preparation(data, tokenizer, teacher_tokenizer, on_progress)
     with disk_errors(preparation.folder), locked_store(preparation.folder):
         began = claim(
             preparation.folder,
@@ -151,7 +174,8 @@ def prepare(
             preparation.model,
             preparation.changed_input(),
         )
-        store = finished_store(data, tokenizer)  # another process may have finished it meanwhile
+        # Another process may have finished it meanwhile.
+        store = finished_store(data, tokenizer, teacher_tokenizer)
         if store is None:
             try:
                 preparation.run(num_proc)
@@ -164,6 +188,19 @@ def prepare(
     return store
 
 
+def _recipe(data: DataConfig, tokenizer: "PreTrainedTokenizerFast") -> Recipe:
+    return make_recipe(
+        to_json(text_backend(tokenizer)),
+        (tokenizer.cls_token_id, tokenizer.sep_token_id),
+        (data.max_length, data.min_length),
+        data.held_out_fraction,
+    )
+
+
+def _vocab_size(tokenizer: "PreTrainedTokenizerFast") -> int:
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 class _Preparation:
     """One call of `prepare`: what is to be made, and how far it is."""
 
@@ -171,6 +208,7 @@ class _Preparation:
         self,
         data: DataConfig,
         tokenizer: "PreTrainedTokenizerFast",
+        teacher_tokenizer: "PreTrainedTokenizerFast | None",
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.data = data
@@ -178,16 +216,15 @@ class _Preparation:
         refuse_common(*inputs_of(data), SOURCE_KEYS)
         self.files = input_files(data)  # first, so that a wrong path leaves no folder behind
         self.times = [times(file.path) for file in self.files]
-        self.settings = _settings(data, tokenizer)
+        self.settings = _settings(data, tokenizer, teacher_tokenizer)
         self.model = str(tokenizer.name_or_path)
-        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
-        self.recipe = make_recipe(
-            to_json(text_backend(tokenizer)),
-            (tokenizer.cls_token_id, tokenizer.sep_token_id),
-            (data.max_length, data.min_length),
-            data.held_out_fraction,
-        )
-        self.tokenizer = tokenizer
+        self.recipe = _recipe(data, tokenizer)
+        if teacher_tokenizer is not None:
+            teacher = _recipe(data, teacher_tokenizer)
+            models = self.model, str(teacher_tokenizer.name_or_path)
+            refuse_other_words(self.recipe, teacher, models)
+            self.recipe = dataclasses.replace(self.recipe, teacher=teacher)
+        self.tokenizer, self.teacher_tokenizer = tokenizer, teacher_tokenizer
         self.held_out_texts = HeldOutTexts([])
         self.on_progress = on_progress
         self.progress = Progress(0, 0, 0, 0, 0, 0, None)
@@ -269,7 +306,8 @@ class _Preparation:
 
     def _seed(self, split: SplitName | None) -> bytes:
         """What a shard depends on besides its texts; not the sources they came from."""
-        keys = ("format", "tokenizer", "max_length", "min_length", "held_out_fraction")
+        keys = ["format", "tokenizer", "max_length", "min_length", "held_out_fraction"]
+        keys += [TEACHER_KEY] if TEACHER_KEY in self.settings else []
         return to_json([split, *(self.settings[key] for key in keys)]).encode()
 
     def _report(self, shard: Shard, record: ShardRecord, skipped: int = 0) -> None:
@@ -297,7 +335,7 @@ class _Preparation:
         if overlap.are_same:  # with other held-out text it is another store
             discard(self.folder)
         overlap.refuse_same()
-        totals = Totals(self.vocab_size)
+        totals = Totals(_vocab_size(self.tokenizer))
         for index in range(self.num_shards):
             record = read_record(self.folder, index)
             if record is None:
@@ -319,5 +357,13 @@ class _Preparation:
             stamps,
             unknown_share(totals.token_counts, self.tokenizer),
             overlap.shared,
+            self._teacher_record(totals),
         )
         write_atomically(self.folder / "manifest.json", manifest.to_json())
+
+    def _teacher_record(self, totals: Totals) -> TeacherRecord | None:
+        teacher = self.teacher_tokenizer
+        if teacher is None:
+            return None
+        fingerprint = self.settings[TEACHER_KEY]
+        return totals.teacher(fingerprint, str(teacher.name_or_path), _vocab_size(teacher))

@@ -17,6 +17,7 @@ class Recipe:
         splits_at_whitespace: so that tokenising line by line changes nothing.
         word_by_word: so that the tokens of a word can be looked up.
         held_out_fraction: share of documents that the hash of their text keeps out of training.
+        teacher: how the teacher reads the same texts, if its tokens are kept beside these.
     """
 
     backend: str
@@ -28,6 +29,7 @@ class Recipe:
     max_length: int
     min_length: int
     held_out_fraction: float
+    teacher: "Recipe | None" = None
 
 
 def continuation_ids(backend: dict[str, Any]) -> frozenset[int] | None:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from tokenizers import Encoding, Tokenizer
+import numpy as np
+from tokenizers import Encoding
 
 from distilcli.corpus.manifest import SPLITS, SplitName
+from distilcli.corpus.pairs import Pairing, TeacherColumns, TeacherSide
 from distilcli.corpus.recipe import Recipe
-from distilcli.corpus.word_cache import Words
-from distilcli.text.tokenizers import naming_the_tokenizer
+from distilcli.corpus.text_reader import Read, TextReader
 
 SEGMENT_CHARS = 1 << 14  # long documents are tokenised in pieces of about this size
 BATCH_CHARS = 1 << 20  # text tokenised by one call; bounds the memory that encodings take
@@ -72,11 +73,19 @@ class Sequences:
     """The sequences of one split, filled up within a document and never across two.
 
     Add the encodings of a document's segments in order, then `finish` it.
+
+    Attributes:
+        values: the tokens of all sequences, from [CLS] to [SEP].
+        lengths: of each sequence.
+        starts: of each, how many tokens of text came before it, those that were dropped included.
+        teacher: what the teacher makes of the same texts, where that is kept.
     """
 
     recipe: Recipe
     values: "array[int]" = field(default_factory=lambda: array("i"))
     lengths: "array[int]" = field(default_factory=lambda: array("i"))
+    starts: "array[int]" = field(default_factory=lambda: array("q"))
+    teacher: TeacherSide | None = None
     num_documents: int = 0
     num_empty: int = 0
     num_remainders: int = 0
@@ -105,6 +114,12 @@ class Sequences:
             self._emit(ids[start:end])
             start = end
         self._carry = ids[start:]
+
+    def teacher_columns(self) -> TeacherColumns:
+        """What the teacher has for the same sequences."""
+        assert self.teacher is not None
+        sizes = np.frombuffer(self.lengths, np.int32) - NUM_SPECIALS
+        return self.teacher.columns(np.frombuffer(self.starts, np.int64), sizes)
 
     def finish(self) -> None:
         """End the document: its remainder becomes a sequence, or is dropped and counted."""
@@ -141,6 +156,8 @@ class Sequences:
         return word is not None and word == encoding.token_to_word(cut - offset - 1)
 
     def _emit(self, ids: list[int]) -> None:
+        kept = len(self.values) - NUM_SPECIALS * len(self.lengths)
+        self.starts.append(kept + self.num_remainder_tokens)
         self.values.append(self.recipe.cls_token_id)
         self.values.fromlist(ids)
         self.values.append(self.recipe.sep_token_id)
@@ -152,18 +169,33 @@ class Sequencer:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self._tokenizer = Tokenizer.from_str(recipe.backend)
-        self._words = Words(self._tokenizer)
+        self._pairing = None if recipe.teacher is None else Pairing(recipe, recipe.teacher)
+        needs_encodings = self._pairing is not None and self._pairing.needs_encodings
+        self._read = TextReader(recipe, needs_encodings)
 
     def __call__(self, texts: Iterable[str], split: SplitName | None) -> dict[SplitName, Sequences]:
         """The sequences of `texts`, all in `split`, or where the hash of each puts it if None."""
         sequences = {name: Sequences(self.recipe) for name in SPLITS}
+        if self.recipe.teacher is not None:
+            for one in sequences.values():
+                one.teacher = TeacherSide(self.recipe.teacher)
         for batch in _batches(self._segments(texts, split, sequences)):
-            for segment, (ids, encoding) in zip(batch, self._encode(batch), strict=True):
+            read = self._read([segment.text for segment in batch])
+            for segment, (ids, encoding) in zip(batch, read, strict=True):
                 sequences[segment.split].add(ids, encoding)
                 if segment.is_last:
                     sequences[segment.split].finish()
+            for name in SPLITS if self._pairing else ():
+                own = [pair for pair in zip(batch, read, strict=True) if pair[0].split == name]
+                self._pair(own, sequences[name])
         return sequences
+
+    def _pair(self, read: list[tuple[Segment, Read]], sequences: Sequences) -> None:
+        """Add what the teacher makes of segments of one split, if that is kept."""
+        if self._pairing is None or sequences.teacher is None or not read:
+            return
+        texts = [segment.text for segment, _ in read]
+        sequences.teacher.add(*self._pairing(texts, [own for _, own in read]))
 
     def _segments(
         self, texts: Iterable[str], fixed: SplitName | None, sequences: dict[SplitName, Sequences]
@@ -180,15 +212,3 @@ class Sequencer:
 
     def _split_of(self, text: str) -> SplitName:
         return "held_out" if is_held_out(text, self.recipe.held_out_fraction) else "train"
-
-    def _encode(self, batch: list[Segment]) -> list[tuple[list[int], Encoding | None]]:
-        """The tokens of each segment, with their words where only the encoding tells."""
-        texts = [segment.text for segment in batch]
-        with naming_the_tokenizer():
-            if self.recipe.word_by_word:
-                return [(ids, None) for ids in self._words.ids(texts)]
-            if self.recipe.continuations is not None:
-                fast = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-                return [(encoding.ids, None) for encoding in fast]
-            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-            return [(encoding.ids, encoding) for encoding in encodings]

@@ -13,11 +13,22 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from distilcli.corpus.manifest import SPLITS, Dropped, ShardRecord, SplitCounts, SplitName
+from distilcli.corpus.arrow_files import write_columns
+from distilcli.corpus.manifest import (
+    SPLITS,
+    Dropped,
+    PairCounts,
+    ShardRecord,
+    SplitCounts,
+    SplitName,
+)
 from distilcli.corpus.recipe import Recipe
-from distilcli.corpus.sequences import Sequencer, Sequences
+from distilcli.corpus.sequences import NUM_SPECIALS, Sequencer, Sequences
 from distilcli.files.atomic import replacing, write_atomically
 from distilcli.files.digests import file_digest
+
+# Of an Arrow file, by name: the values of each column, and the lengths of its rows.
+Columns = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -119,14 +130,19 @@ class ShardWriter:
         """
         record = self._record(shard, self._sequencer(shard.texts, shard.split))
         path = record_path(self._folder, shard.index)
-        write_atomically(path, record.model_dump_json() + "\n")
+        write_atomically(path, record.to_json())
         return record
 
     def _record(self, shard: Shard, sequences: dict[SplitName, Sequences]) -> ShardRecord:
-        counts = {name: self._write_split(shard.index, name, sequences[name]) for name in SPLITS}
+        columns = {name: _columns(made) for name, made in sequences.items() if made.lengths}
+        counts = {
+            name: self._write_split(shard.index, name, sequences[name], columns.get(name))
+            for name in SPLITS
+        }
         train = np.frombuffer(sequences["train"].values, dtype=np.int32)
         token_counts = np.bincount(train) if train.size else np.zeros(0, np.int64)
         token_ids = np.flatnonzero(token_counts)
+        is_paired = sequences["train"].teacher is not None
         return ShardRecord(
             digest=shard.digest,
             train=counts["train"],
@@ -137,14 +153,17 @@ class ShardWriter:
             },
             token_ids=token_ids.tolist(),
             token_counts=token_counts[token_ids].tolist(),
+            teacher={name: _pair_counts(columns[name]) for name in columns} if is_paired else None,
         ).sealed()
 
-    def _write_split(self, index: int, name: SplitName, sequences: Sequences) -> SplitCounts:
+    def _write_split(
+        self, index: int, name: SplitName, sequences: Sequences, columns: Columns | None
+    ) -> SplitCounts:
         size, digest = 0, None
-        if sequences.lengths:
+        if columns is not None:
             path = shard_path(self._folder, name, index)
             with replacing(path) as new:
-                _write_arrow(new, sequences)
+                write_columns(new, columns)
                 size, digest = new.stat().st_size, file_digest(new)
         return SplitCounts(
             documents=sequences.num_documents,
@@ -165,17 +184,22 @@ def _dropped(sequences: list[Sequences]) -> dict[str, Dropped]:
     }
 
 
-def _write_arrow(path: Path, sequences: Sequences) -> None:
-    import pyarrow as pa
-    from datasets import Features, List, Value
-    from datasets.arrow_writer import ArrowWriter
+def _columns(sequences: Sequences) -> Columns:
+    """What an Arrow file keeps of the sequences of one split."""
+    lengths = np.frombuffer(sequences.lengths, dtype=np.int32)
+    columns = {"input_ids": (np.frombuffer(sequences.values, dtype=np.int32), lengths)}
+    if sequences.teacher is not None:
+        teacher = sequences.teacher_columns()
+        columns["teacher_ids"] = (teacher.ids, teacher.lengths)
+        columns["teacher_places"] = (teacher.places, lengths)
+    return columns
 
-    offsets = np.zeros(len(sequences.lengths) + 1, dtype=np.int32)
-    np.cumsum(np.frombuffer(sequences.lengths, dtype=np.int32), out=offsets[1:])
-    values = np.frombuffer(sequences.values, dtype=np.int32)
-    table = pa.table({"input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))})
-    features = Features({"input_ids": List(Value("int32"))})
-    with ArrowWriter(features=features, path=str(path)) as writer:
-        # One record batch, so that a reader maps one array of values and one of offsets.
-        writer.write_table(table, writer_batch_size=table.num_rows)
-        writer.finalize()
+
+def _pair_counts(columns: Columns) -> PairCounts:
+    places, lengths = columns["teacher_places"]
+    specials = NUM_SPECIALS * len(lengths)  # which agree always
+    return PairCounts(
+        tokens=len(columns["teacher_ids"][0]),
+        text_tokens=len(places) - specials,
+        agreed=int(np.count_nonzero(places >= 0)) - specials,
+    )

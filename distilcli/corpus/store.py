@@ -10,12 +10,12 @@ of the files are in the memory that all processes share. `by_content` reads ever
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 from pydantic import ValidationError
 
+from distilcli.corpus.arrow_files import NOT_ARROW, read_column
 from distilcli.corpus.manifest import SPLITS, Manifest, SplitName
 from distilcli.corpus.shards import shard_path
 from distilcli.errors import DataError
@@ -26,8 +26,6 @@ from distilcli.text.tokenizers import tokenizer_fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What reading a file runs into whose bytes say something else than those that prepare wrote.
-_NOT_ARROW = (OSError, KeyError, ValueError, AttributeError, IndexError, pa.ArrowException)
 _GO_ON = "Run distilcli prepare again, then go on with --resume."
 
 
@@ -38,8 +36,17 @@ class Split:
         lengths: int32 [num_sequences], tokens of each sequence, [CLS] and [SEP] included.
     """
 
-    def __init__(self, parts: Sequence[tuple[np.ndarray | FileValues, np.ndarray]]) -> None:
-        """Join `parts`: the token values of each, and its offsets (one more than sequences)."""
+    def __init__(
+        self,
+        parts: Sequence[tuple[np.ndarray | FileValues, np.ndarray]],
+        teacher: "tuple[Split, Split] | None" = None,
+    ) -> None:
+        """Join parts.
+
+        Args:
+            parts: the token values of each, and its offsets (one more than sequences).
+            teacher: of a paired store, its ids and places, each as if they were tokens.
+        """
         self._values = [values for values, _ in parts]
         self._offsets = [offsets for _, offsets in parts]
         sizes = [len(offsets) - 1 for _, offsets in parts]
@@ -47,6 +54,7 @@ class Split:
         self._starts: list[int] = np.cumsum([0, *sizes]).tolist()
         lengths = [np.diff(offsets).astype(np.int32, copy=False) for _, offsets in parts]
         self.lengths: np.ndarray = np.concatenate(lengths or [np.zeros(0, np.int32)])
+        self._teacher = teacher
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -64,6 +72,31 @@ class Split:
         offsets = self._offsets[part]
         row = index - self._starts[part]
         return self._values[part][offsets[row] : offsets[row + 1]]
+
+    @property
+    def teacher_lengths(self) -> np.ndarray:
+        """int32 [num_sequences], tokens that the teacher has for each sequence.
+
+        Only of a paired store.
+        """
+        assert self._teacher is not None
+        return self._teacher[0].lengths
+
+    def teacher(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the teacher has for sequence `index`; read-only, and only of a paired store.
+
+        Returns:
+            Its tokens, int32 [teacher's length], from [CLS] to [SEP]; and the place of each of the
+            student's among them, int32 [length]: j where it is the teacher's token j, the same
+            piece of the same text, else -(j + 1), where it begins in the teacher's token j. So -1
+            is of one that begins in none of these tokens.
+
+        Raises:
+            IndexError, DataLostError: see `tokens`.
+        """
+        assert self._teacher is not None
+        ids, places = self._teacher
+        return ids.tokens(index), places.tokens(index)
 
 
 class TokenStore:
@@ -109,6 +142,11 @@ class TokenStore:
         """Whether it can be told that a byte was changed; older stores cannot."""
         return self.manifest.digests is not None
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether the teacher's tokens are in it, beside those of a student."""
+        return self.manifest.teacher is not None
+
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         """Make sure that the store was made with `tokenizer`.
 
@@ -120,6 +158,26 @@ class TokenStore:
                 f"{self.folder}: made with another tokenizer, that of "
                 f"{self.manifest.tokenizer_model}, not that of {tokenizer.name_or_path}",
                 "Name another folder as data.store and prepare it with this tokenizer.",
+            )
+
+    def check_teacher_tokenizer(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        """Make sure that the teacher's tokens in this paired store are those of `tokenizer`.
+
+        Raises:
+            DataError: they are of another one, or there are none.
+        """
+        teacher = self.manifest.teacher
+        if teacher is None:
+            raise DataError(
+                f"{self.folder}: has no tokens of a teacher, which this student needs: it has a "
+                "vocabulary of its own",
+                "Name another folder as data.store and prepare it for teacher and student.",
+            )
+        if tokenizer_fingerprint(tokenizer) != teacher.tokenizer_fingerprint:
+            raise DataError(
+                f"{self.folder}: made for another teacher's tokenizer, that of "
+                f"{teacher.tokenizer_model}, not that of {tokenizer.name_or_path}",
+                "Name another folder as data.store and prepare it with this teacher.",
             )
 
 
@@ -153,12 +211,31 @@ def _damaged(path: Path, what: str) -> DataError:
 
 
 def _open_split(folder: Path, name: SplitName, manifest: Manifest) -> Split:
+    shards = manifest.shards[name]
+    own = _open_column(folder, name, "input_ids", shards)
+    if manifest.teacher is None:
+        return Split(own)
+    counts = zip(shards, manifest.teacher.shards[name], strict=True)
+    of_teacher = [(sequences, tokens, num_bytes) for (sequences, _, num_bytes), tokens in counts]
+    return Split(
+        own,
+        (
+            Split(_open_column(folder, name, "teacher_ids", of_teacher)),
+            Split(_open_column(folder, name, "teacher_places", shards)),
+        ),
+    )
+
+
+def _open_column(
+    folder: Path, name: SplitName, column: str, shards: Sequence[tuple[int, int, int]]
+) -> list[tuple[FileValues, np.ndarray]]:
+    """One column of every shard; `shards`: sequences, values of this column, bytes of the file."""
     parts = []
-    for index, (sequences, tokens, num_bytes) in enumerate(manifest.shards[name]):
+    for index, (sequences, tokens, num_bytes) in enumerate(shards):
         if sequences:
             path = shard_path(folder, name, index)
-            parts.extend(_map_arrow(path, num_bytes, (sequences, tokens)))
-    return Split(parts)
+            parts.extend(_map_arrow(path, column, num_bytes, (sequences, tokens)))
+    return parts
 
 
 def is_whole(folder: Path, manifest: Manifest) -> bool:
@@ -172,7 +249,7 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
 
 
 def _map_arrow(
-    path: Path, num_bytes: int, expected: tuple[int, int]
+    path: Path, column: str, num_bytes: int, expected: tuple[int, int]
 ) -> list[tuple[FileValues, np.ndarray]]:
     """The (values, offsets) of each record batch; `expected`: sequences and tokens of the file.
 
@@ -187,44 +264,15 @@ def _map_arrow(
                 FileValues(path, num_bytes, place, len(values), np.int32, (), _GO_ON),
                 np.array(offsets, dtype=np.int32),
             )
-            for place, values, offsets in _columns(path)
+            for place, values, offsets in read_column(path, column)
         ]
-    except _NOT_ARROW as error:
+    except NOT_ARROW as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
     found = (sum(len(o) - 1 for _, o in parts), sum(len(values) for values, _ in parts))
     ordered = all((np.diff(offsets) > 0).all() for _, offsets in parts)
     if found != expected or not ordered:
         raise _damaged(path, f"{found} sequences and tokens instead of {expected}")
     return parts
-
-
-def _columns(path: Path) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Of each record batch: where in the file the values begin, the values, and the offsets.
-
-    Views of the file, mapped: use them at once, before something may happen to it.
-    """
-    with pa.memory_map(str(path)) as file:
-        start = file.read_buffer(1).address
-        file.seek(0)
-        column = pa.ipc.open_stream(file).read_all().column("input_ids")
-    columns = []
-    for chunk in column.chunks:
-        chunk.validate(full=True)  # else a changed byte in the layout can end the process
-        if chunk.offset or chunk.null_count or chunk.values.offset or chunk.values.null_count:
-            raise ValueError("not laid out as prepare writes it")
-        values, offsets = _view(chunk.values), _view(chunk.offsets)
-        columns.append((chunk.values.buffers()[1].address - start, values, offsets))
-    return columns
-
-
-def _view(array: Any) -> np.ndarray:
-    """The numbers of an Arrow array, not copied.
-
-    Without `to_numpy`, which imports pandas: that takes longer than to open any store.
-    """
-    dtype = np.dtype(array.type.to_pandas_dtype())
-    start = array.offset * dtype.itemsize
-    return np.frombuffer(array.buffers()[1] or b"", dtype=dtype, count=len(array), offset=start)
 
 
 def _files(folder: Path, manifest: Manifest) -> Iterator[tuple[Path, str | None]]:
@@ -247,12 +295,35 @@ def _check_digests(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_ids(folder: Path, manifest: Manifest) -> None:
-    """Refuse token ids that have no place in the vocabulary; DataError."""
+    """Refuse token ids that have no place in the vocabulary, and places of no token; DataError."""
+    sizes = {"input_ids": manifest.vocab_size}
+    if manifest.teacher is not None:
+        sizes["teacher_ids"] = manifest.teacher.vocab_size
     for path, _ in _files(folder, manifest):
         try:
-            extremes = [(int(ids.min()), int(ids.max())) for _, ids, _ in _columns(path)]
-        except _NOT_ARROW as error:
+            for column, vocab_size in sizes.items():
+                _check_range(path, column, vocab_size)
+            if manifest.teacher is not None:
+                _check_places(path)
+        except NOT_ARROW as error:
             raise _damaged(path, str(error).partition("\n")[0]) from error
-        bad = [one for pair in extremes for one in pair if not 0 <= one < manifest.vocab_size]
-        if bad:
-            raise _damaged(path, f"token id {bad[0]} in a vocabulary of {manifest.vocab_size}")
+
+
+def _check_range(path: Path, column: str, vocab_size: int) -> None:
+    values = [batch.values for batch in read_column(path, column)]
+    extremes = [(int(ids.min()), int(ids.max())) for ids in values]
+    bad = [one for pair in extremes for one in pair if not 0 <= one < vocab_size]
+    if bad:
+        raise _damaged(path, f"token id {bad[0]} in a vocabulary of {vocab_size}")
+
+
+def _check_places(path: Path) -> None:
+    """Refuse places that are not among the teacher's tokens of the same sequence."""
+    columns = (read_column(path, name) for name in ("input_ids", "teacher_ids", "teacher_places"))
+    for own, teacher, places in zip(*columns, strict=True):
+        if not np.array_equal(own.offsets, places.offsets):
+            raise _damaged(path, "not a place for every token")
+        most = np.repeat(np.diff(teacher.offsets), np.diff(own.offsets))
+        bad = places.values[(places.values >= most) | (places.values < -most)]
+        if len(bad):
+            raise _damaged(path, f"place {bad[0]} outside of the teacher's tokens")

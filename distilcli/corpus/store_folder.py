@@ -16,6 +16,7 @@ from distilcli.files.json_text import parse_json, to_json
 
 # Of the settings: what decides which text a shard gets, and not what becomes of it.
 _KEYS_OF_NO_SHARD = frozenset({"sources", "held_out_sources", "shard_mib"})
+TEACHER_KEY = "teacher_tokenizer"  # of the settings of a paired store: its fingerprint
 _SHARD = re.compile(r"shard-(?P<index>[0-9]{5,})\.(arrow|json)")
 
 
@@ -88,12 +89,8 @@ def claim(folder: Path, settings: dict[str, Any], model: str, changed_input: lis
         is_finished = (folder / "manifest.json").exists()
         if is_finished or not keys.keys() <= _KEYS_OF_NO_SHARD:
             if _has_something_to_keep(folder):
-                differences = [
-                    f"another tokenizer, that of {before['tokenizer_model']}, not that of {model}"
-                    if key == "tokenizer"
-                    else f"{key} was {to_json(there.get(key))}, is {to_json(settings.get(key))}"
-                    for key in keys
-                ]
+                models = before["tokenizer_model"], model
+                differences = [_difference(key, there, settings, models) for key in keys]
                 what = "with other settings" if differences else "from other input"
                 raise DataError(
                     f"{folder}: this token store was made {what}: "
@@ -104,6 +101,19 @@ def claim(folder: Path, settings: dict[str, Any], model: str, changed_input: lis
     begun = {"distilcli": __version__, "tokenizer_model": model, "settings": settings}
     atomic.write_atomically(path, to_json(begun, indent=2) + "\n")
     return True
+
+
+def _difference(
+    key: str, there: dict[str, Any], settings: dict[str, Any], models: tuple[str, str]
+) -> str:
+    """How two stores differ in one setting, in words; `models`: whose tokenizers these are."""
+    if key == "tokenizer":
+        return f"another tokenizer, that of {models[0]}, not that of {models[1]}"
+    if key == TEACHER_KEY and key not in there:
+        return "for one tokenizer, not for a student and its teacher"
+    if key == TEACHER_KEY:
+        return "for another teacher" if key in settings else "for a teacher, too"
+    return f"{key} was {to_json(there.get(key))}, is {to_json(settings.get(key))}"
 
 
 def _begun_with(path: Path) -> dict[str, Any]:

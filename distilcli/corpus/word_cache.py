@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 MAX_CHARS = 1 << 21
 # With these a token never spans white space.
 SPLITS_AT_WHITESPACE = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+# This one makes a word of every punctuation mark, too.
+SPLITS_AT_MARKS = "BertPreTokenizer"
 # These change characters one by one, or with the combining marks after them: never across a space.
 _LOCAL_NORMALIZERS = ("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents")
 

@@ -76,16 +76,16 @@ def identity_of_store(store: TokenStore) -> Identity:
     Of a store that was made before stores had digests, the counts alone are known.
     """
     manifest, place = store.manifest, str(store.folder)
-    counts = to_json(
-        [
-            manifest.tokenizer_fingerprint,
-            manifest.vocab_size,
-            manifest.max_length,
-            manifest.shards,
-            manifest.token_counts,
-        ]
-    )
-    found = {"data.store counts": Fingerprint(place, text_digest(counts))}
+    counts = [
+        manifest.tokenizer_fingerprint,
+        manifest.vocab_size,
+        manifest.max_length,
+        manifest.shards,
+        manifest.token_counts,
+    ]
+    if manifest.teacher is not None:
+        counts.append(manifest.teacher.model_dump(exclude={"tokenizer_model"}))
+    found = {"data.store counts": Fingerprint(place, text_digest(to_json(counts)))}
     if manifest.digests is not None:
         content = text_digest(to_json(manifest.digests))
         found["data.store content"] = Fingerprint(place, content)
