@@ -191,7 +191,7 @@ def _show(
         console.say(f"{_shape(student)}, copied from {_shape(source)}")
         reason = other_epsilon(source.config)
         if reason is not None and settings.architecture == "auto":
-            console.note(f"{reason}, so the student is a {family_of(student).name}, too")
+            console.note(f"{reason}, so the student is {family_of(student).a_name}, too")
     models = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
     if vocabulary is not None:
         console.show_to_people(vocabulary)

@@ -64,10 +64,10 @@ def config_of(files: ModelFiles) -> Any:
 def _family(model_type: Any, where: str) -> Family:
     if model_type is None:
         first, *others = FAMILIES.values()
-        more = "".join(f'; if a {one.name}, "{one.model_type}"' for one in others)
+        more = "".join(f'; if {one.a_name}, "{one.model_type}"' for one in others)
         raise ModelError(
             f"{where}: its config.json has no model_type",
-            f'If it is a {first.name}, add "model_type": "{first.model_type}" to that file{more}.',
+            f'If it is {first.a_name}, add "model_type": "{first.model_type}" to that file{more}.',
         )
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         reason = why_refused(model_type) if isinstance(model_type, str) else None
@@ -89,17 +89,17 @@ def _check_use(tree: dict[str, Any], where: str, family: Family) -> None:
             f"{where}: it is a decoder (is_decoder), which sees only the tokens before the mask",
             "Use a model that was trained as a masked-LM.",
         )
-    check_positions(tree, where, family.name)
+    check_positions(tree, where, family)
 
 
-def check_positions(tree: dict[str, Any], where: str, family: str) -> None:
+def check_positions(tree: dict[str, Any], where: str, family: Family) -> None:
     """Refuse a configuration with other than absolute positions; ModelError."""
     # transformers 5 ignores this key: such a model would load, and compute something else.
     kind = tree.get("position_embedding_type") or "absolute"
     if kind != "absolute":
         raise ModelError(
             f"{where}: position_embedding_type is {kind}; only absolute positions can be used",
-            f"Use a {family} with absolute position embeddings.",
+            f"Use {family.a_name} with absolute position embeddings.",
         )
 
 

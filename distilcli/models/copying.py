@@ -61,7 +61,7 @@ def copy_layers(
     family = family_of(source)
     _assert_kinds(source, layer_indices)
     target = target_family(source.config, architecture) if is_masked_lm(source) else family
-    check_positions(source.config.to_dict(), "the source", family.name)
+    check_positions(source.config.to_dict(), "the source", family)
     if target is family:
         model_class, config = type(source), _shortened(source, len(layer_indices))
         weights = _chosen_layers(source, layer_indices)
@@ -174,7 +174,7 @@ def target_family(source: Any, architecture: Architecture) -> Family:
         return family
     raise ModelError(
         f"student.architecture={architecture}: {reason}",
-        f"Set student.architecture=auto, for a {family.name} with fewer layers.",
+        f"Set student.architecture=auto, for {family.a_name} with fewer layers.",
     )
 
 
@@ -193,7 +193,7 @@ def other_epsilon(source: Any) -> str | None:
     if eps <= MAX_LAYER_NORM_EPS:
         return None
     return (
-        f"the layer_norm_eps of this {family.name} is {eps:g}, and a {target.name} always uses "
+        f"the layer_norm_eps of this {family.name} is {eps:g}, and {target.a_name} always uses "
         f"{fixed:g}: its copied layers would compute something else"
     )
 
@@ -208,7 +208,7 @@ def _no_copy(family: Family, target: Family) -> str:
         why = "has embeddings that nothing there would hold"
     else:
         why = "has embeddings and a head of another width"
-    return f"a {target.name} cannot be made of a {family.name}, which {why}"
+    return f"{target.a_name} cannot be made of {family.a_name}, which {why}"
 
 
 def config_of_student(

@@ -184,7 +184,7 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
         raise ModelError(
             f"{where}: no word embeddings among its weights (found, for example, "
             f"{_first(weights)})",
-            f"Use a {family.name} whose weights are named as transformers names them.",
+            f"Use {family.a_name} whose weights are named as transformers names them.",
         )
     numbers = (layer_number(name, family) for name in weights)
     layers = {number for number in numbers if number is not None}

@@ -284,9 +284,9 @@ def test_a_student_is_of_its_own_family_or_of_the_named_one(family, model):
         return
     with pytest.raises(ModelError) as caught:
         copy_layers(model, [0], "distilbert")
-    reason = f"student.architecture=distilbert: a DistilBERT cannot be made of a {family.name}, "
+    reason = f"student.architecture=distilbert: a DistilBERT cannot be made of {family.a_name}, "
     assert caught.value.message.startswith(f"{reason}which ")
-    assert caught.value.hint.endswith(f"for a {family.name} with fewer layers.")
+    assert caught.value.hint.endswith(f"for {family.a_name} with fewer layers.")
 
 
 @each_family

@@ -253,6 +253,11 @@ class Family:
     check: Callable[[Mapping[str, Any], str], None] = nothing_more
     older_settings: Callable[[Any], dict[str, Any]] = no_older_settings
 
+    @property
+    def a_name(self) -> str:
+        """Its name as one of them is spoken of: `a BERT`, `an ELECTRA`, `an XLM-RoBERTa`."""
+        return f"{'an' if self.name[0] in 'AEIOX' else 'a'} {self.name}"
+
     def first_position(self, config: Any) -> int:
         """Position of the first token of a sequence."""
         return int(config.pad_token_id) + 1 if self.starts_after_padding else 0
