@@ -41,7 +41,7 @@ class Masker:
     ) -> None:
         self.config = config
         self.seed = seed
-        self._mask_id = np.int32(tokenizer.mask_token_id)
+        self.mask_id = np.int32(tokenizer.mask_token_id)
         self._is_special = np.zeros(vocab_size, dtype=bool)
         self._is_special[tokenizer.all_special_ids] = True
         # An id that the tokenizer never produces (a padded-up vocabulary) must not be inserted.
@@ -75,7 +75,7 @@ class Masker:
         action = _uniform(_draw(keys, position, _ACTION))
         to_mask = chosen & (action < self.config.mask_share)
         to_random = chosen & ~to_mask & (action < self.config.mask_share + self.config.random_share)
-        masked = np.where(to_mask, self._mask_id, input_ids)
+        masked = np.where(to_mask, self.mask_id, input_ids)
         draws = _draw(keys[to_random], position[to_random], _REPLACEMENT)
         masked[to_random] = self._replacements[draws % np.uint64(len(self._replacements))]
         return masked, chosen

@@ -47,9 +47,12 @@ class PackedSequences:
         return self._changed(Tensor.pin_memory)
 
     def _changed(self: _Batch, change: Callable[[Tensor], Tensor]) -> _Batch:
-        changed: dict[str, Any] = {
-            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                changed[name] = change(value)
+            elif isinstance(value, PackedSequences):
+                changed[name] = value._changed(change)
         return replace(self, **changed)
 
     def __getstate__(self) -> dict[str, Any]:

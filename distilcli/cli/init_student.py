@@ -1,5 +1,6 @@
 """`distilcli init-student`: teacher to student, and what became of each layer."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -10,20 +11,18 @@ from distilcli.cli.console import Console
 from distilcli.cli.smaller_vocabulary import SmallerVocabulary, WantedVocabulary
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import Architecture, CopiedStudent, Student
-from distilcli.corpus.prepare import is_prepared
-from distilcli.distillation.masked_lm_parts import (
-    check_student,
-    load_teacher,
-    make_student,
-    open_store,
-)
-from distilcli.distillation.run_kind import experiment_tokenizer
+from distilcli.corpus.store import TokenStore
+from distilcli.distillation.masked_lm_parts import load_teacher, make_student
+from distilcli.distillation.measured_text import held_out_text
+from distilcli.distillation.run_kind import show_progress
+from distilcli.distillation.tokenization import Tokenization, ensure_store, tokenization_of
 from distilcli.errors import ConfigError, DistilError, RunFolderError, either
-from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, scores_of_models
+from distilcli.evaluation.held_out import HeldOutScores
 from distilcli.evaluation.result import Result, number, percent
+from distilcli.evaluation.text import scores_on_text
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
-from distilcli.models.checks import check_tokenizer
+from distilcli.models.checks import check_tokenizer, check_vocabulary
 from distilcli.models.copying import adds_token_type, other_epsilon
 from distilcli.models.families import (
     MaskedLM,
@@ -47,34 +46,57 @@ def run(experiment: MaskedLMExperiment, force: bool, console: Console) -> None:
     check_places(experiment)
     folder = RunFolder(experiment.run_folder)
     _refuse_existing(folder, force)
-    tokenizer = experiment_tokenizer(experiment)
     teacher = load_teacher(experiment)
-    student = make_student(experiment, teacher, tokenizer)
-    quality = {}
-    if is_prepared(experiment.data, tokenizer):
-        store = open_store(experiment, tokenizer)
-        check_student(experiment, student, teacher, store)
-        models = {"student": student} if teacher is None else {"teacher": teacher}
-        models["student"] = student
-        quality = scores_of_models(
-            models,
-            store,
-            held_out_masker(store, tokenizer, experiment.masking.mlm_probability),
-            single_accelerator(),
-            experiment.validation.num_sequences,
-            experiment.train.tokens_per_micro_batch,
-        )
-    else:
-        console.note("no prepared token store at hand: held-out quality is not measured")
+
+    def make(whole: Tokenization) -> TokenStore:
+        with console.bar("prepare") as bar:
+            return ensure_store(whole, os.cpu_count() or 1, show_progress(bar))
+
+    tokenization = tokenization_of(experiment, make)
+    student = make_student(experiment, teacher, tokenization)
+    quality = _quality(experiment, tokenization, student, teacher, console)
     # Last, when it has passed every check: the next `train` starts from what lies there.
     with folder.locked(0.0, console.note):
         _refuse_existing(folder, force)  # another process may have begun meanwhile
-        save_verified(student, tokenizer, folder.initial_student)
+        save_verified(student, tokenization.tokenizer, folder.initial_student)
     source = None
     if isinstance(experiment.student, CopiedStudent):
         named = experiment.student.source
         source = load_masked_lm(named) if named is not None else teacher
     _show(student, teacher, source, experiment.student, quality, folder.initial_student, console)
+
+
+def _quality(
+    experiment: MaskedLMExperiment,
+    tokenization: Tokenization,
+    student: MaskedLM,
+    teacher: MaskedLM | None,
+    console: Console,
+) -> dict[str, HeldOutScores]:
+    """Held-out scores of student and teacher, as far as there is a token store to measure on."""
+    if not tokenization.is_prepared():
+        console.note("no prepared token store at hand: held-out quality is not measured")
+        return {}
+    store = tokenization.open_store()
+    check_vocabulary(student, store.manifest.vocab_size, "the student")
+    if not len(store.held_out):
+        return {}
+    text = held_out_text(experiment, tokenization)
+    asked = {} if teacher is None else {"teacher": (teacher, text.whole or text)}
+    asked |= {"student": (student, text)}
+    accelerator = single_accelerator()
+    return {
+        name: scores_on_text(
+            f"the {name}",
+            model,
+            None,
+            own,
+            accelerator,
+            experiment.validation.num_sequences,
+            experiment.train.tokens_per_micro_batch,
+        )
+        for name, (model, own) in asked.items()
+    }
 
 
 def run_without_experiment(
@@ -199,8 +221,12 @@ def _show(
     rows = [[name, f"{num_parameters(m):,}", f"{_megabytes(m):.1f}"] for name, m in models.items()]
     if quality:
         columns += ["held-out loss", "accuracy"]
+        by_character = any(scores.loss_per_character is not None for scores in quality.values())
+        columns += by_character * ["loss a character"]
         for row in rows:
-            row += [number(quality[row[0]].loss), percent(quality[row[0]].accuracy)]
+            scores = quality[row[0]]
+            row += [number(scores.loss), percent(scores.accuracy)]
+            row += by_character * [number(scores.loss_per_character)]
     console.table("student at start", columns, rows)
     smaller = None
     if teacher is not None:

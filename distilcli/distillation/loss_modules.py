@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.masked import PackedBatch
 from distilcli.config.losses import LossConfig, TaskLossConfig
 from distilcli.distillation.teachers import ModelTeacher, Teacher
-from distilcli.losses.fused_head import fused_vocabulary_losses
+from distilcli.losses.fused_head import Projection, fused_vocabulary_losses
 from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
 from distilcli.models.attention import Packing, use_packed_attention
@@ -107,9 +107,10 @@ class _Sums:
         self.add_together(self.of[term] * value, {term: value})
 
     def add_together(self, total: Float[Tensor, ""], sums: Mapping[Term, Tensor]) -> None:
-        """Add several terms, whose gradient the weighted total carries."""
+        """Add several terms, or parts of them, whose gradient the weighted total carries."""
         self._total = self._total + total
-        self._found |= sums
+        for term, value in sums.items():
+            self._found[term] = self._found[term] + value if term in self._found else value
 
     def result(self) -> LossSums:
         """The total, and the sums in the order of the terms."""
@@ -146,14 +147,20 @@ class Distillation(LossModule):
         teacher_hidden = None
         if self.teacher is not None and self._compares:
             # First, while nothing is kept yet for the student's backward pass.
-            teacher_hidden = self.teacher.hidden(batch, packing)
+            row = batch.teacher_row
+            if row is None:
+                teacher_hidden = self.teacher.hidden(batch, packing)
+            else:
+                teacher_hidden = self.teacher.hidden(row, Packing.of(row))
         student_hidden = run_encoder(self.student, batch, packing)
         sums = _Sums(self.terms, coefficients, student_hidden)
         if self._on_logits:
             self._add_logit_terms(sums, batch, student_hidden, teacher_hidden)
-        for term in self._on_hidden:
+        if self._on_hidden:
             assert teacher_hidden is not None
-            sums.add(term, term.sum(student_hidden, teacher_hidden))
+            compared = _hidden_pairs(batch, student_hidden, teacher_hidden)
+            for term in self._on_hidden:
+                sums.add(term, term.sum(*compared))
         return sums.result()
 
     @property
@@ -162,7 +169,7 @@ class Distillation(LossModule):
         return any(term.needs_teacher for term in self._on_logits)
 
     def _counts_of(self, batch: PackedBatch) -> Counts:
-        return Counts(batch.num_tokens, batch.num_soft, batch.num_masked)
+        return Counts(batch.num_compared, batch.num_soft, batch.num_masked)
 
     def _freeze_head(self) -> None:
         trained = {id(parameter) for parameter in encoder(self.student).parameters()}
@@ -177,20 +184,49 @@ class Distillation(LossModule):
         student_hidden: Float[Tensor, "tokens hidden"],
         teacher_hidden: Float[Tensor, "tokens hidden"] | None,
     ) -> None:
-        positions = batch.soft_positions if self.compares_logits else batch.masked_positions
-        teacher = None
+        positions, num_labelled, teacher = batch.masked_positions, batch.num_masked, None
         if self.compares_logits:
             assert self.teacher is not None
             assert teacher_hidden is not None
-            teacher = self.teacher.projection(teacher_hidden[positions])
+            positions, num_labelled = batch.soft_positions, batch.num_soft_masked
+            row = batch.teacher_row
+            in_row = positions if row is None else row.soft_positions
+            teacher = self.teacher.projection(teacher_hidden[in_row])
+            on_labels = [term for term in self._on_logits if not term.needs_teacher]
+            if on_labels and batch.lone_positions.shape[0]:
+                lone = batch.lone_positions
+                hidden = student_hidden[lone]
+                self._add_at(sums, on_labels, hidden, batch.labels[lone], None)
+        labels = batch.labels[positions[:num_labelled]]
+        self._add_at(sums, self._on_logits, student_hidden[positions], labels, teacher)
+
+    def _add_at(
+        self,
+        sums: _Sums,
+        terms: list[VocabularyTerm],
+        hidden: Float[Tensor, "positions hidden"],
+        labels: Int[Tensor, " labelled"],
+        teacher: Projection | None,
+    ) -> None:
+        """Add terms at some positions, of which the first len(labels) have a label."""
         found = fused_vocabulary_losses(
-            vocabulary_projection(self.student, student_hidden[positions]),
+            vocabulary_projection(self.student, hidden),
             teacher,
-            batch.labels[batch.masked_positions],
-            self._on_logits,
-            [sums.of[term] for term in self._on_logits],
+            labels,
+            terms,
+            [sums.of[term] for term in terms],
         )
-        sums.add_together(found.total, dict(zip(self._on_logits, found.sums, strict=True)))
+        sums.add_together(found.total, dict(zip(terms, found.sums, strict=True)))
+
+
+def _hidden_pairs(
+    batch: PackedBatch,
+    student: Float[Tensor, "tokens hidden"],
+    teacher: Float[Tensor, "row hidden"],
+) -> tuple[Float[Tensor, "pairs hidden"], Float[Tensor, "pairs hidden"]]:
+    """Hidden states of the tokens that both models read."""
+    row = batch.teacher_row
+    return (student, teacher) if row is None else (student[row.student_pairs], teacher[row.pairs])
 
 
 class TaskDistillation(LossModule):

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerFast
 
 from distilcli.batches.masked import PackedBatch, held_out_batches, pack_masked
 from distilcli.batches.masking import Masker
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import MaskedLMExperiment
-from distilcli.corpus.prepare import is_prepared, prepare
 from distilcli.corpus.store import TokenStore
 from distilcli.distillation.identity import (
     Identity,
@@ -24,26 +22,23 @@ from distilcli.distillation.loss_modules import Distillation
 from distilcli.distillation.masked_lm_parts import (
     TextParts,
     assemble_unsaved,
-    check_student,
-    ensure_store,
     keep_or_save_initial_student,
     load_initial_student,
     load_teacher,
     make_student,
-    open_store,
+    parts_of,
     store_warnings,
-    teacher_dtype,
 )
 from distilcli.distillation.measured_text import held_out_text, other_text
 from distilcli.distillation.objective import Objective
-from distilcli.distillation.run_kind import (
-    Audience,
-    Place,
-    RunKind,
-    experiment_tokenizer,
-    show_progress,
-)
+from distilcli.distillation.run_kind import Audience, Place, RunKind, show_progress
 from distilcli.distillation.teachers import ModelTeacher, OffloadedTeacher, PlacedTeacher
+from distilcli.distillation.tokenization import (
+    Tokenization,
+    ensure_store,
+    tokenization_of,
+    tokenization_of_student,
+)
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.evaluation.held_out import (
@@ -81,15 +76,20 @@ class MaskedLMObjective(Objective):
     ) -> None:
         self.experiment = experiment
         self.store = parts.store
-        self.tokenizer = parts.tokenizer
+        self.parts = parts
+        teacher_ids = parts.tokenization.teacher_ids
+        self._ids = None if teacher_ids is None else torch.from_numpy(teacher_ids)
         self.lengths = parts.store.train.lengths
         self.unknown_share = unknown_share(parts.store.token_counts, parts.tokenizer)
         self.num_held_out = len(parts.store.held_out)
         teacher: ModelTeacher | None = None
         if parts.teacher is not None and experiment.teacher is not None:
             is_offloaded = experiment.teacher.offload
-            model = parts.teacher
-            teacher = OffloadedTeacher(model, device) if is_offloaded else PlacedTeacher(model)
+            model, ids = parts.teacher, self._ids
+            if is_offloaded:
+                teacher = OffloadedTeacher(model, device, ids)
+            else:
+                teacher = PlacedTeacher(model, ids)
         self._teacher = None if teacher is None else teacher.model
         self.module = Distillation(parts.student, teacher, experiment.loss)
         compares = self.module.compares_logits
@@ -106,13 +106,24 @@ class MaskedLMObjective(Objective):
         """One micro-batch, each sample masked as in its epoch."""
         samples = draws.samples.tolist()
         return pack_masked(
-            self.store.train, samples, self._masker, draws.epochs, self._unmasked_share
+            self.store.train,
+            samples,
+            self._masker,
+            draws.epochs,
+            self._unmasked_share,
+            self.parts.tokenization.teacher_ids,
         )
 
     def held_out(self, accelerator: Accelerator) -> HeldOutScores:
         """Held-out scores of the student as it is now, beside its teacher."""
-        batches = self._held_out_batches(self.experiment.validation.num_sequences, accelerator)
-        return held_out_scores(self.module.student, self._teacher, batches, accelerator)
+        batches = self._held_out_batches(
+            self.store,
+            self.parts.tokenization,
+            self.experiment.validation.num_sequences,
+            accelerator,
+        )
+        student = self.module.student
+        return held_out_scores(student, self._teacher, batches, accelerator, teacher_ids=self._ids)
 
     def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
         """Held-out loss of the teacher and of token frequencies, in nats a masked token.
@@ -122,8 +133,11 @@ class MaskedLMObjective(Objective):
         """
         if not self.num_held_out:
             return {"teacher_loss": None, "unigram_loss": None}
-        batches = self._held_out_batches(_SANITY_SEQUENCES, accelerator)
-        unigram = unigram_loss(self.store, batches, accelerator)
+        store, tokenization = self.store, self.parts.tokenization
+        if self.parts.whole_store is not None and tokenization.whole is not None:
+            store, tokenization = self.parts.whole_store, tokenization.whole
+        batches = self._held_out_batches(store, tokenization, _SANITY_SEQUENCES, accelerator)
+        unigram = unigram_loss(store, batches, accelerator)
         teacher = self.experiment.teacher
         if teacher is None or self._teacher is None:
             return {"teacher_loss": None, "unigram_loss": unigram}
@@ -138,16 +152,23 @@ class MaskedLMObjective(Objective):
             )
         return {"teacher_loss": teacher_loss, "unigram_loss": unigram}
 
-    def _held_out_batches(self, num_sequences: int, accelerator: Accelerator) -> list[PackedBatch]:
+    def _held_out_batches(
+        self,
+        store: TokenStore,
+        tokenization: Tokenization,
+        num_sequences: int,
+        accelerator: Accelerator,
+    ) -> list[PackedBatch]:
         experiment = self.experiment
-        masker = held_out_masker(self.store, self.tokenizer, experiment.masking.mlm_probability)
+        masker = held_out_masker(store, tokenization.tokenizer, experiment.masking.mlm_probability)
         batches = held_out_batches(
-            self.store.held_out,
+            store.held_out,
             masker,
             num_sequences,
             experiment.train.tokens_per_micro_batch,
             accelerator.process_index,
             accelerator.num_processes,
+            tokenization.teacher_ids,
         )
         return list(batches)
 
@@ -157,19 +178,12 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
 
     def prepare(self, num_proc: int, audience: Audience) -> Result:
         """Prepare the token store, or find that it is there, and say what it holds."""
-        data = self.experiment.data
-        tokenizer = experiment_tokenizer(self.experiment)
-        store = None
-        if is_prepared(data, tokenizer):
-            try:
-                store = open_store(self.experiment, tokenizer)
-                audience.note(f"{data.store}: already prepared")
-            except DataError as error:
-                audience.warn(f"{error.message}; what is damaged is made anew")
-        if store is None:
-            with audience.bar("prepare") as bar:
-                store = prepare(data, tokenizer, num_proc, show_progress(bar))
-        return _contents(store, tokenizer, data.store)
+
+        def make(tokenization: Tokenization) -> TokenStore:
+            return _prepared(tokenization, num_proc, audience)
+
+        tokenization = tokenization_of(self.experiment, make)
+        return _contents(make(tokenization), tokenization)
 
     def assemble(
         self, device: torch.device, initial_student: Path, place: Place | None, audience: Audience
@@ -180,33 +194,37 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
             DataError, ModelError: see `open_store`, `load_teacher` and `make_student`.
         """
         experiment = self.experiment
-        tokenizer = experiment_tokenizer(experiment)
-        if place is not None:
-            self._make_what_is_missing(tokenizer, place, audience)
+        if place is None:
+            tokenization = tokenization_of(experiment)
+        else:
+            tokenization = self._make_what_is_missing(place, audience)
         # The main process has read every byte of it by now.
-        store = open_store(experiment, tokenizer, by_content=False)
+        store = tokenization.open_store(by_content=False)
         student = load_initial_student(experiment, initial_student)
-        teacher = load_teacher(experiment, teacher_dtype(experiment, device))
-        check_student(experiment, student, teacher, store)
-        return TextParts(tokenizer, teacher, student, store)
+        return parts_of(experiment, tokenization, store, student, device)
 
-    def _make_what_is_missing(
-        self, tokenizer: PreTrainedTokenizerFast, place: Place, audience: Audience
-    ) -> None:
+    def _make_what_is_missing(self, place: Place, audience: Audience) -> Tokenization:
         experiment = self.experiment
+
+        def make(tokenization: Tokenization) -> TokenStore:
+            with audience.bar("prepare") as bar:
+                return ensure_store(tokenization, os.cpu_count() or 1, show_progress(bar))
+
         place.take()
         # Models first: a mistake there must not cost the hours that preparing a corpus may take.
+        teacher = None if place.keeps_student else load_teacher(experiment)
+        tokenization = tokenization_of(experiment, make)
         student = None
         if not place.keeps_student:
-            student = make_student(experiment, load_teacher(experiment), tokenizer)
-        with audience.bar("prepare") as bar:
-            store = ensure_store(experiment, tokenizer, os.cpu_count() or 1, show_progress(bar))
+            student = make_student(experiment, teacher, tokenization)
+        store = make(tokenization)
         # All checks before anything of the run is written: what fails them must not lie there.
         if student is not None:
             check_vocabulary(student, store.manifest.vocab_size, "the student")
         place.begin()
         if student is not None:
-            keep_or_save_initial_student(student, tokenizer, place.initial_student)
+            keep_or_save_initial_student(student, tokenization.tokenizer, place.initial_student)
+        return tokenization
 
     def assemble_unsaved(self, device: torch.device, *, by_content: bool) -> TextParts:
         """The parts with a student that is made in memory."""
@@ -270,18 +288,17 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
         teacher = load_teacher(experiment)
         models = {} if teacher is None else {TEACHER: teacher}
         models |= {label: load_masked_lm(path, role="student") for label, path in paths.items()}
-        tokenizer = experiment_tokenizer(experiment)
         if asked.text:
-            text = other_text(experiment, asked, tokenizer, paths, audience)
+            tokenization = tokenization_of_student(experiment, next(iter(paths.values())))
+            text = other_text(experiment, asked, tokenization, paths, audience)
         else:
-            text = held_out_text(experiment, tokenizer)
+            text = held_out_text(experiment, tokenization_of(experiment))
         for name, model in models.items():
             check_vocabulary(model, text.store.manifest.vocab_size, name)
         rows = evaluate(
             models,
             TEACHER if teacher is not None else None,
-            text.split,
-            held_out_masker(text.store, tokenizer, experiment.masking.mlm_probability),
+            text,
             experiment.train.tokens_per_micro_batch,
             accelerator,
             audience.note,
@@ -295,10 +312,25 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
         return Result(table, lines_of(rows), {"text": text.record, "models": found})
 
 
-def _contents(store: TokenStore, tokenizer: PreTrainedTokenizerFast, folder: str) -> Result:
+def _prepared(tokenization: Tokenization, num_proc: int, audience: Audience) -> TokenStore:
+    """The store of a tokenization, made where it is not there, or not whole."""
+    folder = tokenization.data.store
+    if tokenization.is_prepared():
+        try:
+            store = tokenization.open_store()
+        except DataError as error:
+            audience.warn(f"{error.message}; what is damaged is made anew")
+        else:
+            audience.note(f"{folder}: already prepared")
+            return store
+    with audience.bar("prepare") as bar:
+        return tokenization.prepare(num_proc, show_progress(bar))
+
+
+def _contents(store: TokenStore, tokenization: Tokenization) -> Result:
     """What a token store holds."""
-    manifest = store.manifest
-    share = unknown_share(store.token_counts, tokenizer)
+    manifest, folder = store.manifest, tokenization.data.store
+    share = unknown_share(store.token_counts, tokenization.tokenizer)
     rows = [
         [name, f"{split.documents:,}", f"{split.sequences:,}", f"{split.tokens:,}", unknown]
         for name, split, unknown in (
@@ -313,4 +345,8 @@ def _contents(store: TokenStore, tokenizer: PreTrainedTokenizerFast, folder: str
     ]
     record = {"store": folder, **manifest.model_dump(mode="json", exclude=_LONG_FIELDS)}
     table = Table(f"token store {folder}", columns, rows)
-    return Result(table, lines, record, store_warnings(store, tokenizer))
+    if tokenization.whole is not None and tokenization.kept is not None:
+        pieces = len(tokenization.whole.tokenizer)
+        lines.append(f"vocabulary: {len(tokenization.kept):,} of {pieces:,} pieces are kept")
+        record["kept_pieces"] = len(tokenization.kept)
+    return Result(table, lines, record, store_warnings(store, tokenization.tokenizer))

@@ -1,9 +1,5 @@
-"""The parts of masked-LM training: tokenizer, token store, teacher and initial student.
+"""The parts of masked-LM training: tokens, teacher and initial student."""
 
-What is missing is made, by one process while the others wait.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +8,10 @@ from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import CheckpointStudent
-from distilcli.corpus.prepare import Progress, is_prepared, prepare
 from distilcli.corpus.store import TokenStore
-from distilcli.distillation.run_kind import Parts, experiment_tokenizer
-from distilcli.errors import DataError, ModelError
-from distilcli.files.atomic import recover_all
+from distilcli.distillation.run_kind import Parts
+from distilcli.distillation.tokenization import Tokenization, tokenization_of
+from distilcli.errors import ModelError
 from distilcli.losses.table import MASKED_LM_TERMS, hidden_terms
 from distilcli.models.checks import check_length, check_pair, check_tokenizer, check_vocabulary
 from distilcli.models.families import MaskedLM
@@ -24,6 +19,7 @@ from distilcli.models.loading import load_masked_lm
 from distilcli.models.placement import resolve_precision
 from distilcli.models.saving import first_difference, save_verified
 from distilcli.models.students import build_student
+from distilcli.models.vocabulary import trim_vocabulary
 from distilcli.text.tokenizer_checks import unknown_share, unknown_warning
 
 
@@ -32,48 +28,16 @@ class TextParts(Parts):
     """What masked-LM training needs.
 
     Attributes:
-        store: the token store.
+        tokenization: which tokens student and teacher read.
+        store: of the student's tokens.
+        whole_store: of the teacher's, where these are others; else None.
     """
 
     teacher: MaskedLM | None
     student: MaskedLM
+    tokenization: Tokenization
     store: TokenStore
-
-
-def open_store(
-    experiment: MaskedLMExperiment, tokenizer: PreTrainedTokenizerFast, *, by_content: bool = True
-) -> TokenStore:
-    """The experiment's finished token store.
-
-    Args:
-        experiment: names it.
-        tokenizer: which it must have been made with.
-        by_content: read every byte of it (`TokenStore.open`); one process of a run does.
-
-    Raises:
-        DataError: it is not there, not finished, or made with another tokenizer or settings.
-    """
-    store = TokenStore.open(Path(experiment.data.store), by_content=by_content)
-    store.check_tokenizer(tokenizer)
-    if not is_prepared(experiment.data, tokenizer, by_content=by_content):
-        raise DataError(
-            f"{experiment.data.store}: made with other data settings than this experiment's",
-            "Name another data.store, or make the data section as it was.",
-        )
-    return store
-
-
-def ensure_store(
-    experiment: MaskedLMExperiment,
-    tokenizer: PreTrainedTokenizerFast,
-    num_proc: int,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> TokenStore:
-    """The experiment's token store, prepared first if it is missing or unfinished."""
-    recover_all(Path(experiment.data.store))
-    if is_prepared(experiment.data, tokenizer):
-        return open_store(experiment, tokenizer)
-    return prepare(experiment.data, tokenizer, num_proc, on_progress)
+    whole_store: TokenStore | None
 
 
 def store_warnings(store: TokenStore, tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -102,12 +66,15 @@ def load_teacher(
 
 
 def make_student(
-    experiment: MaskedLMExperiment, teacher: MaskedLM | None, tokenizer: PreTrainedTokenizerFast
+    experiment: MaskedLMExperiment, teacher: MaskedLM | None, tokenization: Tokenization
 ) -> MaskedLM:
     """The student as the experiment says it starts, checked against teacher and tokenizer."""
     student = build_student(experiment.student, teacher, experiment.seed)
-    check_student(experiment, student, teacher)
-    check_tokenizer(student, tokenizer, "the student")
+    if experiment.student.kept_vocabulary is not None:
+        assert tokenization.kept is not None
+        student = trim_vocabulary(student, tokenization.kept, tokenization.tokenizer)
+    check_student(experiment, student, teacher, tokenization)
+    check_tokenizer(student, tokenization.tokenizer, "the student")
     return student
 
 
@@ -126,36 +93,54 @@ def assemble_unsaved(
     Args:
         experiment: what to assemble.
         device: decides the teacher's precision.
-        by_content: see `open_store`.
+        by_content: see `Tokenization.open_store`.
 
     Raises:
-        DataError, ModelError: see `open_store`, `load_teacher` and `make_student`.
+        DataError, ModelError: see `Tokenization.open_store`, `load_teacher` and `make_student`.
     """
-    tokenizer = experiment_tokenizer(experiment)
-    store = open_store(experiment, tokenizer, by_content=by_content)
+    tokenization = tokenization_of(experiment)
+    store = tokenization.open_store(by_content=by_content)
     # Copied before the teacher's precision is lowered: the student starts from fp32.
-    student = make_student(experiment, load_teacher(experiment), tokenizer)
+    student = make_student(experiment, load_teacher(experiment), tokenization)
+    return parts_of(experiment, tokenization, store, student, device)
+
+
+def parts_of(
+    experiment: MaskedLMExperiment,
+    tokenization: Tokenization,
+    store: TokenStore,
+    student: MaskedLM,
+    device: torch.device,
+) -> TextParts:
+    """The parts, with the teacher as it is run on this device.
+
+    Raises:
+        DataError, ModelError: they do not fit together.
+    """
     teacher = load_teacher(experiment, teacher_dtype(experiment, device))
-    check_student(experiment, student, teacher, store)
-    return TextParts(tokenizer, teacher, student, store)
+    check_student(experiment, student, teacher, tokenization)
+    check_vocabulary(student, store.manifest.vocab_size, "the student")
+    whole = tokenization.whole if tokenization.is_paired else None
+    whole_store = None if whole is None else whole.open_store(by_content=False)
+    return TextParts(tokenization.tokenizer, teacher, student, tokenization, store, whole_store)
 
 
 def check_student(
     experiment: MaskedLMExperiment,
     student: MaskedLM,
     teacher: MaskedLM | None,
-    store: TokenStore | None = None,
+    tokenization: Tokenization,
 ) -> None:
-    """Refuse a student that cannot be trained in this experiment, or on this store.
+    """Refuse a student that cannot be trained in this experiment.
 
     Raises:
         ModelError: vocabulary, width or positions do not fit.
     """
     check_length(student, experiment.data.max_length)
     if teacher is not None:
-        check_pair(student, teacher, hidden_terms(MASKED_LM_TERMS, experiment.loss.weights))
-    if store is not None:
-        check_vocabulary(student, store.manifest.vocab_size, "the student")
+        terms = hidden_terms(MASKED_LM_TERMS, experiment.loss.weights)
+        ids = tokenization.teacher_ids
+        check_pair(student, teacher, terms, None if ids is None else len(ids))
 
 
 def keep_or_save_initial_student(

@@ -1,21 +1,29 @@
 """Text that masked-LM models are measured on: held out of training, or any other."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.data import FilesSource
 from distilcli.config.experiment import MaskedLMExperiment
+from distilcli.corpus.alignment import pieces_of
+from distilcli.corpus.store import Split, TokenStore
 from distilcli.corpus.text_cache import Reading, text_store
-from distilcli.distillation.masked_lm_parts import open_store
 from distilcli.distillation.run_kind import Audience, show_progress
+from distilcli.distillation.tokenization import Tokenization
 from distilcli.errors import DataError, ModelError
 from distilcli.evaluation.asked import Asked
+from distilcli.evaluation.held_out import held_out_masker
 from distilcli.evaluation.text import Text
+from distilcli.files.json_text import to_json
 from distilcli.models.families import num_positions
 from distilcli.models.loading import read_config
-from distilcli.text.tokenizers import load_tokenizer, tokenizer_fingerprint
+from distilcli.text.tokenizers import load_tokenizer, text_backend, tokenizer_fingerprint
 
 
 def settings_of(models: Sequence[str], teacher: str | None) -> MaskedLMExperiment:
@@ -38,27 +46,36 @@ def settings_of(models: Sequence[str], teacher: str | None) -> MaskedLMExperimen
     return settings.model_copy(update={"data": data})
 
 
-def held_out_text(experiment: MaskedLMExperiment, tokenizer: PreTrainedTokenizerFast) -> Text:
+def held_out_text(experiment: MaskedLMExperiment, tokenization: Tokenization) -> Text:
     """What the experiment's store holds out.
 
     Raises:
-        DataError: nothing is held out, or see `open_store`.
+        DataError: nothing is held out, or see `Tokenization.open_store`.
     """
-    store = open_store(experiment, tokenizer)
+    store = tokenization.open_store()
     if not len(store.held_out):
         raise DataError(
             f"{experiment.data.store}: no held-out text to evaluate on",
             "Set data.held_out_fraction or data.held_out_sources and prepare another store; or "
             "name other text with --text.",
         )
-    record = {"store": experiment.data.store, "split": "held_out"}
-    return Text(store.held_out, store, record)
+    record = {"store": tokenization.data.store, "split": "held_out"}
+    text = _text(experiment, tokenization, store.held_out, store, record)
+    teacher_ids = tokenization.teacher_ids
+    if tokenization.whole is None or teacher_ids is None:
+        return text
+    return replace(
+        text,
+        whole=_by_characters(held_out_text(experiment, tokenization.whole), tokenization.whole),
+        teacher_ids=torch.from_numpy(teacher_ids),
+        characters=characters_of(tokenization.tokenizer),
+    )
 
 
 def other_text(
     experiment: MaskedLMExperiment,
     asked: Asked,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenization: Tokenization,
     paths: dict[str, str],
     audience: Audience,
 ) -> Text:
@@ -67,7 +84,7 @@ def other_text(
     Args:
         experiment: says what a document and a sequence is, where `asked` does not.
         asked: names the files.
-        tokenizer: of the experiment.
+        tokenization: of the experiment.
         paths: of the models that are measured, by what they are called.
         audience: told how far reading is.
 
@@ -75,7 +92,7 @@ def other_text(
         ModelError: a model has another tokenizer.
         DataError, ConfigError: the text cannot be read.
     """
-    fingerprint = tokenizer_fingerprint(tokenizer)
+    fingerprint = tokenizer_fingerprint(tokenization.tokenizer)
     for name, path in paths.items():
         if tokenizer_fingerprint(load_tokenizer(path)) != fingerprint:
             raise ModelError(
@@ -91,7 +108,7 @@ def other_text(
         min_length=experiment.data.min_length,
     )
     with audience.bar("reading text") as bar:
-        store, folder = text_store(asked.text, reading, tokenizer, show_progress(bar))
+        store, folder = text_store(asked.text, reading, tokenization.tokenizer, show_progress(bar))
     counts = store.manifest.train
     record = {
         "files": list(asked.text),
@@ -101,4 +118,32 @@ def other_text(
         "sequences": counts.sequences,
         "tokens": counts.tokens,
     }
-    return Text(store.train, store, record)
+    text = _text(experiment, tokenization, store.train, store, record)
+    if tokenization.whole is None or not tokenization.is_paired:
+        return text
+    whole = other_text(experiment, asked, tokenization.whole, {}, audience)
+    return replace(
+        text,
+        whole=_by_characters(whole, tokenization.whole),
+        characters=characters_of(tokenization.tokenizer),
+    )
+
+
+def _text(
+    experiment: MaskedLMExperiment,
+    tokenization: Tokenization,
+    split: Split,
+    store: TokenStore,
+    record: dict[str, Any],
+) -> Text:
+    share = experiment.masking.mlm_probability
+    return Text(split, store, record, held_out_masker(store, tokenization.tokenizer, share))
+
+
+def _by_characters(text: Text, tokenization: Tokenization) -> Text:
+    return replace(text, characters=characters_of(tokenization.tokenizer))
+
+
+def characters_of(tokenizer: PreTrainedTokenizerFast) -> Int64[Tensor, " vocab"]:
+    """Characters that each token stands for; bytes, where a tokenizer reads bytes."""
+    return torch.from_numpy(pieces_of(to_json(text_backend(tokenizer))).lengths)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distilcli.batches.masked import PackedBatch
+from distilcli.batches.packing import PackedSequences
 from distilcli.distillation.identity import TEACHER_OUTPUTS, Fingerprint, Identity
 from distilcli.distillation.teacher_outputs import TeacherOutputs
 from distilcli.files.atomic import recover_all
@@ -52,7 +52,17 @@ class Teacher(nn.Module, ABC):
 
 
 class ModelTeacher(Teacher):
-    """A teacher that runs in every step."""
+    """A teacher that runs in every step.
+
+    Args:
+        ids: its id of each of the student's tokens, where the student has another vocabulary;
+            None: both have the same.
+    """
+
+    def __init__(self, ids: Int[Tensor, " vocab"] | None = None) -> None:
+        super().__init__()
+        # No buffer: DDP would send it to all processes in every step.
+        self._ids = ids
 
     @property
     @abstractmethod
@@ -66,14 +76,18 @@ class ModelTeacher(Teacher):
         return self
 
     @torch.no_grad()
-    def hidden(self, batch: PackedBatch, packing: Packing) -> Float[Tensor, "tokens hidden"]:
+    def hidden(self, batch: PackedSequences, packing: Packing) -> Float[Tensor, "tokens hidden"]:
         """Last hidden states."""
         return run_encoder(self.model, batch, packing)
 
     @torch.no_grad()
     def projection(self, hidden: Float[Tensor, "tokens hidden"]) -> Projection:
-        """The masked-LM head, up to but without the product that makes logits."""
-        return vocabulary_projection(self.model, hidden)
+        """The masked-LM head, up to but without the product that makes logits of all `ids`."""
+        projection = vocabulary_projection(self.model, hidden)
+        if self._ids is None:
+            return projection
+        self._ids = self._ids.to(hidden.device)
+        return projection.of_rows(self._ids)
 
     @torch.no_grad()
     def outputs(self, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:
@@ -86,10 +100,11 @@ class PlacedTeacher(ModelTeacher):
 
     Args:
         model: frozen here, and switched to packed attention.
+        ids: see `ModelTeacher`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
+    def __init__(self, model: PreTrainedModel, ids: Int[Tensor, " vocab"] | None = None) -> None:
+        super().__init__(ids)
         self._model = _frozen(model)
 
     @property
@@ -108,10 +123,13 @@ class OffloadedTeacher(ModelTeacher):
     Args:
         model: frozen here, and switched to packed attention.
         device: that it computes on.
+        ids: see `ModelTeacher`.
     """
 
-    def __init__(self, model: MaskedLM, device: torch.device) -> None:
-        super().__init__()
+    def __init__(
+        self, model: MaskedLM, device: torch.device, ids: Int[Tensor, " vocab"] | None = None
+    ) -> None:
+        super().__init__(ids)
         offload_layers(model, device)
         # Held in a tuple so that `.to()` and DDP do not see it.
         self._models = (_frozen(model),)

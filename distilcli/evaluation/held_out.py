@@ -1,7 +1,8 @@
 """Held-out quality under one fixed mask: masked-LM loss, accuracy, agreement with the teacher.
 
 The mask depends on nothing but the sample, chooses uniformly and always shows [MASK], so figures
-of different experiments on the same store can be compared.
+of different experiments on the same store can be compared. Models of different vocabularies hide
+other pieces of the text: of theirs, the loss is comparable for each character that was hidden.
 """
 
 import math
@@ -12,15 +13,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from distilcli.batches.masked import PackedBatch, held_out_batches
+from distilcli.batches.masked import PackedBatch
 from distilcli.batches.masking import Masker
 from distilcli.config.data import MaskingConfig
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import NonFiniteLossError
-from distilcli.models.attention import Packing, use_packed_attention
+from distilcli.models.attention import Packing
 from distilcli.models.families import MaskedLM
 from distilcli.models.running import run_encoder, vocabulary_projection
 
@@ -37,8 +39,12 @@ class HeldOutScores:
         loss: masked-LM cross-entropy, nats per token.
         accuracy: share of masked tokens that are the most probable one.
         num_masked: masked tokens looked at.
-        agreement: share of masked tokens where student and teacher put the same token first.
-        kl: KL(teacher || student) at temperature 1, nats per token.
+        agreement: share of masked tokens where student and teacher put the same token first; of
+            the tokens that both have, where the student has a part of the vocabulary.
+        kl: KL(teacher || student) at temperature 1, nats per token, of the same tokens; over the
+            student's vocabulary.
+        loss_per_character: the loss by characters of the masked tokens, in nats; None where the
+            models have one vocabulary.
     """
 
     loss: float
@@ -46,6 +52,7 @@ class HeldOutScores:
     num_masked: int
     agreement: float | None = None
     kl: float | None = None
+    loss_per_character: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -64,6 +71,7 @@ class HeldOutScores:
             "held_out/accuracy": self.accuracy,
             "held_out/agreement": self.agreement,
             "held_out/kl": self.kl,
+            "held_out/loss_per_character": self.loss_per_character,
         }
         return {key: value for key, value in values.items() if value is not None}
 
@@ -86,24 +94,38 @@ def held_out_scores(
     batches: Iterable[PackedBatch],
     accelerator: Accelerator,
     name: str = "the student",
+    *,
+    teacher_ids: Int[Tensor, " vocab"] | None = None,
+    characters: Int[Tensor, " vocab"] | None = None,
 ) -> HeldOutScores:
     """Scores of a student, beside its teacher if there is one, summed over all processes.
 
     Both models must use packed attention; precision is the caller's autocast. The student's mode
     is restored.
 
+    Args:
+        student: the model that is measured.
+        teacher: what it is compared with.
+        batches: masked text.
+        accelerator: names device and processes.
+        name: opens the message of an error.
+        teacher_ids: the teacher's id of each of the student's tokens; None: both have the same.
+        characters: of each token; None: the loss by characters is not wanted.
+
     Raises:
         NonFiniteLossError: a score is NaN or infinite; its message opens with `name`.
     """
     was_training = student.training
     student.eval()
-    sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
+    device = accelerator.device
+    ids, lengths = (None if x is None else x.to(device) for x in (teacher_ids, characters))
+    sums = torch.zeros(7, dtype=torch.float64, device=device)
     for batch in batches:
-        sums += _batch_sums(student, teacher, batch.to(accelerator.device))
+        sums += _batch_sums(student, teacher, batch.to(device), ids, lengths)
     student.train(was_training)
     total = accelerator.reduce(sums, "sum").tolist()
-    loss, correct, agreed, kl, num_masked = total
-    count = max(num_masked, 1.0)
+    loss, correct, agreed, kl, num_masked, num_compared, num_characters = total
+    count, compared = max(num_masked, 1.0), max(num_compared, 1.0)
     # Comparisons with NaN are false: such a student would count as the best one so far.
     for what, value in (("held-out loss", loss), ("KL to the teacher", kl)):
         if not math.isfinite(value):
@@ -114,67 +136,59 @@ def held_out_scores(
         loss=loss / count,
         accuracy=correct / count,
         num_masked=int(num_masked),
-        agreement=agreed / count if teacher is not None else None,
-        kl=kl / count if teacher is not None else None,
+        agreement=agreed / compared if teacher is not None else None,
+        kl=kl / compared if teacher is not None else None,
+        loss_per_character=loss / num_characters if num_characters else None,
     )
 
 
-def scores_of_models(
-    models: dict[str, MaskedLM],
-    store: TokenStore,
-    masker: Masker,
-    accelerator: Accelerator,
-    num_sequences: int,
-    tokens_per_micro_batch: int,
-) -> dict[str, HeldOutScores]:
-    """Scores of each model alone; none where the store holds nothing out.
+def _batch_sums(
+    student: MaskedLM,
+    teacher: MaskedLM | None,
+    batch: PackedBatch,
+    teacher_ids: Tensor | None,
+    characters: Tensor | None,
+) -> Tensor:
+    """Of one micro-batch, float64 [7].
 
-    Args:
-        models: by name; each is moved to the device and switched to packed attention.
-        store: whose held-out split is measured on.
-        masker: its fixed mask.
-        accelerator: names the device.
-        num_sequences: how many of them, evenly spaced.
-        tokens_per_micro_batch: of one forward pass.
-
-    Raises:
-        NonFiniteLossError: see `held_out_scores`.
+    These are loss, correct, agreed, KL, masked tokens, those of them that are compared, characters.
     """
-    scores = {}
-    for name, model in models.items() if len(store.held_out) else ():
-        use_packed_attention(model.to(accelerator.device))
-        batches = held_out_batches(store.held_out, masker, num_sequences, tokens_per_micro_batch)
-        scores[name] = held_out_scores(model, None, batches, accelerator, f"the {name}")
-    return scores
-
-
-def _batch_sums(student: MaskedLM, teacher: MaskedLM | None, batch: PackedBatch) -> Tensor:
-    """Loss, correct, agreed, KL and count of one micro-batch, float64 [5]."""
-    packing = Packing.of(batch)
-    student_hidden = run_encoder(student, batch, packing)[batch.masked_positions]
-    teacher_hidden = None
-    if teacher is not None:
-        teacher_hidden = run_encoder(teacher, batch, packing)[batch.masked_positions]
-    labels = batch.labels[batch.masked_positions]
-    sums = torch.zeros(5, dtype=torch.float64, device=labels.device)
+    num_compared = batch.num_soft_masked
+    # Those that the teacher has, too, come first.
+    positions = torch.cat([batch.soft_positions[:num_compared], batch.lone_positions])
+    hidden = run_encoder(student, batch, Packing.of(batch))[positions]
+    taught = None if teacher is None else _teacher_hidden(teacher, batch)
+    labels = batch.labels[positions]
+    sums = torch.zeros(7, dtype=torch.float64, device=labels.device)
     chunk = max(1, _LOGIT_ELEMENTS // student.config.vocab_size)
     for start in range(0, len(labels), chunk):
         rows = slice(start, start + chunk)
-        log_q = _log_probs(student, student_hidden[rows])
+        log_q = _log_probs(student, hidden[rows])
         best = log_q.argmax(dim=-1)
         sums[0] += F.nll_loss(log_q, labels[rows], reduction="sum")
         sums[1] += (best == labels[rows]).sum()
-        if teacher is not None:
-            assert teacher_hidden is not None
-            log_p = _log_probs(teacher, teacher_hidden[rows])
-            sums[2] += (best == log_p.argmax(dim=-1)).sum()
-            sums[3] += (log_p.exp() * (log_p - log_q)).sum()
-    sums[4] = len(labels)
+        if teacher is not None and taught is not None and start < num_compared:
+            log_p = _log_probs(teacher, taught[rows], teacher_ids)
+            compared = log_q[: len(log_p)]
+            sums[2] += (best[: len(log_p)] == log_p.argmax(dim=-1)).sum()
+            sums[3] += (log_p.exp() * (log_p - compared)).sum()
+    sums[4], sums[5] = len(labels), num_compared
+    if characters is not None:
+        sums[6] = characters[labels].sum()
     return sums
 
 
-def _log_probs(model: MaskedLM, hidden: Tensor) -> Tensor:
-    features, weight, bias = vocabulary_projection(model, hidden)
+def _teacher_hidden(teacher: MaskedLM, batch: PackedBatch) -> Float[Tensor, "compared hidden"]:
+    """Hidden states of a teacher at the masked tokens that are compared."""
+    row = batch.teacher_row or batch
+    positions = row.soft_positions[: batch.num_soft_masked]
+    return run_encoder(teacher, row, Packing.of(row))[positions]
+
+
+def _log_probs(model: MaskedLM, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+    """Log-probabilities over the vocabulary, or over some ids of it alone."""
+    projection = vocabulary_projection(model, hidden)
+    features, weight, bias = projection if ids is None else projection.of_rows(ids)
     return torch.log_softmax(F.linear(features, weight, bias).float(), dim=-1)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from distilcli.batches.masked import held_out_batches
 from distilcli.batches.masking import Masker
@@ -53,11 +54,21 @@ class Text:
         split: its sequences.
         store: the store.
         record: which text it is, for programs.
+        masker: the fixed mask, see `held_out_masker`.
+        whole: the same text as a teacher reads it, where the students have a part of its
+            vocabulary; None: all read the same tokens.
+        teacher_ids: that teacher's id of each of the students' tokens, where the store has what is
+            needed to compare with it; int [vocab].
+        characters: of each token, int [vocab]; None: the loss by characters is not wanted.
     """
 
     split: Split
     store: TokenStore
     record: dict[str, Any]
+    masker: Masker
+    whole: "Text | None" = None
+    teacher_ids: Tensor | None = None
+    characters: Tensor | None = None
 
     def title(self, num_masked: int) -> str:
         """Which text it is, for people, with the number of tokens that are masked in it."""
@@ -72,21 +83,20 @@ class Text:
 def evaluate(
     models: dict[str, MaskedLM],
     teacher_name: str | None,
-    split: Split,
-    masker: Masker,
+    text: Text,
     tokens_per_micro_batch: int,
     accelerator: Accelerator,
     on_note: Callable[[str], None],
     num_sequences: int | None = None,
     with_speed: bool = True,
 ) -> list[Evaluation]:
-    """Measure models on the sequences of a split.
+    """Measure models on the sequences of a text.
 
     Args:
-        models: by name, all with the vocabulary of the split's store.
+        models: by name, all with the vocabulary of the text's store, but for a teacher with a
+            larger one.
         teacher_name: which of them the others are compared with.
-        split: the text.
-        masker: the fixed mask of that text, see `held_out_masker`.
+        text: the text.
         tokens_per_micro_batch: tokens in one forward pass, at most.
         accelerator: names the device that quality is measured on.
         on_note: told what is being measured.
@@ -99,19 +109,22 @@ def evaluate(
     speeds: dict[str, Speed] = {}
     if with_speed:
         on_note("measuring speed on the CPU")
-        speeds = measure_speed(models, split)
+        speeds = measure_speed(models, text.split)
     teacher = models[teacher_name] if teacher_name else None
     scores = {}
     for name, model in models.items():
         on_note(f"measuring quality of {name}")
-        use_packed_attention(model.to(accelerator.device))
-        if teacher is not None:
-            use_packed_attention(teacher.to(accelerator.device))
-        batches = held_out_batches(
-            split, masker, num_sequences or len(split), tokens_per_micro_batch
+        own, beside = text, teacher
+        if text.whole is not None and name == teacher_name:
+            own, beside = text.whole, None
+        elif text.whole is not None and text.teacher_ids is None:
+            beside = None
+        scores[name] = scores_on_text(
+            name, model, beside, own, accelerator, num_sequences, tokens_per_micro_batch
         )
-        scores[name] = held_out_scores(model, teacher, batches, accelerator, name)
-    reference = scores[teacher_name].accuracy if teacher_name else None
+    # Of other tokens, shares of right ones say nothing.
+    has_reference = teacher_name is not None and text.whole is None
+    reference = scores[teacher_name].accuracy if teacher_name and has_reference else None
     return [
         Evaluation(
             name=name,
@@ -125,6 +138,50 @@ def evaluate(
     ]
 
 
+def scores_on_text(
+    name: str,
+    model: MaskedLM,
+    teacher: MaskedLM | None,
+    text: Text,
+    accelerator: Accelerator,
+    num_sequences: int | None,
+    tokens_per_micro_batch: int,
+) -> HeldOutScores:
+    """Held-out scores of one model, which is moved to the device and switched to packed attention.
+
+    Args:
+        name: opens the message of an error.
+        model: reads the tokens of the text.
+        teacher: it is compared with; None: with none.
+        text: the text.
+        accelerator: names the device.
+        num_sequences: sequences of the text, evenly spaced; None: all.
+        tokens_per_micro_batch: tokens in one forward pass, at most.
+
+    Raises:
+        NonFiniteLossError: see `held_out_scores`.
+    """
+    for one in (model, teacher):
+        if one is not None:
+            use_packed_attention(one.to(accelerator.device))
+    batches = held_out_batches(
+        text.split,
+        text.masker,
+        num_sequences or len(text.split),
+        tokens_per_micro_batch,
+        teacher_ids=None if text.teacher_ids is None else text.teacher_ids.numpy(),
+    )
+    return held_out_scores(
+        model,
+        teacher,
+        batches,
+        accelerator,
+        name,
+        teacher_ids=text.teacher_ids,
+        characters=text.characters,
+    )
+
+
 def table_of(rows: list[Evaluation], title: str) -> Table:
     """One column a model, so that the table fits a terminal."""
     figures = {
@@ -132,6 +189,7 @@ def table_of(rows: list[Evaluation], title: str) -> Table:
         "retained": [percent(row.retained) for row in rows],
         "loss": [number(row.scores.loss) for row in rows],
         "perplexity": [number(row.scores.perplexity, 2) for row in rows],
+        **_by_characters(rows),
         "agreement": [percent(row.scores.agreement) for row in rows],
         "KL to teacher": [number(row.scores.kl) for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows],
@@ -145,6 +203,14 @@ def table_of(rows: list[Evaluation], title: str) -> Table:
         }
     table = [[name, *values] for name, values in figures.items()]
     return Table(title, ["", *(row.name for row in rows)], table)
+
+
+def _by_characters(rows: list[Evaluation]) -> dict[str, list[str]]:
+    """The loss for each character that was hidden, where models have other tokens."""
+    values = [row.scores.loss_per_character for row in rows]
+    if all(value is None for value in values):
+        return {}
+    return {"loss a character": [number(value) for value in values]}
 
 
 def lines_of(rows: list[Evaluation]) -> list[str]:

@@ -34,6 +34,10 @@ class Projection(NamedTuple):
     weight: Float[Tensor, "vocab hidden"]
     bias: Float[Tensor, " vocab"]
 
+    def of_rows(self, rows: Int[Tensor, " rows"]) -> "Projection":
+        """The projection to some ids alone: a softmax over its logits is renormalised over them."""
+        return Projection(self.features, self.weight[rows], self.bias[rows])
+
 
 class VocabularyLosses(NamedTuple):
     """The weighted total, which alone carries gradients, and the plain sum of each term."""

@@ -9,18 +9,24 @@ from distilcli.models.families import MaskedLM, family_of, num_positions
 from distilcli.text.tokenizer_checks import check_tokens
 
 
-def check_pair(student: MaskedLM, teacher: MaskedLM, hidden_terms: Sequence[str]) -> None:
+def check_pair(
+    student: MaskedLM,
+    teacher: MaskedLM,
+    hidden_terms: Sequence[str],
+    num_kept: int | None = None,
+) -> None:
     """Refuse a pair whose outputs cannot be compared.
 
     Args:
         student: its logits and hidden states are compared with
         teacher: the teacher's.
         hidden_terms: names of the loss terms on hidden states, whose widths must then agree.
+        num_kept: tokens of the teacher that the student has, where it has a part; None: all.
 
     Raises:
         ModelError: other vocabulary sizes, or other hidden sizes where there is such a term.
     """
-    sizes = student.config.vocab_size, teacher.config.vocab_size
+    sizes = student.config.vocab_size, num_kept or teacher.config.vocab_size
     if sizes[0] != sizes[1]:
         raise ModelError(
             f"the student's vocabulary has {sizes[0]} tokens, the teacher's {sizes[1]}",

@@ -55,8 +55,8 @@ def work(name: str, task: Task) -> None:
 
     from distilcli.batches.plan import StepPlan
     from distilcli.config.experiment import MaskedLMExperiment
-    from distilcli.distillation.masked_lm_parts import assemble_unsaved, ensure_store
-    from distilcli.distillation.run_kind import experiment_tokenizer
+    from distilcli.distillation.masked_lm_parts import assemble_unsaved
+    from distilcli.distillation.tokenization import ensure_store, tokenization_of
     from distilcli.training.host_memory import settle_host_memory
 
     kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]
@@ -66,7 +66,7 @@ def work(name: str, task: Task) -> None:
     accelerator = Accelerator(cpu=task.device == "cpu")
     if task.device == "cpu" and kinds[name] is Packed:
         settle_host_memory()
-    ensure_store(experiment, experiment_tokenizer(experiment), num_proc=1)
+    ensure_store(tokenization_of(experiment), num_proc=1)
     peak = _matrix_peak(task, name)
     parts = assemble_unsaved(experiment, accelerator.device)
     contestant: Contestant = kinds[name](experiment, parts, accelerator)

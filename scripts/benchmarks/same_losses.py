@@ -20,8 +20,8 @@ from accelerate.state import AcceleratorState
 from contestants import Packed, Padded
 
 from distilcli.config.experiment import MaskedLMExperiment
-from distilcli.distillation.masked_lm_parts import assemble_unsaved, ensure_store
-from distilcli.distillation.run_kind import experiment_tokenizer
+from distilcli.distillation.masked_lm_parts import assemble_unsaved
+from distilcli.distillation.tokenization import ensure_store, tokenization_of
 from distilcli.models.placement import computes_in_bf16
 
 SEQUENCES, MAX_LENGTH = 8, 48
@@ -61,7 +61,7 @@ def losses(folder: str, steps: int, way: str) -> list[float]:
     """The weighted loss of every step."""
     kind, train = WAYS[way]
     experiment = experiment_of(folder, steps, train)
-    ensure_store(experiment, experiment_tokenizer(experiment), num_proc=1)
+    ensure_store(tokenization_of(experiment), num_proc=1)
     accelerator = Accelerator(cpu=True)
     parts = assemble_unsaved(experiment, accelerator.device)
     contestant = kind(experiment, parts, accelerator)

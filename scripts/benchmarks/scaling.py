@@ -92,8 +92,7 @@ def measure(task: Task, num_processes: int, num_steps: int) -> dict[str, float]:
 def scaling(size: str, cores: int, rounds: int, num_steps: int, sequences: int) -> dict[str, Any]:
     """Take turns and compare."""
     from distilcli.config.experiment import MaskedLMExperiment
-    from distilcli.distillation.masked_lm_parts import ensure_store
-    from distilcli.distillation.run_kind import experiment_tokenizer
+    from distilcli.distillation.tokenization import ensure_store, tokenization_of
 
     ways = {f"1 process x {cores} threads": (1, cores), f"{cores} processes x 1 thread": (cores, 1)}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
@@ -115,7 +114,7 @@ def scaling(size: str, cores: int, rounds: int, num_steps: int, sequences: int) 
             compile=False,
         )
         experiment = MaskedLMExperiment.model_validate(task.experiment("all"))
-        ensure_store(experiment, experiment_tokenizer(experiment), num_proc=1)
+        ensure_store(tokenization_of(experiment), num_proc=1)
         for number in range(rounds):
             for way, (processes, threads) in ways.items():
                 own = Task(**asdict(task) | {"threads": threads})
