@@ -27,11 +27,11 @@ from distilcli.distillation.masked_lm_parts import (
     load_teacher,
     make_student,
     parts_of,
-    store_warnings,
 )
 from distilcli.distillation.measured_text import held_out_text, other_text
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.run_kind import Audience, Place, RunKind, show_progress
+from distilcli.distillation.store_contents import contents_of, store_warnings
 from distilcli.distillation.teachers import ModelTeacher, OffloadedTeacher, PlacedTeacher
 from distilcli.distillation.tokenization import (
     Tokenization,
@@ -47,15 +47,13 @@ from distilcli.evaluation.held_out import (
     held_out_scores,
     unigram_loss,
 )
-from distilcli.evaluation.result import Result, Table
+from distilcli.evaluation.result import Result
 from distilcli.evaluation.text import evaluate, lines_of, table_of
 from distilcli.models.checks import check_vocabulary
 from distilcli.models.loading import load_masked_lm
 from distilcli.text.tokenizer_checks import unknown_share
 
 _SANITY_SEQUENCES = 200
-# Of a manifest: nothing that people or programs ask for.
-_LONG_FIELDS = {"token_counts", "length_histogram", "shards", "digests", "stamps", "seal"}
 # How far the student in a folder of a run is.
 STUDENTS = {"initial-student": "at start", "student": "trained"}
 
@@ -183,7 +181,7 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
             return _prepared(tokenization, num_proc, audience)
 
         tokenization = tokenization_of(self.experiment, make)
-        return _contents(make(tokenization), tokenization)
+        return contents_of(make(tokenization), tokenization)
 
     def assemble(
         self, device: torch.device, initial_student: Path, place: Place | None, audience: Audience
@@ -325,28 +323,3 @@ def _prepared(tokenization: Tokenization, num_proc: int, audience: Audience) -> 
             return store
     with audience.bar("prepare") as bar:
         return tokenization.prepare(num_proc, show_progress(bar))
-
-
-def _contents(store: TokenStore, tokenization: Tokenization) -> Result:
-    """What a token store holds."""
-    manifest, folder = store.manifest, tokenization.data.store
-    share = unknown_share(store.token_counts, tokenization.tokenizer)
-    rows = [
-        [name, f"{split.documents:,}", f"{split.sequences:,}", f"{split.tokens:,}", unknown]
-        for name, split, unknown in (
-            ("train", manifest.train, f"{share:.2%}"),
-            ("held out", manifest.held_out, "-"),  # tokens are counted where they are trained on
-        )
-    ]
-    columns = ["split", "documents", "sequences", "tokens", "unknown"]
-    lines = [
-        f"dropped as {reason.replace('_', ' ')}: {dropped.count:,} with {dropped.tokens:,} tokens"
-        for reason, dropped in manifest.dropped.items()
-    ]
-    record = {"store": folder, **manifest.model_dump(mode="json", exclude=_LONG_FIELDS)}
-    table = Table(f"token store {folder}", columns, rows)
-    if tokenization.whole is not None and tokenization.kept is not None:
-        pieces = len(tokenization.whole.tokenizer)
-        lines.append(f"vocabulary: {len(tokenization.kept):,} of {pieces:,} pieces are kept")
-        record["kept_pieces"] = len(tokenization.kept)
-    return Result(table, lines, record, store_warnings(store, tokenization.tokenizer))

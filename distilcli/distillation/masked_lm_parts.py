@@ -20,7 +20,6 @@ from distilcli.models.placement import resolve_precision
 from distilcli.models.saving import first_difference, save_verified
 from distilcli.models.students import build_student
 from distilcli.models.vocabulary import trim_vocabulary
-from distilcli.text.tokenizer_checks import unknown_share, unknown_warning
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,6 @@ class TextParts(Parts):
     tokenization: Tokenization
     store: TokenStore
     whole_store: TokenStore | None
-
-
-def store_warnings(store: TokenStore, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """What a user should know of a store before trusting what is trained on it."""
-    share = unknown_share(store.token_counts, tokenizer)
-    found = [unknown_warning(share, tokenizer), store.manifest.overlap.warning]
-    if not store.has_digests:
-        found.append(
-            "made before token stores had digests: a damaged byte in it would not be noticed; "
-            "delete it and run distilcli prepare, and it has them"
-        )
-    return [f"{store.folder}: {warning}" for warning in found if warning]
 
 
 def load_teacher(
