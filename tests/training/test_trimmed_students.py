@@ -1,0 +1,191 @@
+"""A student with a part of its teacher's vocabulary, through all commands.
+
+The teacher knows 40 words; the student keeps some and spells the others, which the teacher reads as
+they are.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from disturbed_runs import assert_same_end, finish, kill_at
+from tiny_experiments import WORDS, Finished, documents, run, word_tokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+from distilcli.corpus.store import TokenStore
+
+KEEP = 75  # of 100: special tokens and single letters are 59
+TRAIN = ["train.max_steps=6", "train.save_every=2", "validation.every=3"]
+
+
+def command(name: str, world, folder: Path, *more: str) -> list[str]:
+    places = [f"output_dir={folder}", f"data.store={folder}/store"]
+    says_how = any(word.startswith("student") for word in more)
+    kept = [] if says_how else [f"student.vocabulary.keep={KEEP}"]
+    return [name, "--config", str(world.config), *places, *kept, *more]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_world, tmp_path_factory) -> Path:
+    """What `train` alone leaves: two stores and a run."""
+    folder = tmp_path_factory.mktemp("trimmed")
+    finish(command("train", tiny_world, folder, *TRAIN))
+    return folder
+
+
+def paired_store(folder: Path) -> TokenStore:
+    [path] = folder.glob(f"store-{KEEP}-*")
+    return TokenStore.open(path, by_content=True)
+
+
+def test_the_student_is_an_ordinary_model_of_its_own_vocabulary(folder):
+    student = folder / "tiny" / "student"
+    model = AutoModelForMaskedLM.from_pretrained(student)
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    assert model.config.vocab_size == len(tokenizer) == KEEP
+    assert pipeline("fill-mask", model=str(student))("ba [MASK] be .")[0]["token_str"]
+    kept = [word for word in WORDS if word in tokenizer.get_vocab()]
+    assert len(kept) == KEEP - 59 or len(kept) == KEEP - 60  # the rare word may be one of them
+    counts = TokenStore.open(folder / "store").token_counts
+    ids = word_tokenizer().get_vocab()
+    dropped = [word for word in WORDS if word not in kept]
+    assert min(counts[ids[word]] for word in kept) >= max(counts[ids[word]] for word in dropped)
+
+
+def test_both_read_the_same_text(folder, tiny_world):
+    store = paired_store(folder)
+    student = AutoTokenizer.from_pretrained(folder / "tiny" / "student")
+    teacher = word_tokenizer()
+    spelled = 0
+    for index in range(len(store.train)):
+        ids = store.train.tokens(index)
+        theirs, places = store.train.teacher(index)
+        assert student.decode(ids[1:-1]) == teacher.decode(theirs[1:-1])
+        spelled += int((places < 0).sum())
+    assert spelled, "a case that shows nothing"
+
+
+def test_the_loss_goes_down_and_is_told_by_characters(folder, tiny_world):
+    found = finish(command("eval", tiny_world, folder, "--json", "--no-speed")).json["models"]
+    teacher, at_start, trained = found.values()
+    losses = [model["scores"]["loss_per_character"] for model in (teacher, at_start, trained)]
+    assert losses[0] < losses[1]
+    assert losses[2] < losses[1]
+    assert teacher["scores"]["agreement"] is None
+    assert trained["retained"] is None  # shares of right tokens are of other tokens
+    assert 0.0 < trained["scores"]["agreement"] <= 1.0
+    assert trained["scores"]["kl"] < at_start["scores"]["kl"]
+    table = finish(command("eval", tiny_world, folder, "--no-speed")).stdout
+    assert "loss a character" in table
+
+
+def test_text_of_ones_own_is_read_by_each_in_its_tokens(folder, tiny_world, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = tmp_path / "own.txt"
+    text.write_text("".join(f"{line}\n" for line in documents(30, seed=9)))
+    arguments = ["--text", str(text), "--documents", "line", "--json", "--no-speed"]
+    found = finish(command("eval", tiny_world, folder, *arguments)).json["models"]
+    teacher, _, trained = found.values()
+    assert teacher["scores"]["num_masked"] < trained["scores"]["num_masked"]
+    assert teacher["scores"]["loss_per_character"] < trained["scores"]["loss_per_character"]
+    assert trained["scores"]["agreement"] is None
+
+
+def test_prepare_says_what_is_kept(folder, tiny_world):
+    finished = finish(command("prepare", tiny_world, folder))
+    assert f"{KEEP} of 100 pieces are kept" in finished.stdout
+    assert "already prepared" in finished.stderr
+
+
+def test_the_vocabulary_may_be_what_the_text_has(folder, tiny_world, tmp_path):
+    """Every word occurs in the text but the rare one."""
+    finished = finish(
+        [
+            *("init-student", "--config", str(tiny_world.config), f"output_dir={tmp_path}"),
+            *(f"data.store={folder}/store", "student.vocabulary={corpus: true, min_count: 1}"),
+            "--json",
+        ]
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny" / "initial-student")
+    assert len(tokenizer) == 99
+    assert finished.json["parameters"]["student"] < finished.json["parameters"]["teacher"]
+
+
+def test_before_the_text_is_counted_a_dry_run_says_so(tiny_world, tmp_path):
+    finished = run(*command("train", tiny_world, tmp_path, "--dry-run"))
+    assert finished.code == 2
+    assert "student.vocabulary: pieces are counted in the token store" in finished.stderr
+    assert "distilcli prepare" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_finds_nothing_wrong(folder, tiny_world, tmp_path):
+    stores = f"data.store={folder}/store"
+    finish([*command("train", tiny_world, tmp_path, "--dry-run"), stores])
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_the_same(folder, tiny_world, tmp_path):
+    arguments = [*command("train", tiny_world, tmp_path, *TRAIN), f"data.store={folder}/store"]
+    kill_at(3, tmp_path, *arguments)
+    finish([*arguments, "--resume"])
+    assert_same_end(tmp_path, folder)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_student(folder, tiny_world, tmp_path):
+    """But for rounding: sums are added in another order."""
+    no_dropout = ["student.dropout=0", "student.attention_dropout=0"]
+    kept = f"student.vocabulary.keep={KEEP}"
+    found = []
+    for number in (1, 2):
+        place = tmp_path / str(number)
+        arguments = command("train", tiny_world, place, *TRAIN, *no_dropout, kept)
+        finish([*arguments, f"data.store={folder}/store"], num_processes=number)
+        model = AutoModelForMaskedLM.from_pretrained(place / "tiny" / "student")
+        found.append(model.state_dict())
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, rtol=1e-4, atol=1e-5)
+
+
+# A student that was trimmed before
+
+
+@pytest.fixture(scope="module")
+def trimmed(tiny_world, tmp_path_factory) -> Path:
+    """What `init-student` without an experiment makes."""
+    output = tmp_path_factory.mktemp("alone") / "student"
+    arguments = ["--teacher", str(tiny_world.teacher), "--output", str(output)]
+    finish(["init-student", *arguments, "--vocabulary", str(KEEP)])
+    return output
+
+
+def test_it_is_trained_by_a_teacher_with_the_whole_vocabulary(trimmed, tiny_world, tmp_path):
+    student = f"student={{kind: checkpoint, model: {trimmed}}}"
+    finished = finish(command("train", tiny_world, tmp_path, *TRAIN, student))
+    assert finished.code == 0
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "tiny" / "student")) == KEEP
+    assert np.all(paired_store(tmp_path).train.lengths > 0)
+
+
+def refused(world, folder: Path, student: Path) -> Finished:
+    return run(*command("train", world, folder, f"student={{kind: checkpoint, model: {student}}}"))
+
+
+def test_a_vocabulary_that_is_no_part_of_the_teachers_is_refused(trimmed, tiny_world, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(trimmed)
+    tokenizer = AutoTokenizer.from_pretrained(trimmed)
+    other = tmp_path / "other"
+    model.save_pretrained(other)
+    text = (trimmed / "tokenizer.json").read_text()
+    tokenizer.save_pretrained(other)
+    (other / "tokenizer.json").write_text(text.replace('"##z"', '"##zz"'))
+    finished = refused(tiny_world, tmp_path, other)
+    assert finished.code == 2
+    assert "is no part of that of" in finished.stderr
+    assert "'##zz'" in finished.stderr
+    (other / "tokenizer.json").write_text(text.replace('"lowercase":true', '"lowercase":false'))
+    finished = refused(tiny_world, tmp_path, other)
+    assert finished.code == 2
+    assert "another normalizer" in finished.stderr
