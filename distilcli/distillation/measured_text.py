@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.data import FilesSource
 from distilcli.config.experiment import MaskedLMExperiment
-from distilcli.corpus.alignment import pieces_of
+from distilcli.corpus.alignment import spelling_of
 from distilcli.corpus.store import Split, TokenStore
 from distilcli.corpus.text_cache import Reading, text_store
 from distilcli.distillation.run_kind import Audience, show_progress
@@ -146,4 +146,4 @@ def _by_characters(text: Text, tokenization: Tokenization) -> Text:
 
 def characters_of(tokenizer: PreTrainedTokenizerFast) -> Int64[Tensor, " vocab"]:
     """Characters that each token stands for; bytes, where a tokenizer reads bytes."""
-    return torch.from_numpy(pieces_of(to_json(text_backend(tokenizer))).lengths)
+    return torch.from_numpy(spelling_of(to_json(text_backend(tokenizer))).lengths)

@@ -24,7 +24,7 @@ from distilcli.errors import DataError, ModelError
 from distilcli.files.atomic import recover_all
 from distilcli.hub.model_files import short
 from distilcli.models.loading import read_config
-from distilcli.text.tokenizers import backend_tree, load_tokenizer, tokenizer_fingerprint
+from distilcli.text.tokenizers import load_tokenizer, tokenizer_fingerprint
 from distilcli.text.trimming import choose_pieces, trim_tokenizer
 
 
@@ -59,7 +59,10 @@ class Tokenization:
 
     def is_prepared(self, *, by_content: bool = True) -> bool:
         """Whether the store is there, whole, and made with these settings and tokenizers."""
-        return is_prepared(self.data, self.tokenizer, self.teacher_tokenizer, by_content=by_content)
+        teacher = self.teacher_tokenizer
+        return is_prepared(
+            self.data, self.tokenizer, teacher_tokenizer=teacher, by_content=by_content
+        )
 
     def open_store(self, *, by_content: bool = True) -> TokenStore:
         """The finished store.
@@ -71,7 +74,9 @@ class Tokenization:
             DataError: it is not there, not finished, or made with other tokenizers or settings.
         """
         store = TokenStore.open(Path(self.data.store), by_content=by_content)
-        store.check_tokenizer(self.tokenizer, self.teacher_tokenizer)
+        store.check_tokenizer(self.tokenizer)
+        if self.teacher_tokenizer is not None:
+            store.check_teacher_tokenizer(self.teacher_tokenizer)
         if not self.is_prepared(by_content=by_content):
             raise DataError(
                 f"{self.data.store}: made with other data settings than this experiment's",
@@ -83,7 +88,8 @@ class Tokenization:
         self, num_proc: int, on_progress: Callable[[Progress], None] | None = None
     ) -> TokenStore:
         """The store, made where it is missing or unfinished; see `corpus.prepare.prepare`."""
-        return prepare(self.data, self.tokenizer, num_proc, on_progress, self.teacher_tokenizer)
+        teacher = self.teacher_tokenizer
+        return prepare(self.data, self.tokenizer, num_proc, on_progress, teacher_tokenizer=teacher)
 
 
 def ensure_store(
@@ -174,10 +180,6 @@ def _ids_in(
         raise ModelError(f"{where} (which has no token {short(lacking[0])!r})", hint)
     if [index for _, index in own] != list(range(len(own))):
         raise ModelError(f"{where} (its ids are not 0 to {len(own) - 1})", hint)
-    trees = backend_tree(whole), backend_tree(part)
-    for key in ("normalizer", "pre_tokenizer"):
-        if trees[0][key] != trees[1][key]:
-            raise ModelError(f"{where} (another {key})", hint)
     return np.array([ids[piece] for piece, _ in own])
 
 
