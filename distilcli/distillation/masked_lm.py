@@ -75,6 +75,7 @@ class MaskedLMObjective(Objective):
         self.experiment = experiment
         self.store = parts.store
         self.parts = parts
+        self.tokenizer = parts.tokenizer
         teacher_ids = parts.tokenization.teacher_ids
         self._ids = None if teacher_ids is None else torch.from_numpy(teacher_ids)
         self.lengths = parts.store.train.lengths
