@@ -8,7 +8,11 @@ from typing import get_args
 from pydantic import ValidationError
 
 from distilcli.cli.console import Console
-from distilcli.cli.smaller_vocabulary import SmallerVocabulary, WantedVocabulary
+from distilcli.cli.smaller_vocabulary import (
+    SmallerVocabulary,
+    WantedVocabulary,
+    costs_in_experiment,
+)
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import Architecture, CopiedStudent, Student
 from distilcli.corpus.store import TokenStore
@@ -63,7 +67,17 @@ def run(experiment: MaskedLMExperiment, force: bool, console: Console) -> None:
     if isinstance(experiment.student, CopiedStudent):
         named = experiment.student.source
         source = load_masked_lm(named) if named is not None else teacher
-    _show(student, teacher, source, experiment.student, quality, folder.initial_student, console)
+    costs = costs_in_experiment(experiment, tokenization, student)
+    _show(
+        student,
+        teacher,
+        source,
+        experiment.student,
+        quality,
+        folder.initial_student,
+        console,
+        costs,
+    )
 
 
 def _quality(

@@ -1,4 +1,4 @@
-"""`init-student` without an experiment: a part of the vocabulary, and what it costs."""
+"""A part of the vocabulary for the student that `init-student` makes, and what it costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,9 @@ from jaxtyping import Int64
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.cli.console import Console
-from distilcli.corpus.piece_counts import CountedText, count_files
+from distilcli.config.experiment import MaskedLMExperiment
+from distilcli.corpus.piece_counts import CountedText, count_files, first_texts
+from distilcli.distillation.tokenization import Tokenization
 from distilcli.errors import ConfigError
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.vocabulary import costs_to_show, vocabulary_costs
@@ -101,6 +103,32 @@ class SmallerVocabulary:
         elif keep is not None and chosen < keep:
             lines.append(f"no more than {chosen:,} tokens occur that often, or always stay")
         return lines
+
+
+def costs_in_experiment(
+    experiment: MaskedLMExperiment, tokenization: Tokenization, student: MaskedLM
+) -> Result | None:
+    """What the vocabulary of an experiment's student costs, beside other sizes.
+
+    Args:
+        experiment: says what is kept.
+        tokenization: of it.
+        student: with that part.
+
+    Returns:
+        None where the student keeps all of it.
+    """
+    wanted, whole, kept = experiment.student.kept_vocabulary, tokenization.whole, tokenization.kept
+    if wanted is None or whole is None or kept is None:
+        return None
+    counts = whole.open_store(by_content=False).token_counts
+    texts = first_texts(experiment.data)
+    costs = vocabulary_costs(whole.tokenizer, kept, student, counts, wanted.min_count, texts)
+    line = f"pieces were counted in {whole.data.store}"
+    if texts:
+        num_words = sum(len(text.split()) for text in texts)
+        line += f"; each size was measured on the first {num_words:,} words of the text"
+    return costs_to_show(costs, [line])
 
 
 def _lines_of_text(text: CountedText, files: Sequence[str]) -> list[str]:

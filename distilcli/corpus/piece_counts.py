@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 from tokenizers import Tokenizer
 
-from distilcli.config.data import FilesSource
+from distilcli.config.data import DataConfig, FilesSource
+from distilcli.corpus.input_files import inputs_of
 from distilcli.corpus.word_cache import Words, splits_at_spaces
 from distilcli.errors import DataError
 from distilcli.files.json_text import to_json
@@ -73,6 +74,25 @@ def count_files(
     if not num_words:
         raise DataError(f"{key}: there is no text in these files", "Name files with text in them.")
     return CountedText(counter.counts, num_words, num_documents, sample.texts)
+
+
+def first_texts(data: DataConfig) -> list[str]:
+    """The first documents that a store is made of, of about `SAMPLE_CHARS` characters.
+
+    None where the text is not there any more: a store does not need it.
+    """
+    texts: list[str] = []
+    num_chars = 0
+    try:
+        inputs, _ = inputs_of(data)
+        for text in Reader(inputs).documents(inputs):
+            texts.append(text)
+            num_chars += len(text)
+            if num_chars >= SAMPLE_CHARS:
+                break
+    except DataError:
+        return []
+    return texts
 
 
 class PieceCounter:

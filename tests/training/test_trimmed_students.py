@@ -121,6 +121,9 @@ def test_the_vocabulary_may_be_what_the_text_has(folder, tiny_world, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny" / "initial-student")
     assert len(tokenizer) == 99
     assert finished.json["parameters"]["student"] < finished.json["parameters"]["teacher"]
+    costs = {cost["tokens"]: cost for cost in finished.json["vocabulary"]["costs"]}
+    assert costs[99]["is_chosen"]
+    assert costs[100]["pieces_per_word"] == costs[99]["pieces_per_word"] < 1.1
 
 
 def test_before_the_text_is_counted_a_dry_run_says_so(tiny_world, tmp_path):
