@@ -109,8 +109,8 @@ def tokenization_of(
 
     Args:
         experiment: all settings.
-        make_store: makes the store of the whole vocabulary where pieces are counted in it and it is
-            missing; None: that is an error.
+        make_store: makes the store of the whole vocabulary where the student has a part of it and
+            that store is missing; None: that is an error.
 
     Raises:
         ConfigError: the vocabulary cannot be as small as it is asked to be.
@@ -119,7 +119,10 @@ def tokenization_of(
     """
     student = experiment.student
     if isinstance(student, CheckpointStudent):
-        return tokenization_of_student(experiment, student.model)
+        own = tokenization_of_student(experiment, student.model)
+        if own.whole is not None and make_store is not None:
+            make_store(own.whole)  # the teacher is measured on it
+        return own
     whole = Tokenization(experiment_tokenizer(experiment), experiment.data)
     vocabulary = student.kept_vocabulary
     if vocabulary is None:
