@@ -286,7 +286,7 @@ def test_weights_that_are_not_finite_are_not_written(tiny_world, tmp_path, monke
     from distilcli.distillation import masked_lm
 
     scores = held_out.HeldOutScores(1.0, 0.5, 10)
-    monkeypatch.setattr(masked_lm, "held_out_scores", lambda *_: scores)
+    monkeypatch.setattr(masked_lm, "held_out_scores", lambda *_, **__: scores)
     real = Stepper.check_finite
 
     def then_overflow(self: Stepper) -> None:
@@ -312,7 +312,7 @@ def test_weights_that_are_not_finite_are_not_written(tiny_world, tmp_path, monke
 
 @pytest.mark.parametrize("place", [0, 3])
 def test_held_out_scores_that_are_not_finite(monkeypatch, place):
-    sums = torch.ones(5, dtype=torch.float64)
+    sums = torch.ones(7, dtype=torch.float64)
     sums[place] = float("nan")
     monkeypatch.setattr(held_out, "_batch_sums", lambda *_: sums)
     model = torch.nn.Linear(1, 1)
@@ -327,7 +327,7 @@ def test_training_names_the_step_of_a_bad_score_and_keeps_the_checkpoint(
 ):
     from distilcli.distillation import masked_lm
 
-    def bad(*_):
+    def bad(*_, **__):
         raise NonFiniteLossError("the student: its held-out loss is nan", "Lower it.")
 
     monkeypatch.setattr(masked_lm, "held_out_scores", bad)

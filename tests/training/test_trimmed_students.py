@@ -4,6 +4,7 @@ The teacher knows 40 words; the student keeps some and spells the others, which 
 they are.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -193,14 +194,16 @@ def test_a_vocabulary_that_is_no_part_of_the_teachers_is_refused(trimmed, tiny_w
     tokenizer = AutoTokenizer.from_pretrained(trimmed)
     other = tmp_path / "other"
     model.save_pretrained(other)
-    text = (trimmed / "tokenizer.json").read_text()
     tokenizer.save_pretrained(other)
+    text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"##z"', '"##zz"'))
     finished = refused(tiny_world, tmp_path, other)
     assert finished.code == 2
     assert "is no part of that of" in finished.stderr
     assert "'##zz'" in finished.stderr
-    (other / "tokenizer.json").write_text(text.replace('"lowercase":true', '"lowercase":false'))
+    tree = json.loads(text)
+    tree["normalizer"]["lowercase"] = False
+    (other / "tokenizer.json").write_text(json.dumps(tree))
     finished = refused(tiny_world, tmp_path, other)
     assert finished.code == 2
     assert "finds other words than that of" in finished.stderr
