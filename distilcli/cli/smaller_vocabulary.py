@@ -1,7 +1,8 @@
 """A part of the vocabulary for the student that `init-student` makes, and what it costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -85,7 +86,16 @@ class SmallerVocabulary:
         costs = vocabulary_costs(
             self._whole, self._kept, student, self._counts, self._min_count, sample
         )
-        return costs_to_show(costs, list(self._lines()))
+        result = costs_to_show(costs, self._lines())
+        return replace(result, record={**self._record(), **result.record})
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "tokens": len(self._kept),
+            "counted_in": None if self._text is None else list(self._wanted.files),
+            "counted_words": None if self._text is None else self._text.num_words,
+            "min_count": None if self._text is None else self._min_count,
+        }
 
     def _lines(self) -> list[str]:
         whole, chosen = len(self._whole), len(self._kept)
