@@ -55,6 +55,7 @@ def write_family_world(model_type: str, root: Path) -> TinyWorld:
     save_model(model_type, world.teacher)
     sections = world.experiment()
     sections["train"] |= {"max_steps": STEPS}
+    sections["optim"] |= {"lr": 3e-3}
     sections["data"] |= {"min_length": 3}  # nothing is dropped
     world.config.write_text(yaml.safe_dump(sections), encoding="utf-8")
     return world
