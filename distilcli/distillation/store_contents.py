@@ -33,6 +33,13 @@ def contents_of(store: TokenStore, tokenization: Tokenization) -> Result:
         pieces = len(tokenization.whole.tokenizer)
         lines.append(f"vocabulary: {len(tokenization.kept):,} of {pieces:,} pieces are kept")
         record["kept_pieces"] = len(tokenization.kept)
+    if manifest.teacher is not None:
+        train = manifest.teacher.counts["train"]
+        share = train.agreed / max(1, train.text_tokens)
+        lines.append(
+            f"{share:.1%} of the tokens to train on are the teacher's, too, which has "
+            f"{train.tokens:,} for the same text"
+        )
     return Result(table, lines, record, store_warnings(store, tokenization.tokenizer))
 
 

@@ -103,6 +103,10 @@ def test_text_of_ones_own_is_read_by_each_in_its_tokens(folder, tiny_world, tmp_
 def test_prepare_says_what_is_kept(folder, tiny_world):
     finished = finish(command("prepare", tiny_world, folder))
     assert f"{KEEP} of 100 pieces are kept" in finished.stdout
+    train = paired_store(folder).train
+    places = np.concatenate([train.teacher(index)[1][1:-1] for index in range(len(train))])
+    share = (places >= 0).mean()
+    assert f"{share:.1%} of the tokens to train on are the teacher's, too" in finished.stdout
     assert "already prepared" in finished.stderr
 
 
