@@ -58,10 +58,10 @@ def _by_block(
     count, heads, length, size = query.shape
     blocks = -(-length // block)
     filling = blocks * block - length
-    queries = pad(query, (0, 0, 0, filling)).view(count * heads, blocks, block, size)
+    queries = pad(query, (0, 0, 0, filling)).reshape(count * heads, blocks, block, size)
     keys, values = (
         pad(tensor, (0, 0, radius, radius + filling))
-        .view(count * heads, -1, size)
+        .reshape(count * heads, -1, size)
         .unfold(1, block + 2 * radius, block)  # [N*H, B, D, keys of a block]
         .permute(1, 0, 3, 2)
         for tensor in (key, value)

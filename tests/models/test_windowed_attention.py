@@ -63,15 +63,17 @@ def test_a_window_is_the_masked_dense_attention(radius, lengths):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("length", [5, 20, 90])
-def test_neighbours_of_one_length_are_computed_together(length):
-    """Three of them in one run are what each is alone."""
+@pytest.mark.parametrize("radius", [0, 4])
+@pytest.mark.parametrize("length", [5, 20, 90, 96])
+def test_neighbours_of_one_length_are_computed_together(length, radius):
+    """Three of them in one run are what each is alone; 96 tokens fill their blocks."""
     lengths = (length,) * 3
     inputs = inputs_of(3 * length)
     together = Packing(((3, length),), packing_of(lengths).boundaries, length)
-    found = attend(inputs, lengths, 4, packing=together)
-    torch.testing.assert_close(found, attend(inputs, lengths, 4), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found, dense(*inputs, lengths, 4), rtol=1e-12, atol=1e-12)
+    found = attend(inputs, lengths, radius, packing=together)
+    expected = dense(*inputs, lengths, radius)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, attend(inputs, lengths, radius), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("local_attention", [1, 2, 7, 8])
