@@ -83,7 +83,7 @@ def run_tests(results: Path) -> None:
 
 
 def main() -> None:
-    """Print the table; exit with 1 if something failed, or if there is no result at all."""
+    """Print the table; exit with 1 unless all of it has passed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -96,7 +96,7 @@ def main() -> None:
         rows = make_rows(read_outcomes(results))
     lines = [["family", *COLUMNS], ["---"] * (len(COLUMNS) + 1), *rows]
     print("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    sys.exit(not rows or any("failed" in row for row in rows))
+    sys.exit(not rows or {cell for row in rows for cell in row[1:]} != {"passed"})
 
 
 if __name__ == "__main__":
