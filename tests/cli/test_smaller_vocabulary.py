@@ -4,7 +4,6 @@ import gzip
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from byte_level import byte_level_tokenizer
@@ -14,8 +13,6 @@ from tiny_families import tiny_masked_lm
 from tiny_models import word_tokenizer as whole_words
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from distilcli.corpus import piece_counts
-from distilcli.corpus.piece_counts import PieceCounter, count_files
 from distilcli.models.families import size_mib
 from distilcli.models.loading import load_masked_lm
 
@@ -196,38 +193,3 @@ def test_a_vocabulary_of_whole_words_is_refused(tmp_path):
     assert result.exit_code == 2
     assert "is a WordLevel: what is removed from its vocabulary would be unknown" in result.stderr
     assert not (tmp_path / "student").exists()
-
-
-# Counting
-
-
-@pytest.mark.parametrize("tokenizer", [word_tokenizer(), byte_level_tokenizer()], ids=["WP", "BPE"])
-def test_pieces_are_counted_as_the_tokenizer_reads_them(tokenizer):
-    """Control tokens that are written in a text are text, as they are to `prepare`."""
-    lines = [*documents(20), "", "ba \u00e9 [CLS] <s>"]
-    counter = PieceCounter(tokenizer)
-    counter.add(lines[:7])
-    counter.add(lines[7:])
-    expected = np.zeros(len(tokenizer), dtype=np.int64)
-    for line in lines[:-1]:
-        np.add.at(expected, tokenizer(line, add_special_tokens=False)["input_ids"], 1)
-    assert counter.counts[tokenizer.cls_token_id] == 0
-    rest = counter.counts - expected
-    assert (rest >= 0).all()
-    assert 0 < rest.sum() < 20
-
-
-def test_a_sample_is_spread_over_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(piece_counts, "SAMPLE_CHARS", 40)
-    monkeypatch.setattr(piece_counts, "_BATCH_CHARS", 30)
-    lines = [f"ba {number:02d}\n" for number in range(50)]
-    (tmp_path / "a.txt").write_text("".join(lines))
-    read = []
-    found = count_files(
-        [str(tmp_path / "a.txt")], "--text", word_tokenizer(), lambda *bytes_: read.append(bytes_)
-    )
-    assert found.num_words == 100
-    assert found.num_documents == 50
-    assert found.sample == lines[::16]
-    assert read[-1] == (300, 300)
-    assert len(read) == 10
