@@ -30,13 +30,17 @@ class Spelling:
         ids: by the string of the piece, added tokens included.
         lengths: int64 [ids], of the text of each; in characters or in bytes, always the same for
             one kind of tokenizer. That of [UNK], which can be of any text, is 1.
-        unknown: the id of [UNK]; -1 where there is none.
+        in_bytes: whether lengths are in bytes of UTF-8.
+        unknown: the id of [UNK] where nobody tells of how much text it is; -1: there is none.
+        written: the id of [UNK] where the tokenizer tells its text; -1: there is none.
         begins_word: bool [ids], where the piece itself tells; None where only the tokenizer knows.
     """
 
     ids: dict[str, int]
     lengths: np.ndarray
+    in_bytes: bool
     unknown: int
+    written: int
     begins_word: np.ndarray | None
 
 
@@ -56,10 +60,20 @@ def spelling_of(backend: str) -> Spelling:
     lengths = np.ones(max(ids.values()) + 1, np.int64)
     for piece, index in vocabulary.items():
         lengths[index] = max(1, _length(piece, model))
-    unknown = _unknown(tree, ids)
-    if unknown >= 0:
+    unknown = model.get("unk_id")  # of a Unigram
+    is_written = unknown is not None
+    if not is_written:
+        unknown = ids.get(model.get("unk_token") or "")
+    if unknown is not None:
         lengths[unknown] = 1
-    return Spelling(ids, lengths, unknown, _beginnings(tree, vocabulary, added, lengths))
+    return Spelling(
+        ids=ids,
+        lengths=lengths,
+        in_bytes=bool(model.get("byte_fallback")),
+        unknown=-1 if is_written or unknown is None else unknown,
+        written=unknown if is_written else -1,
+        begins_word=_beginnings(tree, vocabulary, added, lengths),
+    )
 
 
 def _length(piece: str, model: dict[str, Any]) -> int:
@@ -68,13 +82,6 @@ def _length(piece: str, model: dict[str, Any]) -> int:
         return 1 if _ONE_BYTE.fullmatch(piece) else len(piece.encode("utf-8"))
     text = piece.removeprefix(model.get("continuing_subword_prefix") or "")
     return len(text.removesuffix(model.get("end_of_word_suffix") or ""))
-
-
-def _unknown(tree: dict[str, Any], ids: dict[str, int]) -> int:
-    model = tree["model"]
-    if model.get("unk_id") is not None:  # Unigram
-        return int(model["unk_id"])
-    return ids.get(model.get("unk_token") or "", -1)
 
 
 def _beginnings(
@@ -111,10 +118,13 @@ class Tokens(NamedTuple):
         ids: int [tokens], without special ones.
         words: int [tokens], the number of the word that each is of, never decreasing. The same
             number is the same word on both sides.
+        lengths: int [tokens], how much text each is of: that of `Spelling`, but for an [UNK] that
+            is `written`.
     """
 
     ids: np.ndarray
     words: np.ndarray
+    lengths: np.ndarray
 
 
 class Alignment(NamedTuple):
@@ -163,11 +173,12 @@ class Aligner:
             nowhere = np.zeros(len(student.ids), np.int64)
             return Alignment(nowhere, nowhere.astype(bool), nowhere)
         num_words = int(max(student.words[-1], teacher.words[-1])) + 1
-        before, begins, is_whole = self._compare(student, teacher, num_words)
+        before, begins, is_whole = _compare(student, teacher, num_words)
         within = np.maximum(np.where(begins, before, before - 1), 0)
         # A word is longer on one side where the other has no piece for a character, nor [UNK].
         agrees = begins & is_whole[student.words]
         agrees &= self.kept[student.ids] == teacher.ids[within]
+        agrees &= student.lengths == teacher.lengths[within]
         alignment = Alignment(within, agrees, before)
         self._correct_unknown(student, teacher, alignment, num_words)
         return alignment
@@ -203,29 +214,30 @@ class Aligner:
 
     def _same_spot(self, student: Tokens, teacher: Tokens, num_words: int) -> np.ndarray:
         """The teacher's token that begins where one of the student does, for each; -1: unknown."""
-        before, begins, _ = self._compare(student, teacher, num_words)
+        before, begins, _ = _compare(student, teacher, num_words)
         spot = np.minimum(before, len(teacher.ids) - 1)
         begins &= ~_follows_any(student.ids == self.student.unknown, student.words)
         begins &= ~_follows_any(teacher.ids == self.teacher.unknown, teacher.words)[spot]
         return np.where(begins, spot, -1)
 
-    def _compare(
-        self, student: Tokens, teacher: Tokens, num_words: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Compare where tokens begin in their words.
 
-        Returns:
-            Of each token of the student: how many of the teacher's begin before it, and whether the
-            next begins at the same spot; of each word: whether it is as long on both sides.
-        """
-        starts, totals = _in_words(student, self.student.lengths, num_words)
-        teacher_starts, teacher_totals = _in_words(teacher, self.teacher.lengths, num_words)
-        widths = np.maximum(totals, teacher_totals)
-        bases = np.cumsum(widths) - widths
-        own, others = bases[student.words] + starts, bases[teacher.words] + teacher_starts
-        before = np.searchsorted(others, own)
-        begins = others[np.minimum(before, len(others) - 1)] == own
-        return before, begins, totals == teacher_totals
+def _compare(
+    student: Tokens, teacher: Tokens, num_words: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compare where tokens begin in their words.
+
+    Returns:
+        Of each token of the student: how many of the teacher's begin before it, and whether the
+        next begins at the same spot; of each word: whether it is as long on both sides.
+    """
+    starts, totals = _in_words(student, num_words)
+    teacher_starts, teacher_totals = _in_words(teacher, num_words)
+    widths = np.maximum(totals, teacher_totals)
+    bases = np.cumsum(widths) - widths
+    own, others = bases[student.words] + starts, bases[teacher.words] + teacher_starts
+    before = np.searchsorted(others, own)
+    begins = others[np.minimum(before, len(others) - 1)] == own
+    return before, begins, totals == teacher_totals
 
 
 def _order(alignment: Alignment, is_estimate: np.ndarray) -> None:
@@ -240,12 +252,13 @@ def _order(alignment: Alignment, is_estimate: np.ndarray) -> None:
 
 
 def _some(tokens: Tokens, chosen: np.ndarray) -> Tokens:
-    return Tokens(tokens.ids[chosen], tokens.words[chosen])
+    return Tokens(tokens.ids[chosen], tokens.words[chosen], tokens.lengths[chosen])
 
 
 def _reversed(tokens: Tokens, num_words: int) -> Tokens:
     """The same tokens from the last to the first, with words that are numbered in this order."""
-    return Tokens(tokens.ids[::-1], num_words - 1 - tokens.words[::-1])
+    words = num_words - 1 - tokens.words[::-1]
+    return Tokens(tokens.ids[::-1], words, tokens.lengths[::-1])
 
 
 def _follows_any(marked: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -256,11 +269,10 @@ def _follows_any(marked: np.ndarray, words: np.ndarray) -> np.ndarray:
     return follows
 
 
-def _in_words(tokens: Tokens, lengths: np.ndarray, num_words: int) -> tuple[np.ndarray, np.ndarray]:
+def _in_words(tokens: Tokens, num_words: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each token begins in its word, int64 [tokens], and how long each word is."""
-    sizes = lengths[tokens.ids]
-    ends = np.cumsum(sizes)
+    ends = np.cumsum(tokens.lengths)
     counts = np.bincount(tokens.words, minlength=num_words)
     word_ends = np.concatenate([[0], ends])[np.cumsum(counts)]
     totals = np.diff(word_ends, prepend=0)
-    return ends - sizes - (word_ends - totals)[tokens.words], totals
+    return ends - tokens.lengths - (word_ends - totals)[tokens.words], totals

@@ -101,7 +101,8 @@ class Pairing:
         num_words = np.maximum(sides[0].num_words, sides[1].num_words)
         first_words = np.cumsum(num_words) - num_words
         tokens = [
-            Tokens(side.ids, side.words + np.repeat(first_words, side.sizes)) for side in sides
+            Tokens(side.ids, side.words + np.repeat(first_words, side.sizes), side.lengths)
+            for side in sides
         ]
         alignment = self._aligner(*tokens)
         differ = sides[0].num_words != sides[1].num_words
@@ -130,14 +131,36 @@ class Pairing:
             words = ids
         num_words = np.zeros(len(texts), np.int64)
         num_words[sizes > 0] = words[(starts + sizes - 1)[sizes > 0]] + 1
-        return _Side(ids, words, sizes, starts, num_words)
+        lengths = spelling.lengths[ids]
+        _measure_unknown(texts, ids, starts, spelling, lengths)
+        return _Side(ids, words, lengths, sizes, starts, num_words)
+
+
+def _measure_unknown(
+    texts: Sequence[Read],
+    ids: np.ndarray,
+    starts: np.ndarray,
+    spelling: Spelling,
+    lengths: np.ndarray,
+) -> None:
+    """Correct the length of every [UNK] whose token in the encoding is its text."""
+    places = np.flatnonzero(ids == spelling.written)
+    text_of = np.searchsorted(starts, places, side="right") - 1
+    for text in np.unique(text_of).tolist():
+        encoding = texts[text][1]
+        assert encoding is not None
+        written = encoding.tokens  # a new list with every call
+        for place in places[text_of == text].tolist():
+            unknown = written[place - starts[text]]
+            lengths[place] = len(unknown.encode("utf-8")) if spelling.in_bytes else len(unknown)
 
 
 class _Side(NamedTuple):
-    """Texts one after the other: ids and word of each token; size, start and words of each text."""
+    """Texts one after the other: `Tokens`, words counted in each; size, start, words of each."""
 
     ids: np.ndarray
     words: np.ndarray
+    lengths: np.ndarray
     sizes: np.ndarray
     starts: np.ndarray
     num_words: np.ndarray

@@ -66,6 +66,7 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "wordpiece at spaces": lambda: _word_piece(pre_tokenizers.WhitespaceSplit()),
     "byte-level": _byte_level,
     "unigram": _unigram,
+    "unigram with bytes": _unigram,
     "bpe with suffix": _bpe_with_suffix,
 }
 
@@ -78,7 +79,7 @@ def teacher_tree(kind: str, size: int = 400) -> dict[str, Any]:
         "special_tokens": SPECIALS,
         "show_progress": False,
     }
-    if kind == "unigram":
+    if kind.startswith("unigram"):
         trainer = trainers.UnigramTrainer(unk_token="[UNK]", **options)
     elif kind.startswith("wordpiece"):
         trainer = trainers.WordPieceTrainer(**options)
@@ -90,6 +91,9 @@ def teacher_tree(kind: str, size: int = 400) -> dict[str, Any]:
         trainer = trainers.BpeTrainer(end_of_word_suffix="</w>", **options)
     backend.train_from_iterator([*AWKWARD, *AWKWARD], trainer)
     tree: dict[str, Any] = json.loads(backend.to_str())
+    if kind == "unigram with bytes":
+        tree["model"]["byte_fallback"] = True
+        tree["model"]["vocab"] += [[f"<0x{byte:02X}>", -20.0] for byte in range(256)]
     return tree
 
 
