@@ -37,6 +37,8 @@ def rows(split: Split) -> Iterator[tuple[list[int], list[int], list[int]]]:
     for index in range(len(split)):
         ids, places = split.teacher(index)
         assert len(ids) == split.teacher_lengths[index]
+        assert not ids.flags.writeable
+        assert not places.flags.writeable
         yield split.tokens(index).tolist(), ids.tolist(), places.tolist()
 
 
