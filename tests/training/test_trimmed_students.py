@@ -5,12 +5,15 @@ they are.
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from disturbed_runs import finish, kill_at, run_folder
+from family_tokenizers import tokenizer_of
+from family_worlds import write_family_world
 from tiny_experiments import (
     WORDS,
     Finished,
@@ -163,6 +166,33 @@ def test_two_processes_train_the_same_student(folder, tiny_world, tmp_path):
         found.append(model.state_dict())
     for name, weight in found[0].items():
         torch.testing.assert_close(found[1][name], weight, rtol=1e-4, atol=1e-5)
+
+
+# Other tokenizers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["roberta", "modernbert", "xlm-roberta", "electra"])
+def test_a_student_of_any_tokenizer(model_type, tmp_path):
+    """Of byte-level BPE, of Unigram; and of a BERT's pieces in embeddings of another width."""
+    world = write_family_world(model_type, tmp_path)
+    folder = tmp_path / "runs"
+    size = len(tokenizer_of(model_type))
+    few = run(*command("prepare", world, folder, "student.vocabulary.keep=10"))
+    assert few.code == 2
+    least = int(re.search(r"Set student.vocabulary.keep to (\d+) or more", few.stderr)[1])
+    keep = (least + size) // 2
+    arguments = [f"student.vocabulary.keep={keep}", "train.max_steps=3"]
+    finish(command("train", world, folder, *arguments))
+    [path] = folder.glob("store-*")
+    store = TokenStore.open(path, by_content=True)
+    assert store.is_paired
+    counts = store.manifest.teacher.counts["train"]
+    assert 0 < counts.agreed < counts.text_tokens
+    student = AutoModelForMaskedLM.from_pretrained(folder / "tiny" / "student")
+    assert student.config.vocab_size == len(store.token_counts) <= keep
+    told = finish(command("eval", world, folder, *arguments, "--json", "--no-speed")).json
+    assert all(model["scores"]["loss_per_character"] > 0 for model in told["models"].values())
 
 
 # A student that was trimmed before
