@@ -72,7 +72,7 @@ def spelling_of(backend: str) -> Spelling:
         in_bytes=bool(model.get("byte_fallback")),
         unknown=-1 if is_written or unknown is None else unknown,
         written=unknown if is_written else -1,
-        begins_word=_beginnings(tree, vocabulary, added, lengths),
+        begins_word=_beginnings(tree, vocabulary, len(lengths)),
     )
 
 
@@ -85,7 +85,7 @@ def _length(piece: str, model: dict[str, Any]) -> int:
 
 
 def _beginnings(
-    tree: dict[str, Any], vocabulary: dict[str, int], added: dict[str, int], lengths: np.ndarray
+    tree: dict[str, Any], vocabulary: dict[str, int], num_ids: int
 ) -> np.ndarray | None:
     """Which pieces begin a word.
 
@@ -97,9 +97,8 @@ def _beginnings(
     is_mark = prefix != "" and prefix[0] in string.punctuation
     if tree["model"].get("type") != "WordPiece" or reader != SPLITS_AT_MARKS or not is_mark:
         return None
-    begins = np.ones(len(lengths), bool)
+    begins = np.ones(num_ids, bool)
     begins[[index for piece, index in vocabulary.items() if piece.startswith(prefix)]] = False
-    begins[list(added.values())] = True
     return begins
 
 
@@ -242,13 +241,18 @@ def _compare(
 
 def _order(alignment: Alignment, is_estimate: np.ndarray) -> None:
     """Keep estimates between what is known before and after them, so that `before` never falls."""
-    before = alignment.before
-    least = np.maximum.accumulate(np.where(is_estimate, 0, before))
+    within, agrees, before = alignment
+    # After a token that agrees, the teacher's token of that has begun, too.
+    least = np.maximum.accumulate(np.where(is_estimate, 0, before + agrees))
     most = np.where(is_estimate, np.iinfo(before.dtype).max, before)
-    before[:] = np.clip(before, least, np.minimum.accumulate(most[::-1])[::-1])
-    alignment.within[:] = np.where(
-        alignment.agrees, before, np.clip(alignment.within, np.maximum(before - 1, 0), before)
-    )
+    before[:] = np.clip(before, np.where(is_estimate, least, 0), _least_after(most))
+    within[:] = np.where(agrees, before, np.clip(within, np.maximum(before - 1, 0), before))
+
+
+def _least_after(values: np.ndarray) -> np.ndarray:
+    """The least of every value and all after it."""
+    least: np.ndarray = np.minimum.accumulate(values[::-1])[::-1]
+    return least
 
 
 def _some(tokens: Tokens, chosen: np.ndarray) -> Tokens:

@@ -175,14 +175,15 @@ def test_one_tokenizer_agrees_with_itself_but_after_unknown_text(kind):
 # Words with text that one side does not know, piece by piece
 
 
-def word_of(vocabulary: str, text: str, has_unknown: bool = True):
-    """A word as a BPE of single characters reads it; what it does not know is one [UNK]."""
-    ids = {"[UNK]": 0} | {letter: index for index, letter in enumerate(vocabulary, 1)}
-    backend = Tokenizer(BPE(ids, [], unk_token="[UNK]" if has_unknown else None, fuse_unk=True))
-    tokens = backend.encode(text).ids
+def word_of(vocabulary: str, text: str, *merges: tuple[str, str], has_unknown: bool = True):
+    """A word as a BPE reads it; what it does not know is one [UNK]."""
+    pieces = ["[UNK]", *vocabulary, *map("".join, merges)]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    unknown = "[UNK]" if has_unknown else None
+    backend = Tokenizer(BPE(ids, list(merges), unk_token=unknown, fuse_unk=True))
+    tokens = np.array(backend.encode(text).ids)
     spelling = spelling_of(backend.to_str())
-    ids = np.array(tokens)
-    return spelling, Tokens(ids, np.zeros(len(ids), int), spelling.lengths[ids])
+    return spelling, Tokens(tokens, np.zeros(len(tokens), int), spelling.lengths[tokens])
 
 
 @pytest.mark.parametrize(
@@ -215,3 +216,12 @@ def test_a_character_that_one_side_drops():
     assert len(own.ids) == 3 < len(others.ids)
     places = Aligner(student, teacher)(own, others).places
     assert (places < 0).all()
+
+
+def test_estimates_after_unknown_text_are_in_order():
+    """The teacher's pieces are x y x y a bc, and what the student's [UNK] spans it cannot know."""
+    student, own = word_of("abc", "xyxyabc")
+    teacher, others = word_of("abcxy", "xyxyabc", ("b", "c"))
+    alignment = Aligner(student, teacher)(own, others)
+    assert alignment.places.tolist() == [-1, 4, -5, -5]
+    assert alignment.before.tolist() == [0, 4, 5, 5]
