@@ -5,8 +5,14 @@ the order in which samples are drawn, so a run may be cut in any way, and resume
 masks. The randomness is a counter hash (splitmix64) of those numbers and the token's position,
 computed for a whole micro-batch at once.
 
+With whole words, the words of a sequence take part in the choice instead of its tokens, and all
+tokens of a word that is chosen are. What stands in place of each is decided for each by itself, as
+in the BERT release. That leaves out a word that has more tokens than are still to be chosen; here
+the choice ends at the word with which it comes nearest to its share.
+
 Source: Devlin et al. 2019, sec. 3.1 (15 %, 80/10/10); Liu et al. 2019, sec. 4.1 (a new mask every
-epoch); the DistilBERT release (choice weighted by count^-smoothing).
+epoch); the DistilBERT release (choice weighted by count^-smoothing); the BERT release of May 2019,
+create_pretraining_data.py (whole words).
 """
 
 import numpy as np
@@ -14,6 +20,7 @@ from jaxtyping import Bool, Int32, Int64, UInt64
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.data import MaskingConfig
+from distilcli.text.word_joints import word_joints
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _STREAMS = np.uint64(3)
@@ -24,11 +31,14 @@ class Masker:
     """Masks packed sequences of one vocabulary.
 
     Args:
-        config: shares, probability and smoothing.
+        config: shares, probability, smoothing, and whether words are whole.
         tokenizer: gives [MASK] and the special ids, which are never chosen and never inserted.
         vocab_size: ids in the model's vocabulary.
         token_counts: how often each id occurs in the training split, int64 [vocab_size].
         seed: of every mask.
+
+    Raises:
+        ModelError: words are to be whole, and the vocabulary does not tell where they begin.
     """
 
     def __init__(
@@ -50,6 +60,7 @@ class Masker:
         self._replacements = np.flatnonzero(~self._is_special & tokenizer_ids).astype(np.int32)
         counts = np.maximum(token_counts, 1).astype(np.float64)
         self._inverse_weight = counts**config.smoothing
+        self._joints = word_joints(tokenizer, vocab_size) if config.whole_words else None
 
     def mask(
         self,
@@ -61,7 +72,8 @@ class Masker:
         """Hide tokens of packed sequences.
 
         In every sequence exactly round(mlm_probability * ordinary tokens) are chosen, at least
-        one where there is one.
+        one where there is one. Of whole words as many are as come nearest to that number of
+        tokens, of two numbers that are as near the larger one.
 
         Returns:
             The input with replacements, and which positions were chosen.
@@ -107,6 +119,10 @@ class Masker:
         num_ordinary = np.bincount(sequence_of[ordinary], minlength=len(starts))
         quota = np.floor(self.config.mlm_probability * num_ordinary + 0.5).astype(np.int64)
         quota = np.where(num_ordinary > 0, np.maximum(quota, 1), 0)
+        if self._joints is not None:
+            return self._choose_words(
+                input_ids, sequence_of, draws, np.flatnonzero(ordinary), quota
+            )
         arrival = -np.log(_uniform(draws)) * self._inverse_weight[input_ids]
         arrival[~ordinary] = np.inf
         order = np.lexsort((arrival, sequence_of))
@@ -114,6 +130,59 @@ class Masker:
         chosen = np.zeros(len(input_ids), dtype=bool)
         chosen[order] = rank < quota[sequence_of[order]]
         return chosen
+
+    def _choose_words(
+        self,
+        input_ids: Int32[np.ndarray, " tokens"],
+        sequence_of: Int64[np.ndarray, " tokens"],
+        draws: UInt64[np.ndarray, " tokens"],
+        places: Int64[np.ndarray, " ordinary"],
+        quota: Int64[np.ndarray, " sequences"],
+    ) -> Bool[np.ndarray, " tokens"]:
+        """The same race between words: of each, its first token's draw and its rarest one's weight.
+
+        A word occurs no more often than its rarest token does.
+
+        Args:
+            input_ids: of all tokens.
+            sequence_of: the sequence of each.
+            draws: of each.
+            places: of ordinary tokens, ascending.
+            quota: how many tokens of each sequence to choose.
+        """
+        chosen = np.zeros(len(input_ids), dtype=bool)
+        if not len(places):
+            return chosen
+        first = self._first_of_words(input_ids, sequence_of, places)
+        sizes = np.diff(first, append=len(places))
+        sequence = sequence_of[places[first]]
+        weights = np.minimum.reduceat(self._inverse_weight[input_ids[places]], first)
+        arrival = -np.log(_uniform(draws[places[first]])) * weights
+        order = np.lexsort((arrival, sequence))
+        sizes_before = np.cumsum(sizes[order]) - sizes[order]
+        # Of the words of a sequence the first in `order` has the same place as the first of all.
+        is_first = np.diff(sequence, prepend=-1) > 0
+        sizes_before -= np.maximum.accumulate(np.where(is_first, sizes_before, 0))
+        # Nearer with the word than without: before + after <= 2 * quota.
+        nearer = 2 * sizes_before + sizes[order] <= 2 * quota[sequence]
+        words = np.zeros(len(first), dtype=bool)
+        words[order] = nearer | is_first
+        chosen[places] = np.repeat(words, sizes)
+        return chosen
+
+    def _first_of_words(
+        self,
+        input_ids: Int32[np.ndarray, " tokens"],
+        sequence_of: Int64[np.ndarray, " tokens"],
+        places: Int64[np.ndarray, " ordinary"],
+    ) -> Int64[np.ndarray, " words"]:
+        """Which of the ordinary tokens are the first of their word, as indices into `places`."""
+        assert self._joints is not None
+        begins = self._joints.begins(input_ids)[places]
+        begins[1:] |= np.diff(places) > 1  # after a special token
+        begins[1:] |= np.diff(sequence_of[places]) > 0
+        begins[0] = True
+        return np.flatnonzero(begins)
 
     def _sequence_keys(
         self,

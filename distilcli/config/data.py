@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag, model_validator
 
 from distilcli.config.fields import (
     Fraction,
@@ -123,6 +123,12 @@ class MaskingConfig(Section):
         0.0,
         description="Tokens are chosen with a weight of count^-smoothing, so that rare ones are "
         "chosen more often; 0 gives all the same weight. The DistilBERT release used 0.7.",
+    )
+    whole_words: StrictBool = Field(
+        False,
+        description="Choose words, with all of their tokens, instead of tokens: about "
+        "mlm_probability of the tokens, at least one word. A word has the weight of its rarest "
+        "token. Held-out text is masked by tokens all the same.",
     )
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from distilcli.hub.model_files import short
 from distilcli.models.loading import read_config
 from distilcli.text.tokenizers import load_tokenizer, tokenizer_fingerprint
 from distilcli.text.trimming import choose_pieces, trim_tokenizer
+from distilcli.text.word_joints import word_joints
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def tokenization_of(
         if own.whole is not None and make_store is not None:
             make_store(own.whole)  # the teacher is measured on it
         return own
-    whole = Tokenization(experiment_tokenizer(experiment), experiment.data)
+    whole = _whole_of(experiment)
     vocabulary = student.kept_vocabulary
     if vocabulary is None:
         return whole
@@ -132,6 +133,14 @@ def tokenization_of(
         whole.tokenizer, counts, keep=vocabulary.keep, min_count=vocabulary.min_count
     )
     return _part(experiment, whole, trim_tokenizer(whole.tokenizer, kept), kept)
+
+
+def _whole_of(experiment: MaskedLMExperiment) -> Tokenization:
+    """The tokens of the experiment's tokenizer, with all of its vocabulary; ModelError."""
+    tokenizer = experiment_tokenizer(experiment)
+    if experiment.masking.whole_words:
+        word_joints(tokenizer, len(tokenizer))  # refused now, not when the text is prepared
+    return Tokenization(tokenizer, experiment.data)
 
 
 def _counted(whole: Tokenization) -> Int64[np.ndarray, " vocab"]:
@@ -154,7 +163,7 @@ def tokenization_of_student(experiment: MaskedLMExperiment, name: str) -> Tokeni
     Raises:
         ModelError: its tokens are others than those of the experiment, and no part of them.
     """
-    whole = Tokenization(experiment_tokenizer(experiment), experiment.data)
+    whole = _whole_of(experiment)
     source, revision = experiment.tokenizer_source, None
     if experiment.teacher is not None:
         revision = experiment.teacher.revision

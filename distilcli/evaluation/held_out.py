@@ -1,8 +1,9 @@
 """Held-out quality under one fixed mask: masked-LM loss, accuracy, agreement with the teacher.
 
-The mask depends on nothing but the sample, chooses uniformly and always shows [MASK], so figures
-of different experiments on the same store can be compared. Models of different vocabularies hide
-other pieces of the text: of theirs, the loss is comparable for each character that was hidden.
+The mask depends on nothing but the sample, chooses tokens uniformly (also where training chooses
+whole words) and always shows [MASK], so figures of different experiments on the same store can be
+compared. Models of different vocabularies hide other pieces of the text: of theirs, the loss is
+comparable for each character that was hidden.
 """
 
 import math

@@ -147,6 +147,7 @@ def test_a_run_of_an_earlier_version_goes_on(begun):
         ({"teacher": None, "student": {"source": "b"}}, ["teacher.model", "student.source"]),
         ({"student": {"layers": [0, 1]}}, ["student.layers"]),
         ({"student": {"kind": "random"}}, ["student.kind", "student.layers"]),
+        ({"masking": {"whole_words": True}}, ["masking.whole_words"]),
         (
             {"loss": weights(soft_targets=1), "masking": {"smoothing": 0.7}},
             ["loss.soft_targets.weight"],
