@@ -335,6 +335,7 @@ def test_a_configuration_of_transformers_4_is_understood(tmp_path):
         ({"rope_parameters": {LOCAL: {"rope_theta": 0}}}, "positions is 0, not above 0"),
         ({"local_rope_theta": "10000"}, "the base of rotary positions is '10000', not above 0"),
         ({"hidden_activation": "gelu_of_ours"}, "'gelu_of_ours' is no activation"),
+        ({"num_attention_heads": 16}, "heads of 1, and rotary positions turn pairs of numbers"),
         ({"num_attention_heads": 3}, "3 attention heads do not divide a width of 16"),
     ],
 )

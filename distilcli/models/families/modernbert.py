@@ -52,7 +52,8 @@ def _pooled(model: Any, hidden: Tensor, batch: TaskBatch) -> Tensor:
     if model.config.classifier_pooling != "mean":
         return states_at_outputs(model, hidden, batch)
     lengths = batch.boundaries.diff().long()
-    return torch.segment_reduce(hidden, "mean", lengths=lengths)
+    # Not checked: to look at the lengths, the host would wait for a GPU.
+    return torch.segment_reduce(hidden, "mean", lengths=lengths, unsafe=True)
 
 
 def _set_attention_dropout(attention: Any, rate: float) -> None:
@@ -85,7 +86,12 @@ def _check_layer_types(tree: Mapping[str, Any], where: str) -> None:
 
 
 def _check_rope(tree: Mapping[str, Any], where: str) -> None:
-    """Refuse rotary positions that depend on what other sequences are in a batch."""
+    """Refuse rotary positions that no head can have, or that depend on the rest of a batch."""
+    width = tree.get("hidden_size", ModernBertConfig.hidden_size)
+    heads = tree.get("num_attention_heads", ModernBertConfig.num_attention_heads)
+    if width % heads == 0 and width // heads % 2:
+        reason = f"heads of {width // heads}, and rotary positions turn pairs of numbers"
+        raise invalid_config(where, reason)
     by_type = tree.get("rope_parameters") or {}
     scaling = tree.get("rope_scaling") or {}
     if not isinstance(by_type, Mapping) or not isinstance(scaling, Mapping):
