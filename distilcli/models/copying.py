@@ -205,9 +205,9 @@ def _no_copy(family: Family, target: Family) -> str:
     elif family.starts_after_padding:
         why = "counts positions from its padding on"
     elif family.embeddings.others:
-        why = "has embeddings that nothing there would hold"
+        why = "may add embeddings that nothing there would hold"
     else:
-        why = "has embeddings and a head of another width"
+        why = "may have embeddings and a head of another width"
     return f"{target.a_name} cannot be made of {family.a_name}, which {why}"
 
 
