@@ -4,10 +4,12 @@ Each is made with `tokenizers` and written as transformers writes the one of a r
 """
 
 import math
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable
 
 from byte_level import byte_level_tokenizer
+from every_tokenizer import charsmap
 from tiny_experiments import SPECIALS, documents
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -23,6 +25,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+_NORMALIZED = b64decode(charsmap())  # by SentencePiece: which characters become others
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIGNS = ".,'-:()0123456789"
 # What a writer may put into a text, of any language: a line each.
@@ -97,14 +100,15 @@ def unigram_pieces(specials: list[str]) -> list[tuple[str, float]]:
 def unigram_of_xlm_roberta() -> PreTrainedTokenizerFast:
     """XLM-R's: pieces of SentencePiece, with the mask at the end."""
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
-    return XLMRobertaTokenizer(vocab=[*unigram_pieces(specials), ("<mask>", 0.0)])
+    vocabulary = [*unigram_pieces(specials), ("<mask>", 0.0)]
+    return XLMRobertaTokenizer(vocab=vocabulary, _spm_precompiled_charsmap=_NORMALIZED)
 
 
 def unigram_of_camembert() -> PreTrainedTokenizerFast:
     """CamemBERT's: fairseq's own special tokens first, those that are used after them."""
     unused = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"]
-    pieces = unigram_pieces([*unused, "<s>", "</s>"])
-    return CamembertTokenizer(vocab=[*pieces, ("<mask>", 0.0)])
+    vocabulary = [*unigram_pieces([*unused, "<s>", "</s>"]), ("<mask>", 0.0)]
+    return CamembertTokenizer(vocab=vocabulary, _spm_precompiled_charsmap=_NORMALIZED)
 
 
 # A family that is not here has BERT's.

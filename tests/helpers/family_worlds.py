@@ -12,7 +12,7 @@ from tiny_families import tiny_config, with_weights
 from distilcli.models.families import FAMILIES
 
 NUM_LAYERS = 4
-NUM_POSITIONS = MAX_LENGTH + 8  # for tokens
+NUM_POSITIONS = 2 * MAX_LENGTH  # for tokens
 STEPS = 20
 _SPECIALS = ("pad_token", "cls_token", "sep_token", "bos_token", "eos_token")
 

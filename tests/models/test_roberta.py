@@ -34,12 +34,12 @@ def test_a_checkpoint_of_transformers_4_with_one_bias_is_whole(world, tmp_path):
 
 
 def test_more_tokens_than_there_are_positions_are_refused(world, tmp_path):
-    """Two of the 34 in config.json are before the first token."""
+    """In config.json there are two more, which are before the first token."""
     for length, code in ((NUM_POSITIONS, 0), (NUM_POSITIONS + 1, 2)):
         settings = [f"data.max_length={length}", f"data.store={tmp_path / str(length)}"]
         finished = run("init-student", "--config", str(world.config), *settings, f"name=s{length}")
         assert finished.code == code, finished.stderr
-    assert "data.max_length 33 is over the 32 positions" in finished.stderr
+    assert f"data.max_length {length} is over the {NUM_POSITIONS} positions" in finished.stderr
 
 
 def test_a_tokenizer_with_another_padding_is_refused(world, tmp_path):
