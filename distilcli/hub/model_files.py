@@ -29,6 +29,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm.model",
     "tokenizer.model",
 )
 _FIRST = (CONFIG, TOKENIZER_CONFIG)  # asked for at a branch or tag; the others at its commit

@@ -18,6 +18,12 @@ from distilcli.hub.model_files import (
     model_files,
 )
 from distilcli.text.tokenizer_checks import SPECIAL_TOKENS, check_special_tokens
+from distilcli.text.tokenizer_files import (
+    check_files,
+    check_is_no_python_code,
+    check_vocabulary_was_read,
+    what_to_load,
+)
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerFast
@@ -172,8 +178,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
         revision: of the hub: commit, tag or branch.
 
     Raises:
-        ModelError: there is none, it is not a fast one, or it lacks [CLS], [SEP], [MASK] or [PAD],
-            or has another token for [MASK].
+        ModelError: there is none, no fast one can be made of its files, or it lacks [CLS], [SEP],
+            [MASK] or [PAD], or has another token for [MASK].
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -181,6 +187,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
     for json_file in (CONFIG, TOKENIZER_CONFIG):  # our words for what is wrong with these
         files.json_object(json_file)
     folder = files.folder_of((CONFIG, *TOKENIZER_FILES))
+    check_files(folder, name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         _try_out(tokenizer)
@@ -189,12 +196,15 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
     except ModelError:
         raise
     except Exception as error:  # hub, file and JSON errors share no base class
+        check_is_no_python_code(folder, name)  # which may need packages that would not help
         raise ModelError(
             f"{name}: its tokenizer cannot be loaded ({first_line(error)})",
-            "Name a folder with tokenizer.json, or a model on the hub.",
+            what_to_load(folder),
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        check_is_no_python_code(folder, name)
         raise ModelError(f"{name}: its tokenizer is not a fast one", "A tokenizer.json is needed.")
+    check_vocabulary_was_read(tokenizer, folder, name)
     tokenizer.name_or_path = name  # not where it lies on this machine: the manifest keeps the name
     return tokenizer
 

@@ -34,7 +34,10 @@ MARKED = "\u2581+T+he \u2581cat+s \u2581s+at , \u2581d+i+d+n ' t \u2581i+t ?+!"
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("uncased WordPiece", "the cats sat , didn ' t it ? ! naive 1998+##t+##h x \u4e16 \u754c"),
+        (
+            "uncased WordPiece",
+            "the cat+##s sat , d+##i+##d+##n ' t it ? ! naive 1+##9+##9+##8+##th",
+        ),
         ("RoBERTa", "The \u0120cats \u0120sat , \u0120didn 't \u0120it ?+! \u0120+na\xc3\xafve"),
         ("ModernBERT", "The \u0120cats \u0120sat , \u0120didn 't \u0120it ?+!"),
         ("XLM-RoBERTa", MARKED),
