@@ -181,7 +181,7 @@ def word_of(vocabulary: str, text: str, *merges: tuple[str, str], has_unknown: b
     ids = {piece: index for index, piece in enumerate(pieces)}
     unknown = "[UNK]" if has_unknown else None
     backend = Tokenizer(BPE(ids, list(merges), unk_token=unknown, fuse_unk=True))
-    tokens = np.array(backend.encode(text).ids)
+    tokens = np.array(backend.encode(text).ids, np.int64)
     spelling = spelling_of(backend.to_str())
     return spelling, Tokens(tokens, np.zeros(len(tokens), int), spelling.lengths[tokens])
 
@@ -225,3 +225,19 @@ def test_estimates_after_unknown_text_are_in_order():
     alignment = Aligner(student, teacher)(own, others)
     assert alignment.places.tolist() == [-1, 4, -5, -5]
     assert alignment.before.tolist() == [0, 4, 5, 5]
+
+
+def test_a_word_that_one_side_drops_altogether():
+    student, own = word_of("ab", "ab", has_unknown=False)
+    teacher, others = word_of("xy", "ab", has_unknown=False)
+    assert len(others.ids) == 0
+    assert Aligner(student, teacher)(own, others).places.tolist() == [-1, -1]
+    assert Aligner(teacher, student)(others, own).places.tolist() == []
+
+
+@pytest.mark.parametrize(("prefix", "tells"), [("##", True), ("@@", True), ("x", False)])
+def test_pieces_tell_words_where_no_word_begins_as_they_go_on(prefix, tells):
+    tree = json.loads(json.dumps(TREES["wordpiece"]))
+    tree["model"]["continuing_subword_prefix"] = prefix
+    begins = spelling_of(json.dumps(tree)).begins_word
+    assert (begins is not None) == tells
