@@ -123,9 +123,7 @@ class Pairing:
             words = _joined(cast("list[int]", encoding.word_ids) for encoding in encodings)
         elif len(ids):
             assert spelling.begins_word is not None
-            begins = spelling.begins_word[ids]
-            begins[starts[sizes > 0]] = True
-            words = np.cumsum(begins)
+            words = np.cumsum(spelling.begins_word[ids])
             words = words - np.repeat(words[np.minimum(starts, len(words) - 1)], sizes)
         else:
             words = ids

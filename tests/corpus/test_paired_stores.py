@@ -11,10 +11,13 @@ from token_stores import data_config
 from tokenizer_kinds import (
     AWKWARD,
     KINDS,
+    SPECIALS,
     fast_tokenizer,
     with_fewer_pieces,
 )
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 import distilcli.corpus.sequences as sequences
@@ -170,3 +173,27 @@ def test_remainders_that_are_dropped_take_the_teachers_tokens_along(tmp_path):
     assert store.manifest.dropped["short_remainder"].count == 2
     found = [" ".join(pieces(teacher, ids)) for _, ids, _ in rows(store.train)]
     assert found == ["a bcd ef", "bcd ef", "ef bcd"]
+
+
+def test_text_that_the_student_drops_is_in_the_same_row_of_the_teacher():
+    """Where its tokenizer has neither a piece nor [UNK]; a text of which it keeps nothing is none.
+
+    Such a tokenizer is of no use, and is not to shift what comes after.
+    """
+    student, teacher = (letters(known) for known in ("ab", "abxy"))
+    made = Sequencer(recipe_of_pair(student, teacher, 64))(["ab xy", "xy", "xy ba"], "train")
+    columns = made["train"].teacher_columns()
+    found = np.split(columns.ids, np.cumsum(columns.lengths)[:-1])
+    assert [teacher.convert_ids_to_tokens(ids)[1:-1] for ids in found] == [
+        list("abxy"),
+        list("xyba"),
+    ]
+    assert columns.places.tolist() == [0, 1, 2, 5, 0, 3, 4, 5]
+
+
+def letters(known: str) -> PreTrainedTokenizerFast:
+    """A BPE of single letters that drops all others."""
+    ids = {piece: index for index, piece in enumerate([*SPECIALS, *known])}
+    backend = Tokenizer(BPE(ids, []))
+    backend.pre_tokenizer = WhitespaceSplit()
+    return fast_tokenizer(json.loads(backend.to_str()))
