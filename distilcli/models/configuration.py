@@ -93,7 +93,13 @@ def _check_use(tree: dict[str, Any], where: str, family: Family) -> None:
 
 
 def check_positions(tree: dict[str, Any], where: str, family: Family) -> None:
-    """Refuse a configuration with other than absolute positions; ModelError."""
+    """Refuse a configuration with other than absolute positions; ModelError.
+
+    A family that rotates queries and keys has no table that the key could speak of: there its
+    value, such as the "sans_pos" of mmBERT and of the Ettin encoders, changes nothing.
+    """
+    if family.embeddings.positions is None:
+        return
     # transformers 5 ignores this key: such a model would load, and compute something else.
     kind = tree.get("position_embedding_type") or "absolute"
     if kind != "absolute":

@@ -305,13 +305,18 @@ def test_only_its_layers_are_in_host_memory():
 # Configurations
 
 
-def test_a_configuration_of_transformers_4_is_understood(tmp_path):
-    """As those on the hub: one number for the layer types, and the bases of positions apart."""
+@pytest.mark.parametrize("kind", ["absolute", "sans_pos"])
+def test_a_configuration_of_transformers_4_is_understood(kind, tmp_path):
+    """As those on the hub: one number for the layer types, and the bases of positions apart.
+
+    ModernBERT says "absolute" of its positions there, and mmBERT and Ettin say "sans_pos".
+    """
     model = made(4, rope_parameters={GLOBAL: {"rope_theta": 50.0}, LOCAL: {"rope_theta": 7.0}})
     older = {"global_rope_theta": 50.0, "local_rope_theta": 7.0, "global_attn_every_n_layers": 2}
-    older |= {"position_embedding_type": "absolute", "reference_compile": False}
+    older |= {"position_embedding_type": kind, "reference_compile": False}
     folder = saved(tmp_path, model, layer_types=None, rope_parameters=None, **older)
     loaded = load_masked_lm(str(folder))
+    copy_layers(loaded, [0, 1])
     assert loaded.config.layer_types == [GLOBAL, LOCAL] * 2
     torch.testing.assert_close(packed_logits(loaded), packed_logits(model), rtol=0, atol=0)
 
