@@ -20,6 +20,7 @@ _NOT_FOR_A_FILE = {
     "dtype",
     "experts_implementation",
     "fusion_config",
+    "is_causal",  # false in models made by programs that make decoders, too; true is refused
     "kernel_config",
     "name_or_path",
     "output_attentions",
@@ -84,9 +85,11 @@ def _check_use(tree: dict[str, Any], where: str, family: Family) -> None:
             f"{where}: its weights are quantized (quantization_config in config.json)",
             "Use the model as it was before that, in fp32, fp16 or bf16.",
         )
-    if tree.get("is_decoder") or tree.get("add_cross_attention"):
+    of_decoders = ("is_decoder", "add_cross_attention", "is_causal")
+    said = next((key for key in of_decoders if tree.get(key)), None)
+    if said is not None:
         raise ModelError(
-            f"{where}: it is a decoder (is_decoder), which sees only the tokens before the mask",
+            f"{where}: it is a decoder ({said}), which sees only the tokens before the mask",
             "Use a model that was trained as a masked-LM.",
         )
     check_positions(tree, where, family)

@@ -313,7 +313,7 @@ def test_a_configuration_of_transformers_4_is_understood(kind, tmp_path):
     """
     model = made(4, rope_parameters={GLOBAL: {"rope_theta": 50.0}, LOCAL: {"rope_theta": 7.0}})
     older = {"global_rope_theta": 50.0, "local_rope_theta": 7.0, "global_attn_every_n_layers": 2}
-    older |= {"position_embedding_type": kind, "reference_compile": False}
+    older |= {"position_embedding_type": kind, "reference_compile": False, "is_causal": False}
     folder = saved(tmp_path, model, layer_types=None, rope_parameters=None, **older)
     loaded = load_masked_lm(str(folder))
     copy_layers(loaded, [0, 1])
