@@ -63,16 +63,41 @@ def text_backend(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
 def after_spaces(tree: dict[str, Any]) -> dict[str, Any]:
     """The same tokenizer for words of a list, which stand after a space in a text.
 
-    A byte-level tokenizer has other tokens for a word after a space than for one at the start of a
-    text: without this, every word of a list would look as if a text began with it.
+    A tokenizer that keeps spaces, as bytes or as a marker, has other tokens for a word after a
+    space than for one at the start of a text: without this, every word of a list would look as if
+    a text began with it. Metaspace marks each word of a list by itself.
 
     Args:
         tree: JSON tree of a fast tokenizer.
     """
     reader = tree["pre_tokenizer"]
-    if not reader or reader["type"] != "ByteLevel":
+    if reader and reader["type"] == "ByteLevel":
+        return tree | {"pre_tokenizer": reader | {"add_prefix_space": True}}
+    normalizer = tree["normalizer"]
+    changes = normalizer_steps(normalizer)
+    keeps_spaces = any(step["type"] == "ByteLevel" for step in pre_tokenizer_steps(reader))
+    if not keeps_spaces and not space_marker(changes):
         return tree
-    return tree | {"pre_tokenizer": reader | {"add_prefix_space": True}}
+    space = {"type": "Prepend", "prepend": " "}
+    return tree | {"normalizer": {"type": "Sequence", "normalizers": [space, *changes]}}
+
+
+def pre_tokenizer_steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A pre-tokenizer, or those that a sequence is made of; JSON trees."""
+    return [] if part is None else part.get("pretokenizers", [part])
+
+
+def normalizer_steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A normalizer, or those that a sequence is made of; JSON trees."""
+    return [] if part is None else part.get("normalizers", [part])
+
+
+def space_marker(normalizers: list[dict[str, Any]]) -> str:
+    """What normalizers turn a space into, if it is not white space; else nothing."""
+    for step in normalizers:
+        if step["type"] == "Replace" and step["pattern"] == {"String": " "}:
+            return str(step["content"]).strip()
+    return ""
 
 
 def reading_of_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> list[str]:

@@ -24,7 +24,12 @@ import numpy as np
 from jaxtyping import Bool, Int8, Int32
 
 from distilcli.errors import ModelError
-from distilcli.text.tokenizers import backend_tree
+from distilcli.text.tokenizers import (
+    backend_tree,
+    normalizer_steps,
+    pre_tokenizer_steps,
+    space_marker,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -115,31 +120,20 @@ def _rule(tree: dict[str, Any]) -> Callable[[str], _Ends] | None:
         return lambda piece: (_JOINS if piece.startswith(prefix) else _APART, _JOINS)
     if suffix:
         return lambda piece: (_JOINS, _APART if piece.endswith(suffix) else _JOINS)
-    if any(step["type"] == "ByteLevel" for step in _steps(tree["pre_tokenizer"])):
+    if any(step["type"] == "ByteLevel" for step in pre_tokenizer_steps(tree["pre_tokenizer"])):
         return _ends_of_byte_level
     marker = _marker(tree)
-    if marker is None:
+    if not marker:
         return None
     return lambda piece: _ends_of_marked(piece, marker)
 
 
-def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A pre-tokenizer or normalizer, or those that a sequence is made of."""
-    if part is None:
-        return []
-    steps: list[dict[str, Any]] = part.get("pretokenizers", part.get("normalizers", [part]))
-    return steps
-
-
-def _marker(tree: dict[str, Any]) -> str | None:
-    """What stands for a space in the pieces."""
-    for step in _steps(tree["pre_tokenizer"]):
+def _marker(tree: dict[str, Any]) -> str:
+    """What stands for a space in the pieces; empty if nothing does."""
+    for step in pre_tokenizer_steps(tree["pre_tokenizer"]):
         if step["type"] == "Metaspace":
             return str(step["replacement"])
-    for step in _steps(tree["normalizer"]):
-        if step["type"] == "Replace" and step["pattern"] == {"String": " "}:
-            return str(step["content"]) or None
-    return None
+    return space_marker(normalizer_steps(tree["normalizer"]))
 
 
 def _ends_of_byte_level(piece: str) -> _Ends:

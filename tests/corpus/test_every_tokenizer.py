@@ -11,7 +11,14 @@ from tokenizers import Tokenizer
 
 import distilcli.corpus.recipe as recipes
 from distilcli.corpus.prepare import prepare
-from distilcli.text.tokenizers import text_backend
+from distilcli.errors import ModelError
+from distilcli.text.tokenizer_checks import check_special_tokens, check_tokens
+from distilcli.text.tokenizers import (
+    TextTokenizer,
+    load_tokenizer,
+    text_backend,
+    tokenizer_fingerprint,
+)
 
 # What a tokenizer by itself takes for its control tokens, where they are written in a text.
 CONTROL = re.compile(r"\[(MASK|SEP|CLS|PAD|UNK)\]|</?(s|pad|unk|mask)>")
@@ -58,3 +65,59 @@ def expected(tokenizer, text: str) -> list[int]:
     if not ids or not text.strip():
         return []
     return [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_of_a_list_are_read_as_within_a_text(kind):
+    """The tokens that they have after another word and a space."""
+    texts = TextTokenizer(tokenizer_of(kind))
+    words = ["the", "cats", "na\xefve", "1998", "\u4e16\u754c", "x1.", "cat"]
+    [of_list] = texts([words], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+    [of_text] = texts(["x " + " ".join(words)], add_special_tokens=False)["input_ids"]
+    [before] = texts(["x"], add_special_tokens=False)["input_ids"]
+    assert before + of_list == of_text
+
+
+MODEL_TYPES = {
+    "RoBERTa": "roberta",
+    "ModernBERT": "modernbert",
+    "XLM-RoBERTa": "xlm-roberta",
+    "CamemBERT": "camembert",
+    "Unigram, always marked": "xlm-roberta",
+    "mmBERT": "modernbert",
+    "uncased WordPiece": "bert",
+}
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_a_tokenizer_saved_beside_a_student_is_the_same(tmp_path, kind):
+    """So a store that was made with one fits the other; <mask> still takes the space before it."""
+    tokenizer = tokenizer_of(kind)
+    for folder in (tmp_path / "once", tmp_path / "twice"):
+        tokenizer.save_pretrained(folder)
+        (folder / "config.json").write_text(json.dumps({"model_type": MODEL_TYPES[kind]}))
+        loaded = load_tokenizer(str(folder))
+        assert tokenizer_fingerprint(loaded) == tokenizer_fingerprint(tokenizer)
+        for text in AWKWARD:
+            assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+        tokenizer = loaded
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_of_every_kind_are_checked(kind):
+    """<mask> may take the space before it, and padding may be the end of a text."""
+    tokenizer = tokenizer_of(kind)
+    check_special_tokens(tokenizer, "model")
+    tokenizer.pad_token = tokenizer.sep_token
+    check_special_tokens(tokenizer, "model")
+    tokenizer.mask_token = tokenizer.sep_token
+    with pytest.raises(ModelError, match="is its sep_token, too"):
+        check_special_tokens(tokenizer, "model")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_token_of_every_kind_needs_an_embedding(kind):
+    tokenizer = tokenizer_of(kind)
+    check_tokens(tokenizer, len(tokenizer), "model")
+    with pytest.raises(ModelError, match=f"has the id {len(tokenizer) - 1}"):
+        check_tokens(tokenizer, len(tokenizer) - 1, "model")

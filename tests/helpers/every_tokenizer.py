@@ -180,10 +180,11 @@ def word_level() -> PreTrainedTokenizerFast:
 def gemma() -> PreTrainedTokenizerFast:
     """As mmBERT's is: spaces are markers before words are looked for, and none are found."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    backend.normalizer = normalizers.Replace(" ", "\u2581")
-    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     bytes_ = [f"<0x{value:02X}>" for value in range(256)]
     _bpe(backend, [*ROBERTA, *bytes_], [])
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tree = json.loads(backend.to_str())
     tree["added_tokens"] = [t for t in tree["added_tokens"] if t["content"] in ROBERTA]
     return _fast(Tokenizer.from_str(json.dumps(tree)), ROBERTA)
