@@ -121,12 +121,11 @@ class Pairing:
             # Without special tokens every token is of a word.
             encodings = (encoding for _, encoding in texts if encoding is not None)
             words = _joined(cast("list[int]", encoding.word_ids) for encoding in encodings)
-        elif len(ids):
+        else:
             assert spelling.begins_word is not None
             words = np.cumsum(spelling.begins_word[ids])
-            words = words - np.repeat(words[np.minimum(starts, len(words) - 1)], sizes)
-        else:
-            words = ids
+            has_tokens = sizes > 0
+            words = words - np.repeat(words[starts[has_tokens]], sizes[has_tokens])
         num_words = np.zeros(len(texts), np.int64)
         num_words[sizes > 0] = words[(starts + sizes - 1)[sizes > 0]] + 1
         lengths = spelling.lengths[ids]

@@ -104,7 +104,7 @@ def test_both_sides_have_all_of_a_text(kind, monkeypatch):
     assert recipe.teacher is not None
     whole = dataclasses.replace(recipe.teacher, max_length=10**6)  # no row is cut
     sequencer = Sequencer(dataclasses.replace(recipe, teacher=whole))
-    for text in ["\n".join(AWKWARD), *AWKWARD]:
+    for text in ["\n".join(AWKWARD), *AWKWARD, "\u200b"]:
         made = sequencer([text], "train")["train"]
         if not made.lengths:
             continue
