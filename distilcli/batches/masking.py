@@ -160,7 +160,7 @@ class Masker:
         arrival = -np.log(_uniform(draws[places[first]])) * weights
         order = np.lexsort((arrival, sequence))
         sizes_before = np.cumsum(sizes[order]) - sizes[order]
-        # Of the words of a sequence the first in `order` has the same place as the first of all.
+        # The words of a sequence stay together in `order`, so each sequence begins where it did.
         is_first = np.diff(sequence, prepend=-1) > 0
         sizes_before -= np.maximum.accumulate(np.where(is_first, sizes_before, 0))
         # Nearer with the word than without: before + after <= 2 * quota.
@@ -178,10 +178,9 @@ class Masker:
     ) -> Int64[np.ndarray, " words"]:
         """Which of the ordinary tokens are the first of their word, as indices into `places`."""
         assert self._joints is not None
+        # After a special token, too: nothing goes on with one.
         begins = self._joints.begins(input_ids)[places]
-        begins[1:] |= np.diff(places) > 1  # after a special token
         begins[1:] |= np.diff(sequence_of[places]) > 0
-        begins[0] = True
         return np.flatnonzero(begins)
 
     def _sequence_keys(

@@ -84,7 +84,8 @@ def word_joints(tokenizer: "PreTrainedTokenizerFast", vocab_size: int) -> WordJo
     """What the vocabulary of a tokenizer tells of words.
 
     Args:
-        tokenizer: whose pieces are looked at; added tokens are words of their own.
+        tokenizer: whose pieces are looked at; added tokens, special ones among them, are words of
+            their own.
         vocab_size: ids in the model's vocabulary.
 
     Raises:
