@@ -74,6 +74,19 @@ def test_shards_of_one_kind_are_not_taken_for_the_other(paired_data, monkeypatch
         shutil.rmtree(paired_data.store)
 
 
+def test_a_shard_itself_says_whether_it_has_the_teachers_tokens(tmp_path, paired_data):
+    """Shards of the student alone, under settings that say otherwise, are made anew."""
+    alone = paired_data.model_copy(update={"store": str(tmp_path / "alone")})
+    prepare(alone, STUDENT, 1)
+    expected = prepare_pair(paired_data).manifest
+    (tmp_path / "alone/manifest.json").unlink()
+    shutil.copy(tmp_path / "store/settings.json", tmp_path / "alone")
+    seen = []
+    found = prepare(alone, STUDENT, 1, seen.append, teacher_tokenizer=TEACHER).manifest
+    assert seen[-1].skipped_shards == 0
+    assert found == expected
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 
