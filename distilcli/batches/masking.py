@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int32, Int64, UInt64
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.data import MaskingConfig
+from distilcli.text.tokenizers import special_ids
 from distilcli.text.word_joints import word_joints
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -53,7 +54,7 @@ class Masker:
         self.seed = seed
         self.mask_id = np.int32(tokenizer.mask_token_id)
         self._is_special = np.zeros(vocab_size, dtype=bool)
-        self._is_special[tokenizer.all_special_ids] = True
+        self._is_special[special_ids(tokenizer)] = True
         # An id that the tokenizer never produces (a padded-up vocabulary) must not be inserted.
         tokenizer_ids = np.zeros(vocab_size, dtype=bool)
         tokenizer_ids[: len(tokenizer)] = True

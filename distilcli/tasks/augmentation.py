@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.tasks import Augmentation
 from distilcli.tasks.inputs import Inputs, without_labels
+from distilcli.text.tokenizers import special_ids
 
 
 def augment(
@@ -26,7 +27,7 @@ def augment(
         tokenizer: names the special tokens, which stay and are never put in.
         seed: of the choice; a copy depends on it and on its number alone.
     """
-    ordinary = ~np.isin(inputs.token_ids, tokenizer.all_special_ids)
+    ordinary = ~np.isin(inputs.token_ids, special_ids(tokenizer))
     pool = inputs.token_ids[ordinary]
     token_ids = [inputs.token_ids]
     for number in range(augmentation.copies):

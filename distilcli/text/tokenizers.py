@@ -114,6 +114,15 @@ def reading_of_special_tokens(tokenizer: "PreTrainedTokenizerFast") -> list[str]
     return added if cuts_punctuation else ["control tokens are text", *added]
 
 
+def special_ids(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """Ids of all special tokens, also of those that have no role, such as a decoder's end of text.
+
+    transformers counts only those with a role among `all_special_ids`.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    return sorted({*tokenizer.all_special_ids, *(index for index, one in added if one.special)})
+
+
 def _control_tokens(tokenizer: "PreTrainedTokenizerFast") -> set[str]:
     names = (getattr(tokenizer, name) for name in CONTROL_TOKENS)
     return {str(name) for name in names if name is not None}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from hashlib import blake2b
 from itertools import permutations
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packed_batches import CLS, MASK, NUM_SPECIAL, PAD, SEP, UNK, make_masker
+from transformers import AddedToken
 
 from distilcli.batches import masking
 
@@ -113,6 +115,22 @@ def test_random_replacements_are_uniform_and_never_special(tiny_tokenizer):
     chi_square = ((counts - expected) ** 2 / expected).sum()
     freedom = len(counts) - 1  # mean of chi-square; its variance is twice that
     assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
+
+
+def test_a_special_token_without_a_role_is_special(tiny_tokenizer):
+    """Such as a decoder's end of text, which is none of those that transformers gives a name."""
+    tokenizer = deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True), AddedToken("ordinary")])
+    end, ordinary = tokenizer.convert_tokens_to_ids(["<|end|>", "ordinary"])
+    assert end not in tokenizer.all_special_ids
+    masker = make_masker(tokenizer, mask_share=0.0, random_share=1.0, mlm_probability=0.9)
+    rows = [[CLS, end, *([ordinary, NUM_SPECIAL] * 200), SEP] for _ in range(40)]
+    masked, chosen = mask(masker, rows)
+    original = np.concatenate(rows)
+    assert not chosen[original == end].any()
+    assert chosen[original == ordinary].mean() > 0.8
+    assert end not in masked[chosen]
+    assert ordinary in masked[chosen]
 
 
 # Which
