@@ -28,7 +28,7 @@ from distilcli.distillation.masked_lm_parts import (
     make_student,
     parts_of,
 )
-from distilcli.distillation.measured_text import held_out_text, other_text
+from distilcli.distillation.measured_text import check_tokenizers, held_out_text, other_text
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.run_kind import Audience, Place, RunKind, show_progress
 from distilcli.distillation.store_contents import contents_of, store_warnings
@@ -291,7 +291,11 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
             tokenization = tokenization_of_student(experiment, next(iter(paths.values())))
             text = other_text(experiment, asked, tokenization, paths, audience)
         else:
-            text = held_out_text(experiment, tokenization_of(experiment))
+            tokenization = tokenization_of(experiment)
+            if tokenization.kept is not None:
+                # A model of the whole vocabulary would take the ids of a part for its own.
+                check_tokenizers(experiment, tokenization, paths)
+            text = held_out_text(experiment, tokenization)
         for name, model in models.items():
             check_vocabulary(model, text.store.manifest.vocab_size, name)
         rows = evaluate(

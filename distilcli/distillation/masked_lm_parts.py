@@ -59,6 +59,10 @@ def make_student(
     student = build_student(experiment.student, teacher, experiment.seed)
     if experiment.student.kept_vocabulary is not None:
         assert tokenization.kept is not None
+        assert tokenization.whole is not None
+        # Of a source with another vocabulary, the rows that are kept would be of other tokens.
+        check_student(experiment, student, teacher, tokenization.whole)
+        check_tokenizer(student, tokenization.whole.tokenizer, "the student")
         student = trim_vocabulary(student, tokenization.kept, tokenization.tokenizer)
     check_student(experiment, student, teacher, tokenization)
     check_tokenizer(student, tokenization.tokenizer, "the student")

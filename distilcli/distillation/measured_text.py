@@ -92,13 +92,7 @@ def other_text(
         ModelError: a model has another tokenizer.
         DataError, ConfigError: the text cannot be read.
     """
-    fingerprint = tokenizer_fingerprint(tokenization.tokenizer)
-    for name, path in paths.items():
-        if tokenizer_fingerprint(load_tokenizer(path)) != fingerprint:
-            raise ModelError(
-                f"{name}: its tokenizer is another than that of {experiment.tokenizer_source}",
-                "Measure models of one tokenizer at a time: figures of others are of other tokens.",
-            )
+    check_tokenizers(experiment, tokenization, paths)
     own = (part for part in experiment.data.sources if isinstance(part, FilesSource))
     source = next(own, FilesSource(files=["none"]))
     reading = Reading(
@@ -127,6 +121,31 @@ def other_text(
         whole=_by_characters(whole, tokenization.whole),
         characters=characters_of(tokenization.tokenizer),
     )
+
+
+def check_tokenizers(
+    experiment: MaskedLMExperiment, tokenization: Tokenization, paths: dict[str, str]
+) -> None:
+    """Refuse models that read other tokens than a text is in.
+
+    Args:
+        experiment: names the model whose tokenizer it is.
+        tokenization: of the text.
+        paths: of the models, by what they are called.
+
+    Raises:
+        ModelError: a model has another tokenizer.
+    """
+    fingerprint = tokenizer_fingerprint(tokenization.tokenizer)
+    kept = tokenization.kept
+    part = "" if kept is None else f", cut down to {len(kept):,} tokens"
+    for name, path in paths.items():
+        if tokenizer_fingerprint(load_tokenizer(path)) != fingerprint:
+            raise ModelError(
+                f"{name}: its tokenizer is another than that of {experiment.tokenizer_source}"
+                f"{part}",
+                "Measure models of one tokenizer at a time: figures of others are of other tokens.",
+            )
 
 
 def _text(

@@ -215,8 +215,11 @@ def _by_characters(rows: list[Evaluation]) -> dict[str, list[str]]:
 
 def lines_of(rows: list[Evaluation]) -> list[str]:
     """How speed was measured, where it was."""
-    return [
+    lines = [
         f"latency: one sequence of {speed.length} tokens; sequences/s: in batches of "
         f"{speed.batch_size}; CPU, {speed.threads} thread(s), medians"
         for speed in [row.speed for row in rows if row.speed is not None][:1]
     ]
+    if lines and _by_characters(rows):
+        lines.append("as many tokens are less text for a model with a smaller vocabulary")
+    return lines

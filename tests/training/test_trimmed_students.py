@@ -17,9 +17,11 @@ from family_worlds import write_family_world
 from tiny_experiments import (
     WORDS,
     Finished,
+    bert,
     documents,
     metrics,
     run,
+    save,
     weights,
     word_tokenizer,
 )
@@ -91,6 +93,20 @@ def test_the_loss_goes_down_and_is_told_by_characters(folder, tiny_world):
     assert "loss a character" in table
 
 
+def test_as_many_tokens_are_less_text(folder, tiny_world):
+    table = finish(command("eval", tiny_world, folder)).stdout
+    assert "as many tokens are less text for a model with a smaller vocabulary" in table
+
+
+def test_a_student_that_reads_other_tokens_is_refused(folder, tiny_world):
+    """It has an embedding for every id of the part, and would take them for its own."""
+    student = str(folder / "tiny" / "student")
+    finished = run(*command("eval", tiny_world, folder), student, str(tiny_world.teacher))
+    assert finished.code == 2
+    assert f"{tiny_world.teacher}: its tokenizer is another than that of" in finished.stderr
+    assert f"cut down to {KEEP} tokens" in finished.stderr
+
+
 def test_text_of_ones_own_is_read_by_each_in_its_tokens(folder, tiny_world, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = tmp_path / "own.txt"
@@ -136,6 +152,17 @@ def test_before_the_text_is_counted_a_dry_run_says_so(tiny_world, tmp_path):
     assert "student.vocabulary: pieces are counted in the token store" in finished.stderr
     assert "distilcli prepare" in finished.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [90, 120])
+def test_a_source_with_another_vocabulary_is_refused(size, folder, tiny_world, tmp_path):
+    source = save(bert(vocab_size=size), tmp_path / "source")
+    finished = run(
+        *command("init-student", tiny_world, tmp_path, f"student.source={source}"),
+        *(f"student.vocabulary.keep={KEEP}", f"data.store={folder}/store"),
+    )
+    assert finished.code == 2
+    assert f"the student's vocabulary has {size} tokens, the teacher's 100" in finished.stderr
 
 
 def test_a_dry_run_finds_nothing_wrong(folder, tiny_world, tmp_path):
