@@ -215,6 +215,7 @@ def learn(
     """Train on a task; what is told of it."""
     experiment = tasks.experiment(kind, output_dir=str(folder), **sections)
     experiment["train"] |= {"num_epochs": 6}
+    experiment["optim"] |= {"lr": 6e-3}  # at which 4 epochs are enough
     folder.mkdir(exist_ok=True)
     config = folder / "task.yaml"
     config.write_text(json.dumps(experiment), encoding="utf-8")
