@@ -79,7 +79,7 @@ def count_files(
 def first_texts(data: DataConfig) -> list[str]:
     """The first documents that a store is made of, of about `SAMPLE_CHARS` characters.
 
-    None where the text is not there any more: a store does not need it.
+    None at all where the text is not there any more: a store does not need it.
     """
     texts: list[str] = []
     num_chars = 0
@@ -109,7 +109,9 @@ class PieceCounter:
         tree = text_backend(tokenizer)
         self._fast = Tokenizer.from_str(to_json(tree))
         self._words = Words(self._fast) if splits_at_spaces(tree) else None
-        self.counts: Int64[np.ndarray, " vocab"] = np.zeros(len(tokenizer), dtype=np.int64)
+        # Numbers may be left out: then there are fewer tokens than the largest id says.
+        num_ids = max(tokenizer.get_vocab().values()) + 1
+        self.counts: Int64[np.ndarray, " vocab"] = np.zeros(num_ids, dtype=np.int64)
 
     def add(self, texts: Sequence[str]) -> None:
         """Count the pieces of some more texts.

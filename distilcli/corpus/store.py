@@ -73,15 +73,6 @@ class Split:
         row = index - self._starts[part]
         return self._values[part][offsets[row] : offsets[row + 1]]
 
-    @property
-    def teacher_lengths(self) -> np.ndarray:
-        """int32 [num_sequences], tokens that the teacher has for each sequence.
-
-        Only of a paired store.
-        """
-        assert self._teacher is not None
-        return self._teacher[0].lengths
-
     def teacher(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """What the teacher has for sequence `index`; read-only, and only of a paired store.
 

@@ -1,9 +1,13 @@
 """How often pieces occur in a text, and the sample of it that is kept."""
 
+import json
+
 import numpy as np
 import pytest
 from byte_level import byte_level_tokenizer
 from tiny_experiments import documents, word_tokenizer
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from distilcli.corpus import piece_counts
 from distilcli.corpus.piece_counts import PieceCounter, count_files
@@ -23,6 +27,20 @@ def test_pieces_are_counted_as_the_tokenizer_reads_them(tokenizer):
     rest = counter.counts - expected
     assert (rest >= 0).all()
     assert 0 < rest.sum() < 20
+
+
+def test_a_number_may_be_of_no_token():
+    """As in a vocabulary that a piece was taken out of."""
+    tree = json.loads(word_tokenizer().backend_tokenizer.to_str())
+    del tree["model"]["vocab"]["ku"]
+    backend = Tokenizer.from_str(json.dumps(tree))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    counter = PieceCounter(tokenizer)
+    counter.add(["ba zu ba"])
+    ids = tokenizer.convert_tokens_to_ids(["ba", "zu"])
+    assert len(counter.counts) == ids[1] + 1 > len(tokenizer)
+    assert counter.counts[ids].tolist() == [2, 1]
+    assert counter.counts.sum() == 3
 
 
 def test_a_sample_is_spread_over_the_text(tmp_path, monkeypatch):
