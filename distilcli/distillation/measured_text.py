@@ -23,7 +23,12 @@ from distilcli.evaluation.text import Text
 from distilcli.files.json_text import to_json
 from distilcli.models.families import num_positions
 from distilcli.models.loading import read_config
-from distilcli.text.tokenizers import load_tokenizer, text_backend, tokenizer_fingerprint
+from distilcli.text.tokenizers import (
+    load_tokenizer,
+    pre_tokenizer_steps,
+    text_backend,
+    tokenizer_fingerprint,
+)
 
 
 def settings_of(models: Sequence[str], teacher: str | None) -> MaskedLMExperiment:
@@ -165,4 +170,12 @@ def _by_characters(text: Text, tokenization: Tokenization) -> Text:
 
 def characters_of(tokenizer: PreTrainedTokenizerFast) -> Int64[Tensor, " vocab"]:
     """Characters that each token stands for; bytes, where a tokenizer reads bytes."""
-    return torch.from_numpy(spelling_of(to_json(text_backend(tokenizer))).lengths)
+    tree = text_backend(tokenizer)
+    spelling = spelling_of(to_json(tree))
+    steps = pre_tokenizer_steps(tree["pre_tokenizer"])
+    in_bytes = spelling.in_bytes or any(step["type"] == "ByteLevel" for step in steps)
+    # An added token is of as much text as it says, and not spelled as pieces are.
+    for token in tree["added_tokens"]:
+        content = token["content"]
+        spelling.lengths[token["id"]] = len(content.encode("utf-8") if in_bytes else content)
+    return torch.from_numpy(spelling.lengths)
