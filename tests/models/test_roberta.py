@@ -58,6 +58,7 @@ def test_a_tokenizer_with_another_padding_is_refused(world, tmp_path):
 def test_no_padding_and_no_room_for_a_token_are_refused(world, tmp_path):
     model = RobertaForMaskedLM.from_pretrained(world.teacher)
     model.save_pretrained(tmp_path / "model")
+    byte_level_tokenizer().save_pretrained(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     whole = json.loads(path.read_text())
     for changes, message in (
