@@ -59,6 +59,7 @@ def run(experiment: MaskedLMExperiment, force: bool, console: Console) -> None:
     tokenization = tokenization_of(experiment, make)
     student = make_student(experiment, teacher, tokenization)
     quality = _quality(experiment, tokenization, student, teacher, console)
+    costs = costs_in_experiment(experiment, tokenization, student)
     # Last, when it has passed every check: the next `train` starts from what lies there.
     with folder.locked(0.0, console.note):
         _refuse_existing(folder, force)  # another process may have begun meanwhile
@@ -67,7 +68,6 @@ def run(experiment: MaskedLMExperiment, force: bool, console: Console) -> None:
     if isinstance(experiment.student, CopiedStudent):
         named = experiment.student.source
         source = load_masked_lm(named) if named is not None else teacher
-    costs = costs_in_experiment(experiment, tokenization, student)
     _show(
         student,
         teacher,

@@ -7,10 +7,14 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.experiment import MaskedLMExperiment
-from distilcli.config.models import CheckpointStudent
+from distilcli.config.models import CheckpointStudent, CopiedStudent
 from distilcli.corpus.store import TokenStore
 from distilcli.distillation.run_kind import Parts
-from distilcli.distillation.tokenization import Tokenization, tokenization_of
+from distilcli.distillation.tokenization import (
+    Tokenization,
+    refuse_other_tokens,
+    tokenization_of,
+)
 from distilcli.errors import ModelError
 from distilcli.losses.table import MASKED_LM_TERMS, hidden_terms
 from distilcli.models.checks import check_length, check_pair, check_tokenizer, check_vocabulary
@@ -56,6 +60,9 @@ def make_student(
     experiment: MaskedLMExperiment, teacher: MaskedLM | None, tokenization: Tokenization
 ) -> MaskedLM:
     """The student as the experiment says it starts, checked against teacher and tokenizer."""
+    source, whole = experiment.student.named_model, tokenization.whole or tokenization
+    if isinstance(experiment.student, CopiedStudent) and source is not None:
+        refuse_other_tokens(f"student.source {source}", source, whole.tokenizer)
     student = build_student(experiment.student, teacher, experiment.seed)
     if experiment.student.kept_vocabulary is not None:
         assert tokenization.kept is not None

@@ -61,8 +61,9 @@ class ModelTeacher(Teacher):
 
     def __init__(self, ids: Int[Tensor, " vocab"] | None = None) -> None:
         super().__init__()
-        # No buffer: DDP would send it to all processes in every step.
+        # No buffers: DDP would send them to all processes in every step.
         self._ids = ids
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     @property
     @abstractmethod
@@ -86,8 +87,10 @@ class ModelTeacher(Teacher):
         projection = vocabulary_projection(self.model, hidden)
         if self._ids is None:
             return projection
-        self._ids = self._ids.to(hidden.device)
-        return projection.of_rows(self._ids)
+        if self._kept is None or self._kept[0].device != hidden.device:
+            of_ids = projection.of_rows(self._ids.to(hidden.device))
+            self._kept = of_ids.weight, of_ids.bias  # the teacher is frozen: once is enough
+        return Projection(projection.features, *self._kept)
 
     @torch.no_grad()
     def outputs(self, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:

@@ -168,12 +168,37 @@ def tokenization_of_student(experiment: MaskedLMExperiment, name: str) -> Tokeni
     if experiment.teacher is not None:
         revision = experiment.teacher.revision
     num_whole = read_config(source, revision, "teacher").vocab_size
-    if source == name or read_config(name, None, "student").vocab_size >= num_whole:
+    if source == name:
+        return whole
+    if read_config(name, None, "student").vocab_size >= num_whole:
+        refuse_other_tokens(f"student {name}", name, whole.tokenizer)
         return whole
     tokenizer = load_tokenizer(name)
     if tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(whole.tokenizer):
         return whole
     return _part(experiment, whole, tokenizer, _ids_in(whole.tokenizer, tokenizer))
+
+
+def refuse_other_tokens(where: str, name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuse a model whose own tokenizer has other tokens: its rows would be taken for theirs.
+
+    Args:
+        where: names the model, and opens the message.
+        name: its folder or hub name; one that lies there without a tokenizer is not refused.
+        tokenizer: that it shall read texts with.
+
+    Raises:
+        ModelError: a token has another id, or is one that only one of them has.
+    """
+    try:
+        own = load_tokenizer(name)
+    except ModelError:
+        return
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"{where}: its tokenizer has other tokens than that of {tokenizer.name_or_path}",
+            "Use a model of the same vocabulary.",
+        )
 
 
 def _ids_in(

@@ -181,7 +181,7 @@ def _batch_sums(
 
 def _teacher_hidden(teacher: MaskedLM, batch: PackedBatch) -> Float[Tensor, "compared hidden"]:
     """Hidden states of a teacher at the masked tokens that are compared."""
-    row = batch.teacher_row or batch
+    row = batch if batch.teacher_row is None else batch.teacher_row
     positions = row.soft_positions[: batch.num_soft_masked]
     return run_encoder(teacher, row, Packing.of(row))[positions]
 

@@ -6,6 +6,7 @@ they are.
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +265,19 @@ def test_a_vocabulary_that_is_no_part_of_the_teachers_is_refused(trimmed, tiny_w
     finished = refused(tiny_world, tmp_path, other)
     assert finished.code == 2
     assert "finds other words than that of" in finished.stderr
+
+
+@pytest.mark.parametrize("key", ["source", "model"])
+def test_as_many_tokens_that_are_others_are_refused(key, tiny_world, tmp_path):
+    """Their embeddings would be taken for those of the teacher's tokens of these ids."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_world.teacher, other)
+    tree = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tree["model"]["vocab"]
+    vocabulary["ba"], vocabulary["be"] = vocabulary["be"], vocabulary["ba"]
+    (other / "tokenizer.json").write_text(json.dumps(tree))
+    student = {"source": f"{{source: {other}}}", "model": f"{{kind: checkpoint, model: {other}}}"}
+    finished = run(*command("train", tiny_world, tmp_path / "runs", f"student={student[key]}"))
+    assert finished.code == 2
+    assert "its tokenizer has other tokens than that of" in finished.stderr
+    assert not (tmp_path / "runs").exists()
