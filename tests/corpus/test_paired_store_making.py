@@ -198,8 +198,8 @@ def test_a_changed_byte_is_found_and_its_shard_made_anew(paired_data, column):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("teacher_ids", len(TEACHER), f"token id {len(TEACHER)} in a vocabulary of {len(TEACHER)}"),
-        ("teacher_ids", -1, f"token id -1 in a vocabulary of {len(TEACHER)}"),
+        ("teacher_ids", 1000, "token id 1000 in a vocabulary of {size}"),
+        ("teacher_ids", -1, "token id -1 in a vocabulary of {size}"),
         ("teacher_places", 16, "place 16 outside of the teacher's tokens"),
         ("teacher_places", -17, "place -17 outside of the teacher's tokens"),
     ],
@@ -211,7 +211,8 @@ def test_numbers_that_cannot_be(paired_data, column, value, message):
     change(shard_files(paired_data)[0], column, 2, value)
     with pytest.raises(DataError) as error:
         TokenStore.open(Path(paired_data.store), by_content=True)
-    assert error.value.message == f"{shard_files(paired_data)[0]}: damaged ({message})"
+    told = message.format(size=len(TEACHER))
+    assert error.value.message == f"{shard_files(paired_data)[0]}: damaged ({told})"
 
 
 def test_rows_of_other_lengths(paired_data):

@@ -17,13 +17,14 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import NFC, BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import TemplateProcessing
-from tokenizers.trainers import BpeTrainer, WordPieceTrainer
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     BertTokenizer,
     CamembertTokenizer,
     PreTrainedTokenizerFast,
     XLMRobertaTokenizer,
 )
+from word_pieces import learn_word_pieces
 
 _NORMALIZED = b64decode(charsmap())  # by SentencePiece: which characters become others
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -53,9 +54,7 @@ def word_piece() -> PreTrainedTokenizerFast:
     backend = Tokenizer(WordPiece(unk_token="[UNK]"))
     backend.normalizer = BertNormalizer(lowercase=True)
     backend.pre_tokenizer = BertPreTokenizer()
-    trainer = WordPieceTrainer(vocab_size=130, special_tokens=SPECIALS, show_progress=False)
-    backend.train_from_iterator(lines(), trainer)
-    return BertTokenizer(vocab=backend.get_vocab())
+    return BertTokenizer(vocab=learn_word_pieces(backend, lines(), 130, SPECIALS))
 
 
 def byte_level_of_modernbert() -> PreTrainedTokenizerFast:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from word_pieces import learn_word_pieces
 
 from distilcli.text.trimming import choose_pieces, trim_tokenizer
 
@@ -79,18 +80,23 @@ def teacher_tree(kind: str, size: int = 400) -> dict[str, Any]:
         "special_tokens": SPECIALS,
         "show_progress": False,
     }
+    texts = [*AWKWARD, *AWKWARD]
+    if kind.startswith("wordpiece"):
+        vocabulary = learn_word_pieces(backend, texts, size, SPECIALS)
+        backend.model = models.WordPiece(vocabulary, unk_token="[UNK]")
+        backend.add_special_tokens(SPECIALS)
+        tree: dict[str, Any] = json.loads(backend.to_str())
+        return tree
     if kind.startswith("unigram"):
         trainer = trainers.UnigramTrainer(unk_token="[UNK]", **options)
-    elif kind.startswith("wordpiece"):
-        trainer = trainers.WordPieceTrainer(**options)
     elif kind == "byte-level":
         trainer = trainers.BpeTrainer(
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options
         )
     else:
         trainer = trainers.BpeTrainer(end_of_word_suffix="</w>", **options)
-    backend.train_from_iterator([*AWKWARD, *AWKWARD], trainer)
-    tree: dict[str, Any] = json.loads(backend.to_str())
+    backend.train_from_iterator(texts, trainer)
+    tree = json.loads(backend.to_str())
     if kind == "unigram with bytes":
         tree["model"]["byte_fallback"] = True
         tree["model"]["vocab"] += [[f"<0x{byte:02X}>", -20.0] for byte in range(256)]
