@@ -235,7 +235,7 @@ def _show(
     rows = [[name, f"{num_parameters(m):,}", f"{_megabytes(m):.1f}"] for name, m in models.items()]
     if quality:
         columns += ["held-out loss", "accuracy"]
-        by_character = any(scores.loss_per_character is not None for scores in quality.values())
+        by_character = vocabulary is not None  # else the loss by tokens says as much
         columns += by_character * ["loss a character"]
         for row in rows:
             scores = quality[row[0]]

@@ -311,8 +311,8 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
         if experiment.teacher is not None:
             paths = {TEACHER: experiment.teacher.model, **paths}
         found = {row.name: {"path": paths[row.name], **row.record()} for row in rows}
-        table = table_of(rows, text.title(rows[0].scores.num_masked))
-        return Result(table, lines_of(rows), {"text": text.record, "models": found})
+        record = {"text": text.record, "models": found}
+        return Result(table_of(rows, text), lines_of(rows, text), record)
 
 
 def _prepared(tokenization: Tokenization, num_proc: int, audience: Audience) -> TokenStore:

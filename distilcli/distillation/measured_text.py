@@ -69,12 +69,8 @@ def held_out_text(experiment: MaskedLMExperiment, tokenization: Tokenization) ->
     teacher_ids = tokenization.teacher_ids
     if tokenization.whole is None or teacher_ids is None:
         return text
-    return replace(
-        text,
-        whole=_by_characters(held_out_text(experiment, tokenization.whole), tokenization.whole),
-        teacher_ids=torch.from_numpy(teacher_ids),
-        characters=characters_of(tokenization.tokenizer),
-    )
+    whole = held_out_text(experiment, tokenization.whole)
+    return replace(text, whole=whole, teacher_ids=torch.from_numpy(teacher_ids))
 
 
 def other_text(
@@ -120,12 +116,7 @@ def other_text(
     text = _text(experiment, tokenization, store.train, store, record)
     if tokenization.whole is None or not tokenization.is_paired:
         return text
-    whole = other_text(experiment, asked, tokenization.whole, {}, audience)
-    return replace(
-        text,
-        whole=_by_characters(whole, tokenization.whole),
-        characters=characters_of(tokenization.tokenizer),
-    )
+    return replace(text, whole=other_text(experiment, asked, tokenization.whole, {}, audience))
 
 
 def check_tokenizers(
@@ -160,12 +151,9 @@ def _text(
     store: TokenStore,
     record: dict[str, Any],
 ) -> Text:
-    share = experiment.masking.mlm_probability
-    return Text(split, store, record, held_out_masker(store, tokenization.tokenizer, share))
-
-
-def _by_characters(text: Text, tokenization: Tokenization) -> Text:
-    return replace(text, characters=characters_of(tokenization.tokenizer))
+    tokenizer = tokenization.tokenizer
+    masker = held_out_masker(store, tokenizer, experiment.masking.mlm_probability)
+    return Text(split, store, record, masker, characters_of(tokenizer))
 
 
 def characters_of(tokenizer: PreTrainedTokenizerFast) -> Int64[Tensor, " vocab"]:

@@ -44,8 +44,8 @@ class HeldOutScores:
             the tokens that both have, where the student has a part of the vocabulary.
         kl: KL(teacher || student) at temperature 1, nats per token, of the same tokens; over the
             student's vocabulary.
-        loss_per_character: the loss by characters of the masked tokens, in nats; None where the
-            models have one vocabulary.
+        loss_per_character: the loss by characters of the masked tokens, in nats; None while a
+            model is trained, where nobody asks.
     """
 
     loss: float

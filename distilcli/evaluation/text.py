@@ -55,20 +55,20 @@ class Text:
         store: the store.
         record: which text it is, for programs.
         masker: the fixed mask, see `held_out_masker`.
+        characters: of each token, int [vocab].
         whole: the same text as a teacher reads it, where the students have a part of its
             vocabulary; None: all read the same tokens.
         teacher_ids: that teacher's id of each of the students' tokens, where the store has what is
             needed to compare with it; int [vocab].
-        characters: of each token, int [vocab]; None: the loss by characters is not wanted.
     """
 
     split: Split
     store: TokenStore
     record: dict[str, Any]
     masker: Masker
+    characters: Tensor
     whole: "Text | None" = None
     teacher_ids: Tensor | None = None
-    characters: Tensor | None = None
 
     def title(self, num_masked: int) -> str:
         """Which text it is, for people, with the number of tokens that are masked in it."""
@@ -182,14 +182,16 @@ def scores_on_text(
     )
 
 
-def table_of(rows: list[Evaluation], title: str) -> Table:
+def table_of(rows: list[Evaluation], text: Text) -> Table:
     """One column a model, so that the table fits a terminal."""
+    # Of one tokenizer, the loss by tokens says as much.
+    by_characters = {"loss a character": [number(row.scores.loss_per_character) for row in rows]}
     figures = {
         "accuracy": [percent(row.scores.accuracy) for row in rows],
         "retained": [percent(row.retained) for row in rows],
         "loss": [number(row.scores.loss) for row in rows],
         "perplexity": [number(row.scores.perplexity, 2) for row in rows],
-        **_by_characters(rows),
+        **({} if text.whole is None else by_characters),
         "agreement": [percent(row.scores.agreement) for row in rows],
         "KL to teacher": [number(row.scores.kl) for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows],
@@ -202,24 +204,17 @@ def table_of(rows: list[Evaluation], title: str) -> Table:
             "sequences/s": [f"{speed.sequences_per_second:.1f}" for speed in speeds],
         }
     table = [[name, *values] for name, values in figures.items()]
+    title = text.title(rows[0].scores.num_masked)
     return Table(title, ["", *(row.name for row in rows)], table)
 
 
-def _by_characters(rows: list[Evaluation]) -> dict[str, list[str]]:
-    """The loss for each character that was hidden, where models have other tokens."""
-    values = [row.scores.loss_per_character for row in rows]
-    if all(value is None for value in values):
-        return {}
-    return {"loss a character": [number(value) for value in values]}
-
-
-def lines_of(rows: list[Evaluation]) -> list[str]:
+def lines_of(rows: list[Evaluation], text: Text) -> list[str]:
     """How speed was measured, where it was."""
     lines = [
         f"latency: one sequence of {speed.length} tokens; sequences/s: in batches of "
         f"{speed.batch_size}; CPU, {speed.threads} thread(s), medians"
         for speed in [row.speed for row in rows if row.speed is not None][:1]
     ]
-    if lines and _by_characters(rows):
+    if lines and text.whole is not None:
         lines.append("as many tokens are less text for a model with a smaller vocabulary")
     return lines

@@ -151,7 +151,7 @@ def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss,
     found.total.backward()
     total.backward()
     expected = dict(plain_student.named_parameters())
-    assert sum(p.grad is not None for p in student.parameters()) > 10
+    assert sum(p.grad is not None for p in student.parameters()) >= 8  # of a layer without biases
     for name, parameter in student.named_parameters():
         if parameter.grad is None:
             # Frozen: a head that no loss looks at, or BERT's unused pooler.
