@@ -115,9 +115,9 @@ def pack_masked(
     )
     teacher_row = None
     if pairing is not None and teacher_ids is not None:
-        hidden = np.where(masked != original, teacher_ids[masked], -1)
+        replaced_by = np.where(masked != original, teacher_ids[masked], -1)
         mask_id = int(teacher_ids[masker.mask_id])
-        teacher_row = pairing.row(hidden, mask_id, soft_positions, sample_ids)
+        teacher_row = pairing.row(replaced_by, mask_id, soft_positions, sample_ids)
     return PackedBatch(
         input_ids=torch.from_numpy(masked.astype(np.int64))[None],
         position_ids=position_ids,
@@ -161,7 +161,7 @@ class _Pairing:
 
     def row(
         self,
-        hidden: Int64[np.ndarray, " tokens"],
+        replaced_by: Int64[np.ndarray, " tokens"],
         mask_id: int,
         soft_positions: Int64[np.ndarray, " soft"],
         sample_ids: Int64[np.ndarray, " samples"],
@@ -172,17 +172,17 @@ class _Pairing:
         parts, the teacher reads [MASK] as soon as one of the parts is replaced.
 
         Args:
-            hidden: the teacher's id of what stands in the place of the student's tokens; -1 where
-                they are as they were.
+            replaced_by: the teacher's id of what stands in the place of the student's tokens; -1
+                where they are as they were.
             mask_id: of the teacher's [MASK].
             soft_positions: the student's positions that are compared.
             sample_ids: of the sequences.
         """
         ids = self._ids.copy()
-        parts = (hidden >= 0) & ~self.is_pair & self._covers
+        parts = (replaced_by >= 0) & ~self.is_pair & self._covers
         ids[self._position[parts]] = mask_id
-        whole = (hidden >= 0) & self.is_pair
-        ids[self._position[whole]] = hidden[whole]
+        whole = (replaced_by >= 0) & self.is_pair
+        ids[self._position[whole]] = replaced_by[whole]
         position_ids, boundaries = positions(self._lengths)
         pairs = np.flatnonzero(self.is_pair)
         return TeacherRow(
