@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
 from distilcli.errors import ModelError
+from distilcli.models.variable_length import has_kernel, variable_length_attention
 from distilcli.models.windowed_attention import windowed_attention
 
 PACKED = "distilcli_packed"
@@ -89,8 +90,10 @@ def packed_attention(
     if others or attention_mask is not None or encoder_hidden_states is not None:
         _refuse(module, others, attention_mask, encoder_hidden_states)
     radius = None if sliding_window is None else sliding_window - 1
-    if _has_variable_length_kernel(query, dropout):
-        return _variable_length_attention(query, key, value, packing, scaling, radius), None
+    if has_kernel(query):
+        bounds = packing.boundaries, packing.max_length
+        output = variable_length_attention(query, key, value, *bounds, dropout, scaling, radius)
+        return output, None
     in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if in_bf16 and query.requires_grad and dropout == 0.0:
         # In bf16 a CPU's backward pass makes kernels anew for every length, which takes longer
@@ -111,16 +114,6 @@ def _refuse(module: nn.Module, others: dict[str, Any], mask: Any, states: Any) -
         "Use a model whose layers attend to whole sequences or to windows of them, and call it "
         "without that.",
     )
-
-
-# Of a head that PyTorch's variable-length kernel takes; others it refuses with an error.
-_KERNEL_HEAD_SIZES = range(8, 257, 8)
-
-
-def _has_variable_length_kernel(query: Float[Tensor, "1 H T D"], dropout: float) -> bool:
-    """Whether one kernel can do all sequences: on CUDA, in half precision, without dropout."""
-    in_half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and in_half and dropout == 0.0 and query.shape[-1] in _KERNEL_HEAD_SIZES
 
 
 def _attention_by_sequence(
@@ -163,28 +156,3 @@ def _attention(
     if radius is not None:
         return windowed_attention(query, key, value, radius, dropout, scaling)
     return scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
-
-
-def _variable_length_attention(
-    query: Float[Tensor, "1 H T D"],
-    key: Float[Tensor, "1 H T D"],
-    value: Float[Tensor, "1 H T D"],
-    packing: Packing,
-    scaling: float | None,
-    radius: int | None,
-) -> Float[Tensor, "1 T H D"]:
-    from torch.nn.attention.varlen import varlen_attn
-
-    output = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        packing.boundaries,
-        packing.boundaries,
-        packing.max_length,
-        packing.max_length,
-        scale=scaling,
-        window_size=(-1, -1) if radius is None else (radius, radius),
-    )
-    assert isinstance(output, Tensor)  # a tuple only where more is asked for
-    return output[None]

@@ -26,6 +26,7 @@ from distilcli.errors import (
 )
 from distilcli.models.loading import check_finite
 from distilcli.models.saving import save_model
+from distilcli.models.variable_length import note_of_slow_attention
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.training import checkpoints
 from distilcli.training.checkpoint_writer import CheckpointWriter
@@ -319,6 +320,9 @@ def train(
     already_finished = trainer.finished
     if not already_finished and accelerator.is_main_process:
         events.on_note(f"steps: {trainer.stepper.plan.describe(trainer.stepper.total_steps)}")
+        slow = note_of_slow_attention(objective.student, accelerator.device, trainer.stepper.dtype)
+        if slow is not None:
+            events.on_note(slow)
     # To the end: after the last step a request to stop changes nothing any more.
     with StopSignals().listening() as stop:
         if not already_finished:

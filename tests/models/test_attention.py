@@ -7,13 +7,11 @@ import pytest
 import torch
 from packed_batches import make_masker, padded, random_split
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.errors import ModelError
 from distilcli.models.attention import (
     Packing,
-    _has_variable_length_kernel,
     packed_attention,
     use_packed_attention,
 )
@@ -195,30 +193,6 @@ def test_dropout_of_the_model_acts_in_training_alone(kind, tiny_bert, batch):
         model.train()
         one, other = run_packed(model, batch), run_packed(model, batch)
         assert torch.equal(one, other) == torch.equal(one, still) == (kind == "nothing")
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "head_size", "dropout", "has_kernel"),
-    [
-        ("cuda", torch.bfloat16, 64, 0.0, True),
-        ("cuda", torch.float16, 8, 0.0, True),
-        ("cuda", torch.bfloat16, 256, 0.0, True),
-        ("cuda", torch.bfloat16, 4, 0.0, False),
-        ("cuda", torch.bfloat16, 44, 0.0, False),
-        ("cuda", torch.bfloat16, 264, 0.0, False),
-        ("cuda", torch.float32, 64, 0.0, False),
-        ("cuda", torch.float64, 64, 0.0, False),
-        ("cuda", torch.bfloat16, 64, 0.1, False),
-        ("cpu", torch.bfloat16, 64, 0.0, False),
-    ],
-)
-def test_the_variable_length_kernel_is_called_for_what_it_takes(
-    device, dtype, head_size, dropout, has_kernel
-):
-    """Tensors without values stand for those on a device that need not be there."""
-    with FakeTensorMode():
-        query = torch.empty(1, 2, 5, head_size, device=device, dtype=dtype)
-    assert _has_variable_length_kernel(query, dropout) == has_kernel
 
 
 @pytest.mark.gpu
