@@ -145,7 +145,7 @@ class TaskExperiment(BaseExperiment):
         if self.teacher is None and not self.loss.asks_for_labels:
             raise ValueError("without a teacher, loss.labels.weight must be above 0")
         for name, term in self.loss.terms.items():
-            if term.weight and self.task.asks_for_number and not term.for_numbers:
+            if term.largest_weight and self.task.asks_for_number and not term.for_numbers:
                 raise ValueError(
                     f"loss.{name} compares distributions, and the output of this task is a number; "
                     f"set loss.{name}.weight=0, soft_targets are there for numbers too"

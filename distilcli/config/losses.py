@@ -4,7 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from distilcli.config.fields import Number, Section, Temperature, Weight
+from distilcli.config.fields import Number, Section
+from distilcli.config.schedules import Schedule, ScheduledTemperature, ScheduledWeight
 
 
 class SampledPositions(Section):
@@ -38,13 +39,26 @@ class TermConfig(Section):
     #: Whether it means something where the output of a task is a number.
     for_numbers: ClassVar[bool] = True
 
-    weight: Weight
+    weight: ScheduledWeight
+
+    @property
+    def largest_weight(self) -> float:
+        """The largest weight that the term ever has; 0: it is not computed."""
+        return self.weight.largest if isinstance(self.weight, Schedule) else self.weight
 
 
-class SoftTargetsConfig(TermConfig):
+class SoftenedTermConfig(TermConfig):
+    """Settings of a term that compares softened distributions."""
+
+    temperature: ScheduledTemperature | None = Field(
+        None, description="Temperature T of this term; null: that of loss.temperature."
+    )
+
+
+class SoftTargetsConfig(SoftenedTermConfig):
     """Soft targets: T^2 KL(teacher || student)."""
 
-    weight: Weight = Field(
+    weight: ScheduledWeight = Field(
         5.0, description="Weight of the soft targets, L_ce (alpha_ce in the paper)."
     )
 
@@ -52,40 +66,44 @@ class SoftTargetsConfig(TermConfig):
 class MaskedLMConfig(TermConfig):
     """Hard targets: the cross-entropy of the masked tokens."""
 
-    weight: Weight = Field(2.0, description="Weight of the masked-LM loss, L_mlm (alpha_mlm).")
+    weight: ScheduledWeight = Field(
+        2.0, description="Weight of the masked-LM loss, L_mlm (alpha_mlm)."
+    )
 
 
 class HiddenCosineConfig(TermConfig):
     """1 - cosine of the last hidden states of student and teacher, over all tokens."""
 
-    weight: Weight = Field(1.0, description="Weight of the cosine distance, L_cos (alpha_cos).")
+    weight: ScheduledWeight = Field(
+        1.0, description="Weight of the cosine distance, L_cos (alpha_cos)."
+    )
 
 
 class LogitMSEConfig(TermConfig):
     """The mean over the vocabulary of the squared difference of logits."""
 
-    weight: Weight = Field(
+    weight: ScheduledWeight = Field(
         0.0,
         description="Weight of the squared error, L_mse (alpha_mse in the release by Sanh et al.).",
     )
 
 
-class ReverseKLConfig(TermConfig):
+class ReverseKLConfig(SoftenedTermConfig):
     """T^2 KL(student || teacher), which prefers some of the teacher's modes to all of them."""
 
     for_numbers: ClassVar[bool] = False
 
-    weight: Weight = Field(
+    weight: ScheduledWeight = Field(
         0.0, description="Weight of the reverse KL divergence (Gu et al. 2024, MiniLLM)."
     )
 
 
-class JensenShannonConfig(TermConfig):
+class JensenShannonConfig(SoftenedTermConfig):
     """T^2 times the Jensen-Shannon divergence, which is symmetric and never above T^2 log 2."""
 
     for_numbers: ClassVar[bool] = False
 
-    weight: Weight = Field(
+    weight: ScheduledWeight = Field(
         0.0,
         description="Weight of the Jensen-Shannon divergence (Lin 1991; Agarwal et al. 2024, GKD).",
     )
@@ -97,8 +115,10 @@ class BaseLoss(Section):
     #: The term that needs no teacher.
     on_labels: ClassVar[str]
 
-    temperature: Temperature = Field(
-        2.0, description="Temperature T of the soft targets (Hinton et al. 2015)."
+    temperature: ScheduledTemperature = Field(
+        2.0,
+        description="Temperature T of the terms that compare softened distributions (Hinton et al. "
+        "2015).",
     )
 
     @property
@@ -109,8 +129,18 @@ class BaseLoss(Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each term, by its name."""
-        return {name: term.weight for name, term in self.terms.items()}
+        """The largest weight that each term ever has, by its name."""
+        return {name: term.largest_weight for name, term in self.terms.items()}
+
+    @property
+    def temperatures(self) -> dict[str, float | Schedule]:
+        """The temperature of each term, by its name."""
+        found: dict[str, float | Schedule] = dict.fromkeys(self.terms, self.temperature)
+        return found | {
+            name: term.temperature
+            for name, term in self.terms.items()
+            if isinstance(term, SoftenedTermConfig) and term.temperature is not None
+        }
 
     @property
     def asks_for_labels(self) -> bool:
@@ -163,7 +193,7 @@ class LossConfig(BaseLoss):
 class TaskSoftTargetsConfig(SoftTargetsConfig):
     """Soft targets: T^2 KL(teacher || student); of numbers the squared difference."""
 
-    weight: Weight = Field(
+    weight: ScheduledWeight = Field(
         1.0, description="Weight of the soft targets, L_ce (alpha_ce in the paper)."
     )
 
@@ -171,13 +201,15 @@ class TaskSoftTargetsConfig(SoftTargetsConfig):
 class LabelsConfig(TermConfig):
     """Hard targets: the cross-entropy of the labels; of numbers the squared error."""
 
-    weight: Weight = Field(1.0, description="Weight of the labels.")
+    weight: ScheduledWeight = Field(1.0, description="Weight of the labels.")
 
 
 class TaskHiddenCosineConfig(HiddenCosineConfig):
     """1 - cosine of the last hidden states of student and teacher, over all tokens."""
 
-    weight: Weight = Field(0.0, description="Weight of the cosine distance, L_cos (alpha_cos).")
+    weight: ScheduledWeight = Field(
+        0.0, description="Weight of the cosine distance, L_cos (alpha_cos)."
+    )
 
 
 class TaskLossConfig(BaseLoss):

@@ -76,8 +76,22 @@ class LossModule(nn.Module, ABC):
         return [term.count(counts) for term in self.terms]
 
     def alphas(self) -> list[float]:
-        """Weight of each term."""
+        """Weight of each term at the present step."""
         return [term.weight for term in self.terms]
+
+    def set_step(self, step: int, total_steps: int) -> None:
+        """Give the terms the weights and temperatures of one step.
+
+        Args:
+            step: from 0.
+            total_steps: of the run, over which they may change.
+        """
+        for term in self.terms:
+            term.set_progress(step / max(total_steps - 1, 1))
+
+    def changing(self) -> dict[str, float]:
+        """Weights and temperatures that change over a run, as they are now, by keys of records."""
+        return {key: value for term in self.terms for key, value in term.changing().items()}
 
     @abstractmethod
     def _counts_of(self, batch: Any) -> Counts:
@@ -131,7 +145,7 @@ class Distillation(LossModule):
 
     def __init__(self, student: MaskedLM, teacher: ModelTeacher | None, loss: LossConfig) -> None:
         has_teacher = teacher is not None
-        terms = wanted_terms(MASKED_LM_TERMS, loss.weights, loss.temperature, has_teacher)
+        terms = wanted_terms(MASKED_LM_TERMS, loss, has_teacher)
         super().__init__(student, teacher, terms)
         self._on_logits = [term for term in terms if isinstance(term, VocabularyTerm)]
         self._compares = any(term.needs_teacher for term in terms)
@@ -247,7 +261,7 @@ class TaskDistillation(LossModule):
         loss: TaskLossConfig,
     ) -> None:
         has_teacher = teacher is not None
-        terms = wanted_terms(TASK_TERMS, loss.weights, loss.temperature, has_teacher)
+        terms = wanted_terms(TASK_TERMS, loss, has_teacher)
         super().__init__(student, teacher, terms)
         self.outputs = outputs
         self._on_rows = [term for term in terms if isinstance(term, OutputTerm)]

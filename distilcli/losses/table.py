@@ -14,7 +14,7 @@ from distilcli.losses.logit_mse import LogitMSE
 from distilcli.losses.masked_lm import MaskedLM
 from distilcli.losses.reverse_kl import ReverseKL
 from distilcli.losses.soft_targets import SoftTargets
-from distilcli.losses.terms import Term
+from distilcli.losses.terms import LossSettings, Term
 
 MASKED_LM_TERMS: tuple[type[Term], ...] = (
     SoftTargets,
@@ -40,23 +40,21 @@ def hidden_terms(table: Sequence[type[Term]], weights: Mapping[str, float]) -> l
 
 def wanted_terms(
     table: Sequence[type[Term]],
-    weights: Mapping[str, float],
-    temperature: float,
+    loss: LossSettings,
     has_teacher: bool,
 ) -> list[Term]:
     """The terms of a table that a run computes.
 
     Args:
         table: `MASKED_LM_TERMS` or `TASK_TERMS`.
-        weights: by the names of the terms; one of weight 0 is not computed.
-        temperature: of the terms that soften distributions.
+        loss: weights and temperatures; a term whose weight is 0 in every step is not computed.
         has_teacher: without one, terms that need a teacher are left out.
 
     Raises:
         ValueError: temperature is not positive.
     """
     return [
-        term(weights[term.name], temperature)
+        term(loss.terms[term.name].weight, loss.temperatures[term.name])
         for term in table
-        if weights[term.name] and (has_teacher or not term.needs_teacher)
+        if loss.weights[term.name] and (has_teacher or not term.needs_teacher)
     ]

@@ -17,7 +17,8 @@ p = softmax(v/T).
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +37,40 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be positive, not {temperature}")
 
 
+@runtime_checkable  # for tests that check the types in signatures
+class Schedule(Protocol):
+    """A setting that changes over the steps of a run; see `config/schedules.py`."""
+
+    def at(self, progress: float) -> float:
+        """Its value at one step: `progress` is 0 at the first and 1 at the last."""
+
+
+@runtime_checkable
+class TermSettings(Protocol):
+    """The section of one term in the settings."""
+
+    @property
+    def weight(self) -> float | Schedule:
+        """What its mean is multiplied by in the total."""
+
+
+@runtime_checkable
+class LossSettings(Protocol):
+    """The settings of all terms, each by its name; see `config/losses.py`."""
+
+    @property
+    def terms(self) -> Mapping[str, TermSettings]:
+        """The section of each term."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The largest weight that each term ever has."""
+
+    @property
+    def temperatures(self) -> Mapping[str, float | Schedule]:
+        """The temperature of each term."""
+
+
 class Counts(NamedTuple):
     """What there is to compare in one micro-batch.
 
@@ -51,11 +86,15 @@ class Counts(NamedTuple):
 
 
 class Term(ABC):
-    """One loss term with its settings.
+    """One loss term with its settings, as they are at one step of a run: at first the first one.
 
     Args:
         weight: what its mean is multiplied by in the total.
         temperature: T of the terms that soften distributions.
+
+    Attributes:
+        weight: at the present step.
+        temperature: at the present step.
 
     Raises:
         ValueError: temperature is not positive.
@@ -69,15 +108,37 @@ class Term(ABC):
     needs_teacher: ClassVar[bool] = True
     #: Whether it looks at last hidden states, and not at what a model's head makes of them.
     on_hidden: ClassVar[bool] = False
+    #: Whether it softens distributions, and so has a temperature.
+    softens: ClassVar[bool] = False
 
-    def __init__(self, weight: float, temperature: float) -> None:
-        check_temperature(temperature)
-        self.weight = weight
-        self.temperature = temperature
+    def __init__(self, weight: float | Schedule, temperature: float | Schedule) -> None:
+        self.weight = first_value(weight)
+        self.temperature = first_value(temperature)
+        check_temperature(self.temperature)
+        self._schedules = {
+            name: value
+            for name, value in (("weight", weight), ("temperature", temperature))
+            if not isinstance(value, (int, float))
+        }
+
+    def set_progress(self, progress: float) -> None:
+        """Take the settings of one step: `progress` is 0 at the first and 1 at the last."""
+        for name, schedule in self._schedules.items():
+            setattr(self, name, schedule.at(progress))
+
+    def changing(self) -> dict[str, float]:
+        """Those of its settings that change over a run, as they are now, by keys of records."""
+        names = [name for name in self._schedules if name == "weight" or self.softens]
+        return {f"{name}/{self.name}": getattr(self, name) for name in names}
 
     @abstractmethod
     def count(self, counts: Counts) -> int:
         """What its sum is divided by."""
+
+
+def first_value(value: float | Schedule) -> float:
+    """The value of a setting at the first step."""
+    return value if isinstance(value, (int, float)) else value.at(0.0)
 
 
 class Begun(NamedTuple):
@@ -186,6 +247,8 @@ class Divergence(VocabularyTerm, OutputTerm):
     A subclass says what it is for classes of which one is right. Of classes that are each right or
     not, each is then two classes with the logits z and 0.
     """
+
+    softens = True
 
     def count(self, counts: Counts) -> int:
         """Positions or rows that are compared."""

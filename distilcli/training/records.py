@@ -23,7 +23,6 @@ class Metrics:
     """
 
     def __init__(self, module: LossModule, accelerator: Accelerator) -> None:
-        self._alphas = module.alphas()
         self._keys = [term.metric for term in module.terms]
         self._accelerator = accelerator
         self._pending: list[StepOutcome] = []
@@ -65,13 +64,14 @@ class Metrics:
         self, outcome: StepOutcome, sums: list[float], grad_norm: float, speed: float
     ) -> dict[str, Any]:
         means = [total / max(count, 1) for total, count in zip(sums, outcome.counts, strict=True)]
-        terms = list(zip(self._keys, self._alphas, means, strict=True))
+        terms = list(zip(self._keys, outcome.alphas, means, strict=True))
         record: dict[str, Any] = {
             "step": outcome.step,
             "epoch": outcome.epoch,
             "loss/total": sum(alpha * mean for _, alpha, mean in terms),
         }
         record |= {key: mean for key, _, mean in terms}
+        record |= outcome.changing
         record |= {
             "optim/lr": outcome.lr,
             "optim/grad_norm": grad_norm,

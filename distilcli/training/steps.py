@@ -46,6 +46,8 @@ class StepOutcome:
         epoch: from 0.
         sums: of the loss terms on this rank, float64 [terms].
         counts: what each term was summed over, all ranks.
+        alphas: weight of each term in this step.
+        changing: weights and temperatures that change over the run, by keys of records.
         grad_norm: global norm before clipping, a 0-d tensor.
         lr: learning rate of the update.
         tokens: over all ranks.
@@ -57,6 +59,8 @@ class StepOutcome:
     epoch: int
     sums: Tensor
     counts: tuple[int, ...]
+    alphas: tuple[float, ...]
+    changing: dict[str, float]
     grad_norm: Tensor
     lr: float
     tokens: int
@@ -153,6 +157,8 @@ class Stepper:
             epoch=self.plan.epoch(step),
             sums=sums,
             counts=tuple(counts),
+            alphas=tuple(self.distillation.alphas()),
+            changing=self.distillation.changing(),
             grad_norm=norm,
             lr=lr,
             tokens=tokens,
@@ -189,7 +195,7 @@ class Stepper:
         """Forward and backward of every micro-batch; the ranks' gradients meet once, at the last.
 
         Args:
-            step: seeds dropout.
+            step: seeds dropout, and decides weights and temperatures that change over the run.
             batches: this rank's micro-batches.
             counts: of each term over all ranks.
 
@@ -198,6 +204,7 @@ class Stepper:
         """
         seed = (self.experiment.seed * _SEED_STRIDE + step) * self.world_size + self.rank
         torch.manual_seed(seed % _SEED_LIMIT)
+        self.distillation.set_step(step, self.total_steps)
         coefficients = self._coefficients(counts)
         nothing = [torch.zeros_like(value) for value in coefficients]
         sums = torch.zeros(
@@ -277,6 +284,7 @@ class Stepper:
     def _refuse_non_finite(self, step: int) -> None:
         """Find the sequences that are to blame, on all ranks, then stop."""
         batches = self.step_batches[step]
+        self.distillation.set_step(step, self.total_steps)
         counts = self._global_counts(batches, stop_requested=False)[: len(self.distillation.terms)]
         coefficients = self._coefficients(counts)
         looked_at: list[tuple[int, list[str]]] = []

@@ -23,6 +23,7 @@ from distilcli.batches.plan import StepPlan
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.distillation.masked_lm import MaskedLMObjective
 from distilcli.distillation.masked_lm_parts import TextParts
+from distilcli.losses.terms import first_value
 from distilcli.text.row import IGNORE_INDEX
 from distilcli.training.optimizer import learning_rate, make_optimizer
 from distilcli.training.steps import Stepper
@@ -164,7 +165,7 @@ class Padded(_PaddedContestant):
             teacher = self.teacher(**inputs, output_hidden_states=True)
         student = self.student(**inputs, output_hidden_states=True)
         real = batch.attention_mask.bool()
-        temperature = weights.temperature
+        temperature = first_value(weights.temperature)
         soft_targets = F.kl_div(
             F.log_softmax(student.logits[real] / temperature, dim=-1),
             F.softmax(teacher.logits[real] / temperature, dim=-1),
@@ -177,9 +178,9 @@ class Padded(_PaddedContestant):
         ones = torch.ones(int(real.sum()), device=self.device)
         cosine = F.cosine_embedding_loss(student_hidden[real], teacher_hidden[real], ones)
         return (
-            weights.soft_targets.weight * temperature**2 * soft_targets
-            + weights.masked_lm.weight * hard_targets
-            + weights.hidden_cosine.weight * cosine
+            weights.weights["soft_targets"] * temperature**2 * soft_targets
+            + weights.weights["masked_lm"] * hard_targets
+            + weights.weights["hidden_cosine"] * cosine
         )
 
 
@@ -201,19 +202,19 @@ class TextBrewer(_PaddedContestant):
         super().__init__(experiment, parts, accelerator)
         from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
-        weights = experiment.loss
+        weights, temperature = experiment.loss, first_value(experiment.loss.temperature)
         depths = (
             self.teacher.config.num_hidden_layers,
             self.student.config.num_hidden_layers,
         )
         match = {"layer_T": depths[0], "layer_S": depths[1], "feature": "hidden", "loss": "cos"}
         config = DistillationConfig(
-            temperature=weights.temperature,
+            temperature=temperature,
             kd_loss_type="ce",
             # Its soft targets lack the factor T^2.
-            kd_loss_weight=weights.soft_targets.weight * weights.temperature**2,
-            hard_label_weight=weights.masked_lm.weight,
-            intermediate_matches=[match | {"weight": weights.hidden_cosine.weight}],
+            kd_loss_weight=weights.weights["soft_targets"] * temperature**2,
+            hard_label_weight=weights.weights["masked_lm"],
+            intermediate_matches=[match | {"weight": weights.weights["hidden_cosine"]}],
         )
         self.distiller = GeneralDistiller(
             TrainingConfig(device=self.device, output_dir=experiment.output_dir),
