@@ -1,6 +1,5 @@
 """The fused head against the formulas with full logits: every term, every way to cut it."""
 
-import weakref
 from collections.abc import Callable
 
 import formulas
@@ -8,9 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from live_elements import LiveElements
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from distilcli.losses.fused_head import Projection, VocabularyLosses, fused_vocabulary_losses
 from distilcli.losses.masked_lm import MaskedLM
@@ -284,32 +282,6 @@ def test_the_temperature_must_be_positive():
 
 
 # Memory
-
-
-class LiveElements(TorchDispatchMode):
-    """The most elements that lived at once, of all that operations have made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[int, int]] = {}  # storage: elements, tensors on it
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor) and function.namespace == "aten":
-                storage = tensor.untyped_storage()
-                _, tensors = self.live.get(storage.data_ptr(), (0, 0))
-                elements = storage.nbytes() // tensor.element_size()
-                self.live[storage.data_ptr()] = elements, tensors + 1
-                weakref.finalize(tensor, self.forget, storage.data_ptr())
-        self.peak = max(self.peak, sum(elements for elements, _ in self.live.values()))
-        return output
-
-    def forget(self, storage: int) -> None:
-        elements, tensors = self.live.pop(storage)
-        if tensors > 1:
-            self.live[storage] = elements, tensors - 1
 
 
 @pytest.mark.slow
