@@ -291,7 +291,7 @@ class TaskDistillation(LossModule):
         return Rows(
             self.outputs,
             self.outputs.rows(found, batch.lengths),
-            None if taught is None else self.outputs.rows(taught.float(), batch.lengths),
+            [] if taught is None else [self.outputs.rows(taught.float(), batch.lengths)],
             self.outputs.targets(batch.targets),
         )
 

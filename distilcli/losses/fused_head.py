@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distilcli.losses.logits import Block, BlockGradient, Chunk, Logits
+from distilcli.losses.logits import Block, BlockGradient, Chunk, Logits, Mixing
 from distilcli.losses.terms import VocabularyTerm
 
 # Logits of a chunk: few enough for memory, enough to spend little time on adding up gradients.
@@ -39,6 +39,18 @@ class Projection(NamedTuple):
         return Projection(self.features, self.weight[rows], self.bias[rows])
 
 
+class Mixture(NamedTuple):
+    """Several models of one vocabulary, as one whose distribution is the mean of theirs.
+
+    Attributes:
+        projections: of each, for the same tokens; their widths may differ.
+        shares: of each in the mean; they add up to 1.
+    """
+
+    projections: Sequence[Projection]
+    shares: Sequence[float]
+
+
 class VocabularyLosses(NamedTuple):
     """The weighted total, which alone carries gradients, and the plain sum of each term."""
 
@@ -48,7 +60,7 @@ class VocabularyLosses(NamedTuple):
 
 def fused_vocabulary_losses(
     student: Projection,
-    teacher: Projection | None,
+    teacher: Projection | Mixture | None,
     labels: Int[Tensor, " labelled"],
     terms: Sequence[VocabularyTerm],
     coefficients: Sequence[Float[Tensor, ""]],
@@ -59,7 +71,7 @@ def fused_vocabulary_losses(
 
     Args:
         student: features that carry gradients; its first len(labels) tokens are the masked ones.
-        teacher: features of the same tokens; None: no term needs a teacher.
+        teacher: features of the same tokens, of one teacher or of several; None: no term needs one.
         labels: the original ids of the masked tokens.
         terms: what is computed of the logits.
         coefficients: of each term, weight over global count.
@@ -76,9 +88,8 @@ def fused_vocabulary_losses(
         chunk_tokens = max(_MIN_CHUNK_TOKENS, elements // vocab_size)
     if block_rows is None:
         block_rows = _BLOCK_ROWS.get(device_type, vocab_size)
-    teacher_tensors = (None, None, None) if teacher is None else tuple(teacher)
     total, sums = _FusedVocabularyLosses.apply(
-        *student, *teacher_tensors, labels, terms, coefficients, chunk_tokens, block_rows
+        *student, teacher, labels, terms, coefficients, chunk_tokens, block_rows
     )
     return VocabularyLosses(total, sums)
 
@@ -92,9 +103,7 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor,
-        teacher_features: Tensor | None,
-        teacher_weight: Tensor | None,
-        teacher_bias: Tensor | None,
+        teacher: Projection | Mixture | None,
         labels: Tensor,
         terms: Sequence[VocabularyTerm],
         coefficients: Sequence[Tensor],
@@ -113,21 +122,12 @@ class _FusedVocabularyLosses(torch.autograd.Function):
 
         with torch.autocast(features.device.type, enabled=False):
             projection = _Projection(weight.to(compute_dtype), bias, sum_dtype)
-            teacher_projection = None
-            if teacher_features is not None:
-                assert teacher_weight is not None
-                assert teacher_bias is not None
-                dtype = teacher_weight.dtype
-                dtype = compute_dtype if dtype == torch.float32 else dtype
-                teacher_projection = _Projection(teacher_weight.to(dtype), teacher_bias, sum_dtype)
+            taught = None if teacher is None else _Teacher(teacher, terms, compute_dtype, sum_dtype)
             blocks = _slices(weight.shape[0], block_rows)
             for tokens in _slices(features.shape[0], chunk_tokens):
                 inputs = features[tokens].to(compute_dtype)
                 logits = projection.logits(inputs, blocks)
-                teacher_logits = None
-                if teacher_projection is not None:
-                    assert teacher_features is not None
-                    teacher_logits = teacher_projection.logits(teacher_features[tokens], blocks)
+                teacher_logits = None if taught is None else taught.logits(tokens, blocks)
                 chunk = Chunk(logits, teacher_logits, weight.shape[0])
                 of_blocks = _losses_of(chunk, blocks, labels[tokens], terms, coefficients, sums)
                 for rows, gradient in zip(blocks, of_blocks, strict=True):
@@ -152,7 +152,7 @@ class _FusedVocabularyLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *((gradient * grad_total).to(dtype) for gradient, dtype in gradients), *([None] * 8)
+        return *((gradient * grad_total).to(dtype) for gradient, dtype in gradients), *([None] * 6)
 
 
 class _Projection(NamedTuple):
@@ -167,6 +167,42 @@ class _Projection(NamedTuple):
         inputs = features.to(self.weight.dtype).T
         bias = self.bias.to(self.sum_dtype)[:, None]
         return Logits([torch.add(bias[rows], self.weight[rows] @ inputs) for rows in blocks])
+
+
+class _Teacher:
+    """Makes the logits that the student is compared with, of one teacher or of several.
+
+    Args:
+        teacher: their features and projections.
+        terms: say at which temperatures a mixture is asked for in this step.
+        compute_dtype: of the products of what is in fp32; what is in less is left so.
+        sum_dtype: of the logits.
+    """
+
+    def __init__(
+        self,
+        teacher: Projection | Mixture,
+        terms: Sequence[VocabularyTerm],
+        compute_dtype: torch.dtype,
+        sum_dtype: torch.dtype,
+    ) -> None:
+        self._shares = teacher.shares if isinstance(teacher, Mixture) else None
+        self._temperatures = {term.temperature for term in terms if term.needs_teacher}
+        self._members = []
+        projections = teacher.projections if isinstance(teacher, Mixture) else [teacher]
+        for features, weight, bias in projections:
+            dtype = compute_dtype if weight.dtype == torch.float32 else weight.dtype
+            self._members.append((features, _Projection(weight.to(dtype), bias, sum_dtype)))
+
+    def logits(self, tokens: slice, blocks: list[slice]) -> Logits:
+        """Of a chunk of tokens; beside a mixture lie the logits of one teacher at a time."""
+        if self._shares is None:
+            ((features, projection),) = self._members
+            return projection.logits(features[tokens], blocks)
+        mixing = Mixing(self._temperatures)
+        for (features, projection), share in zip(self._members, self._shares, strict=True):
+            mixing.add(projection.logits(features[tokens], blocks), share)
+        return mixing.result()
 
 
 def _losses_of(

@@ -1,9 +1,11 @@
 """Logits of a chunk of tokens, block by block of the vocabulary, and what terms ask of them.
 
 They lie as [vocabulary, tokens], cut into blocks of rows, so that what is done to a block is done
-while a cache holds it.
+while a cache holds it. Several teachers are one here: `Mixing` makes their mixture.
 """
 
+import math
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import torch
@@ -19,8 +21,17 @@ class Logits:
     """
 
     def __init__(self, blocks: list[Tensor]) -> None:
-        self.blocks = blocks
+        self._blocks = blocks
         self._log_sums: dict[tuple[float, int | None], Tensor] = {}
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """The logits themselves; not to be changed."""
+        return self._blocks
+
+    def at(self, temperature: float) -> "Logits":
+        """Logits whose softmax at this temperature is the model's distribution: these."""
+        return self
 
     def log_sum(self, temperature: float = 1.0, first: int | None = None) -> Tensor:
         """log of the sum over the vocabulary of exp(logits / temperature), [tokens].
@@ -52,6 +63,72 @@ class Logits:
         return self.log_probs(index, temperature, first).exp_()
 
 
+class MixedLogits(Logits):
+    """What stands for the logits of several models; it is another at every temperature.
+
+    Args:
+        of: by temperature, logits whose softmax at it is the mean of the models' distributions.
+    """
+
+    def __init__(self, of: Mapping[float, Logits]) -> None:
+        self._of = of
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """There are none.
+
+        Raises:
+            ValueError: always; a term that reads them has no meaning for several teachers.
+        """
+        raise ValueError("a mean of distributions has no logits but those at a temperature")
+
+    def at(self, temperature: float) -> Logits:
+        """The logits for this temperature, which is one that was asked for beforehand."""
+        return self._of[temperature]
+
+    def log_sum(self, temperature: float = 1.0, first: int | None = None) -> Tensor:
+        """See `Logits.log_sum`."""
+        return self.at(temperature).log_sum(temperature, first)
+
+    def log_probs(
+        self, index: int, temperature: float = 1.0, first: int | None = None
+    ) -> Float[Tensor, "rows tokens"]:
+        """See `Logits.log_probs`."""
+        return self.at(temperature).log_probs(index, temperature, first)
+
+
+class Mixing:
+    """A mixture of models in the making: T * log sum_k w_k softmax(v_k / T), at each temperature.
+
+    The logits of one model are needed after another, and only the sum so far is kept. It is one of
+    logarithms, so that what all models find very improbable is not rounded to impossible.
+
+    Args:
+        temperatures: at which the mixture will be asked for.
+    """
+
+    def __init__(self, temperatures: Iterable[float]) -> None:
+        self._log_sums: dict[float, list[Tensor]] = {one: [] for one in temperatures}
+
+    def add(self, logits: Logits, weight: float) -> None:
+        """Add a model, whose weight is its share of the mean."""
+        for temperature, so_far in self._log_sums.items():
+            is_first = not so_far
+            for index in range(len(logits.blocks)):
+                part = logits.log_probs(index, temperature).add_(math.log(weight))
+                if is_first:
+                    so_far.append(part)
+                else:
+                    torch.logaddexp(so_far[index], part, out=so_far[index])
+
+    def result(self) -> MixedLogits:
+        """The mixture of what has been added."""
+        of = {}
+        for temperature, log_sums in self._log_sums.items():
+            of[temperature] = Logits([block.mul_(temperature) for block in log_sums])
+        return MixedLogits(of)
+
+
 def _log_sum_exp(logits: Float[Tensor, "rows tokens"], scale: float) -> Float[Tensor, " tokens"]:
     """logsumexp(scale * logits) over the rows, without a scaled copy of the logits."""
     largest = logits.amax(dim=0) * scale
@@ -74,7 +151,7 @@ class Chunk:
 
     @property
     def teacher(self) -> Logits:
-        """v, for terms that need a teacher."""
+        """v, for terms that need a teacher; a `MixedLogits` where there are several."""
         assert self._teacher is not None
         return self._teacher
 
@@ -107,6 +184,13 @@ class Block:
     def difference(self) -> Float[Tensor, "rows tokens"]:
         """v - z; not to be changed."""
         return self.teacher - self.student
+
+    def difference_at(self, temperature: float) -> Float[Tensor, "rows tokens"]:
+        """v - z, for a term that softens both at this temperature; not to be changed."""
+        teacher = self.chunk.teacher.at(temperature)
+        if teacher is self.chunk.teacher:
+            return self.difference
+        return teacher.blocks[self.index] - self.student
 
 
 class BlockGradient:

@@ -87,7 +87,8 @@ class SoftTargets(Divergence):
     ) -> Float[Tensor, ""]:
         """T^2 * sum_i p_i (v_i - z_i) / T; its gradient is that of the whole, T * (q - p)."""
         p = block.chunk.teacher.probs(block.index, self.temperature)
-        part = self.temperature * torch.dot(p.view(-1), block.difference.view(-1))
+        difference = block.difference_at(self.temperature)
+        part = self.temperature * torch.dot(p.view(-1), difference.view(-1))
         q = block.chunk.student.probs(block.index, self.temperature)
         gradient.add(q.sub_(p).mul_(coefficient * self.temperature))
         return part

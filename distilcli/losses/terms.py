@@ -17,7 +17,7 @@ p = softmax(v/T).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -213,14 +213,22 @@ class Rows(NamedTuple):
     Attributes:
         kind: what they are.
         student: the student's.
-        teacher: the teacher's, in fp32; None where no term asks for them.
+        teachers: of each teacher, in fp32; none where no term asks for them.
         targets: of each row.
+        shares: of each teacher in the mean of several; they add up to 1.
     """
 
     kind: "OutputKind"
     student: Float[Tensor, "rows classes"]
-    teacher: Float[Tensor, "rows classes"] | None
+    teachers: Sequence[Float[Tensor, "rows classes"]]
     targets: Tensor
+    shares: Sequence[float] = (1.0,)
+
+    def teacher_at(self, temperature: float) -> Float[Tensor, "rows classes"]:
+        """Outputs of the teacher, or what stands for those of several at this temperature."""
+        if len(self.teachers) == 1:
+            return self.teachers[0]
+        return self.kind.mixed(self.teachers, self.shares, temperature)
 
 
 class OutputTerm(Term):
@@ -240,6 +248,11 @@ class OutputKind(Protocol):
     def soft(self, term: "Divergence", rows: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
         """Sum over rows of a divergence between student and teacher."""
 
+    def mixed(
+        self, teachers: Sequence[Tensor], shares: Sequence[float], temperature: float
+    ) -> Tensor:
+        """What stands for the rows of several teachers at a temperature."""
+
 
 class Divergence(VocabularyTerm, OutputTerm):
     """A term that compares the distributions of student and teacher.
@@ -256,8 +269,7 @@ class Divergence(VocabularyTerm, OutputTerm):
 
     def sum_of_rows(self, rows: Rows) -> Float[Tensor, ""]:
         """The sum over rows, as the kind of outputs has it."""
-        assert rows.teacher is not None
-        return rows.kind.soft(self, rows.student, rows.teacher)
+        return rows.kind.soft(self, rows.student, rows.teacher_at(self.temperature))
 
     @abstractmethod
     def of_classes(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from distilcli.losses.labels import binary_cross_entropy, cross_entropy, squared_error
+from distilcli.losses.mixture import mean_of_numbers, mixed_binary_logits, mixed_logits
 from distilcli.losses.terms import Counts, Divergence
 from distilcli.tasks.inputs import TaskBatch
 
@@ -59,6 +60,18 @@ class Outputs(ABC):
             ValueError: that divergence has no meaning for these outputs.
         """
 
+    @abstractmethod
+    def mixed(
+        self, teachers: Sequence[Tensor], shares: Sequence[float], temperature: float
+    ) -> Float[Tensor, "rows choices"]:
+        """What stands for the rows of several teachers, for a term of this temperature.
+
+        Args:
+            teachers: rows of each.
+            shares: of each in the mean; they add up to 1.
+            temperature: T.
+        """
+
 
 class OneOf(Outputs):
     """Logits of classes of which one is right."""
@@ -77,6 +90,12 @@ class OneOf(Outputs):
     ) -> Float[Tensor, ""]:
         """Between the distributions over classes."""
         return term.of_classes(rows, teacher)
+
+    def mixed(
+        self, teachers: Sequence[Tensor], shares: Sequence[float], temperature: float
+    ) -> Float[Tensor, "rows classes"]:
+        """The mean of the distributions over classes, as logits."""
+        return mixed_logits(teachers, shares, temperature)
 
 
 class AnyOf(Outputs):
@@ -99,6 +118,12 @@ class AnyOf(Outputs):
         """The mean over classes, each of which has a distribution over right and wrong."""
         return term.of_each_class(rows, teacher)
 
+    def mixed(
+        self, teachers: Sequence[Tensor], shares: Sequence[float], temperature: float
+    ) -> Float[Tensor, "rows classes"]:
+        """Of each class the mean of the probabilities that it is right, as a logit."""
+        return mixed_binary_logits(teachers, shares, temperature)
+
 
 class Number(Outputs):
     """A number."""
@@ -116,6 +141,12 @@ class Number(Outputs):
     ) -> Float[Tensor, ""]:
         """What the term means for numbers."""
         return term.of_numbers(rows, teacher)
+
+    def mixed(
+        self, teachers: Sequence[Tensor], shares: Sequence[float], temperature: float
+    ) -> Float[Tensor, "rows 1"]:
+        """The mean of the numbers, at any temperature."""
+        return mean_of_numbers(teachers, shares)
 
 
 class Spans(OneOf):
