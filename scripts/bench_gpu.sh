@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# On a machine with a CUDA device: what only a GPU can show, then the table of
-# scripts/benchmarks/bench.py. Some 10 minutes. PYTHON=... names an interpreter that has distilcli
-# and a CUDA build of PyTorch already; without it .venv is made, whose pinned PyTorch comes from the
-# package index.
+# On a machine with a CUDA device: bash scripts/bench_gpu.sh [correctness|table|profile]...
+#   correctness  what only a GPU can show: the tests marked gpu (some 2 minutes)
+#   profile      the costliest kernels of a step and the idle share of the device (1 minute)
+#   table        speeds beside padded PyTorch, shares of the peak (SECONDS_FOR_TABLE, default 225)
+# Without arguments all three, in this order; one that fails keeps no other from running.
+# PYTHON=... names an interpreter that has distilcli and a CUDA build of PyTorch already; without it
+# .venv is made, whose pinned PyTorch comes from the package index.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${PYTHON:-}" ]]; then
@@ -15,14 +18,23 @@ fi
     exit 1
 }
 
-echo "Packed attention is padded attention on CUDA; a step waits for nothing:" >&2
-"$PYTHON" -m pytest -q -m gpu
-
-table() {
-    "$PYTHON" scripts/benchmarks/bench.py \
-        --device cuda --size base --max-length 512 --micro-batch 16384 "$@"
+part() {
+    case "$1" in
+        correctness) "$PYTHON" -m pytest -q -m gpu --timeout 120 -p no:cacheprovider ;;
+        profile) "$PYTHON" scripts/benchmarks/gpu_table.py --profile ;;
+        table) "$PYTHON" scripts/benchmarks/gpu_table.py --seconds "${SECONDS_FOR_TABLE:-225}" ;;
+        *)
+            echo "error: $1: there are correctness, profile and table" >&2
+            return 2
+            ;;
+    esac
 }
-echo "With the layers compiled:" >&2
-table --sequences 256 --rounds 3 --compile
-echo "As configured by default:" >&2
-table --sequences 256
+
+failed=0
+if [[ $# -eq 0 ]]; then
+    set -- correctness profile table
+fi
+for name in "$@"; do
+    part "$name" || failed=$?
+done
+exit "$failed"

@@ -28,6 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from reckoning import Shape, step_gflop
 from workload import ROOT, SHAPES, Task, machine, write_teacher, write_text
 
 NAMES = {
@@ -51,7 +52,14 @@ def work(name: str, task: Task) -> None:
     from accelerate import Accelerator
 
     torch.set_num_threads(task.threads)
-    from contestants import Contestant, Packed, Padded, PaddedBf16, TextBrewer
+    from contestants import (
+        Contestant,
+        Packed,
+        Padded,
+        PaddedBf16,
+        PaddedCompiled,
+        TextBrewer,
+    )
 
     from distilcli.batches.plan import StepPlan
     from distilcli.config.experiment import MaskedLMExperiment
@@ -61,7 +69,7 @@ def work(name: str, task: Task) -> None:
 
     kinds: dict[str, type[Padded] | type[TextBrewer] | type[Packed]]
     kinds = {"padded": Padded, "padded_bf16": PaddedBf16, "textbrewer": TextBrewer}
-    kinds |= {"all": Packed, "masked": Packed}
+    kinds |= {"padded_compiled": PaddedCompiled, "all": Packed, "masked": Packed}
     experiment = MaskedLMExperiment.model_validate(task.experiment(name))
     accelerator = Accelerator(cpu=task.device == "cpu")
     if task.device == "cpu" and kinds[name] is Packed:
@@ -69,6 +77,8 @@ def work(name: str, task: Task) -> None:
     ensure_store(tokenization_of(experiment), num_proc=1)
     peak = _matrix_peak(task, name)
     parts = assemble_unsaved(experiment, accelerator.device)
+    assert parts.teacher is not None
+    teacher, student = Shape.of(parts.teacher.config), Shape.of(parts.student.config)
     contestant: Contestant = kinds[name](experiment, parts, accelerator)
     lengths = parts.store.train.lengths
     plan = StepPlan(lengths, task.sequences, task.micro_batch, experiment.seed)
@@ -89,34 +99,11 @@ def work(name: str, task: Task) -> None:
             "seconds": seconds,
             "tokens": sum(step_lengths),
             "loss": loss,
-            "gflop": _gflop(parts, step_lengths, share),
+            "gflop": step_gflop(teacher, student, step_lengths, share),
             "memory_gib": memory_gib,
             "peak_gflops": peak,
         }
         print(json.dumps(answer), file=answers, flush=True)
-
-
-def _gflop(parts: Any, lengths: Sequence[int], share: float) -> float:
-    """Of the matrix products that a step cannot do without: no padding, no unused logits.
-
-    Args:
-        parts: the models.
-        lengths: of the step's sequences.
-        share: of the positions, how many need logits.
-    """
-    total = 0.0
-    # A backward pass is two products for each one of the forward pass.
-    for model, passes in ((parts.teacher, 1), (parts.student, 3)):
-        config = model.config
-        hidden, vocab_size = config.hidden_size, config.vocab_size
-        inner = getattr(config, "intermediate_size", None) or config.hidden_dim
-        layer = 2 * hidden * (4 * hidden + 2 * inner)
-        head = share * 2 * hidden * (hidden + vocab_size)
-        for length in lengths:
-            attention = 4 * hidden * length
-            token = config.num_hidden_layers * (layer + attention) + head
-            total += passes * token * length
-    return total / 1e9
 
 
 def _forget_peak_memory(device: str) -> None:

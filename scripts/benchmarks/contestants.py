@@ -24,6 +24,7 @@ from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.distillation.masked_lm import MaskedLMObjective
 from distilcli.distillation.masked_lm_parts import TextParts
 from distilcli.losses.terms import first_value
+from distilcli.models.families import encoder_layers
 from distilcli.text.row import IGNORE_INDEX
 from distilcli.training.optimizer import learning_rate, make_optimizer
 from distilcli.training.steps import Stepper
@@ -107,6 +108,8 @@ class _PaddedContestant:
         # As many sequences as the packed micro-batch holds at full length: what memory allows.
         self.batch_size = experiment.train.tokens_per_micro_batch // experiment.data.max_length
         self.batches: list[PaddedBatch] = []
+        # Of a padded length: on a GPU, fewer shapes cost less than a few pads.
+        self.multiple = 1
 
     def read(self, index: int) -> None:
         """Mask, group and pad the sequences of a step."""
@@ -129,6 +132,9 @@ class _PaddedContestant:
                 list(labels[part]), batch_first=True, padding_value=IGNORE_INDEX
             )
             lengths = torch.tensor([len(row) for row in rows[part]])
+            filling = (0, -input_ids.shape[1] % self.multiple)
+            input_ids = F.pad(input_ids, filling, value=self.pad_id)
+            padded_labels = F.pad(padded_labels, filling, value=IGNORE_INDEX)
             mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
             yield PaddedBatch(
                 input_ids.to(self.device), mask.to(self.device), padded_labels.to(self.device)
@@ -185,12 +191,37 @@ class Padded(_PaddedContestant):
 
 
 class PaddedBf16(Padded):
-    """The same under bf16 autocast: for hardware that computes in it."""
+    """The same under bf16 autocast: for hardware that computes in it.
+
+    On CUDA it has a teacher in bf16, lengths that are multiples of 64, and no attention by cuDNN,
+    which would make a plan for every new shape, in its steps and not before.
+    """
+
+    def __init__(
+        self, experiment: MaskedLMExperiment, parts: TextParts, accelerator: Accelerator
+    ) -> None:
+        super().__init__(experiment, parts, accelerator)
+        if self.device.type == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            self.teacher.bfloat16()
+            self.multiple = 64
 
     def loss(self, batch: PaddedBatch) -> Tensor:
         """As `Padded`, products in bf16."""
         with torch.autocast(self.device.type, torch.bfloat16):
             return super().loss(batch)
+
+
+class PaddedCompiled(PaddedBf16):
+    """The same with the layers of both models compiled."""
+
+    def __init__(
+        self, experiment: MaskedLMExperiment, parts: TextParts, accelerator: Accelerator
+    ) -> None:
+        super().__init__(experiment, parts, accelerator)
+        for model in (self.teacher, self.student):
+            for layer in encoder_layers(model):
+                layer.compile(dynamic=True)
 
 
 class TextBrewer(_PaddedContestant):

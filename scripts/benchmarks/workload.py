@@ -36,7 +36,9 @@ class Task:
         micro_batch: tokens; the padded ones take as many sequences as that holds at full length.
         dropout: of the student, in layers and in attention.
         rounds: timed steps of each contestant.
-        compile: whether distilcli compiles its layers.
+        compile: whether distilcli compiles its layers and losses.
+        warm_up: steps before the timed ones.
+        documents: of the text: line or file, see `data.sources`.
     """
 
     size: str
@@ -51,6 +53,8 @@ class Task:
     dropout: float
     rounds: int
     compile: bool
+    warm_up: int = 1
+    documents: str = "line"
 
     def experiment(self, name: str) -> dict[str, Any]:
         """The experiment file of a contestant."""
@@ -60,7 +64,7 @@ class Task:
             "teacher": {"model": self.teacher},
             "student": {"dropout": self.dropout, "attention_dropout": self.dropout},
             "data": {
-                "sources": [{"files": self.text, "format": "text", "documents": "line"}],
+                "sources": [{"files": self.text, "format": "text", "documents": self.documents}],
                 "store": f"{self.folder}/store-{Path(self.teacher).name}",
                 "max_length": self.max_length,
                 "held_out_fraction": 0.0,
@@ -69,7 +73,7 @@ class Task:
             "train": {
                 "global_batch_size": self.sequences,
                 "tokens_per_micro_batch": self.micro_batch,
-                "max_steps": self.rounds + 1,
+                "max_steps": self.rounds + self.warm_up,
                 "compile": self.compile and name in ("all", "masked"),
             },
         }
@@ -87,6 +91,15 @@ def write_text(folder: Path, source: str | None, num_lines: int) -> str:
                 if len(paragraph.split()) >= 20 and written < num_lines:
                     out.write(paragraph.strip() + "\n")
                     written += 1
+    return str(target)
+
+
+def write_whole_text(folder: Path) -> str:
+    """The built-in text as one document, whose sequences are all, but for the last, full."""
+    target = folder / "whole.txt"
+    with gzip.open(TEXT, "rt", encoding="utf-8") as file, target.open("w", encoding="utf-8") as out:
+        for line in file:
+            out.write(json.loads(line)["text"].strip() + "\n")
     return str(target)
 
 
