@@ -92,6 +92,14 @@ class StepPlan:
         """Steps of all epochs, the last one perhaps a smaller one; None where there is no end."""
         return None if self.num_draws is None else -(-self.num_draws // self.global_batch_size)
 
+    def steps_to_reach(self, num_tokens: int) -> int:
+        """The fewest steps that draw so many tokens, in whatever epoch these are reached."""
+        epochs, left = divmod(num_tokens, int(self.lengths.sum()))
+        draws = epochs * len(self.lengths)
+        if left:
+            draws += 1 + int(np.searchsorted(np.cumsum(self.lengths[self._order(epochs)]), left))
+        return -(-draws // self.global_batch_size)
+
     def is_that_of(self, rule: int, num_steps: int) -> bool:
         """Whether an earlier `STEP_PLAN` draws the same samples in these steps."""
         num_samples, batch = len(self.lengths), self.global_batch_size

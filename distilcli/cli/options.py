@@ -24,7 +24,7 @@ TASK_TEMPLATES = (
     "question-answering",
 )
 TEMPLATES = ("quickstart", "masked-lm", *TASK_TEMPLATES, "suite")
-SCHEMAS = ("masked-lm", "task", "suite")
+SCHEMAS = ("masked-lm", "task", "suite", "ablation")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="Experiment file (YAML).")

@@ -61,7 +61,7 @@ def schema(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="masked-lm, task or suite (default: one schema for all of them).",
+            help="masked-lm, task, suite or ablation (default: one schema for all).",
             autocompletion=_complete_schema,
         ),
     ] = None,

@@ -10,14 +10,17 @@ from typing import Any, get_args
 
 import torch
 
+from distilcli.cli import ablation
 from distilcli.cli.console import Console
 from distilcli.cli.results import show_and_write
+from distilcli.config.experiment import TaskExperiment
 from distilcli.config.reading import build, load_of_run, masked_lm_only
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite
 from distilcli.config.tasks import GlueName
 from distilcli.distillation.task_rows import look_at_rows
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.files.json_text import to_json
+from distilcli.suites.ablations import is_ablation
 from distilcli.suites.plan import SUITES, SuiteRun, builtin_suite, load_suite, plan
 from distilcli.suites.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
 from distilcli.suites.results import table
@@ -58,6 +61,10 @@ def run(wanted: WantedSuite, overrides: list[str], console: Console) -> None:
         raise ConfigError(
             "a suite starts processes of its own", "Start it plainly; --jobs says how many."
         )
+    overrides = [*overrides, *_place(wanted)]
+    if _is_ablation(wanted):
+        ablation.run(Path(wanted.suite), wanted.seeds, wanted.jobs, overrides, console)
+        return
     suite, where = _suite(wanted, overrides, console)
     runs = plan(suite, wanted.seeds, where, overrides)
     for run_of_suite in runs:
@@ -93,22 +100,35 @@ def _take(suite: Suite, runs: list[SuiteRun], jobs: int | None, console: Console
     console.result(record)
 
 
+def _place(wanted: WantedSuite) -> list[str]:
+    """The folder that is asked for, as overrides."""
+    if wanted.output is None:
+        return []
+    # Quoted, since override values are YAML: a folder may be called 2024.
+    place = {"output_dir": str(wanted.output.parent), "name": wanted.output.name}
+    return [f"{key}={to_json(value)}" for key, value in place.items()]
+
+
+def _is_ablation(wanted: WantedSuite) -> bool:
+    """Whether an ablation is named, and no suite of tasks; ConfigError: neither is."""
+    if wanted.suite in SUITES:
+        return False
+    where = Path(wanted.suite)
+    if not where.is_file():
+        raise ConfigError(
+            f"suite {wanted.suite}: there is no such suite and no such file",
+            f"Give one of {', '.join(SUITES)}, or a file.",
+        )
+    if wanted.models or wanted.teacher or wanted.data:
+        raise ConfigError(
+            "the file of a suite names its models and data", "Override them: teacher=..."
+        )
+    return is_ablation(where)
+
+
 def _suite(wanted: WantedSuite, overrides: list[str], console: Console) -> tuple[Suite, Path]:
-    if wanted.output is not None:
-        # Quoted, since override values are YAML: a folder may be called 2024.
-        place = {"output_dir": str(wanted.output.parent), "name": wanted.output.name}
-        overrides = [*overrides, *(f"{key}={to_json(value)}" for key, value in place.items())]
     where = Path(wanted.suite)
     if wanted.suite not in SUITES:
-        if not where.is_file():
-            raise ConfigError(
-                f"suite {wanted.suite}: there is no such suite and no such file",
-                f"Give one of {', '.join(SUITES)}, or a file.",
-            )
-        if wanted.models or wanted.teacher or wanted.data:
-            raise ConfigError(
-                "the file of a suite names its models and data", "Override them: teacher=..."
-            )
         return load_suite(where, overrides), where
     teacher, student, others = _models(wanted)
     section = {"kind": "checkpoint", "model": student}
@@ -173,6 +193,7 @@ def _check_rows(runs: list[SuiteRun], console: Console) -> None:
     for name in names:
         console.note(f"{name}: looking at its rows")
         experiment = next(r.experiment for r in runs if r.task == name and not r.needs_teacher)
+        assert isinstance(experiment, TaskExperiment)
         try:
             look_at_rows(experiment, console)
         except DistilError as error:  # whose hints are of one experiment

@@ -74,6 +74,24 @@ def lay_over(tree: dict[str, Any], override: Override) -> None:
         node = node[part]
 
 
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a section, where those of `above` count; likewise in sections below it.
+
+    A section of another `kind` takes the place of the one below: its keys mean something else.
+    """
+    tree = dict(below)
+    for key, value in above.items():
+        lower = tree.get(key)
+        if isinstance(value, dict) and isinstance(lower, dict) and not _other_kind(lower, value):
+            value = laid_over(lower, value)
+        tree[key] = value
+    return tree
+
+
+def _other_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
+    return "kind" in above and above["kind"] != below.get("kind")
+
+
 def dotted_key(key: Key) -> str:
     """A key as the user writes it."""
     return ".".join(str(part) for part in key)

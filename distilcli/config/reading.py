@@ -65,7 +65,7 @@ def load_experiment(
         ConfigError: the file is missing, not YAML or has a key twice, an override is malformed, a
             key is unknown (with the nearest valid name), or a value has the wrong type or bound.
     """
-    experiment = read(path, overrides, _kind_of)
+    experiment = read(path, overrides, kind_of_experiment)
     assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
     return experiment
 
@@ -81,12 +81,15 @@ def load_of_run(
         ConfigError: see `load_experiment`.
     """
     tree = read_yaml(path)
-    experiment = build(with_new_names(tree, _kind_of(tree)), overrides, _kind_of, path)
+    experiment = build(
+        with_new_names(tree, kind_of_experiment(tree)), overrides, kind_of_experiment, path
+    )
     assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
     return experiment
 
 
-def _kind_of(tree: dict[str, Any]) -> type[Section]:
+def kind_of_experiment(tree: dict[str, Any]) -> type[Section]:
+    """Which settings the tree of an experiment is."""
     return TaskExperiment if "task" in tree else MaskedLMExperiment
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
+from distilcli.config.ablation import Ablation
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.suite import Suite, SuiteTask
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Section]] = {
     "masked-lm": MaskedLMExperiment,
     "task": TaskExperiment,
     "suite": Suite,
+    "ablation": Ablation,
 }
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NUMBER_TEXT = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"
@@ -69,23 +71,24 @@ class _Generator(GenerateJsonSchema):
 
 
 def _any_file(own: Mapping[type[Section], Any], sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A file of any kind: `tasks` makes it a suite, `task` an experiment on a task."""
-    # Listed here too, or an editor would not offer them in a file that has neither yet.
-    offered = {"task": TaskExperiment, "tasks": Suite}
+    """A file of any kind, which one key decides: `tasks` makes it a suite, `base` an ablation."""
+    # Listed here too, or an editor would not offer them in a file that has none of them yet.
+    offered: dict[str, type[Section]] = {"task": TaskExperiment, "tasks": Suite, "base": Ablation}
     return {
         "type": "object",
         "properties": {
             key: _described(sections[section.__name__]["properties"][key])
             for key, section in offered.items()
         },
-        "if": {"required": ["tasks"]},
-        "then": own[Suite],
-        "else": {
-            "if": {"required": ["task"]},
-            "then": own[TaskExperiment],
-            "else": own[MaskedLMExperiment],
-        },
-    }
+    } | _by_key(offered, own)
+
+
+def _by_key(offered: dict[str, type[Section]], own: Mapping[type[Section], Any]) -> dict[str, Any]:
+    """The section whose key a file has; with none of them it is masked-LM training."""
+    otherwise: dict[str, Any] = own[MaskedLMExperiment]
+    for key, section in offered.items():
+        otherwise = {"if": {"required": [key]}, "then": own[section], "else": otherwise}
+    return otherwise
 
 
 def _described(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +142,8 @@ def _union(
     keys = {tag: sections[_name(part["$ref"])] for tag, part in parts.items()}
     if not all("kind" in section["properties"] for section in keys.values()):
         first, second = parts
-        assert (otherwise, keys[second]["required"][:1]) == (first, [second]), parts
+        assert otherwise == first, parts
+        assert second in keys[second]["required"], parts
         return {"if": {"required": [second]}, "then": parts[second], "else": parts[first]}
     kind: dict[str, Any] = {"enum": list(parts)}
     conditions = []

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from distilcli.config.fields import (
     BelowOne,
@@ -57,6 +57,11 @@ class TrainConfig(Section):
         description="Optimiser steps of the run, instead of num_epochs; the learning rate decays "
         "over them.",
     )
+    max_tokens: Annotated[StrictInt, Field(gt=0, le=10**15)] | None = Field(
+        None,
+        description="Tokens that the run trains on, instead of num_epochs: its last step is the "
+        "first one that reaches them.",
+    )
     precision: Precision = Field(
         "auto",
         description="Precision of computing; auto: bf16 autocast where the hardware has it, else "
@@ -86,6 +91,19 @@ class TrainConfig(Section):
         description="Trackers to report to, through accelerate; they are installed with "
         "distilcli[track] and distilcli[wandb].",
     )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if self.max_steps is not None and self.max_tokens is not None:
+            raise ValueError(
+                "max_steps and max_tokens both say how long the run is; set one of them to null"
+            )
+        return self
+
+    @property
+    def ends_with_epochs(self) -> bool:
+        """Whether the run is as long as its epochs."""
+        return self.max_steps is None and self.max_tokens is None
 
 
 class BaseValidation(Section):

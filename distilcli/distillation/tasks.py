@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from distilcli.batches.plan import Draws
-from distilcli.config.experiment import TaskExperiment
+from distilcli.config.experiment import BaseExperiment, TaskExperiment
 from distilcli.distillation.identity import (
     Fingerprint,
     Identity,
@@ -220,7 +220,7 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         return compare_on_task(models, paths, task, asked, tokens, accelerator, audience.note)
 
 
-def identity_of_models(experiment: TaskExperiment) -> Identity:
+def identity_of_models(experiment: BaseExperiment) -> Identity:
     """The teacher, and what the student starts from where that is another model.
 
     Raises:

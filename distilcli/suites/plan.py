@@ -16,8 +16,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from distilcli.config.experiment import TaskExperiment
+from distilcli.config.experiment import BaseExperiment, TaskExperiment
 from distilcli.config.models import TaskCheckpointStudent, TaskCopiedStudent
+from distilcli.config.overrides import laid_over
 from distilcli.config.reading import described, read
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite, SuiteTask
 from distilcli.config.tasks import GlueName
@@ -33,11 +34,11 @@ _ROW_ENDINGS = ("jsonl", "jsonl.gz", "csv", "tsv", "parquet")
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """One model on one task with one seed.
+    """One model on one task with one seed; or one change of an ablation with one seed.
 
     Attributes:
-        task: name in the suite.
-        model: teacher, student, distilled or the name of a baseline.
+        task: name in the suite; of an ablation its own.
+        model: teacher, student, distilled or the name of a baseline; or of a change.
         seed: of new heads, order and dropout.
         experiment: what is run.
         needs_teacher: whether it waits for the fine-tuned teacher of the same task and seed.
@@ -46,7 +47,7 @@ class SuiteRun:
     task: str
     model: str
     seed: int
-    experiment: TaskExperiment
+    experiment: BaseExperiment
     needs_teacher: bool = False
 
     @property
@@ -201,7 +202,7 @@ def _runs_of(
         }
         if teacher is not None:
             # Without a teacher there are labels alone.
-            tree["loss"] = _laid_over(suite.loss, task.loss)
+            tree["loss"] = laid_over(suite.loss, task.loss)
             if task.augmentation is not None:
                 tree["augmentation"] = suite.augmentation | task.augmentation or None
             # Outputs of a teacher that all seeds have in common are shared.
@@ -246,17 +247,6 @@ def _keys_set_by(overrides: Sequence[str], name: str, task: SuiteTask) -> dict[s
         if key.startswith(own) or not _sets(getattr(task, section, None), rest):
             keys[text] = key.removeprefix(own)
     return keys
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a section, where those of `above` count; likewise in sections below it."""
-    tree = dict(below)
-    for key, value in above.items():
-        lower = tree.get(key)
-        if isinstance(value, dict) and isinstance(lower, dict):
-            value = _laid_over(lower, value)
-        tree[key] = value
-    return tree
 
 
 def _sets(tree: Any, key: Sequence[str]) -> bool:

@@ -12,6 +12,20 @@ from distilcli.tasks import glue
 Results = dict[tuple[str, str, int], dict[str, float]]
 
 
+# Scores that are no shares.
+_IN_NATS = frozenset({"loss", "kl", "loss_per_character"})
+
+
+def is_share(score: str) -> bool:
+    """Whether a score is shown in percent."""
+    return score not in _IN_NATS
+
+
+def shown(score: str, value: float) -> str:
+    """A value of a score for people: in percent, or in nats."""
+    return f"{100 * value:.1f}" if is_share(score) else f"{value:.3f}"
+
+
 def table(suite: Suite, results: Results) -> dict[str, Any]:
     """Medians, ranges, what students retain of their teacher, means over tasks, published scores.
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from distilcli.config.experiment import TaskExperiment
+from distilcli.config.experiment import BaseExperiment, TaskExperiment
+from distilcli.config.models import TaskTeacher
 from distilcli.config.reading import dump
 from distilcli.config.suite import TEACHER, Suite
 from distilcli.config.yaml_tree import read_yaml
@@ -38,7 +39,7 @@ from distilcli.files.json_text import parse_json, to_json
 from distilcli.models.task_models import load_finetuned_teacher
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.suites.plan import SuiteRun
-from distilcli.suites.results import Results
+from distilcli.suites.results import Results, shown
 from distilcli.training import checkpoints
 from distilcli.training.processes import single_accelerator
 from distilcli.training.run_folder import RunFolder
@@ -129,7 +130,7 @@ def _start_what_can(
 
 def _said(scores: dict[str, float]) -> str:
     name, value = next(iter(scores.items()))
-    return f"{name} {100 * value:.1f}"
+    return f"{name} {shown(name, value)}"
 
 
 @contextmanager
@@ -195,8 +196,9 @@ class _Job:
         experiment = self.run.experiment
         with suppress(OSError, WriteError):  # what cannot be removed, or is not ours, stays
             checkpoints.remove_all(RunFolder(experiment.run_folder).checkpoints)
-            if self.run.needs_teacher and experiment.teacher and experiment.teacher.cache:
-                remove_outputs(Path(experiment.teacher.cache))  # of this run alone
+            teacher = experiment.teacher
+            if self.run.needs_teacher and isinstance(teacher, TaskTeacher) and teacher.cache:
+                remove_outputs(Path(teacher.cache))  # of this run alone
         return scores
 
     def last_lines(self) -> list[str]:
@@ -232,7 +234,7 @@ def _refuse_foreign(run: SuiteRun) -> None:
         tree = read_yaml(config, "") if config.exists() else {}
     except ConfigError:
         tree = {}
-    if {"name", "output_dir", "task"} <= tree.keys() and tree["name"] == run.experiment.name:
+    if {"name", "output_dir", "train"} <= tree.keys() and tree["name"] == run.experiment.name:
         return
     for path in (config, log):
         if path.exists():
@@ -299,7 +301,8 @@ def measure_teachers(suite: Suite, runs: list[SuiteRun], results: Results) -> No
         results |= {(name, TEACHER, run.seed): scores for run in students}
 
 
-def _teacher_scores(experiment: TaskExperiment, accelerator: Accelerator) -> dict[str, float]:
+def _teacher_scores(experiment: BaseExperiment, accelerator: Accelerator) -> dict[str, float]:
+    assert isinstance(experiment, TaskExperiment)
     task = open_task_of(experiment)
     teacher = load_finetuned_teacher(experiment, task)
     assert teacher is not None

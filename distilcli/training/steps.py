@@ -24,6 +24,7 @@ from distilcli.batches.loading import StepBatches, load_steps
 from distilcli.batches.packing import PackedSequences
 from distilcli.batches.plan import StepPlan
 from distilcli.config.experiment import BaseExperiment
+from distilcli.config.training import TrainConfig
 from distilcli.distillation.loss_modules import LossSums
 from distilcli.distillation.objective import Objective
 from distilcli.errors import NonFiniteLossError, ProcessLostError
@@ -68,6 +69,13 @@ class StepOutcome:
     num_graphs: int | None
 
 
+def num_steps(train: TrainConfig, plan: StepPlan) -> int:
+    """Optimiser steps of a run."""
+    if train.max_tokens is not None:
+        return plan.steps_to_reach(train.max_tokens)
+    return train.max_steps or plan.num_steps or 0
+
+
 class Stepper:
     """Takes optimiser steps; holds the wrapped module, the optimiser and the step plan.
 
@@ -91,10 +99,10 @@ class Stepper:
             experiment.train.global_batch_size,
             experiment.train.tokens_per_micro_batch,
             experiment.seed,
-            # A number of steps is reached in whatever epoch that may be.
-            None if experiment.train.max_steps else experiment.train.num_epochs,
+            # A number of steps is reached in whatever epoch that may be; so is one of tokens.
+            experiment.train.num_epochs if experiment.train.ends_with_epochs else None,
         )
-        self.total_steps = experiment.train.max_steps or self.plan.num_steps or 0
+        self.total_steps = num_steps(experiment.train, self.plan)
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
         self.distillation = objective.module
         self.step_batches = StepBatches(objective.pack, self.plan, self.rank, self.world_size)

@@ -18,14 +18,15 @@ SCHEMA_FILE = ROOT / "configs" / "schema.json"
 PAGE_FILE = ROOT / "docs" / "settings.md"
 START = """# Settings
 
-An experiment is one YAML file, and so is a suite. Every key that they may have is listed here, with
-what it may be, its default and its meaning. Overrides on the command line name the same keys, with
-dots between their parts: `optim.lr=1e-4`, `data.sources.0.files=my.txt`. A key that is not listed
-is an error, and so is a value of another type or outside of its bounds. (Where no upper bound is
-shown, there is one far above what anyone needs.)
+An experiment is one YAML file, and so is a suite or an ablation. Every key that they may have is
+listed here, with what it may be, its default and its meaning. Overrides on the command line name
+the same keys, with dots between their parts: `optim.lr=1e-4`, `data.sources.0.files=my.txt`. A key
+that is not listed is an error, and so is a value of another type or outside of its bounds. (Where
+no upper bound is shown, there is one far above what anyone needs.)
 
 A file with the key `task` is an [experiment on a task](#experiments-on-a-task), one with `tasks` is
-a [suite](#suites), and any other is [masked-LM training](#masked-lm-training).
+a [suite](#suites), one with `base` is an [ablation](#ablations), and any other is [masked-LM
+training](#masked-lm-training).
 
 Editors complete these keys and mark mistakes with the schema that `distilcli schema` prints. In
 VS Code, for example, the YAML extension by Red Hat takes the name of the schema from a comment:
@@ -41,6 +42,7 @@ HEADINGS = {
     "masked-lm": "Masked-LM training",
     "task": "Experiments on a task",
     "suite": "Suites",
+    "ablation": "Ablations",
 }
 
 

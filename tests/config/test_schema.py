@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from distilcli.cli.options import SCHEMAS
+from distilcli.config.ablation import Ablation
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.schema import KINDS, settings_schema
@@ -23,6 +24,7 @@ from write_settings import PAGE_FILE, SCHEMA_FILE, page_text, schema_text  # noq
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SUITES = sorted((ROOT / "configs" / "suites").glob("*.yaml"))
+ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
 SCHEMA = settings_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 FILES = {"files": ["a.jsonl"]}
@@ -72,6 +74,8 @@ def is_valid(tree: Any) -> bool:
         kind = TaskExperiment
     if "tasks" in tree:
         kind = Suite
+    if "base" in tree:
+        kind = Ablation
     try:
         kind.model_validate(tree)
     except ValidationError:
@@ -82,7 +86,7 @@ def is_valid(tree: Any) -> bool:
 # What ships
 
 
-@pytest.mark.parametrize("path", [*CONFIGS, *SUITES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CONFIGS, *SUITES, *ABLATIONS], ids=lambda path: path.stem)
 def test_every_shipped_file_fits_and_names_the_schema(path):
     tree = read(path)
     assert mistakes(tree) == []
@@ -92,7 +96,7 @@ def test_every_shipped_file_fits_and_names_the_schema(path):
     assert (path.parent / relative).resolve() == SCHEMA_FILE
 
 
-@pytest.mark.parametrize("path", [*CONFIGS, *SUITES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CONFIGS, *SUITES, *ABLATIONS], ids=lambda path: path.stem)
 def test_a_misspelt_key_does_not_fit(path):
     """Anywhere in a shipped file, in every section that it has."""
     tree = read(path)

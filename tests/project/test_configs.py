@@ -54,7 +54,7 @@ def files_of(experiment: MaskedLMExperiment | TaskExperiment) -> list[str]:
 def test_the_promised_experiments_ship() -> None:
     assert {path.stem for path in CONFIGS} >= EXPECTED
     others = {path.name for path in (ROOT / "configs").iterdir() if path not in CONFIGS}
-    assert others == {"schema.json", "suites"}
+    assert others == {"schema.json", "suites", "ablations"}
     assert [path.name for path in (ROOT / "configs" / "suites").iterdir()] == ["english.yaml"]
 
 
