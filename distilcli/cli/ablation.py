@@ -116,21 +116,18 @@ def _show(record: dict[str, Any], console: Console) -> None:
     if not changes:
         return
     scores = _scores_shown(changes)
-    columns = [f"{score}, {'%' if is_share(score) else 'nats'}" for score in scores]
     rows = [[name, *_medians(scores, one)] for name, one in changes.items()]
-    title = f"{record['ablation']}: held-out scores and lengths, medians over seeds"
-    console.table(title, ["change", *columns, "steps", "tokens", "time"], rows)
+    title = f"{record['ablation']}: medians over seeds (shares in percent, losses in nats)"
+    console.table(title, ["change", *scores, "steps", "tokens", "time"], rows)
     ranges = [[name, *(_range(score, one) for score in scores)] for name, one in changes.items()]
     if any(cell != "-" for row in ranges for cell in row[1:]):
-        console.table("lowest - highest (seeds)", ["change", *columns], ranges)
-    _show_differences(changes, scores, columns, console)
+        console.table("lowest - highest (seeds)", ["change", *scores], ranges)
+    _show_differences(changes, scores, console)
     if record["published"]:
         console.say(f"paper: {record['published']}")
 
 
-def _show_differences(
-    changes: dict[str, Any], scores: list[str], columns: list[str], console: Console
-) -> None:
+def _show_differences(changes: dict[str, Any], scores: list[str], console: Console) -> None:
     compared = {name: one for name, one in changes.items() if one.get("differences")}
     if not compared:
         return
@@ -140,7 +137,7 @@ def _show_differences(
         cells = [_difference(score, one["differences"].get(score)) for score in scores]
         rows.append([name, *cells, *(_signed(one.get("published")) for _ in paper)])
     title = "difference to the base, mean over seeds with its 95 % interval"
-    console.table(title, ["change", *columns, *paper], rows)
+    console.table(title, ["change", *scores, *paper], rows)
 
 
 def _scores_shown(changes: dict[str, Any]) -> list[str]:
