@@ -101,7 +101,7 @@ def evaluate(
     """Measure students beside their teacher.
 
     On text it shows masked-LM loss, accuracy, agreement with the teacher, size and speed; on a
-    task, its scores. All of it is written to results.json.
+    task, its scores. Both come with flips and calibration. All of it is written to results.json.
     """
     with guard.console(json_output, "evaluating") as console:
         moved = {"--data": data, "--seeds": seeds, "--jobs": jobs}

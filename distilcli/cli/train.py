@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from distilcli.cli.console import Console, duration
-from distilcli.cli.training_log import TrainingLog
+from distilcli.cli.training_log import NOT_SAID, TrainingLog
 from distilcli.config.experiment import BaseExperiment
 from distilcli.distillation.identity import Identity
 from distilcli.distillation.objective import Objective
@@ -175,7 +175,9 @@ def _show(result: TrainResult, console: Console) -> None:
     )
     if result.held_out:
         scores = ", ".join(
-            f"{key.removeprefix('held_out/')} {value:.4f}" for key, value in result.held_out.items()
+            f"{key.removeprefix('held_out/')} {value:.4f}"
+            for key, value in result.held_out.items()
+            if key not in NOT_SAID
         )
         console.say(f"held out, after step {result.student_step}: {scores}")
     console.say(f"student: {result.student}")

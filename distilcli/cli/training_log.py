@@ -10,6 +10,8 @@ _HELD_OUT = {
     "held_out/accuracy": "accuracy",
     "held_out/agreement": "agreement",
 }
+# What metrics.jsonl has alone.
+NOT_SAID = ("held_out/ece", "held_out/right_to_wrong")
 
 
 class TrainingLog:
@@ -50,4 +52,4 @@ def _name_of_loss(key: str) -> str:
 
 def _is_score(key: str) -> bool:
     """Whether a key is of a task's scores, whose names differ from task to task."""
-    return key.startswith("held_out/") and key not in (*_HELD_OUT, "held_out/kl")
+    return key.startswith("held_out/") and key not in (*_HELD_OUT, "held_out/kl", *NOT_SAID)

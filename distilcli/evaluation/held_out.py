@@ -23,6 +23,11 @@ from distilcli.batches.masking import Masker
 from distilcli.config.data import MaskingConfig
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import NonFiniteLossError
+from distilcli.evaluation.calibration import (
+    NUM_BINS,
+    calibration_bins,
+    expected_calibration_error,
+)
 from distilcli.models.attention import Packing
 from distilcli.models.families import MaskedLM
 from distilcli.models.running import run_encoder, vocabulary_projection
@@ -44,6 +49,9 @@ class HeldOutScores:
             the tokens that both have, where the student has a part of the vocabulary.
         kl: KL(teacher || student) at temperature 1, nats per token, of the same tokens; over the
             student's vocabulary.
+        ece: expected calibration error of the most probable tokens, as a fraction.
+        flips: share of the tokens of `agreement` where it fails.
+        right_to_wrong: share of the same tokens that the teacher predicts and the student does not.
         loss_per_character: the loss by characters of the masked tokens, in nats; None while a
             model is trained, where nobody asks.
     """
@@ -53,6 +61,9 @@ class HeldOutScores:
     num_masked: int
     agreement: float | None = None
     kl: float | None = None
+    ece: float | None = None
+    flips: float | None = None
+    right_to_wrong: float | None = None
     loss_per_character: float | None = None
 
     @property
@@ -72,6 +83,8 @@ class HeldOutScores:
             "held_out/accuracy": self.accuracy,
             "held_out/agreement": self.agreement,
             "held_out/kl": self.kl,
+            "held_out/ece": self.ece,
+            "held_out/right_to_wrong": self.right_to_wrong,
             "held_out/loss_per_character": self.loss_per_character,
         }
         return {key: value for key, value in values.items() if value is not None}
@@ -120,12 +133,16 @@ def held_out_scores(
     student.eval()
     device = accelerator.device
     ids, lengths = (None if x is None else x.to(device) for x in (teacher_ids, characters))
-    sums = torch.zeros(7, dtype=torch.float64, device=device)
+    sums = torch.zeros(8, dtype=torch.float64, device=device)
+    bins = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=device)
     for batch in batches:
-        sums += _batch_sums(student, teacher, batch.to(device), ids, lengths)
+        of_batch, bins_of_batch = _batch_sums(student, teacher, batch.to(device), ids, lengths)
+        sums += of_batch
+        bins += bins_of_batch
     student.train(was_training)
     total = accelerator.reduce(sums, "sum").tolist()
-    loss, correct, agreed, kl, num_masked, num_compared, num_characters = total
+    bins = accelerator.reduce(bins, "sum")
+    loss, correct, agreed, lost, kl, num_masked, num_compared, num_characters = total
     count, compared = max(num_masked, 1.0), max(num_compared, 1.0)
     # Comparisons with NaN are false: such a student would count as the best one so far.
     for what, value in (("held-out loss", loss), ("KL to the teacher", kl)):
@@ -139,6 +156,9 @@ def held_out_scores(
         num_masked=int(num_masked),
         agreement=agreed / compared if teacher is not None else None,
         kl=kl / compared if teacher is not None else None,
+        ece=expected_calibration_error(bins),
+        flips=1.0 - agreed / compared if teacher is not None else None,
+        right_to_wrong=lost / compared if teacher is not None else None,
         loss_per_character=loss / num_characters if num_characters else None,
     )
 
@@ -149,10 +169,11 @@ def _batch_sums(
     batch: PackedBatch,
     teacher_ids: Tensor | None,
     characters: Tensor | None,
-) -> Tensor:
-    """Of one micro-batch, float64 [7].
+) -> tuple[Float[Tensor, " sums"], Float[Tensor, "3 bins"]]:
+    """Of one micro-batch, and its `calibration_bins`; float64.
 
-    These are loss, correct, agreed, KL, masked tokens, those of them that are compared, characters.
+    The sums are loss, correct, agreed, right with the teacher alone, KL, masked tokens, those of
+    them that are compared, characters.
     """
     num_compared = batch.num_soft_masked
     # Those that the teacher has, too, come first.
@@ -160,23 +181,30 @@ def _batch_sums(
     hidden = run_encoder(student, batch, Packing.of(batch))[positions]
     taught = None if teacher is None else _teacher_hidden(teacher, batch)
     labels = batch.labels[positions]
-    sums = torch.zeros(7, dtype=torch.float64, device=labels.device)
+    sums = torch.zeros(8, dtype=torch.float64, device=labels.device)
+    bins = sums.new_zeros(3, NUM_BINS)
     chunk = max(1, _LOGIT_ELEMENTS // student.config.vocab_size)
     for start in range(0, len(labels), chunk):
         rows = slice(start, start + chunk)
         log_q = _log_probs(student, hidden[rows])
         best = log_q.argmax(dim=-1)
+        is_right = best == labels[rows]
         sums[0] += F.nll_loss(log_q, labels[rows], reduction="sum")
-        sums[1] += (best == labels[rows]).sum()
+        sums[1] += is_right.sum()
+        probabilities = log_q.gather(-1, best[:, None])[:, 0].exp()
+        bins += calibration_bins(probabilities, is_right)
         if teacher is not None and taught is not None and start < num_compared:
             log_p = _log_probs(teacher, taught[rows], teacher_ids)
             compared = log_q[: len(log_p)]
-            sums[2] += (best[: len(log_p)] == log_p.argmax(dim=-1)).sum()
-            sums[3] += (log_p.exp() * (log_p - compared)).sum()
-    sums[4], sums[5] = len(labels), num_compared
+            likeliest = log_p.argmax(dim=-1)
+            sums[2] += (best[: len(log_p)] == likeliest).sum()
+            is_known = likeliest == labels[rows][: len(log_p)]
+            sums[3] += (is_known & ~is_right[: len(log_p)]).sum()
+            sums[4] += (log_p.exp() * (log_p - compared)).sum()
+    sums[5], sums[6] = len(labels), num_compared
     if characters is not None:
-        sums[6] = characters[labels].sum()
-    return sums
+        sums[7] = characters[labels].sum()
+    return sums, bins
 
 
 def _teacher_hidden(teacher: MaskedLM, batch: PackedBatch) -> Float[Tensor, "compared hidden"]:

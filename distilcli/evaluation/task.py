@@ -9,10 +9,12 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from distilcli.evaluation.asked import TEACHER, Asked
+from distilcli.evaluation.calibration import FLIPS_MEANS, RELIABILITY_TITLES, reliability_of
 from distilcli.evaluation.dev_examples import measured_outputs
 from distilcli.evaluation.result import Result, Table, percent
 from distilcli.evaluation.speed import Pass, measure_passes
 from distilcli.models.families import num_parameters, size_mib
+from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.task import OpenTask
 
 
@@ -54,6 +56,8 @@ def compare_on_task(
     lines = _lines_of(passes)
     if TEACHER in models:
         lines.append(f"agreement: {task.agreement_means}")
+        if "flips" in found[TEACHER]:
+            lines.append(f"flips: {FLIPS_MEANS}")
     return Result(_table_of(found, passes, task, asked.dev), lines, result)
 
 
@@ -68,18 +72,21 @@ def _quality(
     """By label: path, scores, size, and what is kept of the teacher, which comes first."""
     found: dict[str, dict[str, Any]] = {}
     of_teacher: np.ndarray | None = None
+    decided: Decisions | None = None  # by the teacher
     reference: float | None = None
     for name, model in models.items():
         on_note(f"measuring scores of {name}")
         outputs = measured_outputs(task, model, accelerator, tokens_per_micro_batch, name)
         scores = task.ordered_scores(outputs)
+        decisions = task.decisions(outputs)
         if name == TEACHER:
-            of_teacher, reference = outputs, scores[task.score]
+            of_teacher, reference, decided = outputs, scores[task.score], decisions
         found[name] = {
             "path": paths[name],
             "scores": scores,
             "retained": scores[task.score] / reference if reference else None,
             "agreement": None if of_teacher is None else task.agreement(outputs, of_teacher),
+            **({} if decisions is None else asdict(reliability_of(decisions, decided))),
             "parameters": num_parameters(model),
             "size_mib": size_mib(model),
         }
@@ -101,6 +108,11 @@ def _table_of(
     rows += [
         ["retained", *(percent(record["retained"]) for record in records)],
         ["agreement", *(percent(record["agreement"]) for record in records)],
+        *(
+            [title, *(percent(record[key]) for record in records)]
+            for key, title in RELIABILITY_TITLES.items()
+            if key in records[0]
+        ),
         ["parameters", *(f"{record['parameters']:,}" for record in records)],
         ["MiB", *(f"{record['size_mib']:.1f}" for record in records)],
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from distilcli.batches.masked import held_out_batches
 from distilcli.batches.masking import Masker
 from distilcli.corpus.store import Split, TokenStore
+from distilcli.evaluation.calibration import RELIABILITY_TITLES
 from distilcli.evaluation.held_out import HeldOutScores, held_out_scores
 from distilcli.evaluation.result import Table, number, percent
 from distilcli.evaluation.speed import Speed, measure_speed
@@ -193,6 +194,10 @@ def table_of(rows: list[Evaluation], text: Text) -> Table:
         "perplexity": [number(row.scores.perplexity, 2) for row in rows],
         **({} if text.whole is None else by_characters),
         "agreement": [percent(row.scores.agreement) for row in rows],
+        **{
+            title: [percent(getattr(row.scores, key)) for row in rows]
+            for key, title in RELIABILITY_TITLES.items()
+        },
         "KL to teacher": [number(row.scores.kl) for row in rows],
         "parameters": [f"{row.parameters:,}" for row in rows],
         "MiB": [f"{row.size_mib:.1f}" for row in rows],

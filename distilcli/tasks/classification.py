@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from distilcli.tasks.classes import positive_class
+from distilcli.tasks.decisions import Decisions, one_of
 from distilcli.tasks.examples import Examples
 from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.sequence import SequenceTask, TextExample
-from distilcli.tasks.task import scikit_metrics, share_of_equal
+from distilcli.tasks.task import scikit_metrics
 
 
 class Classification(SequenceTask):
@@ -17,9 +18,9 @@ class Classification(SequenceTask):
     outputs = OneOf()
     agreement_means = "dev examples with the class that the teacher says"
 
-    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
-        """Share of examples with the same class."""
-        return share_of_equal(outputs.argmax(axis=1), of_teacher.argmax(axis=1))
+    def decisions(self, outputs: np.ndarray) -> Decisions:
+        """A class for each example."""
+        return one_of(outputs, self.dev.targets)
 
     def choose_labels(
         self,

@@ -8,11 +8,12 @@ import numpy as np
 
 from distilcli.errors import ConfigError
 from distilcli.tasks.classes import class_names
+from distilcli.tasks.decisions import Decisions, any_of
 from distilcli.tasks.examples import Examples
 from distilcli.tasks.labels import class_texts, named_by_vector, refuse_vector, vector_length
 from distilcli.tasks.outputs import AnyOf
 from distilcli.tasks.sequence import SequenceTask, TextExample
-from distilcli.tasks.task import scikit_metrics, share_of_equal
+from distilcli.tasks.task import scikit_metrics
 
 
 class MultiLabel(SequenceTask):
@@ -21,9 +22,9 @@ class MultiLabel(SequenceTask):
     outputs = AnyOf()
     agreement_means = "dev examples with exactly the classes that the teacher says"
 
-    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
-        """Share of examples with the same set of classes."""
-        return share_of_equal(outputs > 0, of_teacher > 0)
+    def decisions(self, outputs: np.ndarray) -> Decisions:
+        """A set of classes for each example."""
+        return any_of(outputs, self.dev.targets)
 
     def parse(self, value: Any) -> Any:
         """Classes, or a 0 or 1 for each; none is a label too."""

@@ -4,18 +4,20 @@ A long context is cut into windows that overlap; the answer is the span with the
 start and end logits over all windows of its question (Devlin et al. 2019, sec. 4.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from distilcli.config.tasks import QuestionAnsweringTask
 from distilcli.tasks import squad
+from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.outputs import Spans
-from distilcli.tasks.task import OpenTask, batched, share_of_equal
+from distilcli.tasks.task import OpenTask, batched
 from distilcli.text.tokenizers import TextTokenizer
 
 _ENDINGS = {".json": "squad"}
@@ -28,6 +30,11 @@ class Question:
     question: str
     context: str
     answers: list[tuple[str, int]]
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of its answers."""
+        return [text for text, _ in self.answers]
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class QuestionAnswering(OpenTask):
     ) -> None:
         self.score = config.score
         self.labels = ["start", "end"]
-        self._max_answer_length = config.max_answer_length
+        self._longest = config.max_answer_length
         train = read_examples(config.train, "task.train", squad.COLUMNS[1:], _question, _ENDINGS)
         dev = read_examples(config.dev, "task.dev", squad.COLUMNS[1:], _question, _ENDINGS)
         self.keep_usable(
@@ -78,25 +85,52 @@ class QuestionAnswering(OpenTask):
 
     def answers(self, outputs: np.ndarray) -> list[str]:
         """The answer to each dev question, from start and end logits [rows, 2]."""
-        best = [(-np.inf, "")] * len(self._questions)
+        return self._texts(self._best(outputs))
+
+    def _texts(self, characters: Sequence[tuple[int, int]]) -> list[str]:
+        """What stands in each question's context from one character to another."""
+        chosen = zip(self._questions, characters, strict=True)
+        return [question.context[first:end] for question, (first, end) in chosen]
+
+    def _best(self, outputs: np.ndarray) -> list[tuple[int, int]]:
+        """First and last-plus-one character of each answer; both 0 where there is no window."""
+        best = [(-np.inf, (0, 0))] * len(self._questions)
+        for window, logits in self._logits(outputs):
+            value, start, end = best_span(logits[:, 0], logits[:, 1], self._longest)
+            if value > best[window.question][0]:
+                characters = int(window.spans[start, 0]), int(window.spans[end, 1])
+                best[window.question] = (value, characters)
+        return [characters for _, characters in best]
+
+    def _logits(self, outputs: np.ndarray) -> Iterator[tuple[Window, np.ndarray]]:
+        """Each window of the dev contexts with its logits, [tokens of the context, 2]."""
         for window, first in zip(self._windows, self.dev.output_offsets[:-1], strict=True):
             begin = first + window.first
-            logits = outputs[begin : begin + len(window.spans)]
-            value, start, end = best_span(logits[:, 0], logits[:, 1], self._max_answer_length)
-            if value > best[window.question][0]:
-                context = self._questions[window.question].context
-                text = context[window.spans[start, 0] : window.spans[end, 1]]
-                best[window.question] = (value, text)
-        return [text for _, text in best]
+            yield window, outputs[begin : begin + len(window.spans)]
 
-    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
-        """Share of questions with the same answer, to the letter."""
-        return share_of_equal(*(np.array(self.answers(x)) for x in (outputs, of_teacher)))
+    def decisions(self, outputs: np.ndarray) -> Decisions:
+        """An answer to each question, with its probability among all spans that it might be.
+
+        These are the spans of all windows, of as many tokens as an answer may have. A span that
+        lies in several windows has the sum of its probabilities there.
+        """
+        best = self._best(outputs)
+        log_sums = np.full((2, len(best)), -np.inf)  # of the answer, of all spans
+        for window, logits in self._logits(outputs):
+            sums = log_sums_of_spans(logits, window.spans, best[window.question], self._longest)
+            column = log_sums[:, window.question]
+            np.logaddexp(column, sums, out=column)
+        texts = self._texts(best)
+        chosen = zip(texts, self._questions, strict=True)
+        is_right = np.array([squad.exact_match(x, q.texts) for x, q in chosen], dtype=bool)
+        has_window = np.isfinite(log_sums[1])
+        probabilities = np.exp(log_sums[0, has_window] - log_sums[1, has_window])
+        return Decisions(np.array(texts), is_right, probabilities, is_right[has_window])
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
         """Exact match and F1 by the rules of the official SQuAD script."""
         pairs = [
-            (found, [text for text, _ in question.answers])
+            (found, question.texts)
             for found, question in zip(self.answers(outputs), self._questions, strict=True)
         ]
         count = len(pairs)
@@ -119,6 +153,32 @@ def best_span(start: np.ndarray, end: np.ndarray, max_length: int) -> tuple[floa
     flat = int(np.where(allowed, sums, -np.inf).argmax())
     first, last = divmod(flat, size)
     return float(sums[first, last]), first, last
+
+
+def log_sums_of_spans(
+    logits: np.ndarray, spans: np.ndarray, characters: tuple[int, int], max_length: int
+) -> tuple[float, float]:
+    """Logarithms of two sums of exp(start[i] + end[j]) with i <= j < i + max_length.
+
+    Args:
+        logits: of starts and ends, float [tokens, 2].
+        spans: first and last-plus-one character of each token, [tokens, 2].
+        characters: those of one span.
+        max_length: tokens of the longest span.
+
+    Returns:
+        The sum over the (i, j) that begin and end with these characters, and that over all.
+    """
+    highest = logits.max(axis=0)
+    start, end = np.exp(logits.astype(np.float64) - highest).T
+
+    def log_sum(start: np.ndarray, end: np.ndarray) -> float:
+        ends = sliding_window_view(np.pad(end, (0, max_length - 1)), max_length).sum(axis=1)
+        with np.errstate(divide="ignore"):  # a span that is not in this window
+            return float(np.log(start @ ends) + highest.sum())
+
+    of_one = spans == np.array(characters)
+    return log_sum(start * of_one[:, 0], end * of_one[:, 1]), log_sum(start, end)
 
 
 def _question(values: dict[str, Any]) -> Question:

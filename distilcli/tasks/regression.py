@@ -22,6 +22,9 @@ class Regression(SequenceTask):
         """Pearson's correlation; 0 where a side is constant."""
         return _correlations(outputs[:, 0], of_teacher[:, 0])[0]
 
+    def decisions(self, outputs: np.ndarray) -> None:
+        """None: a number is neither right nor wrong."""
+
     def parse(self, value: Any) -> float:
         """A finite number."""
         return number_of(value)

@@ -14,12 +14,13 @@ import numpy as np
 from distilcli.config.tasks import TaggingTask
 from distilcli.files.json_text import parse_json
 from distilcli.tasks.classes import Classes, class_names, doubtful
+from distilcli.tasks.decisions import Decisions, one_of
 from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
 from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import tag_text
 from distilcli.tasks.outputs import OneOf
-from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics, share_of_equal
+from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics
 from distilcli.text.row import IGNORE_INDEX
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -122,9 +123,9 @@ class Tagging(OpenTask):
         tags = [tag and self._classes.name_of(tag) for tag in sentence.tags]
         return replace(sentence, tags=tags)
 
-    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
-        """Share of words with the same tag."""
-        return share_of_equal(outputs.argmax(axis=1), of_teacher.argmax(axis=1))
+    def decisions(self, outputs: np.ndarray) -> Decisions:
+        """A tag for each word that has one."""
+        return one_of(outputs, self.dev.targets)
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
         """Share of words tagged right, mean F1 over the tags that occur; F1 of entities."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distilcli.errors import ConfigError, extra
+from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.examples import Examples
 from distilcli.tasks.inputs import Cut, Inputs
 from distilcli.tasks.outputs import Head, Outputs
@@ -135,6 +136,13 @@ class OpenTask(ABC):
         return {self.score: scores[self.score]} | scores
 
     @abstractmethod
+    def decisions(self, outputs: np.ndarray) -> Decisions | None:
+        """What outputs say of each dev example, and how sure they are; None of numbers.
+
+        Args:
+            outputs: float32 [rows, outputs], in the order of `dev`.
+        """
+
     def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
         """How far one model's answers are another's, right or wrong; see `agreement_means`.
 
@@ -145,6 +153,10 @@ class OpenTask(ABC):
         Returns:
             1 where they are all the same.
         """
+        own, other = self.decisions(outputs), self.decisions(of_teacher)
+        assert own is not None
+        assert other is not None
+        return share_of_equal(own.said, other.said)
 
     @abstractmethod
     def constant_outputs(self) -> np.ndarray:

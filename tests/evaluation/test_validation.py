@@ -14,6 +14,7 @@ from packed_batches import MASK, NUM_SPECIAL, padded, random_split
 
 from distilcli.batches.masked import held_out_batches
 from distilcli.evaluation import held_out
+from distilcli.evaluation.calibration import calibration_bins, expected_calibration_error
 from distilcli.evaluation.held_out import HeldOutScores, held_out_masker, held_out_scores
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.copying import copy_layers
@@ -84,6 +85,13 @@ def test_scores_are_the_plain_computation(
     assert found.accuracy == (z.argmax(-1) == labels).sum().item() / count
     assert found.agreement == (z.argmax(-1) == v.argmax(-1)).sum().item() / count
     assert 0 < found.agreement < 1
+    assert found.flips == pytest.approx(1 - found.agreement)
+    lost = (v.argmax(-1) == labels) & (z.argmax(-1) != labels)
+    assert found.right_to_wrong == lost.sum().item() / count
+    probabilities, said = z.softmax(-1).max(-1)
+    bins = calibration_bins(probabilities, said == labels)
+    assert found.ece == pytest.approx(expected_calibration_error(bins), rel=1e-5)
+    assert found.ece > 0
     assert found.kl == pytest.approx(formulas.soft_target_kl(z, v, 1.0).item() / count, rel=1e-4)
     assert found.perplexity == pytest.approx(math.exp(found.loss))
 
@@ -93,13 +101,15 @@ def test_teacher_agrees_with_itself(teacher, batches, accelerator):
     found = held_out_scores(model, model, batches, accelerator)
     assert found.agreement == 1.0
     assert found.kl == 0.0
+    assert (found.flips, found.right_to_wrong) == (0.0, 0.0)
 
 
 def test_without_a_teacher_there_is_no_agreement(student, teacher, batches, accelerator):
     alone = held_out_scores(packed(student), None, batches, accelerator)
     beside = held_out_scores(student, packed(teacher), batches, accelerator)
     assert (alone.agreement, alone.kl) == (None, None)
-    assert (alone.loss, alone.accuracy) == (beside.loss, beside.accuracy)
+    assert (alone.flips, alone.right_to_wrong) == (None, None)
+    assert (alone.loss, alone.accuracy, alone.ece) == (beside.loss, beside.accuracy, beside.ece)
 
 
 def test_a_student_in_training_is_judged_without_dropout_and_left_in_training(
@@ -125,7 +135,7 @@ def test_sums_of_all_processes_are_divided_once(student, batches):
         def reduce(self, sums: torch.Tensor, how: str) -> torch.Tensor:
             assert how == "sum"
             brought.append(sums)
-            return sum(brought)
+            return sum(one for one in brought if one.shape == sums.shape)
 
     whole = held_out_scores(model, None, batches, Process())
     brought.clear()
@@ -134,6 +144,7 @@ def test_sums_of_all_processes_are_divided_once(student, batches):
     assert last.num_masked == whole.num_masked
     assert last.loss == pytest.approx(whole.loss, rel=1e-12)
     assert last.accuracy == whole.accuracy
+    assert last.ece == pytest.approx(whole.ece, rel=1e-12)
 
 
 def test_no_batch_is_no_division_by_zero(student, accelerator):
