@@ -56,9 +56,9 @@ def attention_score_mse(
 
 
 def mse_of_rows(
-    student_scores: Float[Tensor, "N R K"],
-    teacher_scores: Float[Tensor, "N R K"],
-    seen: Bool[Tensor, "R K"] | None,
+    student_scores: Float[Tensor, "N H R K"],
+    teacher_scores: Float[Tensor, "N H R K"],
+    seen: Bool[Tensor, "#N 1 #R K"] | None,
 ) -> ScoreDistance:
     """Sum over rows of the mean over the keys that each sees; gradient 2 (s - t) / keys."""
     difference = student_scores.sub_(teacher_scores)
@@ -66,6 +66,7 @@ def mse_of_rows(
         of_keys = torch.div(difference, difference.shape[-1], out=teacher_scores)
     else:
         difference.masked_fill_(~seen, 0.0)
-        of_keys = torch.div(difference, seen.sum(dim=-1, keepdim=True), out=teacher_scores)
+        num_seen = seen.sum(dim=-1, keepdim=True).clamp_(min=1)  # padding may see none
+        of_keys = torch.div(difference, num_seen, out=teacher_scores)
     total = torch.dot(difference.view(-1), of_keys.view(-1))
     return ScoreDistance(total, of_keys.mul_(2.0))

@@ -14,7 +14,7 @@ from distilcli.losses.attention_distributions import (
     mse_of_rows,
 )
 from distilcli.losses.attention_relations import relation_kl
-from distilcli.losses.token_pairs import Vectors, kl_of_rows, pair_losses
+from distilcli.losses.token_pairs import Cutting, Vectors, kl_of_rows, pair_losses
 
 LENGTHS = (1, 2, 5, 5, 1, 9, 0, 9, 9, 30)
 LOSSES = {"kl": (attention_kl, pair_formulas.kl), "mse": (attention_score_mse, pair_formulas.mse)}
@@ -67,17 +67,17 @@ def test_attention_is_the_formula(name, radius):
     lengths=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any),
     num_heads=st.integers(1, 3),
     radius=st.none() | st.integers(0, 13),
-    chunk_scores=st.integers(1, 700),
+    cutting=st.builds(Cutting, st.integers(1, 700), st.integers(0, 400)),
     seed=st.integers(0, 99),
 )
-def test_no_way_to_cut_it_changes_it(name, lengths, num_heads, radius, chunk_scores, seed):
+def test_no_way_to_cut_it_changes_it(name, lengths, num_heads, radius, cutting, seed):
     torch.manual_seed(seed)
     distance = {"kl": kl_of_rows, "mse": mse_of_rows}[name]
     keys = vectors(2 * num_heads, sum(lengths), grad=True) if seed % 2 else None
     student = Vectors(vectors(2 * num_heads, sum(lengths), grad=True), keys)
     teacher_keys = None if keys is None else vectors(3 * num_heads, sum(lengths))
     teacher = Vectors(vectors(3 * num_heads, sum(lengths)), teacher_keys)
-    found = pair_losses(student, teacher, lengths, num_heads, distance, radius, chunk_scores)
+    found = pair_losses(student, teacher, lengths, num_heads, distance, radius, cutting)
     both = ((one.rows, one.rows if one.keys is None else one.keys) for one in (student, teacher))
     expected = pair_formulas.loss(LOSSES[name][1], *both, lengths, num_heads, radius)
     all_close(found, expected, *(x for x in student if x is not None))
@@ -137,6 +137,21 @@ def test_vectors_may_lie_in_any_way():
     for part in (whole.chunk(3, dim=1)[1], vectors(sum(LENGTHS), 8, grad=True).T):
         expected = relation_kl(part.contiguous(), teacher, LENGTHS, 2)
         all_close(relation_kl(part, teacher, LENGTHS, 2), expected, part)
+
+
+@pytest.mark.parametrize("radius", [None, 2])
+@pytest.mark.parametrize("name", LOSSES)
+def test_padding_changes_nothing(name, radius):
+    """Neighbours of other lengths are one group on a GPU, padded to the longest."""
+    distance = {"kl": kl_of_rows, "mse": mse_of_rows}[name]
+    lengths = (9, 8, 8, 5, 1, 3, 3, 2)
+    student = Vectors(vectors(6, 39, grad=True), vectors(6, 39, grad=True))
+    teacher = Vectors(vectors(6, 39), vectors(6, 39))
+    found, padded = (
+        pair_losses(student, teacher, lengths, 3, distance, radius, Cutting(10_000, spare))
+        for spare in (0, 10_000)
+    )
+    all_close(padded, found, *student)
 
 
 def test_a_token_alone_costs_nothing():
@@ -216,7 +231,7 @@ def test_scores_of_a_chunk_alone_exist(num_tokens, radius):
             num_heads,
             kl_of_rows,
             radius,
-            chunk_scores,
+            Cutting(chunk_scores, 0),
         ).backward()
     assert chunk_scores < elements.peak < 6 * chunk_scores + 4 * num_tokens * width
     assert elements.peak < num_heads * num_tokens**2 // 4
