@@ -28,11 +28,13 @@ class TeacherRow(PackedSequences):
         student_pairs: the student's positions whose token is one of the teacher's, too, at the same
             spot of the text.
         pairs: where these tokens stand in this row.
+        pair_lengths: how many of these tokens each sequence has.
     """
 
     soft_positions: Int[Tensor, " soft"]
     student_pairs: Int[Tensor, " pairs"]
     pairs: Int[Tensor, " pairs"]
+    pair_lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class _Pairing:
         rows = [split.teacher(sample) for sample in samples]
         self._ids = np.concatenate([ids for ids, _ in rows]).astype(np.int64)
         self._lengths = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
+        self._ends = np.cumsum(lengths)
         starts = np.repeat(np.cumsum(self._lengths) - self._lengths, lengths)
         places = np.concatenate([places for _, places in rows]).astype(np.int64)
         self.is_pair = places >= 0
@@ -185,6 +188,7 @@ class _Pairing:
         ids[self._position[whole]] = replaced_by[whole]
         position_ids, boundaries = positions(self._lengths)
         pairs = np.flatnonzero(self.is_pair)
+        pairs_before = np.searchsorted(pairs, self._ends)
         return TeacherRow(
             input_ids=torch.from_numpy(ids)[None],
             position_ids=position_ids,
@@ -194,6 +198,7 @@ class _Pairing:
             soft_positions=torch.from_numpy(self._position[soft_positions]),
             student_pairs=torch.from_numpy(pairs),
             pairs=torch.from_numpy(self._position[pairs]),
+            pair_lengths=tuple(np.diff(pairs_before, prepend=0).tolist()),
         )
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
-from distilcli.config.fields import Number, Section
+from distilcli.config.fields import MAX_LAYERS, Number, Section
 from distilcli.config.schedules import Schedule, ScheduledTemperature, ScheduledWeight
 
 
@@ -33,6 +33,23 @@ Positions = Annotated[
 ]
 
 
+def _layers_kind(value: Any) -> str | None:
+    return "list" if isinstance(value, list) else "uniform" if value == "uniform" else None
+
+
+_TeacherLayers = Annotated[
+    list[Annotated[StrictInt, Field(ge=0, le=MAX_LAYERS)] | None], Field(max_length=MAX_LAYERS)
+]
+TeacherLayers = Annotated[
+    Annotated[Literal["uniform"], Tag("uniform")] | Annotated[_TeacherLayers, Tag("list")],
+    Discriminator(
+        _layers_kind,
+        custom_error_type="teacher_layers",
+        custom_error_message="must be uniform or a list of numbers of layers",
+    ),
+]
+
+
 class TermConfig(Section):
     """Settings of one term: a section of `loss` by the name that `losses/table.py` has."""
 
@@ -45,6 +62,11 @@ class TermConfig(Section):
     def largest_weight(self) -> float:
         """The largest weight that the term ever has; 0: it is not computed."""
         return self.weight.largest if isinstance(self.weight, Schedule) else self.weight
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the term is told besides its weight and its temperature."""
+        return self.model_dump(exclude={"weight", "temperature"})
 
 
 class SoftenedTermConfig(TermConfig):
@@ -106,6 +128,47 @@ class JensenShannonConfig(SoftenedTermConfig):
     weight: ScheduledWeight = Field(
         0.0,
         description="Weight of the Jensen-Shannon divergence (Lin 1991; Agarwal et al. 2024, GKD).",
+    )
+
+
+class HiddenStatesConfig(TermConfig):
+    """The distance of hidden states after layers of both models, summed over the student's layers.
+
+    A student of another width gets a learned projection to the teacher's.
+    """
+
+    weight: ScheduledWeight = Field(
+        0.0,
+        description="Weight of the hidden states, L_hidn (Jiao et al. 2020, TinyBERT).",
+    )
+    distance: Literal["mse", "cosine"] = Field(
+        "mse",
+        description="mse: the mean over the width of the squared difference (TinyBERT); "
+        "cosine: 1 - cosine, half of PKD's L_PT (Sun et al. 2019).",
+    )
+    layers: TeacherLayers = Field(
+        "uniform",
+        description="For each layer of the student, after how many layers of the teacher the "
+        "states are those to be met: 0 is what the first layer is given, null leaves one out. "
+        "uniform: layer i of M has i N / M of N, rounded.",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _compares_something(cls, layers: str | list[int | None]) -> str | list[int | None]:
+        if isinstance(layers, list) and all(layer is None for layer in layers):
+            raise ValueError("no layer is named")
+        return layers
+
+
+class EmbeddingsConfig(TermConfig):
+    """The mean over the width of the squared difference of what the first layers are given.
+
+    A student of another width gets a learned projection to the teacher's.
+    """
+
+    weight: ScheduledWeight = Field(
+        0.0, description="Weight of the embeddings, L_embd (Jiao et al. 2020, TinyBERT)."
     )
 
 
@@ -181,6 +244,8 @@ class LossConfig(BaseLoss):
     logit_mse: LogitMSEConfig = Field(default_factory=LogitMSEConfig)
     reverse_kl: ReverseKLConfig = Field(default_factory=ReverseKLConfig)
     jensen_shannon: JensenShannonConfig = Field(default_factory=JensenShannonConfig)
+    hidden_states: HiddenStatesConfig = Field(default_factory=HiddenStatesConfig)
+    embeddings: EmbeddingsConfig = Field(default_factory=EmbeddingsConfig)
 
     @property
     def unmasked_share(self) -> float:
@@ -227,3 +292,5 @@ class TaskLossConfig(BaseLoss):
     hidden_cosine: TaskHiddenCosineConfig = Field(default_factory=TaskHiddenCosineConfig)
     reverse_kl: ReverseKLConfig = Field(default_factory=ReverseKLConfig)
     jensen_shannon: JensenShannonConfig = Field(default_factory=JensenShannonConfig)
+    hidden_states: HiddenStatesConfig = Field(default_factory=HiddenStatesConfig)
+    embeddings: EmbeddingsConfig = Field(default_factory=EmbeddingsConfig)

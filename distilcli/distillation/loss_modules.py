@@ -16,12 +16,14 @@ from transformers import PreTrainedModel
 
 from distilcli.batches.masked import PackedBatch
 from distilcli.config.losses import LossConfig, TaskLossConfig
+from distilcli.distillation.inner_terms import Looks, Projections
 from distilcli.distillation.teachers import ModelTeacher, Teacher
 from distilcli.losses.fused_head import Projection, fused_vocabulary_losses
 from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
 from distilcli.models.attention import Packing, use_packed_attention
-from distilcli.models.families import MaskedLM, encoder, is_of_head
+from distilcli.models.families import MaskedLM
+from distilcli.models.inside import Inside
 from distilcli.models.running import run_encoder, run_model, vocabulary_projection
 from distilcli.tasks.inputs import TaskBatch
 from distilcli.tasks.outputs import Outputs
@@ -46,6 +48,7 @@ class LossModule(nn.Module, ABC):
         student: the model that is trained.
         teacher: what it is compared with; None: nothing is.
         terms: the losses that are wanted.
+        seed: of the projections that are learned beside the student.
     """
 
     student: PreTrainedModel
@@ -55,16 +58,18 @@ class LossModule(nn.Module, ABC):
         student: PreTrainedModel,
         teacher: Teacher | None,
         terms: Sequence[Term],
+        seed: int,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
         self.terms = tuple(terms)
         self._on_hidden = [term for term in terms if isinstance(term, HiddenTerm)]
+        running = teacher.model if isinstance(teacher, ModelTeacher) else None
+        self._looks = Looks(terms, student, running)
+        width = None if teacher is None else teacher.width
+        self.projections = Projections(terms, student, width, seed)
         use_packed_attention(student)
-        if len(self._on_hidden) == len(self.terms):
-            # The head would get no gradient, and DDP would wait for one.
-            self._freeze_head()
 
     def compilable(self) -> list[PreTrainedModel]:
         """The models whose layers `train.compile` compiles."""
@@ -93,13 +98,54 @@ class LossModule(nn.Module, ABC):
         """Weights and temperatures that change over a run, as they are now, by keys of records."""
         return {key: value for term in self.terms for key, value in term.changing().items()}
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What training changes or saves: the student's parameters and those of projections.
+
+        The student's are named as in the student, the others `projections.TERM.weight`.
+        """
+        of_student = dict(self.student.named_parameters())
+        return of_student | dict(self.projections.named_parameters(prefix="projections"))
+
+    def freeze_unused(self, batch: Any) -> None:
+        """Freeze the parameters that no wanted term gives a gradient: DDP would wait for one.
+
+        Which these are, a micro-batch shows: what there is in it makes no difference.
+
+        Args:
+            batch: on this module's device.
+        """
+        wanting = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        device = self.student.device
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):  # of dropout
+            ones = [torch.ones((), device=device) for _ in self.terms]
+            total = self(batch, ones).total
+            gradients: Sequence[Tensor | None] = torch.autograd.grad(
+                total, wanting, allow_unused=True
+            )
+        for parameter, gradient in zip(wanting, gradients, strict=True):
+            if gradient is None:
+                parameter.requires_grad_(False)
+
+    def _add_hidden(self, sums: "_Sums", student: Tensor, teacher: Tensor) -> None:
+        """Add the terms on last hidden states, of the tokens that both models read."""
+        for term in self._on_hidden:
+            sums.add(term, term.sum(self.projections.of(term, student), teacher))
+
+    def _add_inner(
+        self, sums: "_Sums", student: Inside, teacher: Inside, lengths: Sequence[int]
+    ) -> None:
+        """Add the terms on what is inside, of the tokens that both models read."""
+        for term in self._looks.places:
+            compared = [
+                (self.projections.of(term, ours), theirs)
+                for ours, theirs in self._looks.compared(term, student, teacher)
+            ]
+            sums.add(term, term.sum(compared, lengths))
+
     @abstractmethod
     def _counts_of(self, batch: Any) -> Counts:
         """What there is to compare in a micro-batch."""
-
-    @abstractmethod
-    def _freeze_head(self) -> None:
-        """Freeze what the student has beyond its last hidden states."""
 
 
 class _Sums:
@@ -138,15 +184,22 @@ class Distillation(LossModule):
         student: the model that is trained.
         teacher: runs in every step; None: hard targets alone.
         loss: weights, temperature, positions.
+        seed: see `LossModule`.
     """
 
     student: MaskedLM
     teacher: ModelTeacher | None
 
-    def __init__(self, student: MaskedLM, teacher: ModelTeacher | None, loss: LossConfig) -> None:
+    def __init__(
+        self,
+        student: MaskedLM,
+        teacher: ModelTeacher | None,
+        loss: LossConfig,
+        seed: int = 0,
+    ) -> None:
         has_teacher = teacher is not None
         terms = wanted_terms(MASKED_LM_TERMS, loss, has_teacher)
-        super().__init__(student, teacher, terms)
+        super().__init__(student, teacher, terms, seed)
         self._on_logits = [term for term in terms if isinstance(term, VocabularyTerm)]
         self._compares = any(term.needs_teacher for term in terms)
 
@@ -158,23 +211,31 @@ class Distillation(LossModule):
             coefficients: weight over global count of each term.
         """
         packing = Packing.of(batch)
-        teacher_hidden = None
+        row, teacher_hidden, taught = batch.teacher_row, None, Inside()
         if self.teacher is not None and self._compares:
             # First, while nothing is kept yet for the student's backward pass.
-            row = batch.teacher_row
-            if row is None:
-                teacher_hidden = self.teacher.hidden(batch, packing)
-            else:
-                teacher_hidden = self.teacher.hidden(row, Packing.of(row))
-        student_hidden = run_encoder(self.student, batch, packing)
+            with self._looks.of_teacher.recording() as taught:
+                if row is None:
+                    teacher_hidden = self.teacher.hidden(batch, packing)
+                else:
+                    teacher_hidden = self.teacher.hidden(row, Packing.of(row))
+        with self._looks.of_student.recording() as found:
+            student_hidden = run_encoder(self.student, batch, packing)
         sums = _Sums(self.terms, coefficients, student_hidden)
         if self._on_logits:
             self._add_logit_terms(sums, batch, student_hidden, teacher_hidden)
+        lengths = batch.lengths
+        if row is not None:
+            lengths = row.pair_lengths
+            found = {place: states[row.student_pairs] for place, states in found.items()}
+            taught = {place: states[row.pairs] for place, states in taught.items()}
         if self._on_hidden:
             assert teacher_hidden is not None
-            compared = _hidden_pairs(batch, student_hidden, teacher_hidden)
-            for term in self._on_hidden:
-                sums.add(term, term.sum(*compared))
+            if row is not None:
+                student_hidden = student_hidden[row.student_pairs]
+                teacher_hidden = teacher_hidden[row.pairs]
+            self._add_hidden(sums, student_hidden, teacher_hidden)
+        self._add_inner(sums, found, taught, lengths)
         return sums.result()
 
     @property
@@ -184,12 +245,6 @@ class Distillation(LossModule):
 
     def _counts_of(self, batch: PackedBatch) -> Counts:
         return Counts(batch.num_compared, batch.num_soft, batch.num_masked)
-
-    def _freeze_head(self) -> None:
-        trained = {id(parameter) for parameter in encoder(self.student).parameters()}
-        for parameter in self.student.parameters():
-            if id(parameter) not in trained:
-                parameter.requires_grad_(False)
 
     def _add_logit_terms(
         self,
@@ -233,16 +288,6 @@ class Distillation(LossModule):
         sums.add_together(found.total, dict(zip(terms, found.sums, strict=True)))
 
 
-def _hidden_pairs(
-    batch: PackedBatch,
-    student: Float[Tensor, "tokens hidden"],
-    teacher: Float[Tensor, "row hidden"],
-) -> tuple[Float[Tensor, "pairs hidden"], Float[Tensor, "pairs hidden"]]:
-    """Hidden states of the tokens that both models read."""
-    row = batch.teacher_row
-    return (student, teacher) if row is None else (student[row.student_pairs], teacher[row.pairs])
-
-
 class TaskDistillation(LossModule):
     """Runs the student over inputs of a task and compares it with labels and teacher.
 
@@ -251,6 +296,7 @@ class TaskDistillation(LossModule):
         teacher: runs in every step, or has run already; None: labels alone.
         outputs: what a task's outputs are.
         loss: weights and temperature.
+        seed: see `LossModule`.
     """
 
     def __init__(
@@ -259,10 +305,11 @@ class TaskDistillation(LossModule):
         teacher: Teacher | None,
         outputs: Outputs,
         loss: TaskLossConfig,
+        seed: int = 0,
     ) -> None:
         has_teacher = teacher is not None
         terms = wanted_terms(TASK_TERMS, loss, has_teacher)
-        super().__init__(student, teacher, terms)
+        super().__init__(student, teacher, terms, seed)
         self.outputs = outputs
         self._on_rows = [term for term in terms if isinstance(term, OutputTerm)]
 
@@ -274,17 +321,20 @@ class TaskDistillation(LossModule):
             coefficients: weight over global count of each term.
         """
         taught = teacher_hidden = None
-        if self.teacher is not None:
-            taught, teacher_hidden = self.teacher.outputs(batch)
-        found, hidden = run_model(self.student, batch)
+        with self._looks.of_teacher.recording() as inside_teacher:
+            if self.teacher is not None:
+                taught, teacher_hidden = self.teacher.outputs(batch)
+        with self._looks.of_student.recording() as inside_student:
+            found, hidden = run_model(self.student, batch)
         sums = _Sums(self.terms, coefficients, found)
         if self._on_rows:
             rows = self._rows(batch, found, taught)
             for on_rows in self._on_rows:
                 sums.add(on_rows, on_rows.sum_of_rows(rows))
-        for on_hidden in self._on_hidden:
+        if self._on_hidden:
             assert teacher_hidden is not None
-            sums.add(on_hidden, on_hidden.sum(hidden, teacher_hidden))
+            self._add_hidden(sums, hidden, teacher_hidden)
+        self._add_inner(sums, inside_student, inside_teacher, batch.lengths)
         return sums.result()
 
     def _rows(self, batch: TaskBatch, found: Tensor, taught: Tensor | None) -> Rows:
@@ -297,8 +347,3 @@ class TaskDistillation(LossModule):
 
     def _counts_of(self, batch: TaskBatch) -> Counts:
         return self.outputs.counts(batch)
-
-    def _freeze_head(self) -> None:
-        for name, parameter in self.student.named_parameters():
-            if is_of_head(self.student, name):
-                parameter.requires_grad_(False)

@@ -90,7 +90,7 @@ class MaskedLMObjective(Objective):
             else:
                 teacher = PlacedTeacher(model, ids)
         self._teacher = None if teacher is None else teacher.model
-        self.module = Distillation(parts.student, teacher, experiment.loss)
+        self.module = Distillation(parts.student, teacher, experiment.loss, experiment.seed)
         compares = self.module.compares_logits
         self._unmasked_share = experiment.loss.unmasked_share if compares else 0.0
         self._masker = Masker(

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import CheckpointStudent, CopiedStudent
 from distilcli.corpus.store import TokenStore
+from distilcli.distillation.inner_terms import check_terms
 from distilcli.distillation.run_kind import Parts
 from distilcli.distillation.tokenization import (
     Tokenization,
@@ -16,7 +17,7 @@ from distilcli.distillation.tokenization import (
     tokenization_of,
 )
 from distilcli.errors import ModelError
-from distilcli.losses.table import MASKED_LM_TERMS, hidden_terms
+from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.models.checks import check_length, check_pair, check_tokenizer, check_vocabulary
 from distilcli.models.families import MaskedLM
 from distilcli.models.loading import load_masked_lm
@@ -132,13 +133,13 @@ def check_student(
     """Refuse a student that cannot be trained in this experiment.
 
     Raises:
-        ModelError: vocabulary, width or positions do not fit.
+        ConfigError, ModelError: vocabulary, positions or what a loss term compares do not fit.
     """
     check_length(student, experiment.data.max_length)
     if teacher is not None:
-        terms = hidden_terms(MASKED_LM_TERMS, experiment.loss.weights)
         ids = tokenization.teacher_ids
-        check_pair(student, teacher, terms, None if ids is None else len(ids))
+        check_pair(student, teacher, None if ids is None else len(ids))
+        check_terms(MASKED_LM_TERMS, experiment.loss, student, teacher)
 
 
 def keep_or_save_initial_student(

@@ -8,10 +8,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.experiment import TaskExperiment
+from distilcli.distillation.inner_terms import check_terms
 from distilcli.distillation.run_kind import Parts, experiment_tokenizer
 from distilcli.errors import ConfigError, ModelError
-from distilcli.losses.table import TASK_TERMS, hidden_terms
-from distilcli.models.checks import check_tokenizer, check_widths
+from distilcli.losses.table import TASK_TERMS
+from distilcli.models.checks import check_tokenizer
 from distilcli.models.placement import resolve_precision
 from distilcli.models.task_models import (
     build_task_student,
@@ -41,8 +42,8 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
     Raises:
         ConfigError, DataError, ModelError: see `open_task`, `load_finetuned_teacher` and
-            `build_task_student`; also where student and teacher have other tokenizers, or other
-            widths but a cosine, where a model has no embedding for some token, or where the rows
+            `build_task_student`; also where student and teacher have other tokenizers, or not what
+            a loss term compares, where a model has no embedding for some token, or where the rows
             to train on and to be measured on are the same.
     """
     tokenizer = experiment_tokenizer(experiment)
@@ -56,7 +57,7 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
         if model is not None:
             check_tokenizer(model, tokenizer, where)
     if teacher is not None and experiment.teacher is not None:
-        check_widths(student, teacher, hidden_terms(TASK_TERMS, experiment.loss.weights))
+        check_terms(TASK_TERMS, experiment.loss, student, teacher)
         nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
     return TaskParts(tokenizer, teacher, student, task)
 

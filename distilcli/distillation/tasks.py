@@ -27,7 +27,7 @@ from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
-from distilcli.losses.table import TASK_TERMS, hidden_terms
+from distilcli.losses.table import TASK_TERMS, hidden_terms, inner_terms
 from distilcli.models.task_models import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import TaskBatch, pack_inputs
@@ -69,7 +69,9 @@ class TaskObjective(Objective):
         self.num_held_out = len(parts.task.dev)
         self._teacher = parts.teacher
         teacher = self._make_teacher(accelerator, on_note, cache)
-        self.module = TaskDistillation(parts.student, teacher, parts.task.outputs, experiment.loss)
+        self.module = TaskDistillation(
+            parts.student, teacher, parts.task.outputs, experiment.loss, experiment.seed
+        )
 
     def _make_teacher(
         self, accelerator: Accelerator, on_note: Callable[[str], None], cache: bool
@@ -81,6 +83,13 @@ class TaskObjective(Objective):
         if not experiment.loss.asks_for_teacher:
             return None
         if experiment.teacher.cache is None or not cache:
+            return PlacedTeacher(self._teacher)
+        looking = inner_terms(TASK_TERMS, experiment.loss.weights)
+        if looking:
+            on_note(
+                f"teacher.cache is not used: loss.{looking[0]} looks inside the teacher, which "
+                "therefore runs in every step"
+            )
             return PlacedTeacher(self._teacher)
         with_hidden = bool(hidden_terms(TASK_TERMS, experiment.loss.weights))
         outputs = TeacherOutputs(

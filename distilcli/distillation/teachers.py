@@ -24,6 +24,7 @@ from distilcli.files.atomic import recover_all
 from distilcli.losses.fused_head import Projection
 from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.families import MaskedLM
+from distilcli.models.inside import shape_of
 from distilcli.models.placement import offload_layers
 from distilcli.models.running import run_encoder, run_model, vocabulary_projection
 from distilcli.tasks.inputs import TaskBatch
@@ -33,6 +34,11 @@ Known = tuple[np.ndarray, np.ndarray | None]
 
 class Teacher(nn.Module, ABC):
     """What a student is compared with."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Of its hidden states."""
 
     def compilable(self) -> list[PreTrainedModel]:
         """The models whose layers `train.compile` compiles."""
@@ -69,6 +75,11 @@ class ModelTeacher(Teacher):
     @abstractmethod
     def model(self) -> PreTrainedModel:
         """The model, frozen."""
+
+    @property
+    def width(self) -> int:
+        """Of its hidden states."""
+        return shape_of(self.model).width
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever the student does."""
@@ -148,11 +159,18 @@ class CachedTeacher(Teacher):
 
     Args:
         cache: its outputs.
+        width: of its hidden states.
     """
 
-    def __init__(self, cache: TeacherOutputs) -> None:
+    def __init__(self, cache: TeacherOutputs, width: int) -> None:
         super().__init__()
         self.cache = cache
+        self._width = width
+
+    @property
+    def width(self) -> int:
+        """Of its hidden states."""
+        return self._width
 
     def cached_outputs(self, samples: Sequence[int]) -> Known:
         """Outputs and hidden states, read from disk."""
@@ -190,7 +208,7 @@ def run_once(
         if accelerator.is_main_process:
             recover_all(outputs.folder)
         on_note(f"the teacher's outputs are in {outputs.folder}")
-        return CachedTeacher(outputs)
+        return CachedTeacher(outputs, shape_of(model).width)
     on_note(f"the teacher runs once over {len(outputs.inputs):,} inputs: {outputs.folder}")
     nn.Module.to(model.eval(), accelerator.device)
     start = time.perf_counter()
@@ -202,7 +220,7 @@ def run_once(
     )
     model.cpu()
     on_note(f"that took the teacher {time.perf_counter() - start:.1f} s")
-    return CachedTeacher(outputs)
+    return CachedTeacher(outputs, shape_of(model).width)
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

@@ -7,7 +7,10 @@ recorded.
 
 from collections.abc import Mapping, Sequence
 
+from distilcli.losses.embeddings import Embeddings
 from distilcli.losses.hidden_cosine import HiddenCosine
+from distilcli.losses.hidden_states import HiddenStates
+from distilcli.losses.inside import InnerTerm
 from distilcli.losses.jensen_shannon import JensenShannon
 from distilcli.losses.labels import Labels
 from distilcli.losses.logit_mse import LogitMSE
@@ -23,6 +26,8 @@ MASKED_LM_TERMS: tuple[type[Term], ...] = (
     LogitMSE,
     MaskedLM,
     HiddenCosine,
+    HiddenStates,
+    Embeddings,
 )
 TASK_TERMS: tuple[type[Term], ...] = (
     SoftTargets,
@@ -30,12 +35,19 @@ TASK_TERMS: tuple[type[Term], ...] = (
     JensenShannon,
     Labels,
     HiddenCosine,
+    HiddenStates,
+    Embeddings,
 )
 
 
 def hidden_terms(table: Sequence[type[Term]], weights: Mapping[str, float]) -> list[str]:
-    """Names of the wanted terms that compare hidden states, and so need models of one width."""
+    """Names of the wanted terms that compare last hidden states."""
     return [term.name for term in table if term.on_hidden and weights[term.name]]
+
+
+def inner_terms(table: Sequence[type[Term]], weights: Mapping[str, float]) -> list[str]:
+    """Names of the wanted terms that look inside the models."""
+    return [term.name for term in table if issubclass(term, InnerTerm) and weights[term.name]]
 
 
 def wanted_terms(
@@ -54,7 +66,11 @@ def wanted_terms(
         ValueError: temperature is not positive.
     """
     return [
-        term(loss.terms[term.name].weight, loss.temperatures[term.name])
+        term(
+            loss.terms[term.name].weight,
+            loss.temperatures[term.name],
+            **loss.terms[term.name].settings,
+        )
         for term in table
         if loss.weights[term.name] and (has_teacher or not term.needs_teacher)
     ]

@@ -8,6 +8,7 @@ Whoever runs a model asks a term these things and knows none of them by its name
   vocabulary.
 - `OutputTerm`: on the outputs of a task, which are few and are there as a whole.
 - `HiddenTerm`: on last hidden states, in both kinds of training.
+- `InnerTerm` (in `inside.py`): on what is between and inside the layers, in both kinds.
 
 Every term gives sums, never means. The caller divides once, by counts over all micro-batches and
 ranks, so no result depends on how a batch is cut.
@@ -18,7 +19,7 @@ p = softmax(v/T).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -52,6 +53,10 @@ class TermSettings(Protocol):
     @property
     def weight(self) -> float | Schedule:
         """What its mean is multiplied by in the total."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What else the term is made with, by the names of its arguments."""
 
 
 @runtime_checkable
@@ -110,6 +115,9 @@ class Term(ABC):
     on_hidden: ClassVar[bool] = False
     #: Whether it softens distributions, and so has a temperature.
     softens: ClassVar[bool] = False
+    #: Whether it compares states number by number, so that a student of another width needs a
+    #: learned projection to the teacher's.
+    needs_one_width: ClassVar[bool] = False
 
     def __init__(self, weight: float | Schedule, temperature: float | Schedule) -> None:
         self.weight = first_value(weight)
@@ -195,6 +203,7 @@ class HiddenTerm(Term):
     """A term on the last hidden states of every token."""
 
     on_hidden = True
+    needs_one_width = True
 
     def count(self, counts: Counts) -> int:
         """Tokens."""

@@ -1,7 +1,5 @@
 """Whether models, their vocabularies and their lengths fit together, before anything is run."""
 
-from collections.abc import Sequence
-
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.errors import ModelError
@@ -9,51 +7,22 @@ from distilcli.models.families import MaskedLM, family_of, num_positions
 from distilcli.text.tokenizer_checks import check_tokens
 
 
-def check_pair(
-    student: MaskedLM,
-    teacher: MaskedLM,
-    hidden_terms: Sequence[str],
-    num_kept: int | None = None,
-) -> None:
-    """Refuse a pair whose outputs cannot be compared.
+def check_pair(student: MaskedLM, teacher: MaskedLM, num_kept: int | None = None) -> None:
+    """Refuse a pair whose logits cannot be compared.
 
     Args:
-        student: its logits and hidden states are compared with
+        student: its logits are compared with
         teacher: the teacher's.
-        hidden_terms: names of the loss terms on hidden states, whose widths must then agree.
         num_kept: tokens of the teacher that the student has, where it has a part; None: all.
 
     Raises:
-        ModelError: other vocabulary sizes, or other hidden sizes where there is such a term.
+        ModelError: other vocabulary sizes.
     """
     sizes = student.config.vocab_size, num_kept or teacher.config.vocab_size
     if sizes[0] != sizes[1]:
         raise ModelError(
             f"the student's vocabulary has {sizes[0]} tokens, the teacher's {sizes[1]}",
             "Distillation compares logits token by token: both need the same tokenizer.",
-        )
-    check_widths(student, teacher, hidden_terms)
-
-
-def check_widths(
-    student: PreTrainedModel, teacher: PreTrainedModel, hidden_terms: Sequence[str]
-) -> None:
-    """Refuse a pair whose hidden states a loss term would compare in vain.
-
-    Args:
-        student: its hidden states are compared with
-        teacher: the teacher's.
-        hidden_terms: names of the loss terms that do so; with none every pair fits.
-
-    Raises:
-        ModelError: other hidden sizes.
-    """
-    widths = student.config.hidden_size, teacher.config.hidden_size
-    if hidden_terms and widths[0] != widths[1]:
-        key = f"loss.{hidden_terms[0]}"
-        raise ModelError(
-            f"{key}: the student's hidden size is {widths[0]}, the teacher's {widths[1]}",
-            f"Set {key}.weight=0, or use a student of the teacher's width.",
         )
 
 

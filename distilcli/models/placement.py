@@ -46,7 +46,8 @@ def compile_layers(model: PreTrainedModel) -> None:
     AttentionInterface.register(_PACKED_UNCOMPILED, torch.compiler.disable(packed_attention))
     model.set_attn_implementation(_PACKED_UNCOMPILED)
     for layer in encoder_layers(model):
-        layer.compile(dynamic=True)
+        # Not the whole call, `layer.compile`: hooks of the layer would be compiled with it.
+        layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def num_graphs() -> int:

@@ -26,7 +26,7 @@ from distilcli.files.json_text import parse_json, to_json
 _STATE_FILE = "checkpoint.json"
 _NAME = re.compile(r"step-[0-9]{8,}")
 # What a checkpoint may hold whose record cannot be read any more.
-_TENSOR_FILES = frozenset({"student.safetensors", "optimizer.safetensors"})
+_TENSOR_FILES = frozenset(f"{name}.safetensors" for name in ("student", "optimizer", "projections"))
 # Format 1 has no `format` key, and its checkpoint.json has no digest. It is still read.
 _FORMAT = 2
 

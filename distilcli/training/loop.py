@@ -33,7 +33,7 @@ from distilcli.training.checkpoint_writer import CheckpointWriter
 from distilcli.training.optimizer import moments, restore_moments
 from distilcli.training.processes import of_main_process
 from distilcli.training.records import Metrics
-from distilcli.training.resuming import step_to_go_on_from, take_weights
+from distilcli.training.resuming import step_to_go_on_from, take_projections, take_weights
 from distilcli.training.run_folder import RunFolder
 from distilcli.training.state import TrainState, from_record, to_record
 from distilcli.training.steps import Stepper
@@ -193,17 +193,20 @@ class Trainer:
         """
         try:  # losses and gradient were finite; what a huge step made of the weights need not be
             check_finite(self.objective.student, f"step {self.state.step}: the student")
+            check_finite(self.objective.module.projections, f"step {self.state.step}: projections")
         except ModelError as error:
             raise NonFiniteLossError(
                 f"{error.message}; it is not written",
                 "Lower optim.lr; checkpoints from before this step are intact.",
             ) from error
         if self.accelerator.is_main_process:
-            named_parameters = dict(self.objective.student.named_parameters())
+            module = self.objective.module
             tensors: dict[str, dict[str, Tensor]] = {
-                "student": {**named_parameters},
-                "optimizer": moments(self.stepper.optimizer, named_parameters),
+                "student": dict(self.objective.student.named_parameters()),
+                "optimizer": moments(self.stepper.optimizer, module.trained()),
             }
+            if len(module.projections):
+                tensors["projections"] = dict(module.projections.named_parameters())
             state = self.state
             record = to_record(state, self.identity)
             self.writer.write(state.step, tensors, record, state.best_step)
@@ -233,9 +236,12 @@ class Trainer:
             return False
         folder = checkpoints.checkpoint_folder(self.folder.checkpoints, step)
         checkpoint = checkpoints.load(folder)
-        take_weights(self.objective.student, checkpoint)
-        named_parameters = dict(self.objective.student.named_parameters())
-        restore_moments(self.stepper.optimizer, named_parameters, checkpoint.tensors("optimizer"))
+        module = self.objective.module
+        take_weights(module.student, checkpoint)
+        if len(module.projections):
+            take_projections(module.projections, checkpoint)
+        moments_then = checkpoint.tensors("optimizer")
+        restore_moments(self.stepper.optimizer, module.trained(), moments_then)
         self.state, _ = from_record(checkpoint.state)
         return True
 

@@ -17,9 +17,9 @@ def learning_rate(optim: OptimConfig, step: int, total_steps: int) -> float:
     return optim.lr * (total_steps - step) / max(1, total_steps - warmup)
 
 
-def make_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices and embeddings only."""
-    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": optim.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor
 
 from distilcli.config.experiment import BaseExperiment
+from distilcli.distillation.loss_modules import LossModule
 from distilcli.distillation.objective import Objective
 from distilcli.errors import DistilError, RunFolderError
 from distilcli.models.families import num_parameters
@@ -72,7 +74,7 @@ def preflight(
     """
     refuse_unknown(objective.unknown_share, objective.tokenizer)
     stepper = Stepper(experiment, objective, accelerator)
-    disk_needed, disk_free = _disk(experiment, objective.student, stepper.total_steps)
+    disk_needed, disk_free = _disk(experiment, objective.module, stepper.total_steps)
     teacher = objective.check_teacher(accelerator)
     stepper.distillation.train()
     metrics = Metrics(objective.module, accelerator)
@@ -84,7 +86,7 @@ def preflight(
         stepper.check_finite()
         step_records, seconds = metrics.flush()
         records += step_records
-    check_ranks_agree(objective.student, accelerator)
+    check_ranks_agree(objective.module.trained().values(), accelerator)
     report = Preflight(
         num_processes=accelerator.num_processes,
         micro_batches=len(stepper.plan.micro_batches(0, 0, accelerator.num_processes)),
@@ -96,7 +98,7 @@ def preflight(
         tokens_per_second=records[-1]["speed/tokens_per_second"],
         seconds_to_finish=seconds * stepper.total_steps,
         peak_memory_gib=_peak_memory_gib(accelerator.device),
-        checkpoint_mib=_checkpoint_bytes(objective.student) / _MIB,
+        checkpoint_mib=_checkpoint_bytes(objective.module) / _MIB,
         disk_needed_gib=disk_needed / _GIB,
         disk_free_gib=disk_free / _GIB,
     )
@@ -104,24 +106,24 @@ def preflight(
     return report
 
 
-def _checkpoint_bytes(student: nn.Module) -> int:
-    return _FLOATS_PER_PARAMETER * 4 * num_parameters(student)
+def _checkpoint_bytes(module: LossModule) -> int:
+    return _FLOATS_PER_PARAMETER * 4 * sum(p.numel() for p in module.trained().values())
 
 
-def _disk(experiment: BaseExperiment, student: nn.Module, total_steps: int) -> tuple[int, int]:
+def _disk(experiment: BaseExperiment, module: LossModule, total_steps: int) -> tuple[int, int]:
     """Bytes that the run will still need on disk, and that are free there; of the main process.
 
     Raises:
         RunFolderError: there are not enough.
     """
     folder = RunFolder(experiment.run_folder)
-    size = _checkpoint_bytes(student)
+    size = _checkpoint_bytes(module)
     train, validate_every = experiment.train, experiment.validation.every
     written = total_steps // train.save_every + 1
     written += total_steps // validate_every if validate_every else 0
     # Those that are kept, the best one, and the next one, which is whole before the oldest goes.
     number = min(train.keep_checkpoints + 2, written)
-    models = 2 * 4 * num_parameters(student)  # as it starts and as it ends
+    models = 2 * 4 * num_parameters(module.student)  # as it starts and as it ends
     needed = number * size + models - _bytes_below(folder.root)
     found = [max(0, needed), shutil.disk_usage(_nearest_folder(folder.root)).free]
     broadcast_object_list(found)  # the main process writes; its disk counts
@@ -150,14 +152,14 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
-def check_ranks_agree(student: nn.Module, accelerator: Accelerator) -> None:
+def check_ranks_agree(parameters: Iterable[Tensor], accelerator: Accelerator) -> None:
     """Refuse to go on when gradients were not synchronised.
 
     Raises:
         DistilError: the sums of the ranks' weights are not bitwise equal.
     """
     with torch.no_grad():
-        sums = torch.stack([parameter.double().sum() for parameter in student.parameters()])
+        sums = torch.stack([parameter.double().sum() for parameter in parameters])
     gathered = accelerator.gather(sums[None])
     if not bool((gathered == gathered[0]).all()):
         raise DistilError(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.plan import StepPlan
@@ -110,7 +110,23 @@ def take_weights(student: PreTrainedModel, checkpoint: checkpoints.Checkpoint) -
         ) from error
 
 
-def copy_weights(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
+def take_projections(projections: nn.Module, checkpoint: checkpoints.Checkpoint) -> None:
+    """Give the projections that are learned beside the student the weights of a checkpoint.
+
+    Raises:
+        RunFolderError: it has none, or of other widths.
+    """
+    try:
+        copy_weights(projections, checkpoint.tensors("projections"))
+    except (OSError, KeyError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunFolderError(
+            f"{checkpoint.folder}: it does not hold the learned projections of this run ({reason})",
+            "Put back the models and settings that it was begun with, or start again with --force.",
+        ) from error
+
+
+def copy_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy tensors by name into a model, all of its parameters and nothing else."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from distilcli.batches.loading import StepBatches, load_steps
 from distilcli.batches.packing import PackedSequences
-from distilcli.batches.plan import StepPlan
+from distilcli.batches.plan import Draws, StepPlan
 from distilcli.config.experiment import BaseExperiment
 from distilcli.config.training import TrainConfig
 from distilcli.distillation.loss_modules import LossSums
@@ -106,10 +107,11 @@ class Stepper:
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
         self.distillation = objective.module
         self.step_batches = StepBatches(objective.pack, self.plan, self.rank, self.world_size)
+        self._freeze_unused()
         if experiment.train.compile:
             for model in objective.module.compilable():
                 compile_layers(model)
-        self.optimizer = make_optimizer(objective.student, experiment.optim)
+        self.optimizer = make_optimizer(objective.module, experiment.optim)
         with warnings.catch_warnings():
             # PyTorch renames this option; accelerate knows the old name only.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -149,7 +151,7 @@ class Stepper:
         self._meet(f"step {step + 1}")
         *counts, num_stopping, tokens = self._global_counts(batches, stop_requested)
         sums = self.accumulate_gradient(step, batches, counts)
-        parameters = [p for p in self.distillation.student.parameters() if p.requires_grad]
+        parameters = [p for p in self.distillation.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.experiment.optim.max_grad_norm)
         self._is_spoilt = torch.maximum(self._is_spoilt, (~torch.isfinite(norm)).float())
         self._unchecked.append((step, norm))
@@ -245,6 +247,15 @@ class Stepper:
             if self.world_size > 1 and "gloo" in str(error):
                 self._meet("after an exchange that failed")
             raise
+
+    def _freeze_unused(self) -> None:
+        """Freeze what the shortest sample shows to get no gradient, before anything is wrapped."""
+        shortest = int(self.plan.lengths.argmin())
+        one = Draws(np.array([shortest]), np.zeros(1, dtype=np.int64))
+        batch = self.step_batches.pack(one).to(self.accelerator.device)
+        self.distillation.to(self.accelerator.device)
+        with self.autocast():
+            self.distillation.freeze_unused(batch)
 
     def _meet(self, when: str) -> None:
         """Have the hosts of all processes meet.

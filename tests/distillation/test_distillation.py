@@ -6,7 +6,7 @@ from itertools import pairwise
 import formulas
 import pytest
 import torch
-from loss_settings import by_name, weights
+from loss_settings import by_name, inside, weights
 from packed_batches import make_masker, padded, random_split
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,6 +15,7 @@ from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.config.losses import LossConfig
 from distilcli.distillation.loss_modules import Distillation
 from distilcli.distillation.teachers import PlacedTeacher
+from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.models.copying import copy_layers
 from distilcli.models.families import encoder
 
@@ -34,7 +35,11 @@ def loss_of(**settings) -> LossConfig:
     return LossConfig.model_validate(weights(**of_terms) | others | {"temperature": temperature})
 
 
-NOT_BY_DEFAULT = {name: 1.0 for name, weight in DEFAULT.weights.items() if not weight}
+NOT_BY_DEFAULT = {
+    name: 1.0
+    for name, weight in DEFAULT.weights.items()
+    if not weight and name not in inside(MASKED_LM_TERMS)  # those: test_inner_terms.py
+}
 ALL_TERMS = loss_of(**NOT_BY_DEFAULT)
 NONE = {"soft_targets": 0.0, "masked_lm": 0.0, "hidden_cosine": 0.0}
 LOSSES = {
@@ -154,6 +159,8 @@ def test_sums_and_gradients_are_the_plain_computation(student, teacher, batch, l
 def test_every_trained_parameter_gets_a_gradient(student, teacher, batch, loss):
     """DDP waits for each of them."""
     module = Distillation(student, placed(teacher), loss)
+    module.freeze_unused(batch)
+    assert all(parameter.grad is None for parameter in module.parameters())
     module(batch, coefficients_of(module)).total.backward()
     for name, parameter in student.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
@@ -262,8 +269,8 @@ def test_sums_over_micro_batches_are_those_of_the_whole(
         close(gradient, expected[name])
 
 
-def test_the_cosine_alone_freezes_the_head(student, teacher):
-    Distillation(student, PlacedTeacher(teacher), LOSSES["cosine"])
+def test_the_cosine_alone_freezes_the_head(student, teacher, batch):
+    Distillation(student, PlacedTeacher(teacher), LOSSES["cosine"]).freeze_unused(batch)
     body = {id(parameter) for parameter in encoder(student).parameters()}
     for name, parameter in student.named_parameters():
         assert parameter.requires_grad == (id(parameter) in body), name

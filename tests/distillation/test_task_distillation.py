@@ -184,6 +184,7 @@ def test_every_trained_parameter_gets_a_gradient(body, head, family, loss):
     student, teacher = models_of(body, head, family)
     module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), loss)
     batch = pack_inputs(inputs_of(head, family), SAMPLES)
+    module.freeze_unused(batch)
     module(batch, coefficients_of(module)).total.backward()
     for name, parameter in student.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
@@ -312,7 +313,10 @@ def test_without_a_teacher_labels_alone_count(head, family):
 @each_task
 def test_the_cosine_alone_freezes_the_head(body, head, family):
     student, teacher = models_of(body, head, family)
-    TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), LOSSES["cosine"])
+    module = TaskDistillation(
+        student, PlacedTeacher(teacher), outputs_of(head, family), LOSSES["cosine"]
+    )
+    module.freeze_unused(pack_inputs(inputs_of(head, family), SAMPLES))
     frozen = {name for name, p in student.named_parameters() if not p.requires_grad}
     body_names = {
         f"{student.base_model_prefix}.{n}" for n, _ in student.base_model.named_parameters()

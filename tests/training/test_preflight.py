@@ -57,7 +57,7 @@ def compare_weights(disturbed: str) -> None:
         with torch.no_grad():
             student.get_input_embeddings().weight[7, 3] += 1e-6
     try:
-        check_ranks_agree(student, accelerator)
+        check_ranks_agree(student.parameters(), accelerator)
     except DistilError as error:
         raise SystemExit(3) from error
 

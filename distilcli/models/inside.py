@@ -1,0 +1,86 @@
+"""What is inside a model while it runs over a packed row: hidden states, queries, keys, values."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distilcli.losses.inside import Place, Shape
+from distilcli.models.families import encoder, encoder_layers, family_of
+
+Inside = dict[Place, Tensor]
+
+
+def shape_of(model: PreTrainedModel) -> Shape:
+    """Depth, width and heads of a model."""
+    names = family_of(model).settings
+    return Shape(
+        num_layers=len(encoder_layers(model)),
+        width=int(getattr(model.config, names.hidden_size)),
+        num_heads=int(getattr(model.config, names.num_attention_heads)),
+    )
+
+
+class Recorder:
+    """Keeps what is at some places of a model, in runs that ask for it.
+
+    It hooks into the model once, before anything is compiled: a compiled layer keeps the hooks that
+    it was first called with.
+
+    Args:
+        model: what is looked into.
+        places: where; None others are kept.
+    """
+
+    def __init__(self, model: PreTrainedModel, places: Collection[Place]) -> None:
+        self._found: Inside | None = None
+        for place in sorted(set(places)):
+            if place.what == "hidden_states":
+                self._hook_between_layers(model, place)
+            else:
+                self._hook_projection(model, place)
+
+    @contextmanager
+    def recording(self) -> Iterator[Inside]:
+        """What the model's run in this block finds, [tokens, width] at each place, in its dtype."""
+        self._found = {}
+        try:
+            yield self._found
+        finally:
+            self._found = None
+
+    def _keep(self, place: Place, row: Tensor) -> None:
+        if self._found is not None:
+            self._found[place] = row[0]
+
+    def _hook_between_layers(self, model: PreTrainedModel, place: Place) -> None:
+        layers = encoder_layers(model)
+        if place.layer < len(layers):
+            layers[place.layer].register_forward_pre_hook(
+                lambda _layer, inputs: self._keep(place, inputs[0])
+            )
+        else:  # the body, since a norm may follow the last layer
+            encoder(model).register_forward_hook(
+                lambda _body, _inputs, output: self._keep(place, output.last_hidden_state)
+            )
+
+    def _hook_projection(self, model: PreTrainedModel, place: Place) -> None:
+        layer = family_of(model).layer
+        projection = encoder_layers(model)[place.layer].get_submodule(layer.roles[place.what])
+        index, count = layer.part(place.what)
+        projection.register_forward_hook(
+            _uncompiled(
+                lambda _module, _inputs, output: self._keep(
+                    place, output.chunk(count, dim=-1)[index]
+                )
+            )
+        )
+
+
+def _uncompiled(hook: Callable[..., None]) -> Callable[..., Any]:
+    """A hook that a compiled layer calls as it is, for what it does is to keep a tensor."""
+    disabled: Callable[..., Any] = torch.compiler.disable(hook)
+    return disabled
