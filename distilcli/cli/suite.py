@@ -19,10 +19,12 @@ from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite
 from distilcli.config.tasks import GlueName
 from distilcli.distillation.task_rows import look_at_rows
 from distilcli.errors import ConfigError, DistilError, ModelError
+from distilcli.evaluation.calibration import RELIABILITY_TITLES
 from distilcli.files.json_text import to_json
 from distilcli.suites.ablations import is_ablation
 from distilcli.suites.plan import SUITES, SuiteRun, builtin_suite, load_suite, plan
 from distilcli.suites.published import GLUE_MACRO, SQUAD_DISTILLED, SQUAD_EXACT_MATCH
+from distilcli.suites.reliability import add_reliability
 from distilcli.suites.results import table
 from distilcli.suites.runs import finished_scores, measure_teachers, recover_runs, take
 from distilcli.training.folder_checks import check_apart, check_places
@@ -88,6 +90,7 @@ def _take(suite: Suite, runs: list[SuiteRun], jobs: int | None, console: Console
     except DistilError as error:  # what was run for hours is shown all the same
         console.warn(error.message)
         failed.append("a teacher that is fine-tuned already")
+    add_reliability(suite, runs, results, console.note, console.warn)
     record = table(suite, results)
     record = show_and_write(record, suite.folder, lambda: _show(record, console), console)
     if failed:
@@ -223,6 +226,13 @@ def _show(record: dict[str, Any], console: Console) -> None:
     ]
     if any(cell != "-" for row in ranges for cell in row[1:]):
         console.table("lowest - highest (seeds)", ["task", *models], ranges)
+    beside = [
+        [name, *(_reliability(task["models"].get(model)) for model in models)]
+        for name, task in tasks.items()
+    ]
+    if any(cell != "-" for row in beside for cell in row[1:]):
+        title = f"{' / '.join(RELIABILITY_TITLES.values())} in percent, medians over seeds"
+        console.table(title, ["task", *models], beside)
     console.say(
         "student: fine-tuned on labels alone; distilled: from the fine-tuned teacher; published: "
         "BERT-base / DistilBERT on the whole data (Sanh et al. 2019)"
@@ -253,6 +263,13 @@ def _cell(summary: dict[str, Any] | None) -> str:
     # Without the sign, in a column that a table of 80 characters has room for.
     kept = f" ({100 * summary['retained']:.1f})" if "retained" in summary else ""
     return f"{100 * summary['median']:.1f}{kept}"
+
+
+def _reliability(summary: dict[str, Any] | None) -> str:
+    if summary is None or not summary["reliability"]:
+        return "-"
+    found = (summary["reliability"].get(key) for key in RELIABILITY_TITLES)
+    return " / ".join("-" if value is None else f"{100 * value:.1f}" for value in found)
 
 
 def _range(summary: dict[str, Any] | None) -> str:

@@ -4,7 +4,7 @@ A model is calibrated if, of the predictions that it gives a probability of 0.8,
 prediction flips if it is not the teacher's; a student may flip many and have the same score.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,6 +60,10 @@ class Reliability:
     ece: float
     flips: float | None = None
     right_to_wrong: float | None = None
+
+    def known(self) -> dict[str, float]:
+        """What there is, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def reliability_of(own: Decisions, teacher: Decisions | None) -> Reliability:

@@ -1,10 +1,12 @@
 """What the runs of a suite come to: medians over seeds, what is retained, means over tasks."""
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite
 from distilcli.config.tasks import ClassificationTask, GlueTask, Task
+from distilcli.evaluation.calibration import RELIABILITY_TITLES
 from distilcli.suites.published import SCORES
 from distilcli.tasks import glue
 
@@ -72,7 +74,7 @@ def _positive(task: Task) -> str | None:
 
 
 def _summary(found: dict[int, dict[str, float]]) -> dict[str, Any]:
-    """Median and range of the first score, and all scores of all seeds."""
+    """Median and range of the first score, medians of what stands beside it, all of all seeds."""
     score = next(iter(next(iter(found.values()))))
     values = [scores[score] for scores in found.values()]
     return {
@@ -80,7 +82,17 @@ def _summary(found: dict[int, dict[str, float]]) -> dict[str, Any]:
         "median": statistics.median(values),
         "lowest": min(values),
         "highest": max(values),
+        "reliability": _medians(found, RELIABILITY_TITLES),
         "seeds": {str(seed): scores for seed, scores in found.items()},
+    }
+
+
+def _medians(found: dict[int, dict[str, float]], names: Iterable[str]) -> dict[str, float]:
+    """Of those scores that all seeds have."""
+    return {
+        name: statistics.median(scores[name] for scores in found.values())
+        for name in names
+        if all(name in scores for scores in found.values())
     }
 
 

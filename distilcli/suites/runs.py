@@ -33,7 +33,8 @@ from distilcli.errors import (
     RunFolderError,
     WriteError,
 )
-from distilcli.evaluation.dev_examples import measured_scores
+from distilcli.evaluation.calibration import reliability_of
+from distilcli.evaluation.dev_examples import measured_outputs
 from distilcli.files.atomic import recover_all, unwritten, write_atomically
 from distilcli.files.json_text import parse_json, to_json
 from distilcli.models.task_models import load_finetuned_teacher
@@ -309,4 +310,7 @@ def _teacher_scores(experiment: BaseExperiment, accelerator: Accelerator) -> dic
     assert experiment.teacher is not None
     tokens = experiment.train.tokens_per_micro_batch
     name = f"teacher {experiment.teacher.model}"
-    return measured_scores(task, teacher, accelerator, tokens, name)
+    outputs = measured_outputs(task, teacher, accelerator, tokens, name)
+    decisions = task.decisions(outputs)
+    beside = {} if decisions is None else reliability_of(decisions, decisions).known()
+    return task.ordered_scores(outputs) | beside
