@@ -70,7 +70,7 @@ class TrainConfig(Section):
     compile: StrictBool = Field(
         False,
         description="Compile the layers of the student, and of a teacher that is not offloaded "
-        "(torch.compile).",
+        "(torch.compile); on a GPU also the losses on logits over the vocabulary.",
     )
     num_workers: Annotated[Count, Field(le=128)] | None = Field(
         None,

@@ -52,6 +52,8 @@ class LossModule(nn.Module, ABC):
     """
 
     student: PreTrainedModel
+    #: Whether what is done to logits over a vocabulary is compiled; on a GPU alone.
+    compiles_losses = False
 
     def __init__(
         self,
@@ -284,6 +286,7 @@ class Distillation(LossModule):
             labels,
             terms,
             [sums.of[term] for term in terms],
+            compiled=self.compiles_losses,
         )
         sums.add_together(found.total, dict(zip(terms, found.sums, strict=True)))
 

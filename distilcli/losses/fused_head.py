@@ -18,12 +18,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from distilcli.losses.logits import Block, BlockGradient, Chunk, Logits, Mixing
+from distilcli.losses.one_pass import (
+    chunk_losses,
+    compiled_chunk_losses,
+    padded,
+    whole_chunk,
+)
 from distilcli.losses.terms import VocabularyTerm
 
 # Logits of a chunk: few enough for memory, enough to spend little time on adding up gradients.
 _CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 _MIN_CHUNK_TOKENS = 64
-# Rows of the vocabulary in a block. A GPU has no use for blocks: all rows are one.
+# Rows of the vocabulary in a block. A GPU has no use for blocks.
 _BLOCK_ROWS = {"cpu": 1024}
 
 
@@ -66,6 +72,8 @@ def fused_vocabulary_losses(
     coefficients: Sequence[Float[Tensor, ""]],
     chunk_tokens: int | None = None,
     block_rows: int | None = None,
+    *,
+    compiled: bool = False,
 ) -> VocabularyLosses:
     """Terms on the logits of the same tokens, without full logits.
 
@@ -76,22 +84,30 @@ def fused_vocabulary_losses(
         terms: what is computed of the logits.
         coefficients: of each term, weight over global count.
         chunk_tokens: tokens whose logits are held at once; None: by the vocabulary and device.
-        block_rows: rows of the vocabulary whose logits are made at once; None: by the device.
+        block_rows: rows of the vocabulary whose logits are made at once; None: by the device, 0:
+            all of them, as on a GPU (`one_pass.py`).
+        compiled: whether what is done to logits is compiled, where all rows are made at once.
 
     Returns:
         total = sum over terms of coefficient * sum, and the sums.
     """
     vocab_size = student.weight.shape[0]
     device_type = student.features.device.type
+    if block_rows is None:
+        block_rows = _BLOCK_ROWS.get(device_type, 0)
     if chunk_tokens is None:
         elements = _CHUNK_ELEMENTS.get(device_type, _CHUNK_ELEMENTS["cuda"])
         chunk_tokens = max(_MIN_CHUNK_TOKENS, elements // vocab_size)
-    if block_rows is None:
-        block_rows = _BLOCK_ROWS.get(device_type, vocab_size)
+        if not block_rows:
+            chunk_tokens = whole_chunk(chunk_tokens)
     total, sums = _FusedVocabularyLosses.apply(
-        *student, teacher, labels, terms, coefficients, chunk_tokens, block_rows
+        *student, teacher, labels, terms, coefficients, chunk_tokens, block_rows, compiled
     )
     return VocabularyLosses(total, sums)
+
+
+# Of features, weight and bias.
+_Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 class _FusedVocabularyLosses(torch.autograd.Function):
@@ -109,36 +125,31 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         coefficients: Sequence[Tensor],
         chunk_tokens: int,
         block_rows: int,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         compute_dtype = _compute_dtype(features)
         # Softmax and sums need at least fp32, whatever the matrix products run in.
         sum_dtype = torch.promote_types(weight.dtype, torch.float32)
         sums = torch.zeros(len(terms), dtype=sum_dtype, device=features.device)
-        gradients = None
+        gradients: _Gradients | None = None
         if any(ctx.needs_input_grad[:3]):
-            gradients = tuple(
-                torch.zeros_like(t, dtype=sum_dtype) for t in (features, weight, bias)
+            gradients = (
+                torch.zeros_like(features, dtype=sum_dtype),
+                torch.zeros_like(weight, dtype=sum_dtype),
+                torch.zeros_like(bias, dtype=sum_dtype),
             )
 
         with torch.autocast(features.device.type, enabled=False):
             projection = _Projection(weight.to(compute_dtype), bias, sum_dtype)
             taught = None if teacher is None else _Teacher(teacher, terms, compute_dtype, sum_dtype)
-            blocks = _slices(weight.shape[0], block_rows)
+            head = _Head(projection, taught, terms, coefficients)
             for tokens in _slices(features.shape[0], chunk_tokens):
-                inputs = features[tokens].to(compute_dtype)
-                logits = projection.logits(inputs, blocks)
-                teacher_logits = None if taught is None else taught.logits(tokens, blocks)
-                chunk = Chunk(logits, teacher_logits, weight.shape[0])
-                of_blocks = _losses_of(chunk, blocks, labels[tokens], terms, coefficients, sums)
-                for rows, gradient in zip(blocks, of_blocks, strict=True):
-                    if gradients is None:
-                        continue
-                    of_features, of_weight, of_bias = gradients
-                    of_bias[rows] += gradient.sum(dim=1)
-                    gradient = gradient.to(compute_dtype)
-                    _add_product(of_weight[rows], gradient, inputs)
-                    _add_product(of_features[tokens], gradient.T, projection.weight[rows])
-                del of_blocks, chunk, logits, teacher_logits  # before the next ones are made
+                of_chunk = labels[tokens]
+                if block_rows or isinstance(teacher, Mixture):
+                    rows = block_rows or weight.shape[0]
+                    head.by_block(features, tokens, of_chunk, rows, sums, gradients)
+                else:
+                    head.at_once(features, tokens, of_chunk, sums, gradients, compiled)
         if gradients is not None:
             ctx.save_for_backward(*gradients)
             ctx.dtypes = features.dtype, weight.dtype, bias.dtype
@@ -152,7 +163,7 @@ class _FusedVocabularyLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *((gradient * grad_total).to(dtype) for gradient, dtype in gradients), *([None] * 6)
+        return *((gradient * grad_total).to(dtype) for gradient, dtype in gradients), *([None] * 7)
 
 
 class _Projection(NamedTuple):
@@ -161,6 +172,10 @@ class _Projection(NamedTuple):
     weight: Float[Tensor, "vocab hidden"]
     bias: Float[Tensor, " vocab"]
     sum_dtype: torch.dtype
+
+    def product(self, features: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "vocab tokens"]:
+        """All logits, without the bias and in the precision of the product."""
+        return self.weight @ features.to(self.weight.dtype).T
 
     def logits(self, features: Float[Tensor, "tokens hidden"], blocks: list[slice]) -> Logits:
         """The logits of each block."""
@@ -194,6 +209,12 @@ class _Teacher:
             dtype = compute_dtype if weight.dtype == torch.float32 else weight.dtype
             self._members.append((features, _Projection(weight.to(dtype), bias, sum_dtype)))
 
+    def product(self, tokens: slice) -> tuple[Float[Tensor, "vocab padded"], Tensor]:
+        """Of a single teacher all logits without the bias, beside tokens that fill up; the bias."""
+        ((features, projection),) = self._members
+        bias = projection.bias.to(projection.sum_dtype)
+        return projection.product(padded(features[tokens])), bias
+
     def logits(self, tokens: slice, blocks: list[slice]) -> Logits:
         """Of a chunk of tokens; beside a mixture lie the logits of one teacher at a time."""
         if self._shares is None:
@@ -203,6 +224,75 @@ class _Teacher:
         for (features, projection), share in zip(self._members, self._shares, strict=True):
             mixing.add(projection.logits(features[tokens], blocks), share)
         return mixing.result()
+
+
+class _Head(NamedTuple):
+    """Both models' projections, and what is computed of their logits."""
+
+    student: _Projection
+    teacher: _Teacher | None
+    terms: Sequence[VocabularyTerm]
+    coefficients: Sequence[Tensor]
+
+    def by_block(
+        self,
+        features: Float[Tensor, "all hidden"],
+        tokens: slice,
+        labels: Int[Tensor, " labelled"],
+        block_rows: int,
+        sums: Float[Tensor, " terms"],
+        gradients: _Gradients | None,
+    ) -> None:
+        """Add one chunk of tokens to sums and gradients, block by block of the vocabulary."""
+        blocks = _slices(self.student.weight.shape[0], block_rows)
+        inputs = features[tokens].to(self.student.weight.dtype)
+        logits = self.student.logits(inputs, blocks)
+        teacher_logits = None if self.teacher is None else self.teacher.logits(tokens, blocks)
+        chunk = Chunk(logits, teacher_logits, self.student.weight.shape[0])
+        of_blocks = _losses_of(chunk, blocks, labels, self.terms, self.coefficients, sums)
+        for rows, gradient in zip(blocks, of_blocks, strict=True):
+            if gradients is None:
+                continue
+            of_features, of_weight, of_bias = gradients
+            of_bias[rows] += gradient.sum(dim=1)
+            gradient = gradient.to(inputs.dtype)
+            _add_product(of_weight[rows], gradient, inputs)
+            _add_product(of_features[tokens], gradient.T, self.student.weight[rows])
+
+    def at_once(
+        self,
+        features: Float[Tensor, "all hidden"],
+        tokens: slice,
+        labels: Int[Tensor, " labelled"],
+        sums: Float[Tensor, " terms"],
+        gradients: _Gradients | None,
+        compiled: bool,
+    ) -> None:
+        """The same of the whole vocabulary at once."""
+        real = features[tokens]
+        inputs = padded(real).to(self.student.weight.dtype)
+        teacher, teacher_bias = None, None
+        if self.teacher is not None:
+            teacher, teacher_bias = self.teacher.product(tokens)
+        bias = self.student.bias.to(self.student.sum_dtype)
+        compute = compiled_chunk_losses() if compiled else chunk_losses
+        found = compute(
+            self.student.product(inputs),
+            bias,
+            teacher,
+            teacher_bias,
+            labels,
+            real[:, 0],
+            self.terms,
+            self.coefficients,
+        )
+        sums += found.sums
+        if gradients is not None:
+            of_features, of_weight, of_bias = gradients
+            of_bias += found.of_bias
+            _add_product(of_weight, found.gradient, inputs)
+            gradient = found.gradient.T[: real.shape[0]]
+            _add_product(of_features[tokens], gradient, self.student.weight)
 
 
 def _losses_of(

@@ -6,7 +6,6 @@ while a cache holds it. Several teachers are one here: `Mixing` makes their mixt
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ class Logits:
 
     def __init__(self, blocks: list[Tensor]) -> None:
         self._blocks = blocks
-        self._log_sums: dict[tuple[float, int | None], Tensor] = {}
+        self._log_sums: dict[tuple[float, bool], Tensor] = {}
 
     @property
     def blocks(self) -> list[Tensor]:
@@ -40,9 +39,11 @@ class Logits:
 
         Args:
             temperature: T.
-            first: so many tokens from the first one; None: all.
+            first: so many tokens from the first one, the same at every call that does not want
+                all; None: all.
         """
-        key = temperature, first
+        # Not the number itself: a compiler that sees it as a key takes it for a constant.
+        key = temperature, first is None
         if key not in self._log_sums:
             sums = [_log_sum_exp(block[:, :first], 1.0 / temperature) for block in self.blocks]
             self._log_sums[key] = torch.logsumexp(torch.stack(sums), dim=0)
@@ -129,6 +130,15 @@ class Mixing:
         return MixedLogits(of)
 
 
+def sum_of_products(
+    one: Float[Tensor, "rows tokens"], other: Float[Tensor, "rows tokens"]
+) -> Float[Tensor, ""]:
+    """sum_ij one_ij * other_ij, without a tensor of their products."""
+    if torch.compiler.is_compiling():
+        return (one * other).sum()
+    return torch.dot(one.view(-1), other.view(-1))
+
+
 def _log_sum_exp(logits: Float[Tensor, "rows tokens"], scale: float) -> Float[Tensor, " tokens"]:
     """logsumexp(scale * logits) over the rows, without a scaled copy of the logits."""
     largest = logits.amax(dim=0) * scale
@@ -169,6 +179,7 @@ class Block:
         self.chunk = chunk
         self.index = index
         self.rows = rows
+        self._difference: Tensor | None = None
 
     @property
     def student(self) -> Float[Tensor, "rows tokens"]:
@@ -180,10 +191,12 @@ class Block:
         """v; not to be changed."""
         return self.chunk.teacher.blocks[self.index]
 
-    @cached_property
+    @property
     def difference(self) -> Float[Tensor, "rows tokens"]:
-        """v - z; not to be changed."""
-        return self.teacher - self.student
+        """v - z, made once; not to be changed."""
+        if self._difference is None:  # no cached_property, whose lock torch.compile cannot take
+            self._difference = self.teacher - self.student
+        return self._difference
 
     def difference_at(self, temperature: float) -> Float[Tensor, "rows tokens"]:
         """v - z, for a term that softens both at this temperature; not to be changed."""

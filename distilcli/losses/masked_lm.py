@@ -1,5 +1,6 @@
 """The cross-entropy of masked tokens (L_mlm): the hard targets of masked-LM training."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -49,6 +50,11 @@ class MaskedLM(VocabularyTerm):
         num_labels, rows = len(labels), block.rows
         masked = gradient.sum[:, :num_labels]
         masked.addcmul_(block.chunk.student.probs(block.index, first=num_labels), coefficient)
+        if torch.compiler.is_compiling():
+            # In one pass with what else is done to the gradient, which scattering would not be.
+            here = torch.arange(rows.start, rows.stop, device=labels.device)[:, None] == labels
+            masked.sub_(coefficient * here)
+            return -(block.student[:, :num_labels] * here).sum()
         # Each label lies in one block; in the others it counts for nothing.
         here = (labels >= rows.start) & (labels < rows.stop)
         row = (labels - rows.start).clamp(0, rows.stop - rows.start - 1)[None]

@@ -1,11 +1,10 @@
 """Soft targets: the forward KL divergence from the teacher's softened distribution (L_ce)."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilcli.losses.logits import Block, BlockGradient, Chunk
+from distilcli.losses.logits import Block, BlockGradient, Chunk, sum_of_products
 from distilcli.losses.terms import Begun, Divergence, check_temperature
 
 
@@ -88,7 +87,7 @@ class SoftTargets(Divergence):
         """T^2 * sum_i p_i (v_i - z_i) / T; its gradient is that of the whole, T * (q - p)."""
         p = block.chunk.teacher.probs(block.index, self.temperature)
         difference = block.difference_at(self.temperature)
-        part = self.temperature * torch.dot(p.view(-1), difference.view(-1))
+        part = self.temperature * sum_of_products(p, difference)
         q = block.chunk.student.probs(block.index, self.temperature)
         gradient.add(q.sub_(p).mul_(coefficient * self.temperature))
         return part

@@ -109,6 +109,7 @@ class Stepper:
         self.step_batches = StepBatches(objective.pack, self.plan, self.rank, self.world_size)
         self._freeze_unused()
         if experiment.train.compile:
+            objective.module.compiles_losses = accelerator.device.type == "cuda"
             for model in objective.module.compilable():
                 compile_layers(model)
         self.optimizer = make_optimizer(objective.module, experiment.optim)

@@ -35,7 +35,7 @@ def test_every_term_has_a_formula():
     assert set(FORMULAS) == set(TERMS)
 
 
-@pytest.mark.parametrize("block_rows", [1, 4, VOCAB, None])
+@pytest.mark.parametrize("block_rows", [0, 1, 4, VOCAB, None])
 @pytest.mark.parametrize("chunk_tokens", [1, 3, TOKENS, 100, None])
 @pytest.mark.parametrize("num_masked", [0, 4, TOKENS])
 @pytest.mark.parametrize("with_teacher", [True, False])
@@ -55,7 +55,7 @@ def test_fused_head_is_the_formulas(with_teacher, num_masked, chunk_tokens, bloc
 
 
 @each_term
-@pytest.mark.parametrize("block_rows", [3, None])
+@pytest.mark.parametrize("block_rows", [0, 3, None])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_each_term_alone(name, temperature, block_rows):
     """At any temperature, with nothing of the other terms in the gradient."""
