@@ -132,7 +132,7 @@ def test_one_that_is_gone_is_told_and_the_others_are_measured(tmp_path, tasks):
     assert models["student"]["reliability"] == {}
 
 
-def test_numbers_have_none(tmp_path, tasks, monkeypatch):
+def test_numbers_have_neither_flips_nor_calibration(tmp_path, tasks, monkeypatch):
     monkeypatch.setattr(reliability, "open_task_of", None)  # must not be called
     done = Done(suite_file(tmp_path / "suite.yaml", tasks, "regression"))
     done.add()
