@@ -188,6 +188,10 @@ def _show_profile(report: Profile, console: Console) -> None:
     rows = [[name, f"{share:.1%}", f"{calls:,.0f}"] for name, share, calls in report.operators]
     title = f"{report.steps} steps of {report.seconds_per_step:.3f} s, the costliest operators"
     console.table(title, ["operator", "share of the time", "calls per step"], rows)
+    if report.idle_share is not None:
+        rows = [[name, f"{share:.1%}", f"{calls:,.0f}"] for name, share, calls in report.kernels]
+        title = f"the costliest kernels; the GPU is idle for {report.idle_share:.1%} of the time"
+        console.table(title, ["kernel", "share of the kernels' time", "calls per step"], rows)
     console.say(f"trace: {report.trace}")
     console.result(asdict(report))
 

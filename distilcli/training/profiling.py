@@ -6,8 +6,11 @@ Takes N steps under PyTorch's profiler, as training would, and keeps none of the
 import gzip
 import shutil
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile, schedule
@@ -20,6 +23,7 @@ from distilcli.training.steps import Stepper
 
 _WARM_UP_STEPS = 2
 _TOP = 15
+_TOP_KERNELS = 10
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,26 @@ class Profile:
         seconds_per_step: until the device is done, the profiler's own cost included.
         trace: file for chrome://tracing or Perfetto.
         operators: (name, share of the time, calls per step) of the costliest operators.
+        kernels: the same of what runs on a GPU itself, as shares of the time that it is busy; empty
+            on a CPU.
+        idle_share: of the time from its first to its last kernel, how much the GPU had nothing to
+            do; None on a CPU.
     """
 
     steps: int
     seconds_per_step: float
     trace: str
     operators: list[tuple[str, float, float]]
+    kernels: list[tuple[str, float, float]]
+    idle_share: float | None
+
+
+class Activity(NamedTuple):
+    """One kernel or copy on a device; times in microseconds."""
+
+    name: str
+    start: float
+    end: float
 
 
 def profile_steps(
@@ -82,7 +100,53 @@ def profile_steps(
     if accelerator.is_main_process:
         _write_trace(profiler, trace)
     stepper.close()
-    return Profile(num_steps, seconds, str(trace), _operators(profiler, accelerator, num_steps))
+    activities_of_device = _activities(profiler)
+    return Profile(
+        num_steps,
+        seconds,
+        str(trace),
+        _operators(profiler, accelerator, num_steps),
+        costliest_kernels(activities_of_device, num_steps),
+        idle_share(activities_of_device),
+    )
+
+
+def _activities(profiler: profile) -> list[Activity]:
+    """What ran on a GPU."""
+    return [
+        Activity(event.name, event.time_range.start, event.time_range.end)
+        for event in profiler.events() or ()
+        # Steps stand on the GPU's line, too, as what a user has named.
+        if event.device_type.name == "CUDA" and not event.is_user_annotation
+    ]
+
+
+def costliest_kernels(
+    activities: Sequence[Activity], num_steps: int
+) -> list[tuple[str, float, float]]:
+    """(name, share of all kernels' time, calls per step) of the ten costliest, costliest first."""
+    times: dict[str, float] = {}
+    for one in activities:
+        times[one.name] = times.get(one.name, 0.0) + one.end - one.start
+    calls = Counter(one.name for one in activities)
+    total = sum(times.values())
+    top = sorted(times.items(), key=lambda item: -item[1])[:_TOP_KERNELS]
+    return [(name, time_us / total, calls[name] / num_steps) for name, time_us in top]
+
+
+def idle_share(activities: Sequence[Activity]) -> float | None:
+    """Share of the time from the first start to the last end in which nothing ran.
+
+    Kernels of several streams may overlap.
+    """
+    if not activities:
+        return None
+    in_order = sorted(activities, key=lambda one: one.start)
+    first, end, idle = in_order[0].start, in_order[0].start, 0.0
+    for one in in_order:
+        idle += max(0.0, one.start - end)
+        end = max(end, one.end)
+    return idle / (end - first) if end > first else 0.0
 
 
 def _write_trace(profiler: profile, trace: Path) -> None:

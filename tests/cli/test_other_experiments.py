@@ -77,6 +77,7 @@ def test_profile_writes_a_trace_and_nothing_else(tiny_world, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [trace]
     report = finished.json
     assert (report["steps"], report["trace"]) == (3, str(trace))
+    assert (report["kernels"], report["idle_share"]) == ([], None)  # which are of a GPU
     shares = [share for _, share, _ in report["operators"]]
     assert len(shares) == 15
     assert shares == sorted(shares, reverse=True)
