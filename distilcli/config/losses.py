@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator, model_validator
 
-from distilcli.config.fields import MAX_LAYERS, Number, Section
+from distilcli.config.fields import MAX_LAYERS, Number, NumLayers, PositiveInt, Section
 from distilcli.config.schedules import Schedule, ScheduledTemperature, ScheduledWeight
 
 
@@ -48,6 +48,27 @@ TeacherLayers = Annotated[
         custom_error_message="must be uniform or a list of numbers of layers",
     ),
 ]
+
+
+def _attention_layers_kind(value: Any) -> str | None:
+    return "list" if isinstance(value, list) else "named" if value in ("last", "uniform") else None
+
+
+_AttentionLayers = Annotated[list[NumLayers | None], Field(max_length=MAX_LAYERS)]
+AttentionLayers = Annotated[
+    Annotated[Literal["last", "uniform"], Tag("named")] | Annotated[_AttentionLayers, Tag("list")],
+    Discriminator(
+        _attention_layers_kind,
+        custom_error_type="attention_layers",
+        custom_error_message="must be last, uniform or a list of numbers of layers",
+    ),
+]
+
+
+def _some_layer(layers: str | list[int | None]) -> str | list[int | None]:
+    if isinstance(layers, list) and all(layer is None for layer in layers):
+        raise ValueError("no layer is named")
+    return layers
 
 
 class TermConfig(Section):
@@ -139,11 +160,11 @@ class HiddenStatesConfig(TermConfig):
 
     weight: ScheduledWeight = Field(
         0.0,
-        description="Weight of the hidden states, L_hidn (Jiao et al. 2020, TinyBERT).",
+        description="Weight of the hidden states, L_hidn (Jiao et al. 2020).",
     )
     distance: Literal["mse", "cosine"] = Field(
         "mse",
-        description="mse: the mean over the width of the squared difference (TinyBERT); "
+        description="mse: the mean over the width of the squared difference (Jiao et al. 2020); "
         "cosine: 1 - cosine, half of PKD's L_PT (Sun et al. 2019).",
     )
     layers: TeacherLayers = Field(
@@ -156,9 +177,7 @@ class HiddenStatesConfig(TermConfig):
     @field_validator("layers")
     @classmethod
     def _compares_something(cls, layers: str | list[int | None]) -> str | list[int | None]:
-        if isinstance(layers, list) and all(layer is None for layer in layers):
-            raise ValueError("no layer is named")
-        return layers
+        return _some_layer(layers)
 
 
 class EmbeddingsConfig(TermConfig):
@@ -168,8 +187,69 @@ class EmbeddingsConfig(TermConfig):
     """
 
     weight: ScheduledWeight = Field(
-        0.0, description="Weight of the embeddings, L_embd (Jiao et al. 2020, TinyBERT)."
+        0.0, description="Weight of the embeddings, L_embd (Jiao et al. 2020)."
     )
+
+
+class AttentionRelationsConfig(TermConfig):
+    """KL(teacher || student) of how the tokens of a sequence are related in a layer of attention.
+
+    Of the last layer of the student and a layer of the teacher; widths and heads may differ.
+    """
+
+    weight: ScheduledWeight = Field(
+        0.0,
+        description="Weight of the relations of attention (Wang et al. 2021, MiniLMv2).",
+    )
+    relations: Annotated[list[Literal["query", "key", "value"]], Field(min_length=1)] = Field(
+        ["query", "key", "value"],
+        description="What tokens are related by: query, key, value, or some of them.",
+    )
+    num_heads: PositiveInt | None = Field(
+        None,
+        description="Relation heads, parts that queries, keys and values are cut into; must divide "
+        "the widths of both models. null: as many as have 16 numbers each in the teacher, or fewer "
+        "that divide both.",
+    )
+    teacher_layer: NumLayers | None = Field(
+        None, description="Layer of the teacher, from 1. null: the last one."
+    )
+
+    @field_validator("relations")
+    @classmethod
+    def _each_once(cls, relations: list[str]) -> list[str]:
+        if len(set(relations)) < len(relations):
+            raise ValueError("each may be there once")
+        return relations
+
+
+class AttentionDistributionsConfig(TermConfig):
+    """The distance of where the tokens attend to in both models, head by head.
+
+    Both models need the same number of heads.
+    """
+
+    weight: ScheduledWeight = Field(
+        0.0,
+        description="Weight of the distributions of attention, L_AT (Wang et al. 2020, MiniLM) or "
+        "L_attn (Jiao et al. 2020).",
+    )
+    distance: Literal["kl", "mse"] = Field(
+        "kl",
+        description="kl: KL(teacher || student) of the distributions (MiniLM); mse: the squared "
+        "difference of the scores before the softmax (Jiao et al. 2020).",
+    )
+    layers: AttentionLayers = Field(
+        "last",
+        description="last: the last layers of both models (MiniLM); uniform: layer i of M of the "
+        "student and i N / M of N of the teacher, rounded (Jiao et al.); or for each layer of the "
+        "student one of the teacher, from 1, null leaves one out.",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _compares_something(cls, layers: str | list[int | None]) -> str | list[int | None]:
+        return _some_layer(layers)
 
 
 class BaseLoss(Section):
@@ -246,6 +326,10 @@ class LossConfig(BaseLoss):
     jensen_shannon: JensenShannonConfig = Field(default_factory=JensenShannonConfig)
     hidden_states: HiddenStatesConfig = Field(default_factory=HiddenStatesConfig)
     embeddings: EmbeddingsConfig = Field(default_factory=EmbeddingsConfig)
+    attention_relations: AttentionRelationsConfig = Field(default_factory=AttentionRelationsConfig)
+    attention_distributions: AttentionDistributionsConfig = Field(
+        default_factory=AttentionDistributionsConfig
+    )
 
     @property
     def unmasked_share(self) -> float:
@@ -294,3 +378,7 @@ class TaskLossConfig(BaseLoss):
     jensen_shannon: JensenShannonConfig = Field(default_factory=JensenShannonConfig)
     hidden_states: HiddenStatesConfig = Field(default_factory=HiddenStatesConfig)
     embeddings: EmbeddingsConfig = Field(default_factory=EmbeddingsConfig)
+    attention_relations: AttentionRelationsConfig = Field(default_factory=AttentionRelationsConfig)
+    attention_distributions: AttentionDistributionsConfig = Field(
+        default_factory=AttentionDistributionsConfig
+    )

@@ -76,7 +76,7 @@ class HiddenStates(InnerTerm):
             chosen: Sequence[int | None] = uniform_layers(student.num_layers, teacher.num_layers)
         else:
             chosen = self._layers
-            _check_layers(chosen, student.num_layers, teacher.num_layers)
+            check_layers(chosen, student.num_layers, teacher.num_layers)
         return [
             Pair(Place("hidden_states", after), Place("hidden_states", of_teacher))
             for after, of_teacher in enumerate(chosen, start=1)
@@ -89,9 +89,14 @@ class HiddenStates(InnerTerm):
         return sum(others, start=first)
 
 
-def _check_layers(
-    layers: Sequence[int | None], num_student_layers: int, num_teacher_layers: int
+def check_layers(
+    layers: Sequence[int | None], num_student_layers: int, num_teacher_layers: int, first: int = 0
 ) -> None:
+    """Refuse a list that does not name a layer of the teacher for each layer of the student.
+
+    Raises:
+        CannotCompare: naming the setting `layers`.
+    """
     if len(layers) != num_student_layers:
         raise CannotCompare(
             f"layers: {len(layers)} entries, and the student has {num_student_layers} layers",
@@ -99,7 +104,8 @@ def _check_layers(
         )
     outside = [layer for layer in layers if layer is not None and layer > num_teacher_layers]
     if outside:
+        also = "" if first else ", or 0 for what the first layer is given"
         raise CannotCompare(
             f"layers: {outside[0]} is over the {num_teacher_layers} layers of the teacher",
-            f"Use 1 ... {num_teacher_layers}, or 0 for what the first layer is given.",
+            f"Use 1 ... {num_teacher_layers}{also}.",
         )

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from distilcli.losses.terms import Counts, Term
 
-What = Literal["hidden_states", "query", "key", "value"]
+What = Literal["hidden_states", "query", "key", "value", "attention_query", "attention_key"]
 
 
 class Place(NamedTuple):
     """A place in a model.
 
     Attributes:
-        what: hidden states, or the projection to queries, keys or values.
+        what: hidden states; the projection to queries, keys or values; or the queries and keys that
+            attention multiplies, which are rotated where the model does that.
         layer: of hidden states, after how many layers: 0 is what the first layer is given, and
             the number of layers is the last hidden states, with a norm after the last layer if
             the model has one. Of queries, keys and values, in which layer, from 0.
@@ -37,11 +38,13 @@ class Shape(NamedTuple):
         num_layers: depth.
         width: of hidden states, and of the queries, keys and values of all heads of a layer.
         num_heads: attention heads of a layer.
+        radii: of each layer, places to either side that a token sees; None: its whole sequence.
     """
 
     num_layers: int
     width: int
     num_heads: int
+    radii: tuple[int | None, ...]
 
 
 class Pair(NamedTuple):
@@ -88,8 +91,7 @@ class InnerTerm(Term):
 
         Args:
             compared: for each of its `places`, what is there in the student and in the teacher,
-                of the tokens that both read, all sequences end to end. Queries, keys and values
-                are as they are projected: before heads are split, and before a model that rotates
-                them does so.
+                of the tokens that both read, all sequences end to end. The heads of queries,
+                keys and values are side by side.
             lengths: tokens of each sequence, in order; 0 where the models have none in common.
         """

@@ -7,6 +7,8 @@ recorded.
 
 from collections.abc import Mapping, Sequence
 
+from distilcli.losses.attention_distributions import AttentionDistributions
+from distilcli.losses.attention_relations import AttentionRelations
 from distilcli.losses.embeddings import Embeddings
 from distilcli.losses.hidden_cosine import HiddenCosine
 from distilcli.losses.hidden_states import HiddenStates
@@ -28,6 +30,8 @@ MASKED_LM_TERMS: tuple[type[Term], ...] = (
     HiddenCosine,
     HiddenStates,
     Embeddings,
+    AttentionRelations,
+    AttentionDistributions,
 )
 TASK_TERMS: tuple[type[Term], ...] = (
     SoftTargets,
@@ -37,6 +41,8 @@ TASK_TERMS: tuple[type[Term], ...] = (
     HiddenCosine,
     HiddenStates,
     Embeddings,
+    AttentionRelations,
+    AttentionDistributions,
 )
 
 

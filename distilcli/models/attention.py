@@ -4,9 +4,11 @@ Registered with transformers' attention interface under `PACKED`; a model whose 
 must be called with `packing=Packing(...)`. Shapes: B=1 H=heads T=tokens of all sequences D=head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +22,10 @@ from distilcli.models.variable_length import has_kernel, variable_length_attenti
 from distilcli.models.windowed_attention import windowed_attention
 
 PACKED = "distilcli_packed"
+# By the modules that call attention. No layer knows of them: a compiled one leaves attention out.
+_LISTENERS: WeakKeyDictionary[nn.Module, list[Callable[[Tensor, Tensor], None]]] = (
+    WeakKeyDictionary()
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,19 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     """Switch a model to packed attention; it then needs `packing` at every call."""
     AttentionInterface.register(PACKED, packed_attention)
     model.set_attn_implementation(PACKED)
+
+
+def listen_to_attention(
+    attention: nn.Module,
+    listener: Callable[[Float[Tensor, "1 H T D"], Float[Tensor, "1 H T D"]], None],
+) -> None:
+    """Have a function called with the queries and keys that a layer's attention multiplies.
+
+    Args:
+        attention: what calls `packed_attention` in a layer.
+        listener: is called whenever it does, before attention is computed.
+    """
+    _LISTENERS.setdefault(attention, []).append(listener)
 
 
 def packed_attention(
@@ -89,6 +108,8 @@ def packed_attention(
     """
     if others or attention_mask is not None or encoder_hidden_states is not None:
         _refuse(module, others, attention_mask, encoder_hidden_states)
+    for listener in _LISTENERS.get(module, ()):
+        listener(query, key)
     radius = None if sliding_window is None else sliding_window - 1
     if has_kernel(query):
         bounds = packing.boundaries, packing.max_length

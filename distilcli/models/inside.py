@@ -9,18 +9,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilcli.losses.inside import Place, Shape
+from distilcli.models.attention import listen_to_attention
 from distilcli.models.families import encoder, encoder_layers, family_of
 
 Inside = dict[Place, Tensor]
+# In the order that those who listen to attention get them.
+_OF_ATTENTION = ("attention_query", "attention_key")
 
 
 def shape_of(model: PreTrainedModel) -> Shape:
     """Depth, width and heads of a model."""
-    names = family_of(model).settings
+    family = family_of(model)
+    names, num_layers = family.settings, len(encoder_layers(model))
     return Shape(
-        num_layers=len(encoder_layers(model)),
+        num_layers=num_layers,
         width=int(getattr(model.config, names.hidden_size)),
         num_heads=int(getattr(model.config, names.num_attention_heads)),
+        radii=tuple(family.radii(model.config, num_layers)),
     )
 
 
@@ -40,6 +45,8 @@ class Recorder:
         for place in sorted(set(places)):
             if place.what == "hidden_states":
                 self._hook_between_layers(model, place)
+            elif place.what in _OF_ATTENTION:
+                self._listen_to_attention(model, place)
             else:
                 self._hook_projection(model, place)
 
@@ -56,6 +63,10 @@ class Recorder:
         if self._found is not None:
             self._found[place] = row[0]
 
+    def _keep_heads(self, place: Place, heads: Tensor) -> None:
+        if self._found is not None:
+            self._found[place] = heads[0].transpose(0, 1).flatten(1)
+
     def _hook_between_layers(self, model: PreTrainedModel, place: Place) -> None:
         layers = encoder_layers(model)
         if place.layer < len(layers):
@@ -66,6 +77,14 @@ class Recorder:
             encoder(model).register_forward_hook(
                 lambda _body, _inputs, output: self._keep(place, output.last_hidden_state)
             )
+
+    def _listen_to_attention(self, model: PreTrainedModel, place: Place) -> None:
+        layer = encoder_layers(model)[place.layer]
+        index = _OF_ATTENTION.index(place.what)
+        listen_to_attention(
+            layer.get_submodule(family_of(model).layer.attention),
+            lambda *both: self._keep_heads(place, both[index]),
+        )
 
     def _hook_projection(self, model: PreTrainedModel, place: Place) -> None:
         layer = family_of(model).layer

@@ -34,7 +34,8 @@ def gradient_of_step(stepper: Stepper, step: int) -> dict[str, torch.Tensor]:
     gradient: dict[str, torch.Tensor] = {}
 
     def remember(*_: Any) -> None:
-        gradient.update({name: p.grad.detach().clone() for name, p in named.items()})
+        trained = {name: p for name, p in named.items() if p.requires_grad}
+        gradient.update({name: p.grad.detach().clone() for name, p in trained.items()})
 
     hook = stepper.optimizer.register_step_pre_hook(remember)
     stepper.take(step, stepper.step_batches[step])

@@ -15,6 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from distilcli.tasks.inputs import TaskBatch
 from distilcli.tasks.outputs import Head
 
+# What transformers calls the type of a layer whose tokens see those near them.
+_IN_A_WINDOW = "sliding_attention"
 # A model with a masked-LM head, of any family: transformers has no type for these.
 MaskedLM: TypeAlias = PreTrainedModel
 
@@ -338,6 +340,14 @@ class Family:
         # At the latest the whole list repeats.
         period = next(n for n in range(1, len(types) + 1) if types[n:] == types[:-n])
         return [types[i % period] for i in range(num_layers)]
+
+    def radii(self, config: Any, num_layers: int) -> list[int | None]:
+        """Places to either side that a token of each layer sees; None: its whole sequence."""
+        types = self._layer_types(config, num_layers)
+        if types is None or self.settings.window is None:
+            return [None] * num_layers
+        radius = int(getattr(config, self.settings.window)) // 2
+        return [radius if one == _IN_A_WINDOW else None for one in types]
 
     @property
     def head_classes(self) -> set[str]:
