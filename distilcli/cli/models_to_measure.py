@@ -11,7 +11,7 @@ from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.reading import load_experiment, load_of_run
 from distilcli.distillation.run_kind import AnyKind
 from distilcli.errors import ConfigError, ModelError
-from distilcli.evaluation.asked import TEACHER, Asked
+from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER, Asked, teacher_names
 from distilcli.training.run_folder import RunFolder
 
 
@@ -69,8 +69,12 @@ def models_to_measure(wanted: Wanted, kind: AnyKind) -> dict[str, str]:
                 "Run distilcli train first, or name a model.",
             )
     found: dict[str, str] = {}
+    teacher = kind.experiment.teacher
+    of_teachers = {TEACHER}
+    if teacher is not None and teacher.others:
+        of_teachers |= {*teacher_names(len(teacher.by_key)), ALL_TEACHERS}
     for label, path in (pair for group in groups for pair in group):
-        taken = label in found or label == TEACHER
+        taken = label in found or label in of_teachers
         found[path if taken else label] = path
     return found
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from distilcli.config.data import DataConfig, MaskingConfig
 from distilcli.config.fields import Name, OutputFolder, Section, Seed
-from distilcli.config.losses import LossConfig, TaskLossConfig
+from distilcli.config.losses import BaseLoss, LossConfig, TaskLossConfig
 from distilcli.config.models import (
     BaseTeacher,
     CopiedStudent,
@@ -105,6 +105,7 @@ class MaskedLMExperiment(BaseExperiment):
             )
         if self.teacher is None and not self.loss.asks_for_labels:
             raise ValueError("without a teacher, loss.masked_lm.weight must be above 0")
+        _check_several(self.teacher, self.loss)
         if self.train.tokens_per_micro_batch < self.data.max_length:
             raise ValueError(
                 f"train.tokens_per_micro_batch {self.train.tokens_per_micro_batch} "
@@ -144,6 +145,7 @@ class TaskExperiment(BaseExperiment):
             raise ValueError("without a teacher, student.source must name a model")
         if self.teacher is None and not self.loss.asks_for_labels:
             raise ValueError("without a teacher, loss.labels.weight must be above 0")
+        _check_several(self.teacher, self.loss)
         for name, term in self.loss.terms.items():
             if term.largest_weight and self.task.asks_for_number and not term.for_numbers:
                 raise ValueError(
@@ -163,3 +165,20 @@ class TaskExperiment(BaseExperiment):
                 f"is under task.max_length {self.task.max_length}"
             )
         return self
+
+
+def _check_several(teacher: BaseTeacher | None, loss: BaseLoss) -> None:
+    """Refuse several teachers where there is nothing of them to be averaged."""
+    if teacher is None or not teacher.others:
+        return
+    for name, term in loss.terms.items():
+        if term.largest_weight and not term.for_several_teachers:
+            raise ValueError(
+                f"loss.{name} compares logits, which the mean of several teachers' distributions "
+                f"does not have; set loss.{name}.weight=0, or teacher.others=[]"
+            )
+    if not loss.averages_teachers:
+        raise ValueError(
+            "teacher.others would run in vain: no loss compares their distributions; set "
+            "loss.soft_targets.weight above 0, or teacher.others=[]"
+        )

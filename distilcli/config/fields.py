@@ -35,6 +35,7 @@ MAX_TOKENS = 2**24  # of a micro-batch
 MAX_LENGTH = 2**16  # tokens of a sequence
 MAX_LAYERS = 1000
 MAX_VOCABULARY = 2**24  # tokens
+MAX_OTHER_TEACHERS = 63
 MIN_WEIGHT = 1e-9
 # Lax: PyYAML reads 3e-4 as a string. But true is no 1.0.
 Number = Annotated[
@@ -52,6 +53,7 @@ Temperature = Annotated[Number, Field(ge=0.01, le=1000.0)]
 MaxNorm = Annotated[float, BeforeValidator(_plain_number), Field(ge=1e-6)]
 Seconds = Annotated[Number, Field(ge=0.1, le=20 * 24 * 3600.0)]  # gloo counts ms, up to 2^31
 Weight = Annotated[Number, Field(ge=0.0, le=1e6), AfterValidator(_not_too_small)]
+TeacherWeight = Annotated[Number, Field(ge=1e-6, le=1e6)]  # one of 0 would run in vain
 Tokens = Annotated[StrictInt, Field(gt=0, le=MAX_TOKENS)]
 Length = Annotated[StrictInt, Field(ge=0, le=MAX_LENGTH)]
 NumLayers = Annotated[StrictInt, Field(gt=0, le=MAX_LAYERS)]

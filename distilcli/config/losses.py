@@ -76,6 +76,8 @@ class TermConfig(Section):
 
     #: Whether it means something where the output of a task is a number.
     for_numbers: ClassVar[bool] = True
+    #: Whether it means something where several teachers are averaged.
+    for_several_teachers: ClassVar[bool] = True
 
     weight: ScheduledWeight
 
@@ -124,6 +126,8 @@ class HiddenCosineConfig(TermConfig):
 
 class LogitMSEConfig(TermConfig):
     """The mean over the vocabulary of the squared difference of logits."""
+
+    for_several_teachers: ClassVar[bool] = False
 
     weight: ScheduledWeight = Field(
         0.0,
@@ -294,6 +298,12 @@ class BaseLoss(Section):
     def asks_for_teacher(self) -> bool:
         """Whether some other term has a weight."""
         return any(weight for name, weight in self.weights.items() if name != self.on_labels)
+
+    @property
+    def averages_teachers(self) -> bool:
+        """Whether some term with a weight compares distributions, of which several have a mean."""
+        terms = self.terms.values()
+        return any(isinstance(one, SoftenedTermConfig) and one.largest_weight for one in terms)
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_val
 
 from distilcli.config.fields import (
     MAX_LAYERS,
+    MAX_OTHER_TEACHERS,
     MAX_VOCABULARY,
     Fraction,
     ModelName,
@@ -14,6 +15,7 @@ from distilcli.config.fields import (
     PositiveInt,
     Precision,
     Section,
+    TeacherWeight,
 )
 
 LayerList = Annotated[
@@ -192,8 +194,8 @@ Student = Annotated[
 ]
 
 
-class BaseTeacher(Section):
-    """The model whose behaviour the student learns."""
+class TeacherModel(Section):
+    """One of the models whose behaviour the student learns."""
 
     model: ModelName = Field(description="Folder, hub name or builtin:NAME.")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
@@ -202,6 +204,31 @@ class BaseTeacher(Section):
         description="Precision of the teacher's weights; auto: bf16 where the hardware computes "
         "in it.",
     )
+    weight: TeacherWeight = Field(
+        1.0, description="Weight in the mean of several teachers; only their ratio counts."
+    )
+
+
+class BaseTeacher(TeacherModel):
+    """The model whose behaviour the student learns."""
+
+    others: Annotated[list[TeacherModel], Field(max_length=MAX_OTHER_TEACHERS)] = Field(
+        default_factory=list,
+        description="More teachers, which read the same tokens: the student learns the mean of "
+        "all distributions. Layers are copied from the first, and hidden states compared with it.",
+    )
+
+    @property
+    def by_key(self) -> dict[str, TeacherModel]:
+        """All teachers by the section of the settings that names each, the first one first."""
+        others = enumerate(self.others)
+        return {"teacher": self} | {f"teacher.others.{index}": one for index, one in others}
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of each teacher in the mean, in the order of `by_key`; they add up to 1."""
+        weights = [teacher.weight for teacher in self.by_key.values()]
+        return tuple(weight / sum(weights) for weight in weights)
 
 
 class TeacherConfig(BaseTeacher):

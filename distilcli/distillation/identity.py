@@ -8,6 +8,7 @@ and cost what reading costs (`digests.py`); nothing of this is in a step.
 
 from typing import Any, NamedTuple
 
+from distilcli.config.models import BaseTeacher
 from distilcli.corpus.store import TokenStore
 from distilcli.files.digests import file_digest, text_digest
 from distilcli.files.json_text import to_json
@@ -32,7 +33,8 @@ class Fingerprint(NamedTuple):
 
 
 # What a teacher put out for the inputs, kept on disk. But for rounding it follows from the teacher
-# and the inputs, and it may be computed again elsewhere: a change is told, and not refused.
+# and the inputs, and it may be computed again elsewhere: a change is told, and not refused. What
+# other teachers put out is called so too, with their keys after it.
 TEACHER_OUTPUTS = "teacher.cache outputs"
 # By what it is: a key of the experiment, or a file of the run folder.
 Identity = dict[str, Fingerprint]
@@ -62,6 +64,19 @@ def identity_of_model(key: str, name: str, revision: str | None = None) -> Ident
         ),
         f"{key} weights": Fingerprint(place, text_digest(to_json(weights))),
     }
+
+
+def identity_of_teachers(teacher: BaseTeacher | None) -> Identity:
+    """Fingerprints of all teachers.
+
+    Raises:
+        ModelError: the files of one are not there any more.
+    """
+    found: Identity = {}
+    if teacher is not None:
+        for key, one in teacher.by_key.items():
+            found |= identity_of_model(f"{key}.model", one.model, one.revision)
+    return found
 
 
 def identity_of_tokenizer(tokenizer: Any) -> Identity:

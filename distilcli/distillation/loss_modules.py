@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from distilcli.batches.masked import PackedBatch
 from distilcli.config.losses import LossConfig, TaskLossConfig
 from distilcli.distillation.inner_terms import Looks, Projections
-from distilcli.distillation.teachers import ModelTeacher, Teacher
-from distilcli.losses.fused_head import Projection, fused_vocabulary_losses
+from distilcli.distillation.teachers import ALONE, Ensemble, ModelTeacher, Teacher
+from distilcli.losses.fused_head import Mixture, Projection, fused_vocabulary_losses
 from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
 from distilcli.models.attention import Packing, use_packed_attention
@@ -49,6 +49,7 @@ class LossModule(nn.Module, ABC):
         teacher: what it is compared with; None: nothing is.
         terms: the losses that are wanted.
         seed: of the projections that are learned beside the student.
+        ensemble: the teachers that the first one is averaged with.
     """
 
     student: PreTrainedModel
@@ -61,10 +62,13 @@ class LossModule(nn.Module, ABC):
         teacher: Teacher | None,
         terms: Sequence[Term],
         seed: int,
+        ensemble: Ensemble,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
+        self.others: Any = nn.ModuleList(ensemble.others)  # of `Teacher`s, which it cannot say
+        self.shares = ensemble.shares
         self.terms = tuple(terms)
         self._on_hidden = [term for term in terms if isinstance(term, HiddenTerm)]
         running = teacher.model if isinstance(teacher, ModelTeacher) else None
@@ -75,7 +79,12 @@ class LossModule(nn.Module, ABC):
 
     def compilable(self) -> list[PreTrainedModel]:
         """The models whose layers `train.compile` compiles."""
-        return [self.student, *(self.teacher.compilable() if self.teacher else [])]
+        of_teachers = (teacher.compilable() for teacher in self.teachers())
+        return [self.student, *(model for models in of_teachers for model in models)]
+
+    def teachers(self) -> list[Teacher]:
+        """All of them, the first one first."""
+        return [] if self.teacher is None else [self.teacher, *self.others]
 
     def counts(self, batch: Any) -> list[int]:
         """What the sum of each term over a micro-batch is divided by, once all are added up."""
@@ -187,6 +196,7 @@ class Distillation(LossModule):
         teacher: runs in every step; None: hard targets alone.
         loss: weights, temperature, positions.
         seed: see `LossModule`.
+        ensemble: other teachers that run in every step, if there are any.
     """
 
     student: MaskedLM
@@ -198,10 +208,11 @@ class Distillation(LossModule):
         teacher: ModelTeacher | None,
         loss: LossConfig,
         seed: int = 0,
+        ensemble: Ensemble = ALONE,
     ) -> None:
         has_teacher = teacher is not None
         terms = wanted_terms(MASKED_LM_TERMS, loss, has_teacher)
-        super().__init__(student, teacher, terms, seed)
+        super().__init__(student, teacher, terms, seed, ensemble)
         self._on_logits = [term for term in terms if isinstance(term, VocabularyTerm)]
         self._compares = any(term.needs_teacher for term in terms)
 
@@ -221,11 +232,12 @@ class Distillation(LossModule):
                     teacher_hidden = self.teacher.hidden(batch, packing)
                 else:
                     teacher_hidden = self.teacher.hidden(row, Packing.of(row))
+        others = self._projections_of_others(batch) if self.compares_logits else []
         with self._looks.of_student.recording() as found:
             student_hidden = run_encoder(self.student, batch, packing)
         sums = _Sums(self.terms, coefficients, student_hidden)
         if self._on_logits:
-            self._add_logit_terms(sums, batch, student_hidden, teacher_hidden)
+            self._add_logit_terms(sums, batch, student_hidden, teacher_hidden, others)
         lengths = batch.lengths
         if row is not None:
             lengths = row.pair_lengths
@@ -248,21 +260,33 @@ class Distillation(LossModule):
     def _counts_of(self, batch: PackedBatch) -> Counts:
         return Counts(batch.num_compared, batch.num_soft, batch.num_masked)
 
+    def _projections_of_others(self, batch: PackedBatch) -> list[Projection]:
+        """Of each teacher but the first what its logits are made of, where they are compared."""
+        row = batch if batch.teacher_row is None else batch.teacher_row
+        packing = Packing.of(row)
+        return [
+            other.projection(other.hidden(row, packing)[row.soft_positions])
+            for other in self.others
+        ]
+
     def _add_logit_terms(
         self,
         sums: _Sums,
         batch: PackedBatch,
         student_hidden: Float[Tensor, "tokens hidden"],
         teacher_hidden: Float[Tensor, "tokens hidden"] | None,
+        others: Sequence[Projection],
     ) -> None:
-        positions, num_labelled, teacher = batch.masked_positions, batch.num_masked, None
+        positions, num_labelled = batch.masked_positions, batch.num_masked
+        teacher: Projection | Mixture | None = None
         if self.compares_logits:
             assert self.teacher is not None
             assert teacher_hidden is not None
             positions, num_labelled = batch.soft_positions, batch.num_soft_masked
             row = batch.teacher_row
             in_row = positions if row is None else row.soft_positions
-            teacher = self.teacher.projection(teacher_hidden[in_row])
+            first = self.teacher.projection(teacher_hidden[in_row])
+            teacher = Mixture([first, *others], self.shares) if others else first
             on_labels = [term for term in self._on_logits if not term.needs_teacher]
             if on_labels and batch.lone_positions.shape[0]:
                 lone = batch.lone_positions
@@ -277,7 +301,7 @@ class Distillation(LossModule):
         terms: list[VocabularyTerm],
         hidden: Float[Tensor, "positions hidden"],
         labels: Int[Tensor, " labelled"],
-        teacher: Projection | None,
+        teacher: Projection | Mixture | None,
     ) -> None:
         """Add terms at some positions, of which the first len(labels) have a label."""
         found = fused_vocabulary_losses(
@@ -300,6 +324,7 @@ class TaskDistillation(LossModule):
         outputs: what a task's outputs are.
         loss: weights and temperature.
         seed: see `LossModule`.
+        ensemble: other teachers, which run or have run as the first one, if there are any.
     """
 
     def __init__(
@@ -309,10 +334,11 @@ class TaskDistillation(LossModule):
         outputs: Outputs,
         loss: TaskLossConfig,
         seed: int = 0,
+        ensemble: Ensemble = ALONE,
     ) -> None:
         has_teacher = teacher is not None
         terms = wanted_terms(TASK_TERMS, loss, has_teacher)
-        super().__init__(student, teacher, terms, seed)
+        super().__init__(student, teacher, terms, seed, ensemble)
         self.outputs = outputs
         self._on_rows = [term for term in terms if isinstance(term, OutputTerm)]
 
@@ -323,10 +349,13 @@ class TaskDistillation(LossModule):
             batch: packed inputs on this module's device.
             coefficients: weight over global count of each term.
         """
-        taught = teacher_hidden = None
+        taught: list[Tensor] = []
+        teacher_hidden = None
         with self._looks.of_teacher.recording() as inside_teacher:
             if self.teacher is not None:
-                taught, teacher_hidden = self.teacher.outputs(batch)
+                first, teacher_hidden = self.teacher.outputs(batch)
+                taught = [first]
+        taught += [other.outputs(batch)[0] for other in self.others]
         with self._looks.of_student.recording() as inside_student:
             found, hidden = run_model(self.student, batch)
         sums = _Sums(self.terms, coefficients, found)
@@ -340,12 +369,13 @@ class TaskDistillation(LossModule):
         self._add_inner(sums, inside_student, inside_teacher, batch.lengths)
         return sums.result()
 
-    def _rows(self, batch: TaskBatch, found: Tensor, taught: Tensor | None) -> Rows:
+    def _rows(self, batch: TaskBatch, found: Tensor, taught: Sequence[Tensor]) -> Rows:
         return Rows(
             self.outputs,
             self.outputs.rows(found, batch.lengths),
-            [] if taught is None else [self.outputs.rows(taught.float(), batch.lengths)],
+            [self.outputs.rows(one.float(), batch.lengths) for one in taught],
             self.outputs.targets(batch.targets),
+            self.shares,
         )
 
     def _counts_of(self, batch: TaskBatch) -> Counts:

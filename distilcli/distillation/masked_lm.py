@@ -16,6 +16,7 @@ from distilcli.distillation.identity import (
     Identity,
     identity_of_model,
     identity_of_store,
+    identity_of_teachers,
     identity_of_tokenizer,
 )
 from distilcli.distillation.loss_modules import Distillation
@@ -30,9 +31,22 @@ from distilcli.distillation.masked_lm_parts import (
 )
 from distilcli.distillation.measured_text import check_tokenizers, held_out_text, other_text
 from distilcli.distillation.objective import Objective
-from distilcli.distillation.run_kind import Audience, Place, RunKind, show_progress
+from distilcli.distillation.other_teachers import called_teachers, load_others
+from distilcli.distillation.run_kind import (
+    Audience,
+    Place,
+    RunKind,
+    experiment_tokenizer,
+    show_progress,
+)
 from distilcli.distillation.store_contents import contents_of, store_warnings
-from distilcli.distillation.teachers import ModelTeacher, OffloadedTeacher, PlacedTeacher
+from distilcli.distillation.teachers import (
+    ALONE,
+    Ensemble,
+    ModelTeacher,
+    OffloadedTeacher,
+    PlacedTeacher,
+)
 from distilcli.distillation.tokenization import (
     Tokenization,
     ensure_store,
@@ -40,7 +54,7 @@ from distilcli.distillation.tokenization import (
     tokenization_of_student,
 )
 from distilcli.errors import ConfigError, DataError, ModelError
-from distilcli.evaluation.asked import TEACHER, Asked
+from distilcli.evaluation.asked import ALL_TEACHERS, Asked
 from distilcli.evaluation.held_out import (
     HeldOutScores,
     held_out_masker,
@@ -50,6 +64,7 @@ from distilcli.evaluation.held_out import (
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.text import evaluate, lines_of, table_of
 from distilcli.models.checks import check_vocabulary
+from distilcli.models.families import MaskedLM
 from distilcli.models.loading import load_masked_lm
 from distilcli.text.tokenizer_checks import unknown_share
 
@@ -82,15 +97,19 @@ class MaskedLMObjective(Objective):
         self.unknown_share = unknown_share(parts.store.token_counts, parts.tokenizer)
         self.num_held_out = len(parts.store.held_out)
         teacher: ModelTeacher | None = None
+        ensemble = ALONE
         if parts.teacher is not None and experiment.teacher is not None:
-            is_offloaded = experiment.teacher.offload
-            model, ids = parts.teacher, self._ids
-            if is_offloaded:
-                teacher = OffloadedTeacher(model, device, ids)
-            else:
-                teacher = PlacedTeacher(model, ids)
+            teacher, *others = (
+                OffloadedTeacher(model, device, self._ids)
+                if experiment.teacher.offload
+                else PlacedTeacher(model, self._ids)
+                for model in (parts.teacher, *parts.others)
+            )
+            ensemble = Ensemble(others, experiment.teacher.shares)
         self._teacher = None if teacher is None else teacher.model
-        self.module = Distillation(parts.student, teacher, experiment.loss, experiment.seed)
+        self.module = Distillation(
+            parts.student, teacher, experiment.loss, experiment.seed, ensemble
+        )
         compares = self.module.compares_logits
         self._unmasked_share = experiment.loss.unmasked_share if compares else 0.0
         self._masker = Masker(
@@ -125,10 +144,10 @@ class MaskedLMObjective(Objective):
         return held_out_scores(student, self._teacher, batches, accelerator, teacher_ids=self._ids)
 
     def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
-        """Held-out loss of the teacher and of token frequencies, in nats a masked token.
+        """Held-out loss of each teacher and of token frequencies, in nats a masked token.
 
         Raises:
-            ModelError: the teacher predicts held-out text no better than token frequencies do.
+            ModelError: a teacher predicts held-out text no better than token frequencies do.
         """
         if not self.num_held_out:
             return {"teacher_loss": None, "unigram_loss": None}
@@ -137,19 +156,20 @@ class MaskedLMObjective(Objective):
             store, tokenization = self.parts.whole_store, tokenization.whole
         batches = self._held_out_batches(store, tokenization, _SANITY_SEQUENCES, accelerator)
         unigram = unigram_loss(store, batches, accelerator)
-        teacher = self.experiment.teacher
-        if teacher is None or self._teacher is None:
+        if self._teacher is None:
             return {"teacher_loss": None, "unigram_loss": unigram}
-        where = f"teacher.model {teacher.model}"
-        scores = held_out_scores(self._teacher, None, batches, accelerator, where)
-        teacher_loss = scores.loss
-        if not teacher_loss < unigram:
-            raise ModelError(
-                f"{where}: its held-out masked-LM loss, {teacher_loss:.3f}, is no better than "
-                f"the {unigram:.3f} of token frequencies alone",
-                "Check that the teacher and its tokenizer belong together and know this text.",
-            )
-        return {"teacher_loss": teacher_loss, "unigram_loss": unigram}
+        found: dict[str, float | None] = {}
+        models = [self._teacher, *(other.model for other in self.module.others)]
+        for called, model in zip(called_teachers(self.experiment), models, strict=True):
+            loss = held_out_scores(model, None, batches, accelerator, called.where).loss
+            if not loss < unigram:
+                raise ModelError(
+                    f"{called.where}: its held-out masked-LM loss, {loss:.3f}, is no better than "
+                    f"the {unigram:.3f} of token frequencies alone",
+                    "Check that the teacher and its tokenizer belong together and know this text.",
+                )
+            found[f"{called.key}_loss"] = loss
+        return found | {"unigram_loss": unigram}
 
     def _held_out_batches(
         self,
@@ -212,6 +232,8 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
         place.take()
         # Models first: a mistake there must not cost the hours that preparing a corpus may take.
         teacher = None if place.keeps_student else load_teacher(experiment)
+        if not place.keeps_student:
+            load_others(experiment, teacher, experiment_tokenizer(experiment))
         tokenization = tokenization_of(experiment, make)
         student = None
         if not place.keeps_student:
@@ -237,9 +259,7 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
     def identity(self, parts: TextParts, initial_student: Path) -> Identity:
         """Teacher, student at start, tokenizer, and the store for the text."""
         found = identity_of_tokenizer(parts.tokenizer) | identity_of_store(parts.store)
-        teacher = self.experiment.teacher
-        if teacher is not None:
-            found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
+        found |= identity_of_teachers(self.experiment.teacher)
         return found | identity_of_model("initial student", str(initial_student))
 
     def objective(
@@ -284,8 +304,12 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
             DataError, ModelError: text or models cannot be used, or do not fit together.
         """
         experiment = self.experiment
+        models: dict[str, MaskedLM] = {}
+        teachers = {called.name: called.model for called in called_teachers(experiment)}
         teacher = load_teacher(experiment)
-        models = {} if teacher is None else {TEACHER: teacher}
+        if teacher is not None:
+            others = load_others(experiment, teacher, experiment_tokenizer(experiment))
+            models = dict(zip(teachers, (teacher, *others), strict=True))
         models |= {label: load_masked_lm(path, role="student") for label, path in paths.items()}
         if asked.text:
             tokenization = tokenization_of_student(experiment, next(iter(paths.values())))
@@ -300,16 +324,16 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
             check_vocabulary(model, text.store.manifest.vocab_size, name)
         rows = evaluate(
             models,
-            TEACHER if teacher is not None else None,
+            list(teachers),
             text,
             experiment.train.tokens_per_micro_batch,
             accelerator,
             audience.note,
             asked.num_sequences,
             with_speed=asked.speed is not False,
+            shares=experiment.teacher.shares if experiment.teacher is not None else (),
         )
-        if experiment.teacher is not None:
-            paths = {TEACHER: experiment.teacher.model, **paths}
+        paths = teachers | {ALL_TEACHERS: ", ".join(teachers.values())} | paths
         found = {row.name: {"path": paths[row.name], **row.record()} for row in rows}
         record = {"text": text.record, "models": found}
         return Result(table_of(rows, text), lines_of(rows, text), record)

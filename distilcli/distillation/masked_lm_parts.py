@@ -10,6 +10,7 @@ from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import CheckpointStudent, CopiedStudent
 from distilcli.corpus.store import TokenStore
 from distilcli.distillation.inner_terms import check_terms
+from distilcli.distillation.other_teachers import load_others
 from distilcli.distillation.run_kind import Parts
 from distilcli.distillation.tokenization import (
     Tokenization,
@@ -117,11 +118,20 @@ def parts_of(
         DataError, ModelError: they do not fit together.
     """
     teacher = load_teacher(experiment, teacher_dtype(experiment, device))
+    whole = tokenization.whole if tokenization.is_paired else None
+    others = load_others(experiment, teacher, (whole or tokenization).tokenizer, device)
     check_student(experiment, student, teacher, tokenization)
     check_vocabulary(student, store.manifest.vocab_size, "the student")
-    whole = tokenization.whole if tokenization.is_paired else None
     whole_store = None if whole is None else whole.open_store(by_content=False)
-    return TextParts(tokenization.tokenizer, teacher, student, tokenization, store, whole_store)
+    return TextParts(
+        tokenization.tokenizer,
+        teacher,
+        student,
+        tokenization,
+        store,
+        whole_store,
+        others=others,
+    )
 
 
 def check_student(

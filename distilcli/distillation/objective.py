@@ -50,9 +50,9 @@ class Objective(ABC):
         return self.module.student
 
     def identity(self) -> Identity:
-        """What training depends on besides what the run reads: a teacher's outputs on disk."""
-        teacher = self.module.teacher
-        return teacher.identity() if teacher else {}
+        """What training depends on besides what the run reads: teachers' outputs on disk."""
+        teachers = self.module.teachers()
+        return {what: one for teacher in teachers for what, one in teacher.identity().items()}
 
     @abstractmethod
     def pack(self, draws: Draws) -> PackedSequences:

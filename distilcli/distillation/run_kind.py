@@ -7,7 +7,7 @@ from kind to kind is behind `RunKind`, with one implementation each: `masked_lm.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -70,11 +70,13 @@ class Parts:
         tokenizer: of the data and both models.
         teacher: None when the experiment has none.
         student: in fp32, as it starts.
+        others: the teachers beside the first one, with which it is averaged.
     """
 
     tokenizer: PreTrainedTokenizerFast
     teacher: PreTrainedModel | None
     student: PreTrainedModel
+    others: tuple[PreTrainedModel, ...] = field(default=(), kw_only=True)
 
 
 E = TypeVar("E", bound=BaseExperiment)

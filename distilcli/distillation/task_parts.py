@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.inner_terms import check_terms
+from distilcli.distillation.other_teachers import load_other_finetuned, refuse_other_tokenizers
 from distilcli.distillation.run_kind import Parts, experiment_tokenizer
 from distilcli.errors import ConfigError, ModelError
 from distilcli.losses.table import TASK_TERMS
@@ -59,7 +60,8 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
     if teacher is not None and experiment.teacher is not None:
         check_terms(TASK_TERMS, experiment.loss, student, teacher)
         nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
-    return TaskParts(tokenizer, teacher, student, task)
+    others = load_other_finetuned(experiment, task, tokenizer, device)
+    return TaskParts(tokenizer, teacher, student, task, others=others)
 
 
 def open_task_of(experiment: TaskExperiment) -> OpenTask:
@@ -69,10 +71,19 @@ def open_task_of(experiment: TaskExperiment) -> OpenTask:
 
 def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
     """The task, with a warning where its tokenizer does not know its texts."""
-    section = experiment.task
+    section, labels = experiment.task, teacher_labels(experiment)
     if section.max_length is None:
         section = section.model_copy(update={"max_length": longest_input(experiment)})
-    task = open_task(section, TextTokenizer(tokenizer), teacher_labels(experiment))
+    task = open_task(section, TextTokenizer(tokenizer), labels)
+
+    def reads_alike(other: PreTrainedTokenizerFast) -> bool:
+        if experiment.augmentation is not None:  # which puts tokens of the first one into inputs
+            return False
+        read = open_task(section, TextTokenizer(other), labels)
+        pairs = (task.train, read.train), (task.dev, read.dev)
+        return all(one.fingerprint() == two.fingerprint() for one, two in pairs)
+
+    refuse_other_tokenizers(experiment, tokenizer, reads_alike)
     longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
     if longest > experiment.train.tokens_per_micro_batch:
         raise ConfigError(

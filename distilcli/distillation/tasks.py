@@ -13,17 +13,19 @@ from distilcli.distillation.identity import (
     Fingerprint,
     Identity,
     identity_of_model,
+    identity_of_teachers,
     identity_of_tokenizer,
 )
 from distilcli.distillation.loss_modules import TaskDistillation
 from distilcli.distillation.objective import Objective
-from distilcli.distillation.run_kind import Audience, Place, RunKind
+from distilcli.distillation.other_teachers import called_teachers, load_other_finetuned
+from distilcli.distillation.run_kind import Audience, Place, RunKind, experiment_tokenizer
 from distilcli.distillation.task_parts import TaskParts, assemble_task, open_task_of
 from distilcli.distillation.task_rows import look_at_rows, rows_of, tell_of_task, with_other_dev
 from distilcli.distillation.teacher_outputs import TeacherOutputs
-from distilcli.distillation.teachers import PlacedTeacher, Teacher, run_once
+from distilcli.distillation.teachers import ALONE, Ensemble, PlacedTeacher, Teacher, run_once
 from distilcli.errors import ConfigError, ModelError
-from distilcli.evaluation.asked import TEACHER, Asked
+from distilcli.evaluation.asked import ALL_TEACHERS, Asked
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
@@ -67,44 +69,56 @@ class TaskObjective(Objective):
         self.lengths = self._inputs.lengths
         self.unknown_share = max(parts.task.unknown_shares)
         self.num_held_out = len(parts.task.dev)
-        self._teacher = parts.teacher
-        teacher = self._make_teacher(accelerator, on_note, cache)
+        self._teacher, self._others = parts.teacher, parts.others
+        teachers = self._make_teachers(accelerator, on_note, cache)
+        first = teachers[0] if teachers else None
+        ensemble = ALONE
+        if experiment.teacher is not None:
+            ensemble = Ensemble(teachers[1:], experiment.teacher.shares)
         self.module = TaskDistillation(
-            parts.student, teacher, parts.task.outputs, experiment.loss, experiment.seed
+            parts.student, first, parts.task.outputs, experiment.loss, experiment.seed, ensemble
         )
 
-    def _make_teacher(
+    def _make_teachers(
         self, accelerator: Accelerator, on_note: Callable[[str], None], cache: bool
-    ) -> Teacher | None:
-        """The teacher, if some loss asks for one; with a cache it runs here, once."""
+    ) -> list[Teacher]:
+        """The teachers, if some loss asks for one; with a cache each runs here, once."""
         experiment = self.experiment
         if self._teacher is None or experiment.teacher is None:
-            return None
+            return []
         if not experiment.loss.asks_for_teacher:
-            return None
+            return []
+        models = [self._teacher, *self._others]
         if experiment.teacher.cache is None or not cache:
-            return PlacedTeacher(self._teacher)
+            return [PlacedTeacher(model) for model in models]
         looking = inner_terms(TASK_TERMS, experiment.loss.weights)
         if looking:
             on_note(
                 f"teacher.cache is not used: loss.{looking[0]} looks inside the teacher, which "
                 "therefore runs in every step"
             )
-            return PlacedTeacher(self._teacher)
+            return [PlacedTeacher(model) for model in models]
         with_hidden = bool(hidden_terms(TASK_TERMS, experiment.loss.weights))
-        outputs = TeacherOutputs(
-            Path(experiment.teacher.cache), self._teacher, self._inputs, with_hidden
-        )
         tokens = experiment.train.tokens_per_micro_batch
-        return run_once(self._teacher, outputs, accelerator, tokens, on_note)
+        teachers: list[Teacher] = []
+        for model in models:
+            other = len(teachers) - 1 if teachers else None
+            outputs = TeacherOutputs(
+                Path(experiment.teacher.cache),
+                model,
+                self._inputs,
+                with_hidden and other is None,
+            )
+            teachers.append(run_once(model, outputs, accelerator, tokens, on_note, other))
+        return teachers
 
     def pack(self, draws: Draws) -> TaskBatch:
-        """One micro-batch, with the teacher's outputs where they are cached."""
+        """One micro-batch, with the teachers' outputs where they are cached."""
         samples = draws.samples.tolist()
-        teacher = self.module.teacher
-        return pack_inputs(
-            self._inputs, samples, teacher.cached_outputs(samples) if teacher else None
-        )
+        found = (teacher.cached_outputs(samples) for teacher in self.module.teachers())
+        known = [one for one in found if one is not None]  # of all teachers, or of none
+        first = known[0] if known else None
+        return pack_inputs(self._inputs, samples, first, [outputs for outputs, _ in known[1:]])
 
     def held_out(self, accelerator: Accelerator) -> TaskScores:
         """Scores of the student as it is now on the dev examples."""
@@ -113,18 +127,26 @@ class TaskObjective(Objective):
         )
 
     def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
-        """Dev score of the teacher, and of a model that knows only how frequent labels are.
+        """Dev score of each teacher, and of a model that knows only how frequent labels are.
 
         Raises:
-            ModelError: the teacher's is no higher.
+            ModelError: a teacher's is no higher.
         """
         constant = self.task.scores(self.task.constant_outputs())[self.task.score]
         if self._teacher is None or self.experiment.teacher is None:
             return {"teacher_score": None, "constant_score": constant}
+        found: dict[str, float | None] = {}
+        models = (self._teacher, *self._others)
+        for called, model in zip(called_teachers(self.experiment), models, strict=True):
+            score = self._checked_score(model, called.where, constant, accelerator)
+            found[f"{called.key}_score"] = score
+        return found | {"constant_score": constant}
+
+    def _checked_score(
+        self, teacher: PreTrainedModel, where: str, constant: float, accelerator: Accelerator
+    ) -> float:
         tokens = self.experiment.train.tokens_per_micro_batch
-        where = f"teacher.model {self.experiment.teacher.model}"
-        scores = measured_scores(self.task, self._teacher, accelerator, tokens, where)
-        score = scores[self.task.score]
+        score = measured_scores(self.task, teacher, accelerator, tokens, where)[self.task.score]
         if not score > constant:
             raise ModelError(
                 f"{where}: its {self.task.score} on the dev examples, "
@@ -132,7 +154,7 @@ class TaskObjective(Objective):
                 "frequent labels are",
                 "Check that it was fine-tuned on this task, with the classes in this order.",
             )
-        return {"teacher_score": score, "constant_score": constant}
+        return score
 
 
 class TaskRun(RunKind[TaskExperiment, TaskParts]):
@@ -220,25 +242,28 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         if asked.dev:
             experiment = with_other_dev(experiment, asked.dev)
         task = look_at_rows(experiment, audience)
+        models: dict[str, PreTrainedModel] = {}
+        teachers = {called.name: called.model for called in called_teachers(experiment)}
         teacher = load_finetuned_teacher(experiment, task)
-        models: dict[str, PreTrainedModel] = {} if teacher is None else {TEACHER: teacher}
+        if teacher is not None:
+            others = load_other_finetuned(experiment, task, experiment_tokenizer(experiment))
+            models = dict(zip(teachers, (teacher, *others), strict=True))
         models |= {label: load_finetuned(path, task) for label, path in paths.items()}
-        if experiment.teacher is not None:
-            paths = {TEACHER: experiment.teacher.model, **paths}
+        paths = teachers | {ALL_TEACHERS: ", ".join(teachers.values())} | paths
         tokens = experiment.train.tokens_per_micro_batch
-        return compare_on_task(models, paths, task, asked, tokens, accelerator, audience.note)
+        shares = experiment.teacher.shares if experiment.teacher is not None else ()
+        return compare_on_task(
+            models, paths, task, asked, tokens, accelerator, audience.note, shares
+        )
 
 
 def identity_of_models(experiment: BaseExperiment) -> Identity:
-    """The teacher, and what the student starts from where that is another model.
+    """The teachers, and what the student starts from where that is another model.
 
     Raises:
         ModelError: one of them is not there.
     """
-    found: Identity = {}
-    teacher, student = experiment.teacher, experiment.student
-    if teacher is not None:
-        found |= identity_of_model("teacher.model", teacher.model, teacher.revision)
+    found, student = identity_of_teachers(experiment.teacher), experiment.student
     if student.named_model is not None:
         found |= identity_of_model(f"student.{student.source_key}", student.named_model)
     return found

@@ -7,7 +7,7 @@ it for what losses compare, and do not know where that comes from.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -55,6 +55,21 @@ class Teacher(nn.Module, ABC):
     @abstractmethod
     def outputs(self, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:
         """Outputs of a task, float [outputs, classes], and hidden states, [tokens, hidden]."""
+
+
+class Ensemble(NamedTuple):
+    """The teachers that the first one is averaged with.
+
+    Attributes:
+        others: they are or have been run as the first one is.
+        shares: of all in the mean, that of the first one first; they add up to 1.
+    """
+
+    others: Sequence[Teacher]
+    shares: tuple[float, ...]
+
+
+ALONE = Ensemble((), (1.0,))
 
 
 class ModelTeacher(Teacher):
@@ -160,12 +175,14 @@ class CachedTeacher(Teacher):
     Args:
         cache: its outputs.
         width: of its hidden states.
+        other: which one it is of the teachers beside the first one; None: it is the first one.
     """
 
-    def __init__(self, cache: TeacherOutputs, width: int) -> None:
+    def __init__(self, cache: TeacherOutputs, width: int, other: int | None = None) -> None:
         super().__init__()
         self.cache = cache
         self._width = width
+        self._other = other
 
     @property
     def width(self) -> int:
@@ -178,10 +195,16 @@ class CachedTeacher(Teacher):
 
     def identity(self) -> Identity:
         """The outputs on disk."""
-        return {TEACHER_OUTPUTS: Fingerprint(str(self.cache.folder), self.cache.content_digest())}
+        key = TEACHER_OUTPUTS
+        if self._other is not None:
+            key = f"{key} of teacher.others.{self._other}"
+        return {key: Fingerprint(str(self.cache.folder), self.cache.content_digest())}
 
     def outputs(self, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:
         """What the batch brings."""
+        if self._other is not None:
+            assert batch.other_outputs is not None
+            return batch.other_outputs[self._other], None
         assert batch.teacher_outputs is not None
         return batch.teacher_outputs, batch.teacher_hidden
 
@@ -192,6 +215,7 @@ def run_once(
     accelerator: Accelerator,
     tokens_per_micro_batch: int,
     on_note: Callable[[str], None],
+    other: int | None = None,
 ) -> CachedTeacher:
     """Run a teacher over all its inputs, unless its outputs are on disk already.
 
@@ -201,26 +225,28 @@ def run_once(
         accelerator: names device and processes; all of them must call this.
         tokens_per_micro_batch: of one forward pass.
         on_note: told what is computed.
+        other: see `CachedTeacher`.
     """
+    name = "the teacher" if other is None else f"teacher.others.{other}"
     is_complete = [outputs.is_complete]
     broadcast_object_list(is_complete)  # another run may complete it between two looks
     if is_complete[0]:
         if accelerator.is_main_process:
             recover_all(outputs.folder)
-        on_note(f"the teacher's outputs are in {outputs.folder}")
-        return CachedTeacher(outputs, shape_of(model).width)
-    on_note(f"the teacher runs once over {len(outputs.inputs):,} inputs: {outputs.folder}")
+        on_note(f"{name}'s outputs are in {outputs.folder}")
+        return CachedTeacher(outputs, shape_of(model).width, other)
+    on_note(f"{name} runs once over {len(outputs.inputs):,} inputs: {outputs.folder}")
     nn.Module.to(model.eval(), accelerator.device)
     start = time.perf_counter()
     outputs.compute(
         model,
         accelerator,
         tokens_per_micro_batch,
-        lambda done, total: on_note(f"teacher: part {done} of {total}"),
+        lambda done, total: on_note(f"{name}: part {done} of {total}"),
     )
     model.cpu()
-    on_note(f"that took the teacher {time.perf_counter() - start:.1f} s")
-    return CachedTeacher(outputs, shape_of(model).width)
+    on_note(f"that took {name} {time.perf_counter() - start:.1f} s")
+    return CachedTeacher(outputs, shape_of(model).width, other)
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

@@ -19,6 +19,7 @@ from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import CheckpointStudent
 from distilcli.corpus.prepare import Progress, is_prepared, prepare
 from distilcli.corpus.store import TokenStore
+from distilcli.distillation.other_teachers import refuse_other_tokenizers
 from distilcli.distillation.run_kind import experiment_tokenizer
 from distilcli.errors import DataError, ModelError
 from distilcli.files.atomic import recover_all
@@ -138,6 +139,7 @@ def tokenization_of(
 def _whole_of(experiment: MaskedLMExperiment) -> Tokenization:
     """The tokens of the experiment's tokenizer, with all of its vocabulary; ModelError."""
     tokenizer = experiment_tokenizer(experiment)
+    refuse_other_tokenizers(experiment, tokenizer)
     if experiment.masking.whole_words:
         word_joints(tokenizer, len(tokenizer))  # refused now, not when the text is prepared
     return Tokenization(tokenizer, experiment.data)

@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 
 TEACHER = "teacher"  # what the teacher is called beside other models
+ALL_TEACHERS = "teachers"  # what the mean of several teachers is called there
+
+
+def teacher_names(number: int) -> list[str]:
+    """What teachers are called beside other models, the first one first."""
+    return [TEACHER, *(f"{TEACHER} {place}" for place in range(2, number + 1))][:number]
 
 
 @dataclass(frozen=True)

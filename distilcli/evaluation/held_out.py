@@ -7,7 +7,7 @@ comparable for each character that was hidden.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,9 +101,22 @@ def held_out_masker(
     return Masker(config, tokenizer, vocab_size, store.token_counts, MASK_SEED)
 
 
+@dataclass(frozen=True)
+class MixedModels:
+    """Several models of one vocabulary as one, whose distribution is the mean of theirs.
+
+    Attributes:
+        models: all with the same tokens.
+        shares: of each in the mean; they add up to 1.
+    """
+
+    models: Sequence[MaskedLM]
+    shares: Sequence[float]
+
+
 @torch.no_grad()
 def held_out_scores(
-    student: MaskedLM,
+    student: MaskedLM | MixedModels,
     teacher: MaskedLM | None,
     batches: Iterable[PackedBatch],
     accelerator: Accelerator,
@@ -114,11 +127,11 @@ def held_out_scores(
 ) -> HeldOutScores:
     """Scores of a student, beside its teacher if there is one, summed over all processes.
 
-    Both models must use packed attention; precision is the caller's autocast. The student's mode
+    All models must use packed attention; precision is the caller's autocast. The student's mode
     is restored.
 
     Args:
-        student: the model that is measured.
+        student: the model that is measured, or the mean of several.
         teacher: what it is compared with.
         batches: masked text.
         accelerator: names device and processes.
@@ -129,17 +142,20 @@ def held_out_scores(
     Raises:
         NonFiniteLossError: a score is NaN or infinite; its message opens with `name`.
     """
-    was_training = student.training
-    student.eval()
+    members = _mean_of(student)
+    was_training = [model.training for model in members.models]
+    for model in members.models:
+        model.eval()
     device = accelerator.device
     ids, lengths = (None if x is None else x.to(device) for x in (teacher_ids, characters))
     sums = torch.zeros(8, dtype=torch.float64, device=device)
     bins = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=device)
     for batch in batches:
-        of_batch, bins_of_batch = _batch_sums(student, teacher, batch.to(device), ids, lengths)
+        of_batch, bins_of_batch = _batch_sums(members, teacher, batch.to(device), ids, lengths)
         sums += of_batch
         bins += bins_of_batch
-    student.train(was_training)
+    for model, mode in zip(members.models, was_training, strict=True):
+        model.train(mode)
     total = accelerator.reduce(sums, "sum").tolist()
     bins = accelerator.reduce(bins, "sum")
     loss, correct, agreed, lost, kl, num_masked, num_compared, num_characters = total
@@ -163,8 +179,13 @@ def held_out_scores(
     )
 
 
+def _mean_of(model: MaskedLM | MixedModels) -> MixedModels:
+    """One model is the mean of itself."""
+    return model if isinstance(model, MixedModels) else MixedModels([model], [1.0])
+
+
 def _batch_sums(
-    student: MaskedLM,
+    student: MixedModels,
     teacher: MaskedLM | None,
     batch: PackedBatch,
     teacher_ids: Tensor | None,
@@ -178,15 +199,16 @@ def _batch_sums(
     num_compared = batch.num_soft_masked
     # Those that the teacher has, too, come first.
     positions = torch.cat([batch.soft_positions[:num_compared], batch.lone_positions])
-    hidden = run_encoder(student, batch, Packing.of(batch))[positions]
+    packing = Packing.of(batch)
+    hidden = [run_encoder(model, batch, packing)[positions] for model in student.models]
     taught = None if teacher is None else _teacher_hidden(teacher, batch)
     labels = batch.labels[positions]
     sums = torch.zeros(8, dtype=torch.float64, device=labels.device)
     bins = sums.new_zeros(3, NUM_BINS)
-    chunk = max(1, _LOGIT_ELEMENTS // student.config.vocab_size)
+    chunk = max(1, _LOGIT_ELEMENTS // student.models[0].config.vocab_size)
     for start in range(0, len(labels), chunk):
         rows = slice(start, start + chunk)
-        log_q = _log_probs(student, hidden[rows])
+        log_q = _mean_log_probs(student, [states[rows] for states in hidden])
         best = log_q.argmax(dim=-1)
         is_right = best == labels[rows]
         sums[0] += F.nll_loss(log_q, labels[rows], reduction="sum")
@@ -212,6 +234,13 @@ def _teacher_hidden(teacher: MaskedLM, batch: PackedBatch) -> Float[Tensor, "com
     row = batch if batch.teacher_row is None else batch.teacher_row
     positions = row.soft_positions[: batch.num_soft_masked]
     return run_encoder(teacher, row, Packing.of(row))[positions]
+
+
+def _mean_log_probs(mean: MixedModels, hidden: Sequence[Tensor]) -> Tensor:
+    """Logarithms of the mean of distributions over the vocabulary."""
+    members = zip(mean.models, hidden, mean.shares, strict=True)
+    of_each = [_log_probs(model, states) + math.log(share) for model, states, share in members]
+    return of_each[0] if len(of_each) == 1 else torch.logsumexp(torch.stack(of_each), dim=0)
 
 
 def _log_probs(model: MaskedLM, hidden: Tensor, ids: Tensor | None = None) -> Tensor:

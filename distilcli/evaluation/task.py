@@ -1,14 +1,15 @@
 """Models beside their teacher on the dev examples of a task: scores, size and speed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from distilcli.evaluation.asked import TEACHER, Asked
+from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER, Asked
 from distilcli.evaluation.calibration import FLIPS_MEANS, RELIABILITY_TITLES, reliability_of
 from distilcli.evaluation.dev_examples import measured_outputs
 from distilcli.evaluation.result import Result, Table, percent
@@ -26,22 +27,24 @@ def compare_on_task(
     tokens_per_micro_batch: int,
     accelerator: Accelerator,
     on_note: Callable[[str], None],
+    shares: Sequence[float] = (),
 ) -> Result:
     """Measure models on the dev examples of a task.
 
     Args:
-        models: by what they are called; the teacher, where there is one, first.
+        models: by what they are called; teachers, where there are some, first.
         paths: folder or hub name of each.
         task: with the examples to be measured on as its dev split.
         asked: which examples those are, whether speed is measured, on how many inputs.
         tokens_per_micro_batch: of one forward pass.
         accelerator: names the device.
         on_note: told what is being measured.
+        shares: of each teacher in the mean of several, which is then measured too.
 
     Raises:
         NonFiniteLossError: an output is NaN or infinite.
     """
-    found = _quality(models, paths, task, tokens_per_micro_batch, accelerator, on_note)
+    found = _quality(models, paths, task, tokens_per_micro_batch, accelerator, on_note, shares)
     passes: dict[str, list[Pass]] = {}
     if asked.speed:
         passes = measure_passes(models, task.dev, asked.num_sequences, on_note)
@@ -68,15 +71,21 @@ def _quality(
     tokens_per_micro_batch: int,
     accelerator: Accelerator,
     on_note: Callable[[str], None],
+    shares: Sequence[float],
 ) -> dict[str, dict[str, Any]]:
     """By label: path, scores, size, and what is kept of the teacher, which comes first."""
     found: dict[str, dict[str, Any]] = {}
     of_teacher: np.ndarray | None = None
     decided: Decisions | None = None  # by the teacher
     reference: float | None = None
-    for name, model in models.items():
+    of_teachers: list[np.ndarray] = []
+    for name, members in _with_mean(models, len(shares)).items():
         on_note(f"measuring scores of {name}")
-        outputs = measured_outputs(task, model, accelerator, tokens_per_micro_batch, name)
+        if name == ALL_TEACHERS:
+            outputs = _mean_outputs(task, of_teachers, shares)
+        else:
+            outputs = measured_outputs(task, members[0], accelerator, tokens_per_micro_batch, name)
+            of_teachers.append(outputs)
         scores = task.ordered_scores(outputs)
         decisions = task.decisions(outputs)
         if name == TEACHER:
@@ -87,9 +96,30 @@ def _quality(
             "retained": scores[task.score] / reference if reference else None,
             "agreement": None if of_teacher is None else task.agreement(outputs, of_teacher),
             **({} if decisions is None else asdict(reliability_of(decisions, decided))),
-            "parameters": num_parameters(model),
-            "size_mib": size_mib(model),
+            "parameters": sum(map(num_parameters, members)),
+            "size_mib": sum(map(size_mib, members)),
         }
+    return found
+
+
+def _with_mean(
+    models: dict[str, PreTrainedModel], num_teachers: int
+) -> dict[str, list[PreTrainedModel]]:
+    """What is measured, by name: the models, and the mean of all teachers after the last one."""
+    found = {name: [model] for name, model in models.items()}
+    if num_teachers < 2:
+        return found
+    teachers = dict(list(found.items())[:num_teachers])
+    return teachers | {ALL_TEACHERS: list(models.values())[:num_teachers]} | found
+
+
+def _mean_outputs(
+    task: OpenTask, outputs: Sequence[np.ndarray], shares: Sequence[float]
+) -> np.ndarray:
+    """Outputs for all dev inputs that have the mean of the teachers' distributions."""
+    lengths = task.dev.lengths.tolist()
+    mean = task.outputs.mean([torch.from_numpy(one) for one in outputs], shares, lengths)
+    found: np.ndarray = mean.numpy()
     return found
 
 
@@ -117,12 +147,19 @@ def _table_of(
         ["MiB", *(f"{record['size_mib']:.1f}" for record in records)],
     ]
     for index, first in enumerate(next(iter(passes.values()), [])):
-        each = [passes[name][index] for name in found]
+        each = [passes[name][index] if name in passes else None for name in found]
         where = f"{first.inputs:,} inputs, {first.device}"
-        rows.append([f"{where}, one by one, s", *(f"{one.single_seconds:.2f}" for one in each)])
-        rows.append([f"{where}, batched, s", *(f"{one.batched_seconds:.2f}" for one in each)])
-        rows.append(["  in batches of", *(str(one.best_batch_size) for one in each)])
+        columns = [_figures_of(one) for one in each]
+        titles = f"{where}, one by one, s", f"{where}, batched, s", "  in batches of"
+        rows += [[title, *figures] for title, *figures in zip(titles, *columns, strict=True)]
     return Table(_title(task, dev), ["", *found], rows)
+
+
+def _figures_of(one: Pass | None) -> tuple[str, str, str]:
+    """Of a model; the mean of several teachers is not timed."""
+    if one is None:
+        return "-", "-", "-"
+    return f"{one.single_seconds:.2f}", f"{one.batched_seconds:.2f}", str(one.best_batch_size)
 
 
 def _title(task: OpenTask, dev: tuple[str, ...]) -> str:

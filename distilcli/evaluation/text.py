@@ -4,7 +4,7 @@ Quality is measured under one fixed mask (`held_out.py`); speed with the plain t
 forward pass that users will run, on the CPU, the models taking turns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch import Tensor
 from distilcli.batches.masked import held_out_batches
 from distilcli.batches.masking import Masker
 from distilcli.corpus.store import Split, TokenStore
+from distilcli.evaluation.asked import ALL_TEACHERS
 from distilcli.evaluation.calibration import RELIABILITY_TITLES
-from distilcli.evaluation.held_out import HeldOutScores, held_out_scores
+from distilcli.evaluation.held_out import HeldOutScores, MixedModels, held_out_scores
 from distilcli.evaluation.result import Table, number, percent
 from distilcli.evaluation.speed import Speed, measure_speed
 from distilcli.models.attention import use_packed_attention
@@ -83,26 +84,28 @@ class Text:
 
 def evaluate(
     models: dict[str, MaskedLM],
-    teacher_name: str | None,
+    teachers: Sequence[str],
     text: Text,
     tokens_per_micro_batch: int,
     accelerator: Accelerator,
     on_note: Callable[[str], None],
     num_sequences: int | None = None,
     with_speed: bool = True,
+    shares: Sequence[float] = (),
 ) -> list[Evaluation]:
     """Measure models on the sequences of a text.
 
     Args:
         models: by name, all with the vocabulary of the text's store, but for a teacher with a
             larger one.
-        teacher_name: which of them the others are compared with.
+        teachers: which of them are teachers; with the first one the others are compared.
         text: the text.
         tokens_per_micro_batch: tokens in one forward pass, at most.
         accelerator: names the device that quality is measured on.
         on_note: told what is being measured.
         num_sequences: sequences to measure quality on, evenly spaced; None: all.
         with_speed: measure speed too.
+        shares: of each teacher in the mean of several, which is then measured too.
 
     Raises:
         NonFiniteLossError: a model's loss is NaN or infinite.
@@ -111,37 +114,49 @@ def evaluate(
     if with_speed:
         on_note("measuring speed on the CPU")
         speeds = measure_speed(models, text.split)
-    teacher = models[teacher_name] if teacher_name else None
+    teacher = models[teachers[0]] if teachers else None
+    measured = _with_mean(models, teachers, shares)
     scores = {}
-    for name, model in models.items():
+    for name, members in measured.items():
         on_note(f"measuring quality of {name}")
         own, beside = text, teacher
-        if text.whole is not None and name == teacher_name:
-            own, beside = text.whole, None
+        if text.whole is not None and (name in teachers or name == ALL_TEACHERS):
+            own, beside = text.whole, None if members == [teacher] else teacher
         elif text.whole is not None and text.teacher_ids is None:
             beside = None
+        model = members[0] if len(members) == 1 else MixedModels(members, shares)
         scores[name] = scores_on_text(
             name, model, beside, own, accelerator, num_sequences, tokens_per_micro_batch
         )
     # Of other tokens, shares of right ones say nothing.
-    has_reference = teacher_name is not None and text.whole is None
-    reference = scores[teacher_name].accuracy if teacher_name and has_reference else None
+    has_reference = teacher is not None and text.whole is None
+    reference = scores[teachers[0]].accuracy if has_reference else None
     return [
         Evaluation(
             name=name,
-            parameters=num_parameters(model),
-            size_mib=size_mib(model),
+            parameters=sum(map(num_parameters, members)),
+            size_mib=sum(map(size_mib, members)),
             scores=scores[name],
             retained=scores[name].accuracy / reference if reference else None,
             speed=speeds.get(name),
         )
-        for name, model in models.items()
+        for name, members in measured.items()
     ]
+
+
+def _with_mean(
+    models: dict[str, MaskedLM], teachers: Sequence[str], shares: Sequence[float]
+) -> dict[str, list[MaskedLM]]:
+    """What is measured, by name: the models, and the mean of all teachers after the last one."""
+    found = {name: [models[name]] for name in teachers}
+    if len(shares) > 1:
+        found[ALL_TEACHERS] = [models[name] for name in teachers]
+    return found | {name: [model] for name, model in models.items()}
 
 
 def scores_on_text(
     name: str,
-    model: MaskedLM,
+    model: MaskedLM | MixedModels,
     teacher: MaskedLM | None,
     text: Text,
     accelerator: Accelerator,
@@ -162,7 +177,8 @@ def scores_on_text(
     Raises:
         NonFiniteLossError: see `held_out_scores`.
     """
-    for one in (model, teacher):
+    members = model.models if isinstance(model, MixedModels) else [model]
+    for one in (*members, teacher):
         if one is not None:
             use_packed_attention(one.to(accelerator.device))
     batches = held_out_batches(
@@ -202,11 +218,13 @@ def table_of(rows: list[Evaluation], text: Text) -> Table:
         "parameters": [f"{row.parameters:,}" for row in rows],
         "MiB": [f"{row.size_mib:.1f}" for row in rows],
     }
-    speeds = [row.speed for row in rows if row.speed is not None]
-    if speeds:
+    if any(row.speed is not None for row in rows):
+        speeds = [row.speed for row in rows]
         figures |= {
-            "latency, ms": [f"{speed.latency_ms:.1f}" for speed in speeds],
-            "sequences/s": [f"{speed.sequences_per_second:.1f}" for speed in speeds],
+            "latency, ms": ["-" if one is None else f"{one.latency_ms:.1f}" for one in speeds],
+            "sequences/s": [
+                "-" if one is None else f"{one.sequences_per_second:.1f}" for one in speeds
+            ],
         }
     table = [[name, *values] for name, values in figures.items()]
     title = text.title(rows[0].scores.num_masked)

@@ -23,13 +23,19 @@ def mixed_logits(
 ) -> Float[Tensor, "rows classes"]:
     """T * log(sum_k w_k softmax(v_k / T)), of classes of which one is right.
 
+    The rows are shifted by the mean of what the softmax of each teacher takes away, so that rows
+    can be compared with each other as those of one teacher can: spans are, across the parts of a
+    long text. Of one teacher with itself it is the very logits.
+
     Args:
         teachers: v_k.
         shares: w_k, which add up to 1.
         temperature: T.
     """
-    log_probs = [F.log_softmax(logits / temperature, dim=-1) for logits in teachers]
-    return temperature * _log_mean(log_probs, shares)
+    softened = [logits / temperature for logits in teachers]
+    log_sums = [torch.logsumexp(logits, dim=-1, keepdim=True) for logits in softened]
+    log_probs = [F.log_softmax(logits, dim=-1) for logits in softened]
+    return temperature * (_log_mean(log_probs, shares) + mean_of_numbers(log_sums, shares))
 
 
 def mixed_binary_logits(

@@ -26,6 +26,26 @@ def check_pair(student: MaskedLM, teacher: MaskedLM, num_kept: int | None = None
         )
 
 
+def check_same_vocabulary(model: MaskedLM, teacher: MaskedLM, where: str) -> None:
+    """Refuse a teacher whose distributions cannot be averaged with those of another one.
+
+    Args:
+        model: the one.
+        teacher: the other.
+        where: names the one, and opens the message.
+
+    Raises:
+        ModelError: they are over vocabularies of other sizes.
+    """
+    sizes = model.config.vocab_size, teacher.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ModelError(
+            f"{where}: its vocabulary has {sizes[0]} tokens, that of "
+            f"{teacher.config.name_or_path} {sizes[1]}",
+            "Teachers are averaged token by token: their vocabularies must be of one size.",
+        )
+
+
 def check_length(model: MaskedLM, max_length: int) -> None:
     """Refuse sequences longer than the model has positions.
 

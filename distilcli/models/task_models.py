@@ -48,17 +48,24 @@ def teacher_labels(experiment: TaskExperiment) -> list[str] | None:
     return [str(names[index]) for index in range(len(names))]
 
 
-def load_finetuned_teacher(experiment: TaskExperiment, task: OpenTask) -> PreTrainedModel | None:
-    """The experiment's fine-tuned teacher, in fp32 and eval mode; None without one.
+def load_finetuned_teacher(
+    experiment: TaskExperiment, task: OpenTask, key: str = "teacher"
+) -> PreTrainedModel | None:
+    """A fine-tuned teacher of the experiment, in fp32 and eval mode; None without one.
+
+    Args:
+        experiment: names it.
+        task: that it is fine-tuned on.
+        key: the section that names it, where there are several.
 
     Raises:
         ModelError: it cannot be loaded, or has no head for this task.
     """
     if experiment.teacher is None:
         return None
-    name, revision = experiment.teacher.model, experiment.teacher.revision
-    model = load_finetuned(name, task, revision, "teacher")
-    _check_length(experiment, model, f"teacher {name}")
+    teacher = experiment.teacher.by_key[key]
+    model = load_finetuned(teacher.model, task, teacher.revision, key)
+    _check_length(experiment, model, f"{key} {teacher.model}")
     return model
 
 
@@ -160,7 +167,8 @@ def longest_input(experiment: TaskExperiment) -> int:
     """
     named: list[tuple[str, str | None, str]] = []
     if experiment.teacher is not None:
-        named.append((experiment.teacher.model, experiment.teacher.revision, "teacher"))
+        teachers = experiment.teacher.by_key.items()
+        named += [(one.model, one.revision, key) for key, one in teachers]
     if experiment.model_source is not None:
         named.append((experiment.model_source, None, "student"))
     return min(num_positions(read_config(*one)) for one in named)

@@ -146,6 +146,7 @@ class TaskBatch(PackedSequences):
         num_labels: how many of the targets say something.
         teacher_outputs: the teacher's outputs, where they are known.
         teacher_hidden: the teacher's last hidden states, where they are known and wanted.
+        other_outputs: the outputs of the other teachers, where there are some and they are known.
     """
 
     token_type_ids: Int[Tensor, "1 tokens"]
@@ -154,6 +155,7 @@ class TaskBatch(PackedSequences):
     num_labels: int
     teacher_outputs: Float[Tensor, "outputs classes"] | None = None
     teacher_hidden: Float[Tensor, "tokens hidden"] | None = None
+    other_outputs: Float[Tensor, "others outputs classes"] | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -165,6 +167,7 @@ def pack_inputs(
     inputs: Inputs,
     samples: Sequence[int],
     teacher: tuple[np.ndarray, np.ndarray | None] | None = None,
+    others: Sequence[np.ndarray] = (),
 ) -> TaskBatch:
     """Lay the given inputs end to end.
 
@@ -172,6 +175,7 @@ def pack_inputs(
         inputs: what they are taken from.
         samples: their indices.
         teacher: its outputs and hidden states for these samples, end to end.
+        others: the outputs of each of the other teachers, likewise.
     """
     chosen = np.asarray(samples, dtype=np.int64)
     lengths = inputs.lengths[chosen].astype(np.int64)
@@ -193,6 +197,7 @@ def pack_inputs(
         num_labels=int(_has_label(targets).sum()),
         teacher_outputs=None if outputs is None else torch.from_numpy(outputs),
         teacher_hidden=None if hidden is None else torch.from_numpy(hidden),
+        other_outputs=torch.from_numpy(np.stack(others)) if others else None,
     )
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -59,6 +60,21 @@ class Outputs(ABC):
         Raises:
             ValueError: that divergence has no meaning for these outputs.
         """
+
+    def mean(
+        self,
+        outputs: Sequence[Float[Tensor, "outputs classes"]],
+        shares: Sequence[float],
+        lengths: Sequence[int],
+    ) -> Float[Tensor, "outputs classes"]:
+        """Outputs that have the mean of several models' distributions, or are their mean.
+
+        Args:
+            outputs: of each model, where they are read.
+            shares: of each in the mean; they add up to 1.
+            lengths: tokens of each input.
+        """
+        return self.mixed(outputs, shares, 1.0)
 
     @abstractmethod
     def mixed(
@@ -160,6 +176,18 @@ class Spans(OneOf):
     ) -> Float[Tensor, "rows longest"]:
         """`by_input`."""
         return by_input(outputs, lengths)
+
+    def mean(
+        self,
+        outputs: Sequence[Float[Tensor, "tokens 2"]],
+        shares: Sequence[float],
+        lengths: Sequence[int],
+    ) -> Float[Tensor, "tokens 2"]:
+        """Each column as `mixed` has it of each input, at T = 1."""
+        rows = self.mixed([self.rows(one, lengths) for one in outputs], shares, 1.0)
+        twice = [*lengths, *lengths]
+        ends = [row[:length] for row, length in zip(rows, twice, strict=True)]
+        return torch.stack([torch.cat(ends[: len(lengths)]), torch.cat(ends[len(lengths) :])], 1)
 
     def targets(self, targets: Tensor) -> Tensor:
         """The places of all starts, then of all ends, [rows]."""

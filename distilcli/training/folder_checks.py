@@ -54,7 +54,8 @@ def folders_read(experiment: BaseExperiment) -> dict[str, str | Path]:
     """The folders and models that an experiment reads, by their keys."""
     inputs: dict[str, str | Path] = {}
     if experiment.teacher is not None:
-        inputs["teacher.model"] = experiment.teacher.model
+        teachers = experiment.teacher.by_key.items()
+        inputs |= {f"{key}.model": one.model for key, one in teachers}
     student = experiment.student
     if student.named_model is not None:
         inputs[f"student.{student.source_key}"] = student.named_model

@@ -73,7 +73,7 @@ def check_identity(before: Identity | None, now: Identity, where: Path) -> None:
     Raises:
         RunFolderError: naming each thing that differs, and where it lies.
     """
-    compared = {what: one for what, one in now.items() if what != TEACHER_OUTPUTS}
+    compared = {what: one for what, one in now.items() if not what.startswith(TEACHER_OUTPUTS)}
     differing = changed(before or {}, compared)
     if differing:
         raise RunFolderError(
