@@ -22,6 +22,7 @@ from distilcli.losses.reverse_kl import ReverseKL
 from distilcli.losses.soft_targets import SoftTargets
 from distilcli.models.placement import num_graphs
 
+torch.set_default_device(sys.argv[2])
 torch._dynamo.config.fail_on_recompile_limit_hit = True
 compile = torch.compile
 options = {"backend": sys.argv[1], "fullgraph": sys.argv[1] != "inductor"}
@@ -73,7 +74,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_traced_losses_are_those_of_the_blocks_and_need_three_graphs():
     """Whatever the numbers of tokens and labels: all, some or none of the tokens have a label."""
-    done = run("aot_eager")
+    done = run("aot_eager", "cpu")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
 
@@ -81,7 +82,16 @@ def test_traced_losses_are_those_of_the_blocks_and_need_three_graphs():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_losses_are_those_of_the_blocks():
-    done = run("inductor")
+    done = run("inductor", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_on_a_gpu_losses_at_once_are_those_of_the_blocks(backend):
+    done = run(backend, "cuda")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
 
@@ -94,7 +104,7 @@ BROKEN = SCRIPT.replace("CASES = [", "CASES = [(50, 50)]; graphs_of = [").replac
 
 @pytest.mark.slow
 def test_without_a_compiler_the_losses_run_as_they_are_and_say_so():
-    command = [sys.executable, "-c", BROKEN, "tvm"]  # a backend that is not installed
+    command = [sys.executable, "-c", BROKEN, "tvm", "cpu"]  # a backend that is not installed
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the losses cannot be compiled, and run as they are") == 1

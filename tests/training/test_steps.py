@@ -68,6 +68,27 @@ def test_a_step_does_not_wait_for_the_gpu(stepper):
     stepper.check_finite()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_drops_the_same_on_a_gpu_when_it_is_taken_again(stepper):
+    """So a resume goes on as the run would have: dropout belongs to the seed and the step."""
+    assert stepper.experiment.student.dropout != 0
+
+    def losses(taking) -> torch.Tensor:
+        batches = taking.batches_from(0)
+        return torch.stack([taking.take(step, next(batches)).sums for step in range(2)])
+
+    again = gradient_worker.make_stepper(stepper.experiment, stepper.accelerator)
+    torch.testing.assert_close(losses(stepper), losses(again), rtol=1e-3, atol=0)
+    # Another seed drops others: the losses of the same batches differ by more than rounding.
+    batches = stepper.step_batches[2]
+    counts = stepper._global_counts(batches, stop_requested=False)[:-2]
+    batches = [batch.to(stepper.accelerator.device) for batch in batches]
+    one, same, other = (stepper.accumulate_gradient(step, batches, counts) for step in (2, 2, 3))
+    torch.testing.assert_close(one, same, rtol=1e-3, atol=0)
+    assert ((one - other).abs() > 2e-3 * one.abs()).any()
+
+
 # Gradients that are not finite
 
 
