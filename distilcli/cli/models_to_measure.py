@@ -8,7 +8,8 @@ from pathlib import Path
 
 from distilcli.cli.results import run_of
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
-from distilcli.config.reading import load_experiment, load_of_run
+from distilcli.config.reading import load_any_experiment, load_of_run
+from distilcli.config.stages import StagedExperiment
 from distilcli.distillation.run_kind import AnyKind
 from distilcli.errors import ConfigError, ModelError
 from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER, Asked, teacher_names
@@ -37,11 +38,14 @@ class Wanted:
 def experiment_of(wanted: Wanted) -> MaskedLMExperiment | TaskExperiment | None:
     """The experiment that is named, or that of the first run; None where there is neither.
 
+    Of several stages it is the last one, whose student is that of the run.
+
     Raises:
         ConfigError: see `load_experiment`; or settings are to be overridden, and there are none.
     """
     if wanted.config is not None:
-        return load_experiment(wanted.config, wanted.overrides)
+        found = load_any_experiment(wanted.config, wanted.overrides)
+        return found.as_one(-1) if isinstance(found, StagedExperiment) else found
     run = next((run for run in map(run_of, wanted.models) if run is not None), None)
     if run is not None:
         return load_of_run(run.experiment, wanted.overrides)

@@ -14,6 +14,7 @@ from distilcli.files.paths import option_path
 
 if TYPE_CHECKING:
     from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
+    from distilcli.config.stages import StagedExperiment
 
 # What can be written and printed; tests hold them to the files and sections that there are.
 TASK_TEMPLATES = (
@@ -45,16 +46,21 @@ def config_path(config: Path) -> Path:
 
 
 def named_masked_lm(config: Path, overrides: Sequence[str] | None) -> "MaskedLMExperiment":
-    """The experiment of masked-LM training that --config names."""
+    """The experiment of masked-LM training that --config names; of several stages the first."""
     from distilcli.config import reading
+    from distilcli.config.stages import StagedExperiment
 
-    return reading.load_masked_lm_experiment(config_path(config), overrides)
+    config = config_path(config)
+    experiment = reading.load_any_experiment(config, overrides)
+    if isinstance(experiment, StagedExperiment):
+        experiment = experiment.stages[0].experiment
+    return reading.masked_lm_only(experiment, config)
 
 
 def named_experiment(
     config: Path, overrides: Sequence[str] | None, skip_bad_rows: bool
-) -> tuple["MaskedLMExperiment | TaskExperiment", list[str]]:
-    """The experiment that --config names, and its overrides.
+) -> tuple["MaskedLMExperiment | TaskExperiment | StagedExperiment", list[str]]:
+    """The experiment that --config names, which may have several stages, and its overrides.
 
     Args:
         config: as it was typed.
@@ -66,13 +72,17 @@ def named_experiment(
     """
     from distilcli.config import reading
     from distilcli.config.experiment import TaskExperiment
+    from distilcli.config.stages import StagedExperiment
 
     words = list(overrides or [])
     config = config_path(config)
-    experiment = reading.load_experiment(config, words)
+    experiment = reading.load_any_experiment(config, words)
     if skip_bad_rows:
-        if not isinstance(experiment, TaskExperiment):
+        tasks = [""] if isinstance(experiment, TaskExperiment) else []
+        if isinstance(experiment, StagedExperiment):
+            tasks = experiment.places_of_tasks
+        if not tasks:
             raise ConfigError(f"--skip-bad-rows: {config} is not on a task")
-        words.append("task.skip_bad_rows=true")
-        experiment = reading.load_experiment(config, words)
+        words += [f"{place}task.skip_bad_rows=true" for place in tasks]
+        experiment = reading.load_any_experiment(config, words)
     return experiment, words

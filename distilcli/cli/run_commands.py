@@ -7,7 +7,7 @@ only then, so that `--help` answers at once.
 import functools
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,9 +51,15 @@ def prepare(
     with guard.console(json_output, f"preparing the data of {config}") as console:
         experiment, _ = named_experiment(config, overrides, skip_bad_rows)
         from distilcli.cli import prepare as command
+        from distilcli.cli import stages
+        from distilcli.config.stages import StagedExperiment
 
+        num_proc = num_proc or os.cpu_count() or 1
         with guard.stopping(guard.GO_ON, guard.typed):
-            command.run(experiment, num_proc or os.cpu_count() or 1, console)
+            if isinstance(experiment, StagedExperiment):
+                stages.prepare(experiment, num_proc, console)
+            else:
+                command.run(experiment, num_proc, console)
 
 
 def init_student(
@@ -232,18 +238,26 @@ def train(
             raise ConfigError("--resume and --force cannot be used together")
         if dry_run and profile:
             raise ConfigError("--dry-run and --profile cannot be used together")
-        from distilcli.cli import train as command
-
+        go_on = functools.partial(resume_command, config, overrides)
+        command = _training_of(experiment)
         if dry_run:
             command.dry_run(experiment, console)
             return
         if profile:
             command.profile(experiment, profile, console)
             return
-        go_on = functools.partial(resume_command, config, overrides)
         try:
             with guard.stopping(guard.GO_ON, go_on):
                 command.run(experiment, resume=resume, force=force, console=console)
         except Interrupted as interrupted:
             interrupted.hint = go_on()
             raise
+
+
+def _training_of(experiment: Any) -> Any:
+    """The module that trains an experiment: with one stage or with several."""
+    from distilcli.cli import stages
+    from distilcli.cli import train as one_run
+    from distilcli.config.stages import StagedExperiment
+
+    return stages if isinstance(experiment, StagedExperiment) else one_run

@@ -1,15 +1,17 @@
 """`distilcli train`: makes what is missing, then trains the student; or a dry run."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from distilcli.cli.console import Console, duration
 from distilcli.cli.training_log import NOT_SAID, TrainingLog
 from distilcli.config.experiment import BaseExperiment
-from distilcli.distillation.identity import Identity
+from distilcli.distillation.identity import Identity, identity_of_model
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.evaluation.result import number
@@ -23,7 +25,7 @@ from distilcli.training.run_folder import RunFolder
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
 # mistake should not wait longer than that.
-_LONGEST_WAIT = 120.0
+LONGEST_WAIT = 120.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Start:
         """
         patience = 0.0
         if self.resume or self.force:
-            patience = min(self.experiment.train.timeout_seconds, _LONGEST_WAIT)
+            patience = min(self.experiment.train.timeout_seconds, LONGEST_WAIT)
         self.held.enter_context(self.folder.locked(patience, self.console.note))
         self.folder.check(self.experiment, resume=self.resume, force=self.force)
 
@@ -77,15 +79,45 @@ class Start:
             self.folder.begin(self.experiment, force=self.force)
 
 
+@dataclass(frozen=True)
+class AmongOthers:
+    """What a run that is one of several is told of the others.
+
+    Attributes:
+        models: what it goes on from, by what that is: a part of its identity.
+        tracked_as: the project that trackers report to; None: the experiment's name.
+        goes_on: whether the processes go on to another run.
+    """
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    tracked_as: str | None = None
+    goes_on: bool = False
+
+
 def run(experiment: BaseExperiment, *, resume: bool, force: bool, console: Console) -> None:
     """Train the experiment's student."""
+    folder = RunFolder(experiment.run_folder)
+    result = take(experiment, folder, AmongOthers(), resume=resume, force=force, console=console)
+    show(result, console)
+    console.result(asdict(result))
+
+
+def take(
+    experiment: BaseExperiment,
+    folder: RunFolder,
+    among: AmongOthers,
+    *,
+    resume: bool,
+    force: bool,
+    console: Console,
+) -> TrainResult:
+    """Take one run, alone or among others."""
     check_places(experiment)
     accelerator = make_accelerator(experiment)
-    folder = RunFolder(experiment.run_folder)
     folder.check(experiment, resume=resume, force=force)
     with ExitStack() as held:  # the run folder, from the moment that something is written there
         start = Start(experiment, folder, resume, force, console, held)
-        objective, identity = _objective(start, accelerator)
+        objective, identity = _objective(start, accelerator, among.models)
         console.note(
             f"{experiment.name}: student from {experiment.student.in_words}, "
             f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
@@ -94,15 +126,16 @@ def run(experiment: BaseExperiment, *, resume: bool, force: bool, console: Conso
         with console.bar("train") as bar:
             log = TrainingLog(console, bar)
             events = Events(console.note, console.warn, log.metrics)
-            result = train(
+            return train(
                 experiment,
                 objective,
                 accelerator,
                 resume=resume,
                 events=events,
                 identity=identity,
+                tracked_as=among.tracked_as,
+                goes_on=among.goes_on,
             )
-    _show(result, console)
 
 
 def dry_run(experiment: BaseExperiment, console: Console) -> None:
@@ -112,25 +145,24 @@ def dry_run(experiment: BaseExperiment, console: Console) -> None:
     if not folder.has_run:
         folder.check(experiment, resume=False, force=False)
     accelerator = make_accelerator(experiment)
-    report = preflight(
-        experiment, _unsaved_objective(experiment, accelerator, console), accelerator
-    )
+    objective = unsaved_objective(experiment, accelerator, console)
+    report = preflight(experiment, objective, accelerator)
     accelerator.end_training()
-    _show_preflight(report, experiment, console)
+    console.result(show_preflight(report, experiment, console))
 
 
 def profile(experiment: BaseExperiment, num_steps: int, console: Console) -> None:
     """Take steps under the profiler; only their trace is written."""
     check_places(experiment)
     accelerator = make_accelerator(experiment)
-    objective = _unsaved_objective(experiment, accelerator, console)
+    objective = unsaved_objective(experiment, accelerator, console)
     trace = RunFolder(experiment.run_folder).trace
     report = profile_steps(experiment, objective, accelerator, num_steps, trace)
     accelerator.end_training()
     _show_profile(report, console)
 
 
-def _unsaved_objective(
+def unsaved_objective(
     experiment: BaseExperiment, accelerator: Accelerator, console: Console
 ) -> Objective:
     """Samples and losses, for which nothing is written: a teacher's outputs are not cached."""
@@ -141,10 +173,12 @@ def _unsaved_objective(
     return kind.objective(parts, accelerator, console.note, may_write=False)
 
 
-def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Identity]:
+def _objective(
+    start: Start, accelerator: Accelerator, models: Mapping[str, str]
+) -> tuple[Objective, Identity]:
     """Samples and losses, and what they depend on, which the main process alone finds out.
 
-    It makes what is missing, before the others look.
+    It makes what is missing, before the others look. `models` are more that the run depends on.
     """
     folder, console = start.folder, start.console
     kind = kind_of(start.experiment)
@@ -156,6 +190,8 @@ def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Ident
 
     def checked_identity() -> Identity:
         found = kind.identity(parts, folder.initial_student)
+        for what, model in models.items():
+            found |= identity_of_model(what, model)
         if start.resume and folder.has_run:  # before the teacher runs for hours over other inputs
             check_identity(folder.read_identity(), found, folder.root)
         return found
@@ -165,7 +201,8 @@ def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Ident
     return objective, identity | objective.identity()
 
 
-def _show(result: TrainResult, console: Console) -> None:
+def show(result: TrainResult, console: Console) -> None:
+    """What a run came to, for people."""
     if result.already_finished:
         console.note("this run is finished; there is nothing to do")
     speed = result.tokens / result.seconds if result.seconds else 0.0
@@ -181,7 +218,6 @@ def _show(result: TrainResult, console: Console) -> None:
         )
         console.say(f"held out, after step {result.student_step}: {scores}")
     console.say(f"student: {result.student}")
-    console.result(asdict(result))
 
 
 def _show_profile(report: Profile, console: Console) -> None:
@@ -196,7 +232,10 @@ def _show_profile(report: Profile, console: Console) -> None:
     console.result(asdict(report))
 
 
-def _show_preflight(report: Preflight, experiment: BaseExperiment, console: Console) -> None:
+def show_preflight(
+    report: Preflight, experiment: BaseExperiment, console: Console
+) -> dict[str, Any]:
+    """What a dry run found, for people; the same for programs."""
     rows = [
         ["processes x micro-batches", f"{report.num_processes} x {report.micro_batches}"],
         ["steps", report.batches],
@@ -213,4 +252,5 @@ def _show_preflight(report: Preflight, experiment: BaseExperiment, console: Cons
     if folder.has_run:
         console.note(f"{folder.root} exists: train will ask for --resume or --force")
     record = asdict(report)
-    console.result(record | record.pop("teacher"))
+    teacher: dict[str, Any] = record.pop("teacher")
+    return record | teacher

@@ -10,7 +10,7 @@ from pydantic import Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from distilcli.config.fields import NAME_RULE, Section
-from distilcli.config.overrides import MAX_SHOWN, Key, Override, dotted_key, named
+from distilcli.config.overrides import MAX_SHOWN, Key, Override, dotted_key, is_in, named
 from distilcli.errors import either, shortened
 from distilcli.files.json_text import to_json
 
@@ -29,9 +29,19 @@ def describe(
     path: Path,
     tree: dict[str, Any],
     overrides: list[Override],
+    place: Callable[[Key], Key] = lambda key: key,
 ) -> str:
-    """The first problem with where it is, and how many more there are."""
-    problems = [_problem(details, kind, tree) for details in error.errors()]
+    """The first problem with where it is, and how many more there are.
+
+    Args:
+        error: what pydantic found.
+        kind: what the settings should be.
+        path: of the file that they are from.
+        tree: of the file.
+        overrides: that were laid over it.
+        place: where a key of `kind` stands in the file.
+    """
+    problems = [_problem(details, kind, tree, place) for details in error.errors()]
     problems.sort(key=lambda problem: problem.kind not in ("extra_forbidden", "renamed"))
     # A key that is only mistyped is not missing as well.
     meant = {problem.suggestion for problem in problems}
@@ -57,26 +67,20 @@ def _origin(key: Key, path: Path, tree: dict[str, Any], overrides: list[Override
         if key[:length] == override.key:
             return named(override.text)
         if override.key[: len(key)] == key:
-            if not _is_in(tree, key):
+            if not is_in(tree, key):
                 return named(override.text)
             overridden = " (with overrides)"
     return f"{path}{overridden}"
 
 
-def _is_in(tree: Any, key: Key) -> bool:
-    for part in key:
-        try:
-            tree = tree[part]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return True
-
-
-def _problem(details: ErrorDetails, root: type[Section], tree: dict[str, Any]) -> _Problem:
+def _problem(
+    details: ErrorDetails, root: type[Section], tree: dict[str, Any], place: Callable[[Key], Key]
+) -> _Problem:
     key, section, choices = _find(details["loc"], root)
+    key = place(key)
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
-        kind_is_given = _is_in(tree, (*key[:-1], "kind"))
+        kind_is_given = is_in(tree, (*key[:-1], "kind"))
         return _unknown_key(key, section, choices, kind_is_given)
     if kind == "missing":
         return _Problem(kind, key, "this key is required")
@@ -140,7 +144,7 @@ def _find(
             key, is_name = (*key, part), False
         elif isinstance(part, str) and below_value and part in choices:
             section, below_value = choices[part], False
-        elif isinstance(part, int) and below_value:
+        elif isinstance(part, int):
             key = (*key, part)
         elif not below_value:
             key = (*key, part)

@@ -92,6 +92,16 @@ def _other_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
     return "kind" in above and above["kind"] != below.get("kind")
 
 
+def is_in(tree: Any, key: Key) -> bool:
+    """Whether a tree has a key."""
+    for part in key:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
 def dotted_key(key: Key) -> str:
     """A key as the user writes it."""
     return ".".join(str(part) for part in key)

@@ -18,10 +18,13 @@ from pydantic import ValidationError
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.mistakes import describe
-from distilcli.config.overrides import lay_over, parse_key, parse_override
+from distilcli.config.overrides import Override, lay_over, parse_key, parse_override
 from distilcli.config.renamed import with_new_names
+from distilcli.config.stages import STAGES, StagedExperiment, has_stages, stages_of
 from distilcli.config.yaml_tree import read_yaml
 from distilcli.errors import ConfigError
+
+_NO_FILE = "Give --config an experiment file."
 
 
 def load_masked_lm_experiment(
@@ -63,9 +66,27 @@ def load_experiment(
 
     Raises:
         ConfigError: the file is missing, not YAML or has a key twice, an override is malformed, a
-            key is unknown (with the nearest valid name), or a value has the wrong type or bound.
+            key is unknown (with the nearest valid name), or a value has the wrong type or bound; or
+            it has several stages.
     """
-    experiment = read(path, overrides, kind_of_experiment)
+    experiment = load_any_experiment(path, overrides)
+    if isinstance(experiment, StagedExperiment):
+        raise ConfigError(
+            f"{path}: an experiment without stages is needed here",
+            "Once it runs, each stage has an experiment.yaml of its own in runs/NAME/stages/.",
+        )
+    return experiment
+
+
+def load_any_experiment(
+    path: Path, overrides: Sequence[str] | None = None
+) -> MaskedLMExperiment | TaskExperiment | StagedExperiment:
+    """Read an experiment file, which may have several stages; see `load_experiment`."""
+    tree = read_yaml(path, _NO_FILE)
+    parsed = [parse_override(text) for text in overrides or []]
+    if has_stages(tree) or any(override.key[0] == STAGES for override in parsed):
+        return stages_of(_with_overrides(tree, parsed), path, tree, parsed)
+    experiment = build(tree, overrides, kind_of_experiment, path)
     assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
     return experiment
 
@@ -75,12 +96,16 @@ def load_of_run(
 ) -> MaskedLMExperiment | TaskExperiment:
     """Read the experiment that a run wrote down, of this version or an earlier one.
 
-    Keys may have the names that they had then; in `overrides` they must have those of now.
+    Keys may have the names that they had then; in `overrides` they must have those of now. Of a run
+    with several stages it is that of the last one, under the name of the run.
 
     Raises:
         ConfigError: see `load_experiment`.
     """
     tree = read_yaml(path)
+    if has_stages(tree):
+        last = stages_of(tree, path, tree, of_run=True).as_one(-1)
+        tree = last.model_dump(mode="json")
     experiment = build(
         with_new_names(tree, kind_of_experiment(tree)), overrides, kind_of_experiment, path
     )
@@ -89,7 +114,13 @@ def load_of_run(
 
 
 def kind_of_experiment(tree: dict[str, Any]) -> type[Section]:
-    """Which settings the tree of an experiment is."""
+    """Which settings the tree of an experiment is.
+
+    Raises:
+        ConfigError: it has several stages.
+    """
+    if has_stages(tree):
+        raise ConfigError(f"{STAGES}: an experiment without stages is needed here")
     return TaskExperiment if "task" in tree else MaskedLMExperiment
 
 
@@ -99,7 +130,7 @@ def read(
     kind_of: Callable[[dict[str, Any]], type[Section]],
 ) -> Section:
     """Read a file of settings and lay overrides over it; see `build`."""
-    return build(read_yaml(path, "Give --config an experiment file."), overrides, kind_of, path)
+    return build(read_yaml(path, _NO_FILE), overrides, kind_of, path)
 
 
 def build(
@@ -120,14 +151,19 @@ def build(
         ConfigError: see `load_experiment`.
     """
     parsed = [parse_override(text) for text in overrides or []]
-    laid_over = copy.copy(tree)
-    for override in parsed:
-        lay_over(laid_over, override)
+    laid_over = _with_overrides(tree, parsed)
     kind = kind_of(laid_over)
     try:
         return kind.model_validate(laid_over)
     except ValidationError as error:
         raise ConfigError(describe(error, kind, path, tree, parsed)) from error
+
+
+def _with_overrides(tree: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    found = copy.copy(tree)
+    for override in overrides:
+        lay_over(found, override)
+    return found
 
 
 def described(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -137,13 +138,7 @@ class Trainer:
             if saves:
                 self.save(wait=self.finished or stopping)
             if stopping and not self.finished:
-                number = signal.Signals(stop.received)
-                raise Interrupted(
-                    f"stopped by {number.name} after step {outcome.step}; "
-                    "a checkpoint is written, and this goes on from it:",
-                    "distilcli train --resume",
-                    exit_signal(number),
-                )
+                raise _interrupted(stop, f"after step {outcome.step}; a checkpoint is written")
 
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0
@@ -283,15 +278,35 @@ class Trainer:
             self.events.on_warning(f"{error.message}; the last one becomes the student")
             return checkpoints.load(checkpoints.checkpoint_folder(root, self.state.step))
 
-    def close(self) -> None:
+    def close(self, goes_on: bool = False) -> None:
         """End the last write, trackers and the process group; see `Stepper.close`.
+
+        Args:
+            goes_on: the processes go on to another run, and keep their group.
 
         Raises:
             WriteError: the last checkpoint could not be written.
         """
         self.stepper.close()
         self.writer.wait()
-        self.accelerator.end_training()
+        if goes_on:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        else:
+            self.accelerator.end_training()
+
+    def refuse_to_go_on(self, stop: StopSignals) -> None:
+        """Stop where another run would follow, if a signal came to some process.
+
+        Raises:
+            Interrupted: on all processes.
+        """
+        received = torch.tensor([stop.received], device=self.accelerator.device)
+        if not bool(self.accelerator.gather(received).any()):
+            return
+        stop.receive(signal.SIGTERM)  # where none came
+        self.close()
+        raise _interrupted(stop, f"after the last step; {self.folder.student} is written")
 
 
 def train(
@@ -302,6 +317,8 @@ def train(
     resume: bool,
     events: Events | None = None,
     identity: Identity | None = None,
+    tracked_as: str | None = None,
+    goes_on: bool = False,
 ) -> TrainResult:
     """Train the student of `objective`, from the last checkpoint when resuming.
 
@@ -313,6 +330,8 @@ def train(
         events: told of notes, warnings and metrics.
         identity: of all that the run reads, which checkpoints keep and a resume compares; only
             the main process needs it.
+        tracked_as: the project that trackers report to; None: the experiment's name.
+        goes_on: the processes go on to another run, and keep their group.
 
     Raises:
         NonFiniteLossError, Interrupted: see `Trainer.run`.
@@ -332,9 +351,11 @@ def train(
     # To the end: after the last step a request to stop changes nothing any more.
     with StopSignals().listening() as stop:
         if not already_finished:
-            _take_steps(trainer, stop)
+            _take_steps(trainer, stop, tracked_as or experiment.name)
         result = trainer.finish(already_finished)
-        trainer.close()
+        if goes_on:
+            trainer.refuse_to_go_on(stop)
+        trainer.close(goes_on)
     return result
 
 
@@ -354,11 +375,19 @@ def _begin(trainer: Trainer, resume: bool) -> None:
         trainer.folder.write_identity(trainer.identity)
 
 
-def _take_steps(trainer: Trainer, stop: StopSignals) -> None:
+def _interrupted(stop: StopSignals, when: str) -> Interrupted:
+    number = signal.Signals(stop.received)
+    return Interrupted(
+        f"stopped by {number.name} {when}, and this goes on from it:",
+        "distilcli train --resume",
+        exit_signal(number),
+    )
+
+
+def _take_steps(trainer: Trainer, stop: StopSignals, tracked_as: str) -> None:
     """From the present state to the last step, with trackers; see `Trainer.run`."""
-    experiment = trainer.experiment
-    if experiment.train.trackers:
-        trainer.accelerator.init_trackers(experiment.name)
+    if trainer.experiment.train.trackers:
+        trainer.accelerator.init_trackers(tracked_as)
     try:
         with trainer.stepper.naming_the_lost():
             trainer.run(stop)

@@ -2,12 +2,13 @@
 
 runs/NAME/  experiment.yaml  environment.json  identity.json  metrics.jsonl  checkpoints/
             initial-student/  student/  results.json  scores.json  profile/  .lock
+            stages/1-NAME/, ...: of a run of several stages, a folder like this one for each
 """
 
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,17 @@ class RunFolder:
 
     Args:
         root: the run folder; it need not exist.
+        also_free: keys that may differ at a resume of this run, beside those that always may.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, also_free: frozenset[str] = frozenset()) -> None:
         self.root = root
+        self._free_keys = _FREE_KEYS | also_free
         self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
         self.initial_student = root / "initial-student"
         self.student = root / "student"
+        self.stages = root / "stages"
         self.experiment = root / "experiment.yaml"
         self.environment = root / "environment.json"
         self.identity = root / "identity.json"
@@ -71,8 +75,17 @@ class RunFolder:
 
     @property
     def has_run(self) -> bool:
-        """Whether training has begun here."""
-        return self.metrics.exists() or self.checkpoints.exists() or self.student.exists()
+        """Whether training has begun here, or in a stage of this run."""
+        own = (self.metrics, self.checkpoints, self.student)
+        return any(path.exists() for path in own) or any(
+            stage.has_run for stage in self.stage_folders()
+        )
+
+    def stage_folders(self) -> list["RunFolder"]:
+        """The folders of its stages that are there, in no order that counts."""
+        if not self.stages.is_dir():
+            return []
+        return [RunFolder(path) for path in sorted(self.stages.iterdir()) if path.is_dir()]
 
     def check(self, experiment: BaseExperiment, *, resume: bool, force: bool) -> None:
         """Refuse a folder that another run, or another experiment, already uses.
@@ -123,6 +136,10 @@ class RunFolder:
         Raises:
             RunFolderError: the folder cannot be written, or see `check`.
         """
+        self.begin_with(dump(experiment), force=force)
+
+    def begin_with(self, text: str, *, force: bool) -> None:
+        """`begin`, with what experiment.yaml shall hold."""
         self._refuse_foreign(force)
         with self._beginning():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -130,9 +147,32 @@ class RunFolder:
                 self._remove_run()
             # First: it is the mark of a run folder.
             write_atomically(self.environment, to_json(describe_environment(), indent=1) + "\n")
-            write_atomically(self.experiment, dump(experiment))
+            write_atomically(self.experiment, text)
+
+    def write_experiment(self, text: str) -> None:
+        """Write what experiment.yaml shall hold, unless it does already.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with suppress(OSError, UnicodeDecodeError):
+            if self.experiment.read_text(encoding="utf-8") == text:
+                return
+        with self._writing(self.experiment):
+            write_atomically(self.experiment, text)
 
     def _remove_run(self) -> None:
+        # The last one first: what a kill leaves is then the beginning of a run.
+        for stage in reversed(self.stage_folders()):
+            with stage.locked(0.0, lambda _: None):
+                stage._remove_run()
+                if is_marked(stage.environment):
+                    for path in (stage.experiment, stage.environment, stage.root / ".lock"):
+                        path.unlink(missing_ok=True)
+            with suppress(OSError):
+                stage.root.rmdir()  # raises where someone has put something else there
+        with suppress(OSError):
+            self.stages.rmdir()
         checkpoints.remove_all(self.checkpoints)
         for folder in (self.student, self.initial_student):
             if folder.exists():
@@ -154,6 +194,8 @@ class RunFolder:
                         "Choose another output_dir=... or name=..., or move that file elsewhere.",
                     )
         if force:
+            for stage in self.stage_folders():
+                stage._refuse_foreign(force)
             for folder in checkpoints.checkpoint_folders(self.checkpoints):
                 checkpoints.refuse_foreign(folder)
             for folder in (self.student, self.initial_student):
@@ -235,7 +277,7 @@ class RunFolder:
         old = dict(_leaves(_as_of_now(before, type(experiment)), ""))
         new = dict(_leaves(experiment.model_dump(mode="json"), ""))
         differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-        return sorted(differing - _FREE_KEYS)
+        return sorted(differing - self._free_keys)
 
 
 def _as_of_now(tree: dict[str, Any], kind: type[BaseExperiment]) -> dict[str, Any]:
