@@ -249,7 +249,8 @@ def take_profile(row: Row, options: argparse.Namespace, folder: Path) -> int:
     experiment["train"]["max_steps"] = 20
     file = folder / "profile.yaml"
     file.write_text(json.dumps(experiment), encoding="utf-8")  # which is YAML
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     for command in (["prepare"], ["train", "--profile", "3"]):
         ran = subprocess.run(
             [sys.executable, "-m", "distilcli", *command, "--config", str(file)], env=environment
