@@ -18,7 +18,7 @@ from distilcli.suites.ablation_results import ablation_table
 from distilcli.suites.ablations import load_ablation, plan_ablation, plan_probes
 from distilcli.suites.plan import SuiteRun
 from distilcli.suites.results import Results, is_share, shown
-from distilcli.suites.run_lengths import length_of, seconds_per_step, steps_within
+from distilcli.suites.run_lengths import RunLength, length_of, seconds_per_step, steps_within
 from distilcli.suites.runs import finished_scores, recover_runs, take
 from distilcli.training.folder_checks import check_places
 from distilcli.training.results_file import check_results
@@ -50,8 +50,7 @@ def run(path: Path, seeds: int, jobs: int | None, overrides: list[str], console:
             runs = plan_ablation(ablation, seeds, path, overrides, steps)
         _prepare(runs, console)
         results, failed = _take(runs, jobs, console)
-    lengths = {(run.model, run.seed): length_of(run) for run in runs if _key(run) in results}
-    record = ablation_table(ablation, results, lengths)
+    record = ablation_table(ablation, results, _lengths(runs, results, console))
     if timed:
         record["seconds_per_step"] = {probe.model: seconds_per_step(probe) for probe in probes}
     record = show_and_write(record, ablation.folder, lambda: _show(record, console), console)
@@ -62,13 +61,23 @@ def run(path: Path, seeds: int, jobs: int | None, overrides: list[str], console:
     console.result(record)
 
 
-def _key(run: SuiteRun) -> tuple[str, str, int]:
-    return run.task, run.model, run.seed
-
-
 def _take(runs: list[SuiteRun], jobs: int | None, console: Console) -> tuple[Results, list[str]]:
     gpus = torch.cuda.device_count()
     return take(runs, jobs or gpus or 1, gpus, console.note)
+
+
+def _lengths(
+    runs: list[SuiteRun], results: Results, console: Console
+) -> dict[tuple[str, int], RunLength]:
+    """How long the runs that are done were, as far as that is known."""
+    lengths = {}
+    for run in runs:
+        if (run.task, run.model, run.seed) in results:
+            try:
+                lengths[run.model, run.seed] = length_of(run)
+            except DistilError as error:  # what was trained for hours is shown all the same
+                console.warn(error.message)
+    return lengths
 
 
 def _failure(failed: list[str], ablation: Ablation) -> DistilError:
@@ -148,13 +157,12 @@ def _scores_shown(changes: dict[str, Any]) -> list[str]:
 
 
 def _medians(scores: list[str], change: dict[str, Any]) -> list[str]:
+    medians = [shown(score, change["scores"][score]["median"]) for score in scores]
     length = change["length"]
-    return [
-        *(shown(score, change["scores"][score]["median"]) for score in scores),
-        f"{length['steps']:,.0f}",
-        f"{length['tokens']:,.0f}",
-        duration(length["seconds"]),
-    ]
+    if length is None:
+        return [*medians, "-", "-", "-"]
+    counts = [f"{length[key]:,.0f}" for key in ("steps", "tokens")]
+    return [*medians, *counts, duration(length["seconds"])]
 
 
 def _range(score: str, change: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ the same in both runs, so that it does not blur their difference.
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distilcli.config.ablation import BASE, Ablation
@@ -23,7 +23,7 @@ def ablation_table(ablation: Ablation, results: Results, lengths: Lengths) -> di
     Args:
         ablation: which was run.
         results: scores of each run that is done.
-        lengths: of the same runs.
+        lengths: of the same runs, as far as they are known.
     """
     published = ablation.published.differences if ablation.published else {}
     base = _runs_of(BASE, results)
@@ -35,7 +35,7 @@ def ablation_table(ablation: Ablation, results: Results, lengths: Lengths) -> di
         changes[name] = {
             "settings": ablation.changes.get(name, {}),
             "scores": {score: _summary(score, found) for score in _scores_of(found)},
-            "length": _median_length([lengths[name, seed] for seed in found]),
+            "length": _median_length(lengths, name, found),
         }
         if name != BASE and base:
             changes[name]["differences"] = _differences(found, base)
@@ -71,9 +71,12 @@ def _summary(score: str, found: Mapping[int, Mapping[str, float]]) -> dict[str, 
     }
 
 
-def _median_length(lengths: list[RunLength]) -> dict[str, float]:
+def _median_length(lengths: Lengths, name: str, seeds: Iterable[int]) -> dict[str, float] | None:
+    known = [lengths[name, seed] for seed in seeds if (name, seed) in lengths]
     keys = ("steps", "tokens", "seconds")
-    return {key: statistics.median(getattr(length, key) for length in lengths) for key in keys}
+    if not known:
+        return None
+    return {key: statistics.median(getattr(length, key) for length in known) for key in keys}
 
 
 def _differences(

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distilcli.config.ablation import BASE, Ablation
-from distilcli.config.experiment import BaseExperiment
+from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
 from distilcli.config.overrides import Override, laid_over, lay_over, parse_key, parse_override
 from distilcli.config.reading import build, described, kind_of_experiment
 from distilcli.config.yaml_tree import read_yaml
@@ -141,7 +141,19 @@ def _checked(
         place = BASE if name == BASE else f"change {name}"
         raise ConfigError(f"{said} ({place})") from error
     assert isinstance(experiment, BaseExperiment)
+    _refuse_unmeasured(experiment, name, where)
     return experiment
+
+
+def _refuse_unmeasured(experiment: BaseExperiment, name: str, where: Path) -> None:
+    if not isinstance(experiment, MaskedLMExperiment):
+        return  # a task has its dev examples
+    if not (experiment.data.held_out_fraction or experiment.data.held_out_sources):
+        place = BASE if name == BASE else f"change {name}"
+        raise ConfigError(
+            f"{where}: data.held_out_fraction is 0: there is no text to compare on ({place})",
+            "Set it above 0, or name data.held_out_sources.",
+        )
 
 
 def _keys_set_by(overrides: Sequence[str], name: str) -> dict[str, str]:

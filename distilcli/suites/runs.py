@@ -130,6 +130,8 @@ def _start_what_can(
 
 
 def _said(scores: dict[str, float]) -> str:
+    if not scores:
+        return "done"  # without anything that it could be measured on
     name, value = next(iter(scores.items()))
     return f"{name} {shown(name, value)}"
 
