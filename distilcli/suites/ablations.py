@@ -104,9 +104,7 @@ def _tree_of(ablation: Ablation, name: str, run: str, seed: int) -> dict[str, An
     tree = copy.copy(ablation.base)
     for dotted, value in ablation.changes.get(name, {}).items():
         key = parse_key(dotted)
-        below = _at(tree, key)
-        if isinstance(value, dict) and isinstance(below, dict):
-            value = laid_over(below, value)
+        value = laid_over({dotted: _at(tree, key)}, {dotted: value})[dotted]
         try:
             lay_over(tree, Override(dotted, key, value))
         except ConfigError as error:

@@ -41,6 +41,19 @@ def drawn_by(plan: StepPlan, steps: range) -> list[tuple[int, int]]:
     ]
 
 
+@given(
+    st.lists(st.integers(3, 20), min_size=4, max_size=30), st.integers(1, 4), st.integers(1, 999)
+)
+def test_the_fewest_steps_that_draw_so_many_tokens(lengths, batch, tokens):
+    """Counted one step after the other, over epochs."""
+    plan = StepPlan(np.array(lengths, dtype=np.int32), batch, BOUND, seed=5)
+    steps = drawn = 0
+    while drawn < tokens:
+        drawn += plan.lengths[plan.samples(steps)].sum()
+        steps += 1
+    assert plan.steps_to_reach(tokens) == steps
+
+
 def test_an_epoch_holds_every_sequence_once(plan):
     """What fills no batch at its end opens the first batch of the next."""
     drawn = drawn_by(plan, range(26))  # 24 * 26 = 624: three epochs of 203 and a little more

@@ -320,3 +320,20 @@ def test_a_key_that_is_no_word(path: Path) -> None:
 )
 def test_what_does_not_fit_together(path: Path, changes: dict[str, Any], message: str) -> None:
     assert complaint(path, **changes) == f"PATH: {message}"
+
+
+def test_a_run_has_one_length(tmp_path):
+    """Steps and tokens cannot both say how long it is."""
+    tree = {"name": "x", "teacher": {"model": "t"}}
+    tree |= {"data": {"sources": [{"files": "a.jsonl"}], "store": "s"}}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    tokens = reading.load_experiment(path, ["train.max_tokens=3000000000"]).train
+    assert (tokens.max_tokens, tokens.max_steps, tokens.ends_with_epochs) == (
+        3 * 10**9,
+        None,
+        False,
+    )
+    assert reading.load_experiment(path).train.ends_with_epochs
+    with pytest.raises(ConfigError, match="train: max_steps and max_tokens both say how long"):
+        reading.load_experiment(path, ["train.max_tokens=9", "train.max_steps=9"])

@@ -1,11 +1,14 @@
 """Runs of a suite with something in place of their processes."""
 
+import io
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_experiments import start
 from tiny_suites import PAIRS, TAGS, runs_of
 
 from distilcli.suites import runs
@@ -105,6 +108,31 @@ MIXED = {
     "baselines": {"other": {"kind": "checkpoint", "model": "m"}},
 }
 MIXED_RUNS = list(runs_of(seeds=2, **MIXED).values())
+
+
+class Forked:
+    """In place of `subprocess.Popen`: the command in a process that has imported everything."""
+
+    def __init__(self, words: list[str], stderr: Any, **_: Any) -> None:
+        assert words[:3] == [sys.executable, "-m", "distilcli"]
+        self.running = start(*words[3:])
+        self.log = Path(stderr.name)
+        self.returncode: int | None = None
+        self.stdout: io.StringIO | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and not self.running.processes[0].is_alive():
+            self.wait()
+        return self.returncode
+
+    def wait(self) -> None:
+        if self.returncode is None:
+            finished = self.running.wait()
+            self.log.write_text(finished.stderr, encoding="utf-8")
+            self.returncode, self.stdout = finished.code, io.StringIO(finished.stdout)
+
+    def send_signal(self, number: int) -> None:
+        self.running.signal(number)
 
 
 def started_as(popen: type) -> SimpleNamespace:

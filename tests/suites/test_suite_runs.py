@@ -1,17 +1,15 @@
 """Whole suites, taken again and again: as forked commands, and once as processes of their own."""
 
-import io
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_experiments
-from scheduled_runs import started_as
-from tiny_experiments import listing, start
+from scheduled_runs import Forked, started_as
+from tiny_experiments import listing
 from tiny_suites import invoke, plain_score, regression_model, suite_file
 from tiny_tasks import NUM_TRAIN, TinyTasks, make_tasks
 from typer.testing import Result
@@ -29,31 +27,6 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory) -> TinyTasks:
     return make_tasks(tmp_path_factory.mktemp("tasks"))
-
-
-class Forked:
-    """In place of `subprocess.Popen`: the command in a process that has imported everything."""
-
-    def __init__(self, words: list[str], stderr: Any, **_: Any) -> None:
-        assert words[:3] == [sys.executable, "-m", "distilcli"]
-        self.running = start(*words[3:])
-        self.log = Path(stderr.name)
-        self.returncode: int | None = None
-        self.stdout: io.StringIO | None = None
-
-    def poll(self) -> int | None:
-        if self.returncode is None and not self.running.processes[0].is_alive():
-            self.wait()
-        return self.returncode
-
-    def wait(self) -> None:
-        if self.returncode is None:
-            finished = self.running.wait()
-            self.log.write_text(finished.stderr, encoding="utf-8")
-            self.returncode, self.stdout = finished.code, io.StringIO(finished.stdout)
-
-    def send_signal(self, number: int) -> None:
-        self.running.signal(number)
 
 
 class Flow:
