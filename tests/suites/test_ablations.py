@@ -202,8 +202,8 @@ def test_a_mistake_is_answered_with_file_and_key(path, changes, message):
         ),
         (
             [],
-            {"changes": {"hot": {"loss.temprature": 4}}},
-            "PATH: loss.temprature: unknown key; did you mean loss.temperature? (change hot)",
+            {"changes": {"hot": {"loss.temperatures": 4}}},
+            "PATH: loss.temperatures: unknown key; did you mean loss.temperature? (change hot)",
         ),
         (
             ["base.optim.lr=fast"],
