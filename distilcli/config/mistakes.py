@@ -151,8 +151,10 @@ def _find(
             if part not in section.model_fields:
                 break
             annotation = section.model_fields[str(part)].annotation
-            is_name = get_origin(annotation) is dict  # the next part is what the user calls it
             choices = _sections(annotation)
+            # The next part is what the user calls it, or its place in a list of one kind.
+            is_name = get_origin(annotation) is dict
+            is_name |= get_origin(annotation) is list and "" in choices
             below_value = "" not in choices
             section = choices.pop("", section)
     return key, section, choices
