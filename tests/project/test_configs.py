@@ -13,7 +13,7 @@ from distilcli.suites import plan as suite_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-TASKS = {"finetuned-teacher", "imdb", "mrpc", "pos", "squad", "sst2", "stsb"}
+TASKS = {"ensemble", "finetuned-teacher", "imdb", "mrpc", "pos", "squad", "sst2", "stsb"}
 EXPECTED = TASKS | {
     "builtin-student",
     "builtin-teacher",
