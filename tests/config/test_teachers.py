@@ -87,7 +87,7 @@ def test_teachers_that_no_loss_would_look_at_are_refused(tmp_path, kind):
     ("others", "said"),
     [
         ([{"weight": 1.0}], "teacher.others.0.model: this key is required"),
-        ([{"model": "b", "weigth": 1.0}], "did you mean teacher.others.0.weight?"),
+        ([{"model": "b", "weights": 1.0}], "did you mean teacher.others.0.weight?"),
         ([{"model": "b", "cache": None}], "teacher.others.0.cache: unknown key"),
         ([{"model": "b"}] * 64, "teacher.others: takes 63 at most"),
     ],
