@@ -1,10 +1,8 @@
 """What is inside a model while it runs over a packed row: hidden states, queries, keys, values."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -32,12 +30,11 @@ def shape_of(model: PreTrainedModel) -> Shape:
 class Recorder:
     """Keeps what is at some places of a model, in runs that ask for it.
 
-    It hooks into the model once, before anything is compiled: a compiled layer keeps the hooks that
-    it was first called with.
+    It hooks into the model, so it must be made before layers are compiled (`compile_layers`).
 
     Args:
         model: what is looked into.
-        places: where; None others are kept.
+        places: where; nothing else is kept.
     """
 
     def __init__(self, model: PreTrainedModel, places: Collection[Place]) -> None:
@@ -91,15 +88,5 @@ class Recorder:
         projection = encoder_layers(model)[place.layer].get_submodule(layer.roles[place.what])
         index, count = layer.part(place.what)
         projection.register_forward_hook(
-            _uncompiled(
-                lambda _module, _inputs, output: self._keep(
-                    place, output.chunk(count, dim=-1)[index]
-                )
-            )
+            lambda _module, _inputs, output: self._keep(place, output.chunk(count, dim=-1)[index])
         )
-
-
-def _uncompiled(hook: Callable[..., None]) -> Callable[..., Any]:
-    """A hook that a compiled layer calls as it is, for what it does is to keep a tensor."""
-    disabled: Callable[..., Any] = torch.compiler.disable(hook)
-    return disabled

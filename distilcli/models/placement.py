@@ -42,12 +42,17 @@ _PACKED_UNCOMPILED = "distilcli_packed_uncompiled"
 
 
 def compile_layers(model: PreTrainedModel) -> None:
-    """Compile a model's layers in place, at their first call. Names of weights stay the same."""
+    """Compile a model's layers in place, at their first call. Names of weights stay the same.
+
+    A layer into which a loss term looks, at queries, keys or values, is left as it is.
+    """
     AttentionInterface.register(_PACKED_UNCOMPILED, torch.compiler.disable(packed_attention))
     model.set_attn_implementation(_PACKED_UNCOMPILED)
     for layer in encoder_layers(model):
-        # Not the whole call, `layer.compile`: hooks of the layer would be compiled with it.
-        layer.forward = torch.compile(layer.forward, dynamic=True)
+        # Layers share graphs, and a graph that was made of a layer without hooks leaves them out.
+        if not any(module._forward_hooks for name, module in layer.named_modules() if name):
+            # Not the whole call, `layer.compile`: the layer's own hooks would be left out, too.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def num_graphs() -> int:
