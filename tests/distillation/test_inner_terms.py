@@ -1,16 +1,27 @@
 """Terms that look inside the models, against hidden states that transformers itself gives."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
-from loss_settings import weights
+from hypothesis import given
+from hypothesis import strategies as st
+from loss_settings import by_name, weights
 from packed_batches import make_masker, random_split
+from paired_batches import KEPT, NUM_TEACHER, paired_split
 from tiny_families import HIDDEN, exact_attention, tiny_masked_lm
 from torch import Tensor
 
 from distilcli.batches.masked import PackedBatch, pack_masked
 from distilcli.config.losses import LossConfig
+from distilcli.distillation.inner_terms import Looks, check_terms
 from distilcli.distillation.loss_modules import Distillation
 from distilcli.distillation.teachers import PlacedTeacher
+from distilcli.errors import ConfigError
+from distilcli.losses.hidden_states import uniform_layers
+from distilcli.losses.inside import InnerTerm, Pair, Place, Shape
+from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.models.families import FAMILIES
 
 LENGTHS = [3, 12, 12, 30, 7, 5]
@@ -91,3 +102,211 @@ def test_hidden_states_are_those_that_transformers_gives(family, distance, layer
     for name, gradient in gradients(student, found.total).items():
         torch.testing.assert_close(gradient, wanted[name], **CLOSE, msg=name)
     assert sum(gradient is not None for gradient in wanted.values()) > 5
+
+
+@each_family
+def test_embeddings_are_what_the_first_layer_is_given(family, batch):
+    student, teacher = models(family)
+    expected = squared(states_of(student, batch)[0], states_of(teacher, batch)[0].detach())
+    module = Distillation(student, PlacedTeacher(teacher), loss_of(embeddings=2.0))
+    found = module(batch, [torch.ones(()).double()])
+    torch.testing.assert_close(found.terms[0], expected.detach(), **CLOSE)
+    wanted = gradients(student, expected)
+    for name, gradient in gradients(student, found.total).items():
+        torch.testing.assert_close(gradient, wanted[name], **CLOSE, msg=name)
+
+
+# A student of another width
+
+
+WIDE_TERMS = {"hidden_cosine": 0.7, "hidden_states": 1.0, "embeddings": 0.5}
+
+
+def projected(module: Distillation, ours: list[Tensor], theirs: list[Tensor]) -> dict[str, Tensor]:
+    """Each term by its formula, with the matrices that the module learns."""
+    matrix = {name: one.weight for name, one in module.projections.items()}
+    last = matrix["hidden_states"].T
+    return {
+        "hidden_cosine": cosines(ours[-1] @ matrix["hidden_cosine"].T, theirs[-1]),
+        "hidden_states": squared(ours[1] @ last.T, theirs[3])
+        + squared(ours[2] @ last.T, theirs[5]),
+        "embeddings": squared(ours[0] @ matrix["embeddings"].T, theirs[0]),
+    }
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
+def test_another_width_is_met_by_learned_projections(family, batch):
+    student, teacher = models(family, width=24)
+    ours, theirs = states_of(student, batch), [s.detach() for s in states_of(teacher, batch)]
+    module = Distillation(student, PlacedTeacher(teacher), loss_of(**WIDE_TERMS), seed=3)
+    expected = projected(module, ours, theirs)
+    found = module(batch, [torch.tensor(weight).double() for weight in WIDE_TERMS.values()])
+    values = by_name(module, found)
+    for name, value in expected.items():
+        torch.testing.assert_close(values[name], value.detach(), **CLOSE, msg=name)
+    found.total.backward()
+    trained = {name: one.grad for name, one in module.trained().items()}
+    total = sum(weight * expected[name] for name, weight in WIDE_TERMS.items())
+    wanted = torch.autograd.grad(total, list(module.trained().values()), allow_unused=True)
+    for name, gradient in zip(trained, wanted, strict=True):
+        torch.testing.assert_close(trained[name], gradient, **CLOSE, msg=name)
+    assert {name for name in trained if name.startswith("projections.")} == {
+        f"projections.{name}.weight" for name in WIDE_TERMS
+    }
+
+
+def test_projections_depend_on_the_seed_alone_and_keep_the_size_of_states():
+    student, teacher = models("bert", width=24)
+
+    def make(**more) -> dict[str, Tensor]:
+        module = Distillation(student, PlacedTeacher(teacher), loss_of(**WIDE_TERMS), **more)
+        return {name: one.weight.detach() for name, one in module.projections.items()}
+
+    torch.manual_seed(1)
+    first = make(seed=7)
+    torch.manual_seed(2)
+    again, other = make(seed=7), make(seed=8)
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())
+    assert not any(torch.equal(weight, other[name]) for name, weight in first.items())
+    assert not torch.equal(first["hidden_states"], first["embeddings"])
+    assert {tuple(weight.shape) for weight in first.values()} == {(HIDDEN, 24)}
+    states = torch.randn(500, 24).double()
+    ratio = (states @ first["hidden_states"].T).square().mean() / states.square().mean()
+    assert 0.7 < ratio < 1.4
+
+
+def test_models_of_one_width_have_no_projections():
+    student, teacher = models("bert")
+    module = Distillation(student, PlacedTeacher(teacher), loss_of(**WIDE_TERMS))
+    assert len(module.projections) == 0
+    assert module.trained().keys() == dict(student.named_parameters()).keys()
+
+
+# What gets a gradient, and how a batch may be cut
+
+
+def test_what_gets_no_gradient_is_frozen_and_nothing_else(batch):
+    """Of the embeddings alone no layer gets one; of states after the first layer, that alone."""
+    for loss, last in ((loss_of(embeddings=1.0), -1), (of_states(layers=[2, None]), 0)):
+        student, teacher = models("bert")
+        student.train()
+        module = Distillation(student, PlacedTeacher(teacher), loss)
+        state = torch.get_rng_state()
+        module.freeze_unused(batch)
+        assert torch.equal(torch.get_rng_state(), state)
+        trained = {name for name, one in student.named_parameters() if one.requires_grad}
+        assert trained == {
+            name
+            for name, _ in student.named_parameters()
+            if "embeddings" in name or any(f".layer.{i}." in name for i in range(last + 1))
+        }
+        module(batch, [torch.ones(()).double()]).total.backward()
+        assert {name for name, one in student.named_parameters() if one.grad is not None} == trained
+
+
+def test_sums_do_not_depend_on_how_a_batch_is_cut(tiny_tokenizer):
+    split, masker = random_split(LENGTHS, tiny_tokenizer), make_masker(tiny_tokenizer)
+    student, teacher = models("modernbert", width=24)
+    module = Distillation(student, PlacedTeacher(teacher), loss_of(**WIDE_TERMS))
+    coefficients = [torch.tensor(weight).double() for weight in WIDE_TERMS.values()]
+    whole = module(pack_masked(split, range(6), masker, 1), coefficients)
+    cuts = ([0, 3], [5], [1, 2, 4])
+    parts = [module(pack_masked(split, cut, masker, 1), coefficients) for cut in cuts]
+    torch.testing.assert_close(sum(part.terms for part in parts), whole.terms, **CLOSE)
+    parameters = list(module.trained().values())
+    found, expected = (
+        torch.autograd.grad(total, parameters, allow_unused=True)
+        for total in (sum(part.total for part in parts), whole.total)
+    )
+    torch.testing.assert_close(
+        [one for one in found if one is not None],
+        [one for one in expected if one is not None],
+        **CLOSE,
+    )
+
+
+# Two vocabularies
+
+
+class Lengths(InnerTerm):
+    """A term that remembers what it was shown."""
+
+    name = "hidden_states"
+    metric = "loss/hidden_states"
+
+    def places(self, student: Shape, teacher: Shape) -> list[Pair]:
+        place = Place("hidden_states", 1)
+        return [Pair(place, place)]
+
+    def sum(self, compared, lengths):
+        self.lengths = list(lengths)
+        [(student, teacher)] = compared
+        self.shown = student.shape[0], teacher.shape[0]
+        return (student - teacher).square().sum()
+
+
+def test_of_two_vocabularies_the_tokens_that_both_read_are_compared(tiny_tokenizer):
+    lengths = [6, 1, 14, 9, 2]
+    masker = make_masker(tiny_tokenizer, vocab_size=len(KEPT))
+    batch = pack_masked(paired_split(lengths), range(5), masker, 2, 0.5, KEPT)
+    row = batch.teacher_row
+    student = tiny_masked_lm("bert", seed=1, num_layers=2, vocab_size=len(KEPT)).double()
+    teacher = tiny_masked_lm("bert", num_layers=4, vocab_size=NUM_TEACHER).double()
+    ours, theirs = states_of(student, batch), states_of(teacher, row)
+    expected = squared(ours[0][row.student_pairs], theirs[0][row.pairs]) + sum(
+        squared(ours[i][row.student_pairs], theirs[2 * i][row.pairs]) for i in (1, 2)
+    )
+    loss = loss_of(hidden_states=1.0, embeddings=1.0)
+    placed = PlacedTeacher(teacher, torch.from_numpy(KEPT))
+    module = Distillation(student, placed, loss)
+    found = module(batch, [torch.ones(()).double()] * 2)
+    torch.testing.assert_close(found.total, expected, **CLOSE)
+    assert module.counts(batch) == [row.pairs.shape[0]] * 2
+
+    assert sum(row.pair_lengths) == row.pairs.shape[0] < batch.num_tokens
+    ends = np.cumsum(batch.lengths)
+    of_each = [
+        int(((row.student_pairs >= end - n) & (row.student_pairs < end)).sum())
+        for end, n in zip(ends, batch.lengths, strict=True)
+    ]
+    assert list(row.pair_lengths) == of_each
+    term = Lengths(1.0, 1.0)
+    module._looks = Looks([term], student, teacher)
+    module.terms = (term,)
+    module(batch, [torch.ones(()).double()])
+    assert term.lengths == of_each
+    assert term.shown == (sum(of_each), sum(of_each))
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([2], "loss.hidden_states.layers: 1 entries, and the student has 2 layers"),
+        ([2, 6], "loss.hidden_states.layers: 6 is over the 5 layers of the teacher"),
+    ],
+)
+def test_layers_that_there_are_not_are_refused(layers, message):
+    student, teacher = models("bert")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_terms(MASKED_LM_TERMS, of_states(layers=layers), student, teacher)
+    check_terms(MASKED_LM_TERMS, of_states(layers=[2, 5]), student, teacher)
+
+
+def test_uniform_layers_are_evenly_spaced_and_end_with_the_last():
+    assert uniform_layers(6, 12) == [2, 4, 6, 8, 10, 12]
+    assert uniform_layers(4, 12) == [3, 6, 9, 12]
+    assert uniform_layers(3, 3) == [1, 2, 3]
+    assert uniform_layers(4, 6) == [2, 3, 5, 6]  # 1.5 and 4.5 are rounded up
+    assert uniform_layers(6, 2) == [1, 1, 1, 1, 2, 2]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_uniform_layers_never_go_back(num_student_layers, num_teacher_layers):
+    layers = uniform_layers(num_student_layers, num_teacher_layers)
+    assert len(layers) == num_student_layers
+    assert layers == sorted(layers)
+    assert layers[0] >= 1
+    assert layers[-1] == num_teacher_layers
