@@ -1,5 +1,6 @@
 """Training from a teacher's outputs on disk: the same as from itself, and never from another's."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +102,40 @@ def moved(found: dict[str, Tensor], teacher: Path) -> float:
     return relative_difference({n: found[n] for n in names}, {n: start[n] for n in names})
 
 
-def steps_of(experiment: TaskExperiment) -> dict[str, Tensor]:
+def steps_of(
+    experiment: TaskExperiment, on_note: Callable[[str], None] = lambda _: None
+) -> dict[str, Tensor]:
     """Take its steps and no more: nothing is measured or written but the teacher's outputs."""
     accelerator = make_accelerator(experiment)
     parts = assemble_task(experiment, accelerator.device)
-    stepper = Stepper(experiment, TaskObjective(experiment, parts, accelerator), accelerator)
+    stepper = Stepper(
+        experiment, TaskObjective(experiment, parts, accelerator, on_note), accelerator
+    )
     stepper.distillation.train()
     for step, batches in enumerate(stepper.batches_from(0)):
         stepper.take(step, batches)
     AcceleratorState._reset_state(reset_partial_state=True)
     return parts.student.state_dict()
+
+
+def test_what_looks_inside_is_not_kept_and_the_teacher_runs_in_every_step(tasks, tmp_path):
+    save_teacher(tmp_path / "teacher", "tagging")
+    told: list[str] = []
+    found = [
+        steps_of(experiment_of(tasks, "tagging", tmp_path, cache, **term), told.append)
+        for cache, term in (
+            (None, {"hidden_states": 1.0}),
+            (tmp_path / "cache", {"hidden_states": 1.0}),
+            (None, {}),
+        )
+    ]
+    assert told == [
+        "teacher.cache is not used: loss.hidden_states looks inside the teacher, which therefore "
+        "runs in every step"
+    ]
+    assert not (tmp_path / "cache").exists()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert relative_difference(found[2], found[0]) > 1e-3  # so that the term took part
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Terms that look inside the models, against hidden states that transformers itself gives."""
 
 import re
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,19 +11,21 @@ from hypothesis import strategies as st
 from loss_settings import by_name, weights
 from packed_batches import make_masker, random_split
 from paired_batches import KEPT, NUM_TEACHER, paired_split
+from task_models import each_task, make_inputs, make_model, outputs_of, run_padded
 from tiny_families import HIDDEN, exact_attention, tiny_masked_lm
 from torch import Tensor
 
 from distilcli.batches.masked import PackedBatch, pack_masked
-from distilcli.config.losses import LossConfig
+from distilcli.config.losses import LossConfig, TaskLossConfig
 from distilcli.distillation.inner_terms import Looks, check_terms
-from distilcli.distillation.loss_modules import Distillation
+from distilcli.distillation.loss_modules import Distillation, TaskDistillation
 from distilcli.distillation.teachers import PlacedTeacher
 from distilcli.errors import ConfigError
 from distilcli.losses.hidden_states import uniform_layers
 from distilcli.losses.inside import InnerTerm, Pair, Place, Shape
 from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.models.families import FAMILIES
+from distilcli.tasks.inputs import pack_inputs
 
 LENGTHS = [3, 12, 12, 30, 7, 5]
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -128,8 +131,7 @@ def projected(module: Distillation, ours: list[Tensor], theirs: list[Tensor]) ->
     last = matrix["hidden_states"].T
     return {
         "hidden_cosine": cosines(ours[-1] @ matrix["hidden_cosine"].T, theirs[-1]),
-        "hidden_states": squared(ours[1] @ last.T, theirs[3])
-        + squared(ours[2] @ last.T, theirs[5]),
+        "hidden_states": squared(ours[1] @ last, theirs[3]) + squared(ours[2] @ last, theirs[5]),
         "embeddings": squared(ours[0] @ matrix["embeddings"].T, theirs[0]),
     }
 
@@ -223,6 +225,35 @@ def test_sums_do_not_depend_on_how_a_batch_is_cut(tiny_tokenizer):
         [one for one in expected if one is not None],
         **CLOSE,
     )
+
+
+# Tasks
+
+
+@each_task
+@pytest.mark.parametrize("body", ["bert", "distilbert", "modernbert"])
+def test_on_a_task_the_inputs_are_compared_token_by_token(body, head, family):
+    labels = 1 if family == "number" else 3
+    student, teacher = (
+        make_model(body, head, labels, num_layers=depth, seed=depth, width=width).double()
+        for depth, width in ((1, 24), (3, 16))
+    )
+    inputs, samples = make_inputs([9, 5, 12, 3, 7], head, family, labels), [3, 0, 2, 4]
+    loss = TaskLossConfig.model_validate(
+        weights(soft_targets=0.0, labels=0.0, hidden_states=1.0, embeddings=0.5)
+    )
+    (first, last), of_teacher = (
+        [run_padded(deepcopy(model), inputs, samples, after).hidden for after in range(depth + 1)]
+        for model, depth in ((student, 1), (teacher, 3))
+    )
+    module = TaskDistillation(student, PlacedTeacher(teacher), outputs_of(head, family), loss)
+    matrix = {name: one.weight.detach().T for name, one in module.projections.items()}
+    expected = squared(last @ matrix["hidden_states"], of_teacher[3])
+    expected = expected + 0.5 * squared(first @ matrix["embeddings"], of_teacher[0])
+    batch = pack_inputs(inputs, samples)
+    found = module(batch, [torch.tensor(weight).double() for weight in (1.0, 0.5)])
+    torch.testing.assert_close(found.total, expected, **CLOSE)
+    assert module.counts(batch) == [batch.num_tokens] * 2
 
 
 # Two vocabularies

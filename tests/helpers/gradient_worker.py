@@ -30,7 +30,7 @@ def make_stepper(experiment: MaskedLMExperiment, accelerator: Accelerator) -> St
 
 def gradient_of_step(stepper: Stepper, step: int) -> dict[str, torch.Tensor]:
     """Take a step; the gradient, by name, as the optimiser is given it."""
-    named = dict(stepper.distillation.student.named_parameters())
+    named = stepper.distillation.trained()
     gradient: dict[str, torch.Tensor] = {}
 
     def remember(*_: Any) -> None:
@@ -46,7 +46,7 @@ def gradient_of_step(stepper: Stepper, step: int) -> dict[str, torch.Tensor]:
 def weights_of(stepper: Stepper) -> dict[str, torch.Tensor]:
     return {
         name: parameter.detach().clone()
-        for name, parameter in stepper.distillation.student.named_parameters()
+        for name, parameter in stepper.distillation.trained().items()
     }
 
 

@@ -47,7 +47,7 @@ class Padded(NamedTuple):
 
     Attributes:
         outputs: one row for each output, input after input.
-        hidden: last hidden states of the real tokens, input after input.
+        hidden: hidden states of the real tokens, input after input: the last ones unless said.
     """
 
     outputs: Tensor
@@ -99,8 +99,13 @@ def make_inputs(
     return join(ids, types, positions, targets)
 
 
-def run_padded(model: PreTrainedModel, inputs: Inputs, samples: list[int]) -> Padded:
-    """Run some inputs as transformers has it: one a row, padded, with a mask."""
+def run_padded(
+    model: PreTrainedModel, inputs: Inputs, samples: list[int], after: int = -1
+) -> Padded:
+    """Run some inputs as transformers has it: one a row, padded, with a mask.
+
+    Its hidden states are those after so many layers.
+    """
     model.set_attn_implementation(exact_attention(model))
     padding = model.config.pad_token_id or 0
     ids, types = (
@@ -123,7 +128,7 @@ def run_padded(model: PreTrainedModel, inputs: Inputs, samples: list[int]) -> Pa
         outputs = torch.cat(
             [found.logits[row, places[i].tolist()] for row, i in enumerate(samples)]
         )
-    return Padded(outputs, found.hidden_states[-1][real])
+    return Padded(outputs, found.hidden_states[after][real])
 
 
 def _by_input(values: np.ndarray, inputs: Inputs) -> list[np.ndarray]:
