@@ -95,7 +95,8 @@ def test_hidden_states_end_with_the_last_ones(family, model, batch):
 
 @each_family
 def test_the_shape_of_a_model(family, model):
-    assert shape_of(model) == Shape(num_layers=LAYERS, width=HIDDEN, num_heads=4)
+    radii = (None, 4, 4) if family == "modernbert" else (None,) * LAYERS
+    assert shape_of(model) == Shape(num_layers=LAYERS, width=HIDDEN, num_heads=4, radii=radii)
 
 
 @pytest.mark.parametrize("family", ["bert"])
