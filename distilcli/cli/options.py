@@ -24,8 +24,8 @@ TASK_TEMPLATES = (
     "tagging",
     "question-answering",
 )
-TEMPLATES = ("quickstart", "masked-lm", *TASK_TEMPLATES, "suite")
-SCHEMAS = ("masked-lm", "task", "suite", "ablation")
+TEMPLATES = ("quickstart", "masked-lm", *TASK_TEMPLATES, "stages", "suite")
+SCHEMAS = ("masked-lm", "task", "suite", "ablation", "stages")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="Experiment file (YAML).")

@@ -4,8 +4,8 @@
 
 It is what pydantic makes of the sections, in words that editors understand better. Which part of a
 union a section is depends on one of its keys, so that the mistake is named and not every part that
-does not fit. Numbers may be text, since PyYAML takes `3e-4` for that. What a suite lays over
-sections of an experiment is completed like these sections.
+does not fit. Numbers may be text, since PyYAML takes `3e-4` for that. What a suite or a stage
+lays over sections of an experiment is completed like these sections.
 
 What holds only of several keys together (`min_length` may not be over `max_length`) is not in it.
 """
@@ -17,8 +17,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import core_schema
 
 from distilcli.config.ablation import Ablation
+from distilcli.config.data import DataConfig
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
+from distilcli.config.stages import StageOverlay, StagesFile
 from distilcli.config.suite import Suite, SuiteTask
 
 KINDS: dict[str, type[Section]] = {
@@ -26,6 +28,7 @@ KINDS: dict[str, type[Section]] = {
     "task": TaskExperiment,
     "suite": Suite,
     "ablation": Ablation,
+    "stages": StagesFile,
 }
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NUMBER_TEXT = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"
@@ -33,6 +36,7 @@ _NUMBER_TEXT = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _TAGS, _OTHERWISE = "x-tags", "x-otherwise"  # only between generating and rewriting
 _ANYTHING = {"type": "object", "additionalProperties": True}
+_PART_OF_DATA = "PartOfDataConfig"
 
 
 def settings_schema(kind: str | None = None) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def settings_schema(kind: str | None = None) -> dict[str, Any]:
     """
     wanted = list(KINDS.values()) if kind is None else [KINDS[kind]]
     # In the same order every time, so that the text is the same.
-    made_of: set[type[Section]] = {*wanted, TaskExperiment}
+    made_of: set[type[Section]] = {*wanted, MaskedLMExperiment, TaskExperiment}
     refs, made = models_json_schema(
         [(one, "validation") for one in sorted(made_of, key=lambda section: section.__name__)],
         schema_generator=_Generator,
@@ -72,8 +76,10 @@ class _Generator(GenerateJsonSchema):
 
 def _any_file(own: Mapping[type[Section], Any], sections: Mapping[str, Any]) -> dict[str, Any]:
     """A file of any kind, which one key decides: `tasks` makes it a suite, `base` an ablation."""
-    # Listed here too, or an editor would not offer them in a file that has none of them yet.
+    # Listed here too, or an editor would not offer them in a file that has none of them yet. The
+    # last one that a file has decides: one with stages may have a task, too.
     offered: dict[str, type[Section]] = {"task": TaskExperiment, "tasks": Suite, "base": Ablation}
+    offered |= {"stages": StagesFile}
     return {
         "type": "object",
         "properties": {
@@ -102,6 +108,37 @@ def _open_overlays(sections: dict[str, Any]) -> None:
         own = sections.get(suite.__name__, {}).get("properties", {})
         for name in own.keys() & experiment.keys():
             own[name] = _replaced(own[name], experiment[name])
+    _open_stages(sections)
+
+
+def _open_stages(sections: dict[str, Any]) -> None:
+    """Show the sections of a stage as those of the experiments that it may be."""
+    if StagesFile.__name__ not in sections:
+        return
+    kinds = [sections[kind.__name__]["properties"] for kind in (MaskedLMExperiment, TaskExperiment)]
+    for overlay in (StagesFile, StageOverlay):
+        own = sections[overlay.__name__]["properties"]
+        for name, schema in own.items():
+            found = [kind[name] for kind in kinds if name in kind]
+            if not found or not _is_overlay(schema):
+                continue
+            parts = [_undescribed(one) for one in found]
+            own[name] = _described(schema) | ({"anyOf": parts} if len(parts) > 1 else parts[0])
+    # Of this section a stage gives only what differs, so no key of it must be there.
+    section = sections[DataConfig.__name__]
+    sections[_PART_OF_DATA] = {key: section[key] for key in section if key != "required"}
+    for overlay in (StagesFile, StageOverlay):
+        data = sections[overlay.__name__]["properties"]["data"]
+        data["$ref"] = data["$ref"].replace(DataConfig.__name__, _PART_OF_DATA)
+
+
+def _is_overlay(schema: Mapping[str, Any]) -> bool:
+    return any(_ANYTHING.items() <= part.items() for part in schema.get("anyOf", [schema]))
+
+
+def _undescribed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    around = {"title", "description", "default"}
+    return {key: value for key, value in schema.items() if key not in around}
 
 
 def _replaced(schema: Any, section: Mapping[str, Any]) -> Any:

@@ -42,7 +42,8 @@ class _Overlay(Section):
     """What a stage may set, and what all may share; checked once one lies over the other."""
 
     seed: Seed | None = Field(
-        None, description="Seeds data order, masks, dropout and new weights; null: 42."
+        None,
+        description="Seeds data order, masks, dropout and new weights; null: as shared, or 42.",
     )
     teacher: dict[str, Any] | None = Field(
         default_factory=dict, description="The teacher; null: none."

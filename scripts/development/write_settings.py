@@ -26,7 +26,8 @@ no upper bound is shown, there is one far above what anyone needs.)
 
 A file with the key `task` is an [experiment on a task](#experiments-on-a-task), one with `tasks` is
 a [suite](#suites), one with `base` is an [ablation](#ablations), and any other is [masked-LM
-training](#masked-lm-training).
+training](#masked-lm-training). One with `stages` is [several of them](#several-stages), one after
+the other.
 
 Editors complete these keys and mark mistakes with the schema that `distilcli schema` prints. In
 VS Code, for example, the YAML extension by Red Hat takes the name of the schema from a comment:
@@ -43,6 +44,7 @@ HEADINGS = {
     "task": "Experiments on a task",
     "suite": "Suites",
     "ablation": "Ablations",
+    "stages": "Several stages",
 }
 
 
@@ -108,7 +110,8 @@ class Page:
             default = _default(key, schema, section)
             if key == "kind" and name in self.chosen_by_kind:
                 default = "required"
-            cells = [f"`{full}`", _either(list(_kinds_of(schema))), default]
+            kinds = list(dict.fromkeys(_kinds_of(schema)))
+            cells = [f"`{full}`", _either(kinds), default]
             cells.append(self._meaning(key, schema, found))
             cells = [cell.replace("|", "\\|") for cell in cells]
             self.parts.append(f"| {' | '.join(cells)} |\n")

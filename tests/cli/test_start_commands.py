@@ -65,6 +65,10 @@ def test_every_template_is_valid_and_called_as_its_file(kind):
         assert (
             len(plan.plan(plan.load_suite(Path("first.yaml")), 2, Path("first.yaml"))) == 2 * 3 * 2
         )
+    elif kind == "stages":
+        staged = reading.load_any_experiment(Path("first.yaml"))
+        name = staged.name
+        assert [stage.name for stage in staged.stages] == ["short", "long", "task"]
     else:
         experiment = reading.load_experiment(Path("first.yaml"))
         name = experiment.name
@@ -111,7 +115,7 @@ def test_what_a_template_offers_in_comments_is_valid(kind):
     text = written(kind, "first.yaml")
     found = offers(text)
     assert found or kind == "quickstart"
-    load = plan.load_suite if kind == "suite" else reading.load_experiment
+    load = plan.load_suite if kind == "suite" else reading.load_any_experiment
     for override in found:
         if override.startswith("student.model="):  # of another kind of student, as it says
             override = f'student={{"kind": "checkpoint", "model": {override.partition("=")[2]}}}'

@@ -15,7 +15,9 @@ from distilcli.config.ablation import Ablation
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.schema import KINDS, settings_schema
+from distilcli.config.stages import has_stages, stages_of
 from distilcli.config.suite import Suite
+from distilcli.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "development"))
@@ -77,8 +79,11 @@ def is_valid(tree: Any) -> bool:
     if "base" in tree:
         kind = Ablation
     try:
+        if has_stages(tree):
+            stages_of(tree, Path("x.yaml"), tree)
+            return True
         kind.model_validate(tree)
-    except ValidationError:
+    except (ValidationError, ConfigError):
         return False
     return True
 
@@ -202,6 +207,36 @@ def test_a_mistake_is_named_once_and_where_it_is(tree, key, value, said):
     """Not by every part of a union that does not fit."""
     [found] = mistakes(laid_over(tree, key, value))
     assert found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stages.1.loss", {"labels": {"weight": 2}}),
+        ("stages.1.loss", {"masked_lm": {"weight": 2}}),
+        ("stages.1.loss", {"maskedlm": {"weight": 2}}),
+        ("stages.0.data", {"max_length": 512, "store": "other"}),
+        ("stages.0.data", {"max_lenth": 512}),
+        ("stages.0.masking", {"smoothing": 0.7}),
+        ("stages.0.trains", {}),
+        ("stages.0.name", None),
+        ("stages.1.teacher", None),
+        ("stages.1.teacher", {"cache": "c"}),
+        ("stages.1.task", {"kind": "classified"}),
+        ("stages.0.train", {"max_steps": 0}),
+        ("stages", []),
+        ("student", {"kind": "random"}),
+        ("student", {"layers": "none"}),
+        ("data", {"sources": [], "store": 3}),
+    ],
+)
+def test_stages_fit_where_they_can_be_laid_over_what_they_share(key, value):
+    """But for what belongs to the other kind of stage, which an editor cannot tell."""
+    tree = MASKED_LM | {"stages": [{"name": "a"}, {"name": "b", "task": TASK["task"]}]}
+    assert is_valid(tree)
+    changed = laid_over(tree, key, value)
+    belongs_elsewhere = value == {"masked_lm": {"weight": 2}}
+    assert (mistakes(changed) == []) == (is_valid(changed) or belongs_elsewhere)
 
 
 @pytest.mark.parametrize(

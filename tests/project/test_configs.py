@@ -7,12 +7,16 @@ import pytest
 from distilcli.config import reading
 from distilcli.config.data import FilesSource, RowFiles
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
+from distilcli.config.schedules import Schedule
+from distilcli.config.stages import StagedExperiment
 from distilcli.config.tasks import GlueTask
 from distilcli.files import paths
 from distilcli.suites import plan as suite_plan
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+ALL = sorted((ROOT / "configs").glob("*.yaml"))
+STAGED = [path for path in ALL if path.stem == "stages"]
+CONFIGS = [path for path in ALL if path not in STAGED]
 TASKS = {"ensemble", "finetuned-teacher", "imdb", "mrpc", "pos", "squad", "sst2", "stsb"}
 EXPECTED = TASKS | {
     "builtin-student",
@@ -53,7 +57,8 @@ def files_of(experiment: MaskedLMExperiment | TaskExperiment) -> list[str]:
 
 def test_the_promised_experiments_ship() -> None:
     assert {path.stem for path in CONFIGS} >= EXPECTED
-    others = {path.name for path in (ROOT / "configs").iterdir() if path not in CONFIGS}
+    others = {path.name for path in (ROOT / "configs").iterdir() if path not in ALL}
+    assert len(STAGED) == 1
     assert others == {"schema.json", "suites", "ablations"}
     assert [path.name for path in (ROOT / "configs" / "suites").iterdir()] == ["english.yaml"]
 
@@ -74,7 +79,22 @@ def test_config_survives_dump_and_load(path: Path, tmp_path: Path) -> None:
     assert reading.load_experiment(copy) == experiment
 
 
-@each_config
+def test_the_experiment_with_stages_needs_nothing_but_the_package() -> None:
+    """And it shows what stages are for: other data, other losses, a value that changes."""
+    [path] = STAGED
+    staged = reading.load_any_experiment(path)
+    assert isinstance(staged, StagedExperiment)
+    assert staged.name == path.stem
+    first, second = (stage.experiment for stage in staged.stages)
+    assert isinstance(first, MaskedLMExperiment)
+    assert isinstance(second, MaskedLMExperiment)
+    assert first.data.max_length < second.data.max_length
+    assert first.loss.weights["soft_targets"] == 0 < second.loss.weights["soft_targets"]
+    assert isinstance(second.loss.temperature, Schedule)
+    assert {*files_of(first), *files_of(second)} == {"builtin:text.jsonl.gz"}
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_header_gives_the_command_and_what_it_needs(path: Path) -> None:
     header = header_of(path)
     assert header[0] == f"distilcli train --config configs/{path.name}"
