@@ -112,11 +112,16 @@ class Mixing:
         self._log_sums: dict[float, list[Tensor]] = {one: [] for one in temperatures}
 
     def add(self, logits: Logits, weight: float) -> None:
-        """Add a model, whose weight is its share of the mean."""
+        """Add a model, whose weight is its share of the mean; its logits are used up."""
+        last = next(reversed(self._log_sums), None)
         for temperature, so_far in self._log_sums.items():
             is_first = not so_far
-            for index in range(len(logits.blocks)):
-                part = logits.log_probs(index, temperature).add_(math.log(weight))
+            # log w_k - log-sum, for log (w_k p_k) in one pass.
+            constant = math.log(weight) - logits.log_sum(temperature)
+            for index, block in enumerate(logits.blocks):
+                # In their place, once nobody needs the logits any more: on a GPU a block is all.
+                place = block if temperature == last else None
+                part = torch.add(constant, block, alpha=1.0 / temperature, out=place)
                 if is_first:
                     so_far.append(part)
                 else:
