@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Scores of a chunk: few enough for the caches of a CPU, and for the memory of a GPU.
-_CHUNK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 26}
+_CHUNK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 25}
 # Scores of padding that take a GPU as long as one group more, most of which is the host's work. On
 # a CPU, to mask padding takes longer than a group more.
 _SPARE_SCORES = {"cpu": 0, "cuda": 1 << 22}

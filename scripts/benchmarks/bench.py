@@ -28,6 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from memory import forget_peak_memory, peak_memory_gib
 from reckoning import Shape, step_gflop
 from workload import ROOT, SHAPES, Task, machine, write_teacher, write_text
 
@@ -82,7 +83,7 @@ def work(name: str, task: Task) -> None:
     contestant: Contestant = kinds[name](experiment, parts, accelerator)
     lengths = parts.store.train.lengths
     plan = StepPlan(lengths, task.sequences, task.micro_batch, experiment.seed)
-    _forget_peak_memory(task.device)
+    forget_peak_memory(task.device)
     for index, _ in enumerate(sys.stdin):
         contestant.read(index)
         start = time.perf_counter()
@@ -90,7 +91,7 @@ def work(name: str, task: Task) -> None:
         if task.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        memory_gib = _peak_memory_gib(task.device)
+        memory_gib = peak_memory_gib(task.device)
         if task.device == "cpu":  # whose speed depends on what else the machine does
             peak = _matrix_peak(task, name)
         step_lengths = lengths[plan.samples(index)].tolist()
@@ -104,27 +105,6 @@ def work(name: str, task: Task) -> None:
             "peak_gflops": peak,
         }
         print(json.dumps(answer), file=answers, flush=True)
-
-
-def _forget_peak_memory(device: str) -> None:
-    """So that loading the models does not count."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_memory_gib(device: str) -> float:
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**30
-    # Not getrusage: its figure is at least that of the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 2**20
 
 
 def _matrix_peak(task: Task, name: str, seconds: float = 0.3) -> float:

@@ -213,6 +213,29 @@ def test_it_stays_finite_where_probabilities_are_not():
     assert student.grad.isfinite().all()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("radius", [None, 5])
+def test_on_cuda_it_is_what_it_is_on_a_cpu(name, radius):
+    """There, sequences of other lengths are padded to one group."""
+    loss, _ = LOSSES[name]
+    student = Vectors(vectors(32, grad=True), vectors(32, grad=True))
+    teacher = Vectors(vectors(64), vectors(64))
+    expected = loss(student, teacher, LENGTHS, 4, radius)
+    wanted = torch.autograd.grad(expected, student)
+    moved = [
+        Vectors(*(x.detach().to("cuda", torch.float32) for x in v)) for v in (student, teacher)
+    ]
+    for one in moved[0]:
+        one.requires_grad_()
+    found = loss(*moved, LENGTHS, 4, radius)
+    gradients = torch.autograd.grad(found, moved[0])
+    close(found.double().cpu(), expected, 1e-3)
+    for one, other in zip(gradients, wanted, strict=True):
+        close(one.double().cpu(), other, 1e-3)
+
+
 # Memory
 
 

@@ -170,6 +170,19 @@ def test_losses_need_no_memory_for_full_logits() -> None:
 
 
 @pytest.mark.slow
+def test_what_a_loss_costs_is_measured_beside_the_default_ones() -> None:
+    """Without logits over the vocabulary a micro-batch needs less memory."""
+    arguments = ["--size", "small", "--rounds", "1", "--micro-batch", "512"]
+    found = measure("loss_cost.py", *arguments, "--only", "attention_relations")["losses"]
+    names = ["the default losses", "+ attention_relations", "attention_relations alone"]
+    assert list(found) == names
+    assert len({figures["tokens"] for figures in found.values()}) == 1
+    assert min(figures["microseconds_per_token"] for figures in found.values()) > 0
+    default, _, alone = (figures["peak_gib"] for figures in found.values())
+    assert 0 < alone < 0.8 * default
+
+
+@pytest.mark.slow
 def test_prepare_is_measured_beside_the_release() -> None:
     arguments = ["--repeats", "1", "--num-proc", "1", "--rounds", "1", "--keep", "4000"]
     speeds = measure("bench_prepare.py", *arguments)["tokens_per_second"]
