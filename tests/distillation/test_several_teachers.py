@@ -308,3 +308,22 @@ def test_the_mean_of_outputs_is_what_is_measured(head):
     else:
         close(formulas.softmax(found), mean_logits(outputs, 1.0).exp(), 1e-12)
     close(kind.mean([outputs[0]] * 3, SHARES, lengths), outputs[0], 1e-12)
+
+
+def test_teachers_may_be_of_different_families():
+    """Each has its positions and token types; only what is said of the same inputs is averaged."""
+    inputs = make_inputs(TASK_LENGTHS, "token")
+    student = make_model("bert", "token", num_layers=1).double()
+    bodies = "distilbert", "roberta", "modernbert"
+    teachers = [make_model(body, "token", seed=seed).double() for seed, body in enumerate(bodies)]
+    with torch.no_grad():
+        v = [run_padded(deepcopy(model), inputs, SAMPLES).outputs for model in teachers]
+        z = run_padded(deepcopy(student), inputs, SAMPLES).outputs
+    first, *others = map(PlacedTeacher, teachers)
+    loss = TaskLossConfig.model_validate(weights(**DIVERGENCES | {"labels": 0.0}))
+    module = TaskDistillation(
+        student, first, outputs_of("token", "one-of"), loss, ensemble=ensemble_of(*others)
+    )
+    found = by_name(module, module(pack_inputs(inputs, SAMPLES), coefficients_of(module)))
+    for name, formula in formulas.DIVERGENCES.items():
+        close(found[name], formula(z, mean_logits(v, 2.0), 2.0), 2e-6)
