@@ -76,9 +76,13 @@ class Masker:
         one where there is one. Of whole words as many are as come nearest to that number of
         tokens, of two numbers that are as near the larger one.
 
+        With an mlm_probability of 0 none is.
+
         Returns:
             The input with replacements, and which positions were chosen.
         """
+        if self.config.mlm_probability == 0:
+            return input_ids.copy(), np.zeros(len(input_ids), dtype=bool)
         sequence_of = np.repeat(np.arange(len(lengths)), lengths)
         starts = np.cumsum(lengths) - lengths
         position = _positions(lengths, sequence_of)

@@ -16,6 +16,7 @@ from distilcli.cli.smaller_vocabulary import (
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import Architecture, CopiedStudent, Student
 from distilcli.corpus.store import TokenStore
+from distilcli.distillation.held_out_terms import predicts_tokens
 from distilcli.distillation.masked_lm_parts import load_teacher, make_student
 from distilcli.distillation.measured_text import held_out_text
 from distilcli.distillation.run_kind import show_progress
@@ -67,7 +68,9 @@ def run(experiment: MaskedLMExperiment, force: bool, console: Console) -> None:
     source = None
     if isinstance(experiment.student, CopiedStudent):
         named = experiment.student.source
-        source = load_masked_lm(named) if named is not None else teacher
+        source = teacher
+        if named is not None:
+            source = load_masked_lm(named, needs_head=experiment.loss.asks_for_logits)
     _show(
         student,
         teacher,
@@ -90,6 +93,9 @@ def _quality(
     """Held-out scores of student and teacher, as far as there is a token store to measure on."""
     if not tokenization.is_prepared():
         console.note("no prepared token store at hand: held-out quality is not measured")
+        return {}
+    if not predicts_tokens(experiment, (student, teacher)):
+        console.note("without tokens to predict, held-out quality is not measured")
         return {}
     store = tokenization.open_store()
     check_vocabulary(student, store.manifest.vocab_size, "the student")

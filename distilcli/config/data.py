@@ -108,8 +108,10 @@ class DataConfig(Section):
 class MaskingConfig(Section):
     """Dynamic masking (Devlin et al. 2019, sec. 3.1; Liu et al. 2019, sec. 4.1)."""
 
-    mlm_probability: Annotated[Number, Field(gt=0.0, lt=1.0)] = Field(
-        0.15, description="Share of a sequence's ordinary tokens that are chosen, to be predicted."
+    mlm_probability: Annotated[Number, Field(ge=0.0, lt=1.0)] = Field(
+        0.15,
+        description="Share of a sequence's ordinary tokens that are chosen, to be predicted; 0, "
+        "text as it is, only where no term looks at logits.",
     )
     mask_share: Fraction = Field(
         0.8, description="Share of the chosen tokens that are replaced by [MASK]."

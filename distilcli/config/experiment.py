@@ -105,6 +105,12 @@ class MaskedLMExperiment(BaseExperiment):
             )
         if self.teacher is None and not self.loss.asks_for_labels:
             raise ValueError("without a teacher, loss.masked_lm.weight must be above 0")
+        if self.loss.asks_for_logits and not self.masking.mlm_probability:
+            on_logits = [n for n, t in self.loss.terms.items() if t.on_logits and t.largest_weight]
+            raise ValueError(
+                "masking.mlm_probability 0 leaves no token to predict; "
+                f"set it above 0, or loss.{on_logits[0]}.weight to 0"
+            )
         _check_several(self.teacher, self.loss)
         if self.train.tokens_per_micro_batch < self.data.max_length:
             raise ValueError(

@@ -78,6 +78,8 @@ class TermConfig(Section):
     for_numbers: ClassVar[bool] = True
     #: Whether it means something where several teachers are averaged.
     for_several_teachers: ClassVar[bool] = True
+    #: Whether it looks at logits, and so needs models with a head.
+    on_logits: ClassVar[bool] = False
 
     weight: ScheduledWeight
 
@@ -95,6 +97,8 @@ class TermConfig(Section):
 class SoftenedTermConfig(TermConfig):
     """Settings of a term that compares softened distributions."""
 
+    on_logits: ClassVar[bool] = True
+
     temperature: ScheduledTemperature | None = Field(
         None, description="Temperature T of this term; null: that of loss.temperature."
     )
@@ -110,6 +114,8 @@ class SoftTargetsConfig(SoftenedTermConfig):
 
 class MaskedLMConfig(TermConfig):
     """Hard targets: the cross-entropy of the masked tokens."""
+
+    on_logits: ClassVar[bool] = True
 
     weight: ScheduledWeight = Field(
         2.0, description="Weight of the masked-LM loss, L_mlm (alpha_mlm)."
@@ -127,6 +133,7 @@ class HiddenCosineConfig(TermConfig):
 class LogitMSEConfig(TermConfig):
     """The mean over the vocabulary of the squared difference of logits."""
 
+    on_logits: ClassVar[bool] = True
     for_several_teachers: ClassVar[bool] = False
 
     weight: ScheduledWeight = Field(
@@ -288,6 +295,11 @@ class BaseLoss(Section):
             for name, term in self.terms.items()
             if isinstance(term, SoftenedTermConfig) and term.temperature is not None
         }
+
+    @property
+    def asks_for_logits(self) -> bool:
+        """Whether some term looks at what a masked-LM head says."""
+        return any(t.on_logits and t.largest_weight > 0 for t in self.terms.values())
 
     @property
     def asks_for_labels(self) -> bool:

@@ -12,6 +12,11 @@ from distilcli.batches.masking import Masker
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.corpus.store import TokenStore
+from distilcli.distillation.held_out_terms import (
+    compare_by_terms,
+    held_out_means,
+    predicts_tokens,
+)
 from distilcli.distillation.identity import (
     Identity,
     identity_of_model,
@@ -30,7 +35,7 @@ from distilcli.distillation.masked_lm_parts import (
     parts_of,
 )
 from distilcli.distillation.measured_text import check_tokenizers, held_out_text, other_text
-from distilcli.distillation.objective import Objective
+from distilcli.distillation.objective import Objective, Scores
 from distilcli.distillation.other_teachers import called_teachers, load_others
 from distilcli.distillation.run_kind import (
     Audience,
@@ -56,7 +61,6 @@ from distilcli.distillation.tokenization import (
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.evaluation.asked import ALL_TEACHERS, Asked
 from distilcli.evaluation.held_out import (
-    HeldOutScores,
     held_out_masker,
     held_out_scores,
     unigram_loss,
@@ -132,7 +136,7 @@ class MaskedLMObjective(Objective):
             self.parts.tokenization.teacher_ids,
         )
 
-    def held_out(self, accelerator: Accelerator) -> HeldOutScores:
+    def held_out(self, accelerator: Accelerator) -> Scores:
         """Held-out scores of the student as it is now, beside its teacher."""
         batches = self._held_out_batches(
             self.store,
@@ -141,6 +145,8 @@ class MaskedLMObjective(Objective):
             accelerator,
         )
         student = self.module.student
+        if not predicts_tokens(self.experiment, (student, self._teacher)):
+            return held_out_means(self.module, self.experiment.loss, batches, accelerator)
         return held_out_scores(student, self._teacher, batches, accelerator, teacher_ids=self._ids)
 
     def check_teacher(self, accelerator: Accelerator) -> dict[str, float | None]:
@@ -148,9 +154,12 @@ class MaskedLMObjective(Objective):
 
         Raises:
             ModelError: a teacher predicts held-out text no better than token frequencies do.
+            NonFiniteLossError: a teacher that predicts nothing computes NaN.
         """
         if not self.num_held_out:
             return {"teacher_loss": None, "unigram_loss": None}
+        if not predicts_tokens(self.experiment, (self.module.student, self._teacher)):
+            return self._check_states(accelerator)
         store, tokenization = self.store, self.parts.tokenization
         if self.parts.whole_store is not None and tokenization.whole is not None:
             store, tokenization = self.parts.whole_store, tokenization.whole
@@ -170,6 +179,15 @@ class MaskedLMObjective(Objective):
                 )
             found[f"{called.key}_loss"] = loss
         return found | {"unigram_loss": unigram}
+
+    def _check_states(self, accelerator: Accelerator) -> dict[str, float | None]:
+        """Of a teacher that predicts nothing, look only whether what it computes is finite."""
+        batches = self._held_out_batches(
+            self.store, self.parts.tokenization, _SANITY_SEQUENCES, accelerator
+        )
+        where = " and ".join(called.where for called in called_teachers(self.experiment))
+        held_out_means(self.module, self.experiment.loss, batches, accelerator, where)
+        return {"teacher_loss": None, "unigram_loss": None}
 
     def _held_out_batches(
         self,
@@ -310,7 +328,11 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
         if teacher is not None:
             others = load_others(experiment, teacher, experiment_tokenizer(experiment))
             models = dict(zip(teachers, (teacher, *others), strict=True))
-        models |= {label: load_masked_lm(path, role="student") for label, path in paths.items()}
+        needs_head = experiment.loss.asks_for_logits
+        models |= {
+            label: load_masked_lm(path, role="student", needs_head=needs_head)
+            for label, path in paths.items()
+        }
         if asked.text:
             tokenization = tokenization_of_student(experiment, next(iter(paths.values())))
             text = other_text(experiment, asked, tokenization, paths, audience)
@@ -322,6 +344,11 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
             text = held_out_text(experiment, tokenization)
         for name, model in models.items():
             check_vocabulary(model, text.store.manifest.vocab_size, name)
+        if not predicts_tokens(experiment, models.values()):
+            places = teachers | paths
+            return compare_by_terms(
+                experiment, models, list(teachers), places, text, asked, accelerator, audience
+            )
         rows = evaluate(
             models,
             list(teachers),

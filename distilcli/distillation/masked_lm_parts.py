@@ -20,7 +20,7 @@ from distilcli.distillation.tokenization import (
 from distilcli.errors import ModelError
 from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.models.checks import check_length, check_pair, check_tokenizer, check_vocabulary
-from distilcli.models.families import MaskedLM
+from distilcli.models.families import MaskedLM, is_masked_lm
 from distilcli.models.loading import load_masked_lm
 from distilcli.models.placement import resolve_precision
 from distilcli.models.saving import first_difference, save_verified
@@ -52,7 +52,10 @@ def load_teacher(
     if experiment.teacher is None:
         return None
     teacher = load_masked_lm(
-        experiment.teacher.model, revision=experiment.teacher.revision, dtype=dtype
+        experiment.teacher.model,
+        revision=experiment.teacher.revision,
+        dtype=dtype,
+        needs_head=experiment.loss.asks_for_logits,
     )
     check_length(teacher, experiment.data.max_length)
     return teacher
@@ -65,7 +68,9 @@ def make_student(
     source, whole = experiment.student.named_model, tokenization.whole or tokenization
     if isinstance(experiment.student, CopiedStudent) and source is not None:
         refuse_other_tokens(f"student.source {source}", source, whole.tokenizer)
-    student = build_student(experiment.student, teacher, experiment.seed)
+    student = build_student(
+        experiment.student, teacher, experiment.seed, experiment.loss.asks_for_logits
+    )
     if experiment.student.kept_vocabulary is not None:
         assert tokenization.kept is not None
         assert tokenization.whole is not None
@@ -163,7 +168,8 @@ def keep_or_save_initial_student(
     if not folder.exists():
         save_verified(student, tokenizer, folder)
         return
-    differing = first_difference(student, load_masked_lm(str(folder.resolve()), role="student"))
+    there = load_masked_lm(str(folder.resolve()), role="student", needs_head=is_masked_lm(student))
+    differing = first_difference(student, there)
     if differing is not None:
         raise ModelError(
             f"{folder}: not the student that this experiment starts from ({differing} differs): "
@@ -182,4 +188,5 @@ def load_initial_student(experiment: MaskedLMExperiment, folder: Path) -> Masked
         ),
         None,
         experiment.seed,
+        experiment.loss.asks_for_logits,
     )

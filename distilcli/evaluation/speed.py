@@ -204,6 +204,14 @@ class Speed:
     batch_size: int
     threads: int
 
+    @property
+    def how(self) -> str:
+        """How it was measured, for people."""
+        return (
+            f"latency: one sequence of {self.length} tokens; sequences/s: in batches of "
+            f"{self.batch_size}; CPU, {self.threads} thread(s), medians"
+        )
+
 
 def measure_speed(models: dict[str, MaskedLM], split: Split) -> dict[str, Speed]:
     """Latency and throughput of each model on the CPU; they take turns, so noise hits all."""

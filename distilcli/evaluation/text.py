@@ -72,14 +72,21 @@ class Text:
     whole: "Text | None" = None
     teacher_ids: Tensor | None = None
 
+    @property
+    def name(self) -> str:
+        """Which text it is, for people."""
+        if "files" not in self.record:
+            return f"{int(self.split.lengths.sum()):,} held-out tokens"
+        return (
+            f"{', '.join(self.record['files'])}: {self.record['tokens']:,} tokens in "
+            f"{self.record['sequences']:,} sequences"
+        )
+
     def title(self, num_masked: int) -> str:
         """Which text it is, for people, with the number of tokens that are masked in it."""
         if "files" not in self.record:
             return f"{num_masked:,} masked held-out tokens"
-        return (
-            f"{', '.join(self.record['files'])}: {self.record['tokens']:,} tokens in "
-            f"{self.record['sequences']:,} sequences, {num_masked:,} tokens of them masked"
-        )
+        return f"{self.name}, {num_masked:,} tokens of them masked"
 
 
 def evaluate(
@@ -233,11 +240,7 @@ def table_of(rows: list[Evaluation], text: Text) -> Table:
 
 def lines_of(rows: list[Evaluation], text: Text) -> list[str]:
     """How speed was measured, where it was."""
-    lines = [
-        f"latency: one sequence of {speed.length} tokens; sequences/s: in batches of "
-        f"{speed.batch_size}; CPU, {speed.threads} thread(s), medians"
-        for speed in [row.speed for row in rows if row.speed is not None][:1]
-    ]
+    lines = [speed.how for speed in [row.speed for row in rows if row.speed is not None][:1]]
     if lines and text.whole is not None:
         lines.append("as many tokens are less text for a model with a smaller vocabulary")
     return lines

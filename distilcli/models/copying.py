@@ -17,10 +17,13 @@ from distilcli.models.families import (
     decoder,
     encoder_layers,
     family_of,
+    is_encoder,
     is_masked_lm,
     layer_kinds,
+    made_anew,
     settle_ties,
     student_family,
+    without_head,
 )
 
 # Where a student's LayerNorm epsilon is fixed in its code at 1e-12: up to this much the difference
@@ -42,10 +45,10 @@ def copy_layers(
 ) -> PreTrainedModel:
     """A student, in eval mode, of the chosen layers of a model, its embeddings and its head.
 
-    Of a masked-LM model it is of the family that `target_family` names, which may be another one;
-    with a head for a task it is of the source's own class. With every layer copied it
-    computes what the source does, on inputs of one segment where it has no token types: its
-    positions then have the source's type 0 added. A decoder that is not the source's word
+    Of a masked-LM model, or of a body alone, it is of the family that `target_family` names, which
+    may be another one; with a head for a task it is of the source's own class. With every layer
+    copied it computes what the source does, on inputs of one segment where it has no token types:
+    its positions then have the source's type 0 added. A decoder that is not the source's word
     embeddings stays a matrix of its own.
 
     Args:
@@ -60,17 +63,22 @@ def copy_layers(
     assert source.dtype in (torch.float32, torch.float64), "copy before lowering the precision"
     family = family_of(source)
     _assert_kinds(source, layer_indices)
-    target = target_family(source.config, architecture) if is_masked_lm(source) else family
+    is_for_text = is_masked_lm(source) or is_encoder(source)
+    target = target_family(source.config, architecture) if is_for_text else family
     check_positions(source.config.to_dict(), "the source", family)
     if target is family:
-        model_class, config = type(source), _shortened(source, len(layer_indices))
+        config = _shortened(source, len(layer_indices))
         weights = _chosen_layers(source, layer_indices)
     else:
-        model_class = target.masked_lm
-        config = config_of_student(source.config, len(layer_indices), _is_tied(source), target)
+        tied = is_encoder(source) or _is_tied(source)
+        config = config_of_student(source.config, len(layer_indices), tied, target)
         weights = _translated(source, layer_indices, family, target)
     with seeded(0):  # every weight is overwritten; this keeps the global random state
-        student = model_class(config)
+        if target is family:
+            student = made_anew(source, config)
+        else:
+            student = target.masked_lm(config)
+            student = without_head(student) if is_encoder(source) else student
     nn.Module.to(student, dtype=source.dtype)
     # strict: a weight that was not copied would stay random without a word.
     student.load_state_dict(weights, strict=True)
@@ -104,7 +112,8 @@ def _shortened(source: PreTrainedModel, num_layers: int) -> PreTrainedConfig:
 
 def _chosen_layers(source: PreTrainedModel, layer_indices: list[int]) -> dict[str, Tensor]:
     """The source's weights, with the chosen layers in the places of the first ones."""
-    stack = f"{source.base_model_prefix}.{family_of(source).layers}."
+    body = "" if is_encoder(source) else f"{source.base_model_prefix}."
+    stack = f"{body}{family_of(source).layers}."
     weights = {k: v for k, v in source.state_dict().items() if not k.startswith(stack)}
     layers = encoder_layers(source)
     for place, index in enumerate(layer_indices):
@@ -117,11 +126,14 @@ def _translated(
     source: PreTrainedModel, layer_indices: list[int], family: Family, target: Family
 ) -> dict[str, Tensor]:
     """The source's weights under the names that the same things have in another family."""
-    modules = {
-        getattr(target.vocabulary_head, role): getattr(family.vocabulary_head, role)
-        for role in ("transform", "norm", "decoder")
-    }
-    ours, theirs = (f"{one.masked_lm.base_model_prefix}." for one in (target, family))
+    modules = {}
+    ours, theirs = "", ""
+    if not is_encoder(source):
+        modules = {
+            getattr(target.vocabulary_head, role): getattr(family.vocabulary_head, role)
+            for role in ("transform", "norm", "decoder")
+        }
+        ours, theirs = (f"{one.masked_lm.base_model_prefix}." for one in (target, family))
     modules[ours + target.embeddings.norm] = theirs + family.embeddings.norm
     roles = family.layer.roles
     for place, index in enumerate(layer_indices):

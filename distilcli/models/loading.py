@@ -17,8 +17,13 @@ from transformers.utils import logging as transformers_logging
 from distilcli.errors import ModelError
 from distilcli.hub.model_files import first_line, model_files
 from distilcli.models.configuration import config_of
-from distilcli.models.families import Family, MaskedLM, family_of, settle_ties
+from distilcli.models.families import Family, MaskedLM, family_of, settle_ties, without_head
 from distilcli.models.weights import check_sizes, complete_head, layer_number, read_weights
+
+_WITHOUT_HEAD = (
+    " Without one it can teach states and attention alone: set loss.soft_targets.weight=0, "
+    "loss.masked_lm.weight=0 and, for one, loss.hidden_states.weight=1."
+)
 
 
 def load_masked_lm(
@@ -28,6 +33,7 @@ def load_masked_lm(
     dtype: torch.dtype = torch.float32,
     role: str = "teacher",
     new_head: bool | None = None,
+    needs_head: bool = True,
 ) -> MaskedLM:
     """A model with its masked-LM head, every weight found, in eval mode.
 
@@ -38,6 +44,8 @@ def load_masked_lm(
         role: what the model is for; it opens every error message.
         new_head: give a model that has no masked-LM head a random one, tied to its embeddings;
             None: nobody can ask for that here.
+        needs_head: false: of a model that has no masked-LM head take its body alone, without a
+            pooler.
 
     Raises:
         ModelError: missing, unreachable, damaged, pickled, of another architecture, a decoder,
@@ -49,7 +57,9 @@ def load_masked_lm(
         config.tie_word_embeddings = True
     model: MaskedLM
     model, missing = load_weights(family_of(config).masked_lm, config, name, revision, dtype, where)
-    _check_all_found(model, missing, where, new_head)
+    if not needs_head and not new_head and _lacks_head(model, missing):
+        return without_head(model)
+    _check_all_found(model, missing, where, new_head, role)
     settle_ties(model)
     return model
 
@@ -155,16 +165,28 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(lowest.isfinite() & highest.isfinite())
 
 
-def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: bool | None) -> None:
+def _of_body(model: MaskedLM, names: set[str]) -> set[str]:
+    return {name for name in names if name.startswith(f"{model.base_model_prefix}.")}
+
+
+def _of_head(model: MaskedLM) -> set[str]:
+    """Names of the weights of a masked-LM head, but for the decoder's, which may be tied."""
+    names = set(model.state_dict())
+    return names - _of_body(model, names) - {f"{family_of(model).vocabulary_head.decoder}.weight"}
+
+
+def _lacks_head(model: MaskedLM, missing: set[str]) -> bool:
+    """Whether a checkpoint has the whole body, and nothing of a masked-LM head."""
+    return not _of_body(model, missing) and _of_head(model) <= missing
+
+
+def _check_all_found(
+    model: MaskedLM, missing: set[str], where: str, new_head: bool | None, role: str
+) -> None:
     """Refuse weights that the checkpoint lacks: transformers would have made them up."""
-    body = {key for key in missing if key.startswith(f"{model.base_model_prefix}.")}
+    body = _of_body(model, missing)
     vocabulary_head = family_of(model).vocabulary_head
-    tied = f"{vocabulary_head.decoder}.weight"
-    head = {
-        key
-        for key in model.state_dict()
-        if not key.startswith(f"{model.base_model_prefix}.") and key != tied
-    }
+    head = _of_head(model)
     if body:
         raise ModelError(
             f"{where}: {len(body)} weights of its body are missing, {min(body)} first",
@@ -177,6 +199,7 @@ def _check_all_found(model: MaskedLM, missing: set[str], where: str, new_head: b
             f"{where}: it has no masked-LM head",
             f"Use a checkpoint of class {' or '.join(vocabulary_head.saved_by)}."
             + (new_head is False) * " A student can get a new head: student.new_head=true."
+            + (role == "teacher") * _WITHOUT_HEAD
             + (vocabulary_head.without_it and f" {vocabulary_head.without_it}"),
         )
     raise ModelError(

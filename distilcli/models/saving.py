@@ -14,7 +14,7 @@ from distilcli.files.atomic import replacing, unwritten
 from distilcli.files.json_text import to_json
 from distilcli.files.marks import refuse_foreign, write_mark
 from distilcli.hub.model_files import TOKENIZER_CONFIG, first_line
-from distilcli.models.families import MaskedLM, family_of, takes_token_types
+from distilcli.models.families import MaskedLM, family_of, is_masked_lm, takes_token_types
 from distilcli.models.loading import check_finite, load_masked_lm, quietly
 
 
@@ -109,19 +109,25 @@ def verify_saved(model: MaskedLM, folder: Path, name: Path | None = None) -> Non
         name: what messages call that, if not `folder`.
 
     Raises:
-        ModelError: it does not load, a weight differs, or its logits are not finite.
+        ModelError: it does not load, a weight differs, or what it computes is not finite.
     """
     name = name or folder
-    saved = load_masked_lm(str(Path(folder).resolve()), dtype=model.dtype, role="saved model")
+    saved = load_masked_lm(
+        str(Path(folder).resolve()),
+        dtype=model.dtype,
+        role="saved model",
+        needs_head=is_masked_lm(model),
+    )
     differing = first_difference(model, saved)
     if differing is not None:
         raise ModelError(f"{name}: the saved weights differ from the model's ({differing} first)")
     with torch.inference_mode():
-        logits = saved(input_ids=torch.arange(min(4, saved.config.vocab_size))[None]).logits
-    if not bool(logits.isfinite().all()):
+        output = saved(input_ids=torch.arange(min(4, saved.config.vocab_size))[None])
+    what, found = next(iter(output.items()))  # logits, or the hidden states of a body alone
+    if not bool(found.isfinite().all()):
         raise ModelError(
-            f"{name}: the student's logits are not finite, although every weight is: what it "
-            "computes overflows",
+            f"{name}: the student's {what.replace('_', ' ')} are not finite, although every weight "
+            "is: what it computes overflows",
             "Look at the model that its layers come from.",
         )
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from distilcli.config.models import CheckpointStudent, CopiedStudent, RandomStudent
 from distilcli.models.copying import config_of_student, copy_layers, seeded, target_family
-from distilcli.models.families import MaskedLM, encoder_layers, family_of
+from distilcli.models.families import MaskedLM, encoder_layers, family_of, is_encoder, without_head
 from distilcli.models.layers import layers_of
 from distilcli.models.loading import load_masked_lm, read_config
 
@@ -24,6 +24,7 @@ def build_student(
     student: CopiedStudent | CheckpointStudent | RandomStudent,
     teacher: MaskedLM | None,
     seed: int,
+    needs_head: bool = True,
 ) -> MaskedLM:
     """The untrained student that the experiment describes: fp32, on the CPU, in eval mode.
 
@@ -33,15 +34,16 @@ def build_student(
         student: the experiment's student section.
         teacher: the teacher in fp32, for the students that take something from it.
         seed: of new weights.
+        needs_head: see `load_masked_lm`; of what has no masked-LM head the student has none.
 
     Raises:
         ConfigError: layers that the source does not have.
         ModelError: a model that the section names cannot be used.
     """
     if isinstance(student, CopiedStudent):
-        model: MaskedLM = _build_copied(student, teacher)
+        model: MaskedLM = _build_copied(student, teacher, needs_head)
     elif isinstance(student, CheckpointStudent):
-        model = _build_from_checkpoint(student, seed)
+        model = _build_from_checkpoint(student, seed, needs_head)
     else:
         model = _build_random(student, teacher, seed)
     set_dropout(model, student.dropout, student.attention_dropout)
@@ -49,15 +51,17 @@ def build_student(
     return model
 
 
-def _build_copied(student: CopiedStudent, teacher: MaskedLM | None) -> MaskedLM:
-    source = teacher if student.source is None else load_masked_lm(student.source, role="source")
+def _build_copied(student: CopiedStudent, teacher: MaskedLM | None, needs_head: bool) -> MaskedLM:
+    source = teacher
+    if student.source is not None:
+        source = load_masked_lm(student.source, role="source", needs_head=needs_head)
     assert source is not None, "MaskedLMExperiment asks for a source where there is no teacher"
     return copy_layers(source, layers_of(source, student), student.architecture)
 
 
-def _build_from_checkpoint(student: CheckpointStudent, seed: int) -> MaskedLM:
+def _build_from_checkpoint(student: CheckpointStudent, seed: int, needs_head: bool) -> MaskedLM:
     if not student.new_head:
-        return load_masked_lm(student.model, role="student", new_head=False)
+        return load_masked_lm(student.model, role="student", new_head=False, needs_head=needs_head)
     with seeded(seed):
         return load_masked_lm(student.model, role="student", new_head=True)
 
@@ -71,7 +75,9 @@ def _build_random(student: RandomStudent, teacher: MaskedLM | None, seed: int) -
     num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
     target = target_family(like, student.architecture)
     with seeded(seed):
-        return target.masked_lm(config_of_student(like, num_layers, True, target))
+        model = target.masked_lm(config_of_student(like, num_layers, True, target))
+    # Of a teacher without a head nothing is learnt that a head could say.
+    return without_head(model) if teacher is not None and is_encoder(teacher) else model
 
 
 def set_dropout(

@@ -9,7 +9,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from distilcli.models.copying import seeded
-from distilcli.models.families import MaskedLM, decoder, encoder, family_of, settle_ties
+from distilcli.models.families import (
+    MaskedLM,
+    decoder,
+    encoder,
+    family_of,
+    is_masked_lm,
+    made_anew,
+    settle_ties,
+)
 
 
 def trim_vocabulary(
@@ -42,17 +50,18 @@ def trim_vocabulary(
         positions = next(name for name, one in model.named_modules() if one is table) + ".weight"
         weights[positions] = weights[positions][first - new_first :]
     with seeded(0):  # every weight is overwritten; this keeps the global random state
-        smaller: MaskedLM = type(model)(config)
+        smaller: MaskedLM = made_anew(model, config)
     nn.Module.to(smaller, dtype=model.dtype)
     smaller.load_state_dict(weights, strict=True)
-    settle_ties(smaller)
+    if is_masked_lm(smaller):
+        settle_ties(smaller)
     smaller.train(False)
     return smaller
 
 
 def _names_of_rows(model: MaskedLM) -> set[str]:
     """Names of the weights that have a row or a number for each token."""
-    modules = (model.get_input_embeddings(), decoder(model))
+    modules = [model.get_input_embeddings(), *([decoder(model)] if is_masked_lm(model) else [])]
     named = {name for name, module in model.named_modules() if module in modules}
     return {f"{name}.weight" for name in named} | set(family_of(model).vocabulary_head.biases)
 
@@ -64,7 +73,8 @@ def _renumbered(
     new_ids = {old: new for new, old in enumerate(kept.tolist())}
     config: Any = type(model.config).from_dict(model.config.to_dict())
     config.vocab_size = len(kept)
-    config.tie_word_embeddings = decoder(model).weight is model.get_input_embeddings().weight
+    if is_masked_lm(model):
+        config.tie_word_embeddings = decoder(model).weight is model.get_input_embeddings().weight
     for key, value in model.config.to_dict().items():
         if key.endswith("_token_id") and isinstance(value, int):
             # One that is not kept is no token of the tokenizer: a default that nobody changed.

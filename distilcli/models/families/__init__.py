@@ -33,9 +33,11 @@ __all__ = [
     "family_of",
     "first_position",
     "head_features",
+    "is_encoder",
     "is_masked_lm",
     "is_of_head",
     "layer_kinds",
+    "made_anew",
     "num_parameters",
     "num_positions",
     "settle_ties",
@@ -43,6 +45,7 @@ __all__ = [
     "student_family",
     "takes_token_types",
     "why_refused",
+    "without_head",
 ]
 
 FAMILIES = {
@@ -111,6 +114,25 @@ def layer_kinds(model: PreTrainedModel, num_layers: int) -> list[str] | None:
 def is_masked_lm(model: PreTrainedModel) -> bool:
     """Whether a model has the masked-LM head of its family."""
     return isinstance(model, family_of(model).masked_lm)
+
+
+def is_encoder(model: PreTrainedModel) -> bool:
+    """Whether a model is a body alone, without any head."""
+    return encoder(model) is model
+
+
+def made_anew(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of the same kind with another configuration and random weights."""
+    if is_encoder(model):
+        return without_head(family_of(config).masked_lm(config))
+    return type(model)(config)
+
+
+def without_head(model: MaskedLM) -> PreTrainedModel:
+    """The body of a masked-LM model alone, which has no pooler: that belongs to a head, too."""
+    body: Any = encoder(model)
+    alone: PreTrainedModel = body
+    return alone
 
 
 def is_of_head(model: PreTrainedModel, name: str) -> bool:
