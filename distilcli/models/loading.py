@@ -199,8 +199,8 @@ def _check_all_found(
             f"{where}: it has no masked-LM head",
             f"Use a checkpoint of class {' or '.join(vocabulary_head.saved_by)}."
             + (new_head is False) * " A student can get a new head: student.new_head=true."
-            + (role == "teacher") * _WITHOUT_HEAD
-            + (vocabulary_head.without_it and f" {vocabulary_head.without_it}"),
+            + (vocabulary_head.without_it and f" {vocabulary_head.without_it}")
+            + (role == "teacher") * _WITHOUT_HEAD,
         )
     raise ModelError(
         f"{where}: part of its masked-LM head is missing ({', '.join(sorted(missing))})",

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from distilcli.config.losses import LossConfig
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite
 from distilcli.config.tasks import ClassificationTask, GlueTask, Task
 from distilcli.evaluation.calibration import RELIABILITY_TITLES
@@ -15,16 +16,16 @@ Results = dict[tuple[str, str, int], dict[str, float]]
 
 
 # Scores that are no shares.
-_IN_NATS = frozenset({"loss", "kl", "loss_per_character"})
+_NO_SHARES = frozenset({"loss", "kl", "loss_per_character", *LossConfig.model_fields})
 
 
 def is_share(score: str) -> bool:
     """Whether a score is shown in percent."""
-    return score not in _IN_NATS
+    return score not in _NO_SHARES
 
 
 def shown(score: str, value: float) -> str:
-    """A value of a score for people: in percent, or in nats."""
+    """A value of a score for people: in percent, or as it is."""
     return f"{100 * value:.1f}" if is_share(score) else f"{value:.3f}"
 
 

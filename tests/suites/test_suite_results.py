@@ -8,7 +8,7 @@ from tiny_suites import PAIRS, SUITE, TAGS, invoke, suite_of
 
 from distilcli.cli import suite
 from distilcli.suites import results as suite_results
-from distilcli.suites.results import Results
+from distilcli.suites.results import Results, shown
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -168,3 +168,9 @@ def test_the_table_has_medians_ranges_and_published_figures(tmp_path, monkeypatc
     assert rows[3] == ["CoLA", "51.0 - 53.0 (3)", "31.0 - 33.0 (3)", "41.0 - 43.0 (3)"]
     assert rows[4] == ["SQuAD", "-", "-", "-"]
     assert "exact match 81.2" in result.stdout
+
+
+def test_losses_are_no_shares_and_scores_are():
+    """Also those that a student without a head is measured by."""
+    assert shown("hidden_states", 1.2345) == shown("loss", 1.2345) == "1.234"
+    assert shown("ece", 0.1234) == shown("accuracy", 0.1234) == "12.3"
