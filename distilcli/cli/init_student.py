@@ -33,6 +33,7 @@ from distilcli.models.families import (
     MaskedLM,
     encoder_layers,
     family_of,
+    is_masked_lm,
     num_parameters,
     size_mib,
 )
@@ -229,7 +230,8 @@ def _show(
     if source is not None and isinstance(settings, CopiedStudent):
         indices = layers_of(source, settings)
         adds_type = adds_token_type(family_of(source), family_of(student))
-        console.table("layers", ["student", "<- teacher"], layer_table(indices, adds_type))
+        table = layer_table(indices, adds_type, is_masked_lm(student))
+        console.table("layers", ["student", "<- teacher"], table)
         console.say(f"{_shape(student)}, copied from {_shape(source)}")
         reason = other_epsilon(source.config)
         if reason is not None and settings.architecture == "auto":

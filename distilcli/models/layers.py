@@ -152,13 +152,17 @@ def _nearest_increasing(
     return chosen
 
 
-def layer_table(layer_indices: list[int], adds_type: bool) -> list[tuple[str, str]]:
+def layer_table(
+    layer_indices: list[int], adds_type: bool, has_head: bool = True
+) -> list[tuple[str, str]]:
     """Rows (part of the student, part of the source it is copied from), for people to read.
 
     Args:
         layer_indices: source layer of each student layer.
         adds_type: whether the student's positions have the source's token type 0 added.
+        has_head: whether both have a masked-LM head.
     """
     layers = [(f"layer {i}", f"layer {source}") for i, source in enumerate(layer_indices)]
     embeddings = "embeddings" + adds_type * " (token type 0 added to positions)"
-    return [("embeddings", embeddings), *layers, ("masked-LM head", "masked-LM head")]
+    head = [("masked-LM head", "masked-LM head")] if has_head else []
+    return [("embeddings", embeddings), *layers, *head]

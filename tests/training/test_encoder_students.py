@@ -142,6 +142,9 @@ def test_init_student_and_a_part_of_the_vocabulary(tiny_world, settings, tmp_pat
     arguments = [*places, *settings, vocabulary, f"data.store={tmp_path}/store"]
     told = finish(["init-student", *arguments, "--json"]).json
     assert told["parameters"]["student"] < told["parameters"]["teacher"]
+    shown = finish(["init-student", *arguments, "--force"]).stdout
+    assert "layer 1" in shown
+    assert "masked-LM head" not in shown
     start = AutoModel.from_pretrained(run_folder(tmp_path) / "initial-student")
     assert start.config.vocab_size == 75
     finish(["train", *arguments])
