@@ -5,8 +5,9 @@ last. What is finished is not looked at again, but for its settings, and for the
 next stage starts from: that is a part of the next stage's identity.
 """
 
+import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -54,8 +55,17 @@ def run(staged: StagedExperiment, *, resume: bool, force: bool, console: Console
         finished = of_main_process(
             accelerator, lambda: _enter(folder, held, resume=resume, force=force, console=console)
         )
+        begin = functools.partial(folder.begin, force=force)
         results = [
-            _train(folder, number, is_finished=number < finished, resume=resume, console=console)
+            _train(
+                folder,
+                number,
+                begin if number == min(finished, len(staged.stages) - 1) else _nothing,
+                is_finished=number < finished,
+                resume=resume,
+                force=force and number == 0,
+                console=console,
+            )
             for number in range(len(staged.stages))
         ]
         if accelerator.is_main_process:
@@ -117,22 +127,29 @@ def _naming(staged: StagedExperiment, number: int, console: Console) -> Iterator
 def _enter(
     folder: StagedFolder, held: ExitStack, *, resume: bool, force: bool, console: Console
 ) -> int:
-    """Take the folder of the run and write down what is run; how many stages are finished."""
+    """Take the folder of the run; how many stages are finished, as far as they stay."""
     patience = 0.0
     if resume or force:
         timeout = folder.staged.stages[0].experiment.train.timeout_seconds
         patience = min(timeout, one.LONGEST_WAIT)
     held.enter_context(folder.locked(patience, console.note))
     folder.check(resume=resume, force=force)
-    folder.begin(force=force)
-    finished = folder.num_finished()
-    if finished < len(folder.stages):
-        folder.withdraw_student()
-    return finished
+    return 0 if force else folder.num_finished()
+
+
+def _nothing() -> None:
+    """What is done for the whole run when a stage begins that is not the first to be trained."""
 
 
 def _train(
-    folder: StagedFolder, number: int, *, is_finished: bool, resume: bool, console: Console
+    folder: StagedFolder,
+    number: int,
+    on_begin: Callable[[], None],
+    *,
+    is_finished: bool,
+    resume: bool,
+    force: bool,
+    console: Console,
 ) -> TrainResult | None:
     """One stage; None where it is finished and another one follows."""
     staged, stage = folder.staged, folder.staged.stages[number]
@@ -144,13 +161,14 @@ def _train(
         before: dict[str, str] = {}
         if number:
             before = {f"student of stage {number}": str(staged.stages[number - 1].student)}
-        among = one.AmongOthers(before, f"{staged.name}-{number + 1}-{stage.name}", goes_on)
+        tracked_as = f"{staged.name}-{number + 1}-{stage.name}"
+        among = one.AmongOthers(before, tracked_as, goes_on, on_begin)
         result = one.take(
             stage.experiment,
             folder.stages[number],
             among,
             resume=resume,
-            force=False,
+            force=force,
             console=console,
         )
     one.show(result, console)

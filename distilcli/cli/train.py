@@ -1,6 +1,6 @@
 """`distilcli train`: makes what is missing, then trains the student; or a dry run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,12 +29,30 @@ LONGEST_WAIT = 120.0
 
 
 @dataclass(frozen=True)
+class AmongOthers:
+    """What a run that is one of several is told of the others.
+
+    Attributes:
+        models: what it goes on from, by what that is: a part of its identity.
+        tracked_as: the project that trackers report to; None: the experiment's name.
+        goes_on: whether the processes go on to another run.
+        on_begin: called by the main process before anything of this run is written or removed.
+    """
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    tracked_as: str | None = None
+    goes_on: bool = False
+    on_begin: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
 class Start:
     """A run about to start or to go on, and the folder that it has to itself.
 
     Attributes:
         experiment: what is run.
         folder: of this run.
+        among: what it is told of the runs that it is one of.
         resume: whether it may go on.
         force: whether it may remove what ran there.
         console: told what is waited for.
@@ -43,6 +61,7 @@ class Start:
 
     experiment: BaseExperiment
     folder: RunFolder
+    among: AmongOthers
     resume: bool
     force: bool
     console: Console
@@ -75,23 +94,9 @@ class Start:
 
     def begin(self) -> None:
         """Write down what is run, unless it goes on."""
+        self.among.on_begin()
         if self.force or not self.folder.has_run:
             self.folder.begin(self.experiment, force=self.force)
-
-
-@dataclass(frozen=True)
-class AmongOthers:
-    """What a run that is one of several is told of the others.
-
-    Attributes:
-        models: what it goes on from, by what that is: a part of its identity.
-        tracked_as: the project that trackers report to; None: the experiment's name.
-        goes_on: whether the processes go on to another run.
-    """
-
-    models: Mapping[str, str] = field(default_factory=dict)
-    tracked_as: str | None = None
-    goes_on: bool = False
 
 
 def run(experiment: BaseExperiment, *, resume: bool, force: bool, console: Console) -> None:
@@ -116,8 +121,8 @@ def take(
     accelerator = make_accelerator(experiment)
     folder.check(experiment, resume=resume, force=force)
     with ExitStack() as held:  # the run folder, from the moment that something is written there
-        start = Start(experiment, folder, resume, force, console, held)
-        objective, identity = _objective(start, accelerator, among.models)
+        start = Start(experiment, folder, among, resume, force, console, held)
+        objective, identity = _objective(start, accelerator)
         console.note(
             f"{experiment.name}: student from {experiment.student.in_words}, "
             f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
@@ -173,12 +178,10 @@ def unsaved_objective(
     return kind.objective(parts, accelerator, console.note, may_write=False)
 
 
-def _objective(
-    start: Start, accelerator: Accelerator, models: Mapping[str, str]
-) -> tuple[Objective, Identity]:
+def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Identity]:
     """Samples and losses, and what they depend on, which the main process alone finds out.
 
-    It makes what is missing, before the others look. `models` are more that the run depends on.
+    It makes what is missing, before the others look.
     """
     folder, console = start.folder, start.console
     kind = kind_of(start.experiment)
@@ -190,7 +193,7 @@ def _objective(
 
     def checked_identity() -> Identity:
         found = kind.identity(parts, folder.initial_student)
-        for what, model in models.items():
+        for what, model in start.among.models.items():
             found |= identity_of_model(what, model)
         if start.resume and folder.has_run:  # before the teacher runs for hours over other inputs
             check_identity(folder.read_identity(), found, folder.root)

@@ -138,13 +138,13 @@ class RunFolder:
         """
         self.begin_with(dump(experiment), force=force)
 
-    def begin_with(self, text: str, *, force: bool) -> None:
-        """`begin`, with what experiment.yaml shall hold."""
+    def begin_with(self, text: str, *, force: bool, kept_stage: Path | None = None) -> None:
+        """`begin`, with what experiment.yaml shall hold, and a stage that is not removed here."""
         self._refuse_foreign(force)
         with self._beginning():
             self.root.mkdir(parents=True, exist_ok=True)
             if force:
-                self._remove_run()
+                self._remove_run(kept_stage)
             # First: it is the mark of a run folder.
             write_atomically(self.environment, to_json(describe_environment(), indent=1) + "\n")
             write_atomically(self.experiment, text)
@@ -161,9 +161,11 @@ class RunFolder:
         with self._writing(self.experiment):
             write_atomically(self.experiment, text)
 
-    def _remove_run(self) -> None:
+    def _remove_run(self, kept_stage: Path | None = None) -> None:
         # The last one first: what a kill leaves is then the beginning of a run.
         for stage in reversed(self.stage_folders()):
+            if stage.root == kept_stage:
+                continue
             with stage.locked(0.0, lambda _: None):
                 stage._remove_run()
                 if is_marked(stage.environment):

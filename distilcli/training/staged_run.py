@@ -74,9 +74,10 @@ class StagedFolder:
             yield
 
     def begin(self, *, force: bool) -> None:
-        """Write down what is run; with `force`, remove what ran here.
+        """Write down what is run, before a stage is trained; with `force`, remove what ran here.
 
-        A run that goes on keeps what was written, but for stages that have changed or come since.
+        The first stage stays until it begins. A run that goes on keeps what was written, but for
+        stages that have changed or come since, and for a student that is not that of the last one.
 
         Raises:
             RunFolderError: the folder cannot be written, or see `RunFolder.check`.
@@ -84,21 +85,19 @@ class StagedFolder:
         """
         text = dump_stages(self.staged)
         if force or not self.run.has_run:
-            self.run.begin_with(text, force=force)
+            self.run.begin_with(text, force=force, kept_stage=self.stages[0].root)
         else:
             self.run.write_experiment(text)
+            if self.num_finished() < len(self.stages):
+                self._withdraw_student()
 
     def num_finished(self) -> int:
         """How many of the first stages have trained their student."""
         finished = [(folder.student / "model.safetensors").exists() for folder in self.stages]
         return (*finished, False).index(False)
 
-    def withdraw_student(self) -> None:
-        """Take away the student of the run while a stage before it is trained, or trained anew.
-
-        Raises:
-            RunFolderError: something else lies in its folder, or it cannot be removed.
-        """
+    def _withdraw_student(self) -> None:
+        """Take away the student of the run while a stage before it is trained."""
         if not self.run.student.exists():
             return
         refuse_foreign(self.run.student)

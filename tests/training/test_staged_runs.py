@@ -206,14 +206,32 @@ def test_stages_do_not_take_the_folder_of_an_experiment_without(staged, tmp_path
 
 
 def test_force_removes_all_stages_before_the_first_begins(staged, copy):
-    """So that what is killed then has nothing of the run before."""
+    """So that what is killed then has nothing of the run before, but for its beginning."""
     (stage(copy, "2-short") / "notes.txt").write_text("mine")
     folder = StagedFolder(experiment(staged, copy))
     folder.begin(force=True)
     left = {"experiment.yaml", "environment.json", ".lock", "stages/2-short/notes.txt"}
-    assert contents(copy / "staged").keys() == left
-    assert folder.num_finished() == 0
-    assert not folder.run.has_run
+    found = contents(copy / "staged").keys()
+    assert {path for path in found if not path.startswith("stages/1-general/")} == left
+    assert folder.num_finished() == 1
+
+
+def test_a_run_that_is_started_again_is_that_of_the_settings_of_now(staged, copy):
+    words = [*staged.command(copy), "--force", "--json", "stages.0.train.max_steps=1"]
+    finished = finish([*words, "stages.1.train.max_steps=2", "stages.2.name=last"])
+    assert [one["steps"] for one in finished.json["stages"]] == [1, 2, STEPS["3-task"]]
+    assert not stage(copy, "3-task").exists()
+
+
+def test_what_is_wrong_with_the_first_stage_is_found_before_anything_is_written(staged, copy):
+    """Also where the run before would be removed."""
+    before = contents(copy)
+    for folder, option in ((copy, ["--force"]), (copy / "other", [])):
+        refused = run(*staged.command(folder), *option, "teacher.model=/nowhere")
+        assert refused.code == 2
+        assert "stage general: teacher /nowhere" in refused.stderr
+    assert contents(copy) == before
+    assert not (copy / "other").exists()
 
 
 def test_force_removes_nothing_where_something_else_lies(staged, copy):
