@@ -192,7 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         # A step of two micro-batches, of which the first is full.
         sequences = 2 * options.micro_batch // options.max_length
-        text = write_text(Path(folder), None, num_lines=sequences * (options.rounds + 3))
+        # A paragraph has some hundred tokens: so many make a sequence full.
+        paragraphs = max(1, options.max_length // 100)
+        num_lines = paragraphs * sequences * (options.rounds + 3)
+        text = _joined(write_text(Path(folder), None, num_lines), paragraphs)
         task = Task(
             size=options.size,
             teacher=write_teacher(Path(folder), options.size, options.max_length),
@@ -214,6 +217,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print(", ".join(f"{key} {value}" for key, value in machine(options.device).items()))
     print(f"\n{show(found)}")
+
+
+def _joined(text: str, count: int) -> str:
+    """Join so many lines of a file at a time."""
+    lines = Path(text).read_text(encoding="utf-8").splitlines()
+    joined = (" ".join(lines[i : i + count]) for i in range(0, len(lines), count))
+    Path(text).write_text("".join(f"{line}\n" for line in joined), encoding="utf-8")
+    return text
 
 
 def _prepare(task: Task) -> None:

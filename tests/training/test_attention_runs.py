@@ -5,8 +5,9 @@ from pathlib import Path
 
 import gradient_worker
 import pytest
+from safetensors.torch import load_file
 from task_models import make_model
-from tiny_experiments import relative_difference
+from tiny_experiments import relative_difference, start_function
 from tiny_tasks import make_tasks, pair_tokenizer
 from typer.testing import CliRunner
 
@@ -46,8 +47,9 @@ def _fresh(fresh_accelerator) -> None:
     """Every test wraps models of its own."""
 
 
-def masked_lm(world, folder: Path, loss: dict, tokens: int) -> Stepper:
-    settings = [
+def settings_of(folder: Path, loss: dict, tokens: int) -> list[str]:
+    """Of masked-LM training with some losses alone."""
+    return [
         "student.dropout=0",
         "student.attention_dropout=0",
         "teacher.precision=fp32",
@@ -59,7 +61,10 @@ def masked_lm(world, folder: Path, loss: dict, tokens: int) -> Stepper:
         f"loss={json.dumps(alone(loss, 'soft_targets', 'masked_lm', 'hidden_cosine'))}",
         f"output_dir={folder}",
     ]
-    experiment = load_masked_lm_experiment(world.config, settings)
+
+
+def masked_lm(world, folder: Path, loss: dict, tokens: int) -> Stepper:
+    experiment = load_masked_lm_experiment(world.config, settings_of(folder, loss, tokens))
     return gradient_worker.make_stepper(experiment, make_accelerator(experiment))
 
 
@@ -115,6 +120,23 @@ def test_masked_lm_on_two_cuts(tiny_world, tmp_path, loss):
 @each_loss
 def test_a_task_on_two_cuts(tasks, tmp_path, loss):
     same_steps(*(tagging(tasks, tmp_path, loss, tokens) for tokens in (100_000, 60)))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradient_of_one(tiny_world, tmp_path):
+    """No process waits for what relations alone give no gradient: the head, parts of a layer."""
+    arguments = settings_of(tmp_path, LOSSES["relations"], 60)
+    alone = masked_lm(tiny_world, tmp_path, LOSSES["relations"], 60)
+    expected = gradient_worker.gradient_of_step(alone, 0)
+    everything = [str(tmp_path), str(tiny_world.config), *arguments]
+    finished = start_function(gradient_worker.work, everything, 2).wait()
+    assert finished.code == 0, finished.stderr
+    frozen = set(dict(alone.distillation.student.named_parameters())) - set(expected)
+    assert any(".attention.self.value." in name or ".v_lin." in name for name in expected)
+    assert len(frozen) > 5
+    for rank in range(2):
+        found = load_file(tmp_path / f"gradient-{rank}.safetensors")
+        assert relative_difference(found, expected) < TOLERANCE
 
 
 @pytest.mark.slow
