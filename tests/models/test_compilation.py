@@ -26,6 +26,7 @@ use_packed_attention(model)
 plain = copy.deepcopy(model)
 places = [Place("hidden_states", after) for after in range(13)]
 places += [Place(what, 3) for what in ("query", "key", "value")]
+places += [Place(what, 5) for what in ("attention_query", "attention_key")]
 recorders = [Recorder(m, places) for m in (model, plain)]
 compile_layers(model)
 found = []
