@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         [
             "distilcli suite glue runs/my-student --data glue --seeds 3",
             "distilcli suite configs/suites/english.yaml --jobs 2",
+            "distilcli suite configs/ablations/maps.yaml --seeds 3",
         ],
     ),
     "schema": (start_commands.schema, ["distilcli schema > schema.json"]),

@@ -162,7 +162,7 @@ def suite(
         str,
         typer.Argument(
             metavar="SUITE",
-            help="glue, imdb, squad or tokens, or the file of a suite.",
+            help="glue, imdb, squad or tokens, or the file of a suite or of an ablation.",
             autocompletion=_complete_suite,
         ),
     ],
@@ -211,10 +211,11 @@ def suite(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Compare teacher and student on tasks, over several seeds.
+    """Compare models on tasks, or settings, over several seeds.
 
     On each task it fine-tunes the teacher, fine-tunes the student on the labels alone, and distils
-    the student from the fine-tuned teacher. Runs that are done are not run again.
+    the student from the fine-tuned teacher. An ablation trains one experiment and changes of its
+    settings. Runs that are done are not run again.
     """
     with guard.console(json_output, "comparing models on tasks") as console:
         names, overrides = _names_and_overrides(models)

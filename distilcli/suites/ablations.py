@@ -16,6 +16,7 @@ from distilcli.config.ablation import BASE, Ablation
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
 from distilcli.config.overrides import Override, laid_over, lay_over, parse_key, parse_override
 from distilcli.config.reading import build, described, kind_of_experiment
+from distilcli.config.stages import STAGES, has_stages
 from distilcli.config.yaml_tree import read_yaml
 from distilcli.errors import ConfigError
 from distilcli.suites.plan import SuiteRun
@@ -130,24 +131,25 @@ def _section(tree: dict[str, Any], name: str) -> dict[str, Any]:
 def _checked(
     tree: dict[str, Any], name: str, where: Path, overrides: Sequence[str]
 ) -> BaseExperiment:
+    place = BASE if name == BASE else f"change {name}"
+    if has_stages(tree):
+        raise ConfigError(f"{where}: {STAGES}: an experiment without stages is needed ({place})")
     kind = kind_of_experiment(tree)
     try:
         experiment = kind.model_validate(tree)
     except ValidationError as error:
         keys = _keys_set_by(overrides, name)
         said = described(error, kind, where, tree, keys)
-        place = BASE if name == BASE else f"change {name}"
         raise ConfigError(f"{said} ({place})") from error
     assert isinstance(experiment, BaseExperiment)
-    _refuse_unmeasured(experiment, name, where)
+    _refuse_unmeasured(experiment, place, where)
     return experiment
 
 
-def _refuse_unmeasured(experiment: BaseExperiment, name: str, where: Path) -> None:
+def _refuse_unmeasured(experiment: BaseExperiment, place: str, where: Path) -> None:
     if not isinstance(experiment, MaskedLMExperiment):
         return  # a task has its dev examples
     if not (experiment.data.held_out_fraction or experiment.data.held_out_sources):
-        place = BASE if name == BASE else f"change {name}"
         raise ConfigError(
             f"{where}: data.held_out_fraction is 0: there is no text to compare on ({place})",
             "Set it above 0, or name data.held_out_sources.",

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from distilcli.config.reading import load_any_experiment
+from distilcli.suites.ablations import is_ablation, load_ablation, plan_ablation
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -188,7 +189,10 @@ def test_yaml_blocks_are_experiments(page: Path, tmp_path: Path) -> None:
     for index, block in enumerate(blocks(text_of(page), "yaml")):
         path = tmp_path / f"{index}.yaml"
         path.write_text(block, encoding="utf-8")
-        load_any_experiment(path)
+        if is_ablation(path):
+            plan_ablation(load_ablation(path, []), 1, path)
+        else:
+            load_any_experiment(path)
 
 
 def test_there_is_something_to_check() -> None:

@@ -225,6 +225,11 @@ def test_a_mistake_is_answered_with_file_and_key(path, changes, message):
             {"base": MASKED_LM | {"data": MASKED_LM["data"] | {"held_out_fraction": 0}}},
             "PATH: data.held_out_fraction is 0: there is no text to compare on (base)",
         ),
+        (
+            [],
+            {"base": MASKED_LM | {"stages": [{"name": "one"}]}},
+            "PATH: stages: an experiment without stages is needed (base)",
+        ),
     ],
 )
 def test_a_setting_that_no_experiment_can_have_is_named_with_its_change(
