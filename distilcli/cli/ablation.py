@@ -153,7 +153,9 @@ def _scores_shown(changes: dict[str, Any]) -> list[str]:
     """Three scores at most, which every change has."""
     first, *others = (list(one["scores"]) for one in changes.values())
     common = [score for score in first if all(score in other for other in others)]
-    return [score for score in _SHOWN if score in common] if "loss" in common else common[:3]
+    if {"loss", "accuracy"} <= set(common):
+        return [score for score in _SHOWN if score in common]
+    return common[:3]
 
 
 def _medians(scores: list[str], change: dict[str, Any]) -> list[str]:
