@@ -21,8 +21,8 @@ from distilcli.losses.logits import Block, BlockGradient, Chunk, Logits, Mixing
 from distilcli.losses.one_pass import (
     chunk_losses,
     compiled_chunk_losses,
-    padded,
-    whole_chunk,
+    filled_bias,
+    filled_weight,
 )
 from distilcli.losses.terms import VocabularyTerm
 
@@ -98,8 +98,6 @@ def fused_vocabulary_losses(
     if chunk_tokens is None:
         elements = _CHUNK_ELEMENTS.get(device_type, _CHUNK_ELEMENTS["cuda"])
         chunk_tokens = max(_MIN_CHUNK_TOKENS, elements // vocab_size)
-        if not block_rows:
-            chunk_tokens = whole_chunk(chunk_tokens)
     total, sums = _FusedVocabularyLosses.apply(
         *student, teacher, labels, terms, coefficients, chunk_tokens, block_rows, compiled
     )
@@ -143,13 +141,17 @@ class _FusedVocabularyLosses(torch.autograd.Function):
             projection = _Projection(weight.to(compute_dtype), bias, sum_dtype)
             taught = None if teacher is None else _Teacher(teacher, terms, compute_dtype, sum_dtype)
             head = _Head(projection, taught, terms, coefficients)
+            at_once = not block_rows and not isinstance(teacher, Mixture)
+            if at_once:
+                head = head.filled()
             for tokens in _slices(features.shape[0], chunk_tokens):
                 of_chunk = labels[tokens]
-                if block_rows or isinstance(teacher, Mixture):
+                if at_once:
+                    size = weight.shape[0]
+                    head.at_once(features, tokens, of_chunk, size, sums, gradients, compiled)
+                else:
                     rows = block_rows or weight.shape[0]
                     head.by_block(features, tokens, of_chunk, rows, sums, gradients)
-                else:
-                    head.at_once(features, tokens, of_chunk, sums, gradients, compiled)
         if gradients is not None:
             ctx.save_for_backward(*gradients)
             ctx.dtypes = features.dtype, weight.dtype, bias.dtype
@@ -173,9 +175,14 @@ class _Projection(NamedTuple):
     bias: Float[Tensor, " vocab"]
     sum_dtype: torch.dtype
 
-    def product(self, features: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "vocab tokens"]:
+    def filled(self) -> "_Projection":
+        """With ids that nothing predicts, so many that products have even strides."""
+        bias = filled_bias(self.bias.to(self.sum_dtype))
+        return _Projection(filled_weight(self.weight), bias, self.sum_dtype)
+
+    def product(self, features: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
         """All logits, without the bias and in the precision of the product."""
-        return self.weight @ features.to(self.weight.dtype).T
+        return features.to(self.weight.dtype) @ self.weight.T
 
     def logits(self, features: Float[Tensor, "tokens hidden"], blocks: list[slice]) -> Logits:
         """The logits of each block."""
@@ -209,11 +216,14 @@ class _Teacher:
             dtype = compute_dtype if weight.dtype == torch.float32 else weight.dtype
             self._members.append((features, _Projection(weight.to(dtype), bias, sum_dtype)))
 
-    def product(self, tokens: slice) -> tuple[Float[Tensor, "vocab padded"], Tensor]:
-        """Of a single teacher all logits without the bias, beside tokens that fill up; the bias."""
+    def fill(self) -> None:
+        """See `_Projection.filled`."""
+        self._members = [(features, of.filled()) for features, of in self._members]
+
+    def product(self, tokens: slice) -> tuple[Float[Tensor, "tokens vocab"], Tensor]:
+        """Of a single teacher all logits without the bias, and the bias."""
         ((features, projection),) = self._members
-        bias = projection.bias.to(projection.sum_dtype)
-        return projection.product(padded(features[tokens])), bias
+        return projection.product(features[tokens]), projection.bias
 
     def logits(self, tokens: slice, blocks: list[slice]) -> Logits:
         """Of a chunk of tokens; beside a mixture lie the logits of one teacher at a time."""
@@ -233,6 +243,12 @@ class _Head(NamedTuple):
     teacher: _Teacher | None
     terms: Sequence[VocabularyTerm]
     coefficients: Sequence[Tensor]
+
+    def filled(self) -> "_Head":
+        """For `at_once`; see `_Projection.filled`."""
+        if self.teacher is not None:
+            self.teacher.fill()
+        return self._replace(student=self.student.filled())
 
     def by_block(
         self,
@@ -264,35 +280,35 @@ class _Head(NamedTuple):
         features: Float[Tensor, "all hidden"],
         tokens: slice,
         labels: Int[Tensor, " labelled"],
+        vocab_size: int,
         sums: Float[Tensor, " terms"],
         gradients: _Gradients | None,
         compiled: bool,
     ) -> None:
-        """The same of the whole vocabulary at once."""
-        real = features[tokens]
-        inputs = padded(real).to(self.student.weight.dtype)
+        """The same of the whole vocabulary at once, which has been filled up."""
+        inputs = features[tokens].to(self.student.weight.dtype)
         teacher, teacher_bias = None, None
         if self.teacher is not None:
             teacher, teacher_bias = self.teacher.product(tokens)
-        bias = self.student.bias.to(self.student.sum_dtype)
         compute = compiled_chunk_losses() if compiled else chunk_losses
         found = compute(
             self.student.product(inputs),
-            bias,
+            self.student.bias,
             teacher,
             teacher_bias,
             labels,
-            real[:, 0],
+            vocab_size,
             self.terms,
             self.coefficients,
         )
         sums += found.sums
         if gradients is not None:
             of_features, of_weight, of_bias = gradients
-            of_bias += found.of_bias
-            _add_product(of_weight, found.gradient, inputs)
-            gradient = found.gradient.T[: real.shape[0]]
-            _add_product(of_features[tokens], gradient, self.student.weight)
+            # Of what has been rounded, as the gradients of weight and features are.
+            of_bias += found.gradient.sum(dim=0, dtype=of_bias.dtype)[:vocab_size]
+            # Filled as it is, for the sake of strides: the products with what fills up are 0.
+            of_weight += (found.gradient.T @ inputs)[:vocab_size]
+            _add_product(of_features[tokens], found.gradient, self.student.weight)
 
 
 def _losses_of(

@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distilcli.losses.logits import Block, BlockGradient, Chunk
+from distilcli.losses.logits import Block, BlockGradient, Chunk, sum_of_products
 from distilcli.losses.terms import Begun, Counts, VocabularyTerm
 
 
@@ -44,4 +44,4 @@ class LogitMSE(VocabularyTerm):
         """Sum of (v - z)^2 / N, and its gradient -2 (v - z) / N."""
         vocab_size = block.chunk.vocab_size
         gradient.sum.addcmul_(block.difference, coefficient * (-2.0 / vocab_size))
-        return block.difference.square().sum() / vocab_size
+        return sum_of_products(block.difference, block.difference) / vocab_size

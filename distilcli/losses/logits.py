@@ -46,7 +46,7 @@ class Logits:
         key = temperature, first is None
         if key not in self._log_sums:
             sums = [_log_sum_exp(block[:, :first], 1.0 / temperature) for block in self.blocks]
-            self._log_sums[key] = torch.logsumexp(torch.stack(sums), dim=0)
+            self._log_sums[key] = _log_sum_of(sums)
         return self._log_sums[key]
 
     def log_probs(
@@ -54,6 +54,8 @@ class Logits:
     ) -> Float[Tensor, "rows tokens"]:
         """Logarithms of the probabilities in block `index`, as a tensor of their own."""
         log_sum = self.log_sum(temperature, first)
+        if torch.compiler.is_compiling():  # where the temperature is a tensor
+            return self.blocks[index][:, :first] * (1.0 / temperature) - log_sum
         # In one pass: a scaled copy of the logits would be another.
         return torch.add(-log_sum, self.blocks[index][:, :first], alpha=1.0 / temperature)
 
@@ -140,14 +142,29 @@ def sum_of_products(
 ) -> Float[Tensor, ""]:
     """sum_ij one_ij * other_ij, without a tensor of their products."""
     if torch.compiler.is_compiling():
-        return (one * other).sum()
-    return torch.dot(one.view(-1), other.view(-1))
+        # Of each token first, which goes together with whatever else is done to its logits.
+        return (one * other).sum(dim=0).sum()
+    if not one.is_contiguous():
+        one, other = one.T, other.T
+    return torch.dot(one.reshape(-1), other.reshape(-1))
 
 
 def _log_sum_exp(logits: Float[Tensor, "rows tokens"], scale: float) -> Float[Tensor, " tokens"]:
     """logsumexp(scale * logits) over the rows, without a scaled copy of the logits."""
+    if torch.compiler.is_compiling():
+        # As compilers know it from softmax: largest value and sum in one pass.
+        scaled = logits * scale
+        largest = scaled.amax(dim=0, keepdim=True)
+        return ((scaled - largest).exp().sum(dim=0, keepdim=True).log() + largest)[0]
     largest = logits.amax(dim=0) * scale
     return torch.add(-largest, logits, alpha=scale).exp_().sum(dim=0).log_().add_(largest)
+
+
+def _log_sum_of(blocks: list[Tensor]) -> Float[Tensor, " tokens"]:
+    """The log-sum over all blocks of those whose log-sums are given."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return torch.logsumexp(torch.stack(blocks), dim=0)
 
 
 class Chunk:
