@@ -22,7 +22,7 @@ from distilcli.models.variable_length import has_kernel, variable_length_attenti
 from distilcli.models.windowed_attention import windowed_attention
 
 PACKED = "distilcli_packed"
-# By the modules that call attention. No layer knows of them: a compiled one leaves attention out.
+# By the modules that call attention. Compiled layers know nothing of them (`is_listened_to`).
 _LISTENERS: WeakKeyDictionary[nn.Module, list[Callable[[Tensor, Tensor], None]]] = (
     WeakKeyDictionary()
 )
@@ -66,6 +66,48 @@ def listen_to_attention(
         listener: is called whenever it does, before attention is computed.
     """
     _LISTENERS.setdefault(attention, []).append(listener)
+
+
+def is_listened_to(layer: nn.Module) -> bool:
+    """Whether some attention within has a listener, which a compiled layer would leave out."""
+    return any(module in _LISTENERS for module in layer.modules())
+
+
+def traceable_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H T D"],
+    value: Float[Tensor, "1 H T D"],
+    attention_mask: None,
+    *,
+    packing: Packing,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "1 T H D"], None]:
+    """`packed_attention` for layers that are compiled: within their graph where it is one kernel.
+
+    Otherwise it stays out, because its work depends on the lengths of the sequences.
+    """
+    if torch.compiler.is_compiling() and has_kernel(query):
+        radius = None if sliding_window is None else sliding_window - 1
+        bounds = packing.boundaries, packing.max_length
+        output = variable_length_attention(query, key, value, *bounds, dropout, scaling, radius)
+        return output, None
+    output, _ = _untraced_attention(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        packing=packing,
+        dropout=dropout,
+        scaling=scaling,
+        sliding_window=sliding_window,
+        **others,
+    )
+    return output, None
 
 
 def packed_attention(
@@ -124,6 +166,9 @@ def packed_attention(
             output = _attention_by_sequence(*exact, packing, dropout, scaling, radius)
         return output.to(query.dtype), None
     return _attention_by_sequence(query, key, value, packing, dropout, scaling, radius), None
+
+
+_untraced_attention = torch.compiler.disable(packed_attention)
 
 
 def _refuse(module: nn.Module, others: dict[str, Any], mask: Any, states: Any) -> NoReturn:

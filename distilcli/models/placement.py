@@ -1,9 +1,10 @@
 """What models compute in and where: precision, compiled layers, layers in host memory.
 
 `train.compile` compiles the layers and not the whole model, so that layers of one kind share their
-graphs and so do all micro-batches: the number of tokens is symbolic, and attention, whose work
-depends on the lengths of the sequences, stays out. How many graphs there are is logged as
-`compile/graphs`: a number that keeps growing would mean that something is compiled for every batch.
+graphs and so do all micro-batches: the number of tokens is symbolic. Attention is part of a graph
+where one kernel computes all sequences; elsewhere its work depends on their lengths, and it stays
+out. How many graphs there are is logged as `compile/graphs`: a number that keeps growing would mean
+that something is compiled for every batch.
 
 `teacher.offload` keeps a teacher's layers in host memory. Each matrix is on the device only while
 it is multiplied; embeddings and head stay there, for the losses read them. A micro-batch then costs
@@ -15,7 +16,7 @@ from accelerate import cpu_offload
 from transformers import AttentionInterface, PreTrainedModel
 
 from distilcli.config.fields import Precision
-from distilcli.models.attention import packed_attention
+from distilcli.models.attention import is_listened_to, traceable_attention
 from distilcli.models.families import MaskedLM, encoder_layers
 
 
@@ -38,7 +39,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-_PACKED_UNCOMPILED = "distilcli_packed_uncompiled"
+_TRACEABLE = "distilcli_packed_traceable"
 
 
 def compile_layers(model: PreTrainedModel) -> None:
@@ -46,11 +47,12 @@ def compile_layers(model: PreTrainedModel) -> None:
 
     A layer into which a loss term looks, at queries, keys or values, is left as it is.
     """
-    AttentionInterface.register(_PACKED_UNCOMPILED, torch.compiler.disable(packed_attention))
-    model.set_attn_implementation(_PACKED_UNCOMPILED)
+    AttentionInterface.register(_TRACEABLE, traceable_attention)
+    model.set_attn_implementation(_TRACEABLE)
     for layer in encoder_layers(model):
         # Layers share graphs, and a graph that was made of a layer without hooks leaves them out.
-        if not any(module._forward_hooks for name, module in layer.named_modules() if name):
+        has_hooks = any(module._forward_hooks for name, module in layer.named_modules() if name)
+        if not has_hooks and not is_listened_to(layer):
             # Not the whole call, `layer.compile`: the layer's own hooks would be left out, too.
             layer.forward = torch.compile(layer.forward, dynamic=True)
 

@@ -8,6 +8,7 @@ Source: Dao 2023 (FlashAttention-2), sec. 3.
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -56,11 +57,23 @@ def note_of_slow_attention(
     return f"attention takes one call for each length of sequences, which is slow: {reason}"
 
 
-@cache
 def _is_supported(index: int | None) -> bool:
+    return bool(_constant_answer(index))
+
+
+@cache
+def _has_flash_attention(index: int | None) -> bool:
     if not torch.backends.cuda.is_flash_attention_available():
         return False
     return torch.cuda.get_device_capability(index) >= _MIN_CAPABILITY
+
+
+def _answer(index: int | None) -> bool:
+    return _has_flash_attention(index)
+
+
+# To a compiler that traces a layer the answer is a constant.
+_constant_answer: Any = torch.compiler.assume_constant_result(_answer)
 
 
 def variable_length_attention(

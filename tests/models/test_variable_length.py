@@ -57,9 +57,9 @@ def test_the_kernel_is_called_for_what_it_takes(device, dtype, head_size, expect
 def test_old_devices_have_no_kernel(is_built, capability, expected, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: is_built)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-    variable_length._is_supported.cache_clear()
+    variable_length._has_flash_attention.cache_clear()
     reason = why_no_kernel(torch.device("cuda", 0), torch.bfloat16, 64)
-    variable_length._is_supported.cache_clear()
+    variable_length._has_flash_attention.cache_clear()
     assert reason == (None if expected else "this device has no FlashAttention")
 
 
