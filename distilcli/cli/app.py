@@ -54,8 +54,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         measure_commands.suite,
         [
             "distilcli suite glue runs/my-student --data glue --seeds 3",
-            "distilcli suite configs/suites/english.yaml --jobs 2",
-            "distilcli suite configs/ablations/maps.yaml --seeds 3",
+            "distilcli suite configs/ablations/maps.yaml --seeds 3 --jobs 2",
         ],
     ),
     "schema": (start_commands.schema, ["distilcli schema > schema.json"]),
