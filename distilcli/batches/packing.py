@@ -103,3 +103,17 @@ def by_length(
         tokens += length
     if batch:
         yield batch
+
+
+def spread(lengths: np.ndarray, num_sequences: int, num_tokens: int) -> np.ndarray:
+    """Indices of sequences at even distances: at most so many, of about so many tokens at most.
+
+    Args:
+        lengths: tokens of every sequence that there is.
+        num_sequences: bound on the sequences.
+        num_tokens: bound on their tokens, if sequences are of mean length; one may be over it.
+    """
+    fitting = int(num_tokens // max(1.0, float(lengths.mean()))) if len(lengths) else 0
+    chosen = min(num_sequences, len(lengths), max(1, fitting))
+    places: np.ndarray = np.arange(chosen) * len(lengths) // max(1, chosen)
+    return places

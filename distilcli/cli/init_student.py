@@ -7,6 +7,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from distilcli.batches.masked import PackedBatch
 from distilcli.cli.console import Console
 from distilcli.cli.smaller_vocabulary import (
     SmallerVocabulary,
@@ -20,6 +21,7 @@ from distilcli.distillation.held_out_terms import predicts_tokens
 from distilcli.distillation.masked_lm_parts import load_teacher, make_student
 from distilcli.distillation.measured_text import held_out_text
 from distilcli.distillation.run_kind import show_progress
+from distilcli.distillation.sample_text import sample_of_files
 from distilcli.distillation.tokenization import Tokenization, ensure_store, tokenization_of
 from distilcli.errors import ConfigError, DistilError, RunFolderError, either
 from distilcli.evaluation.held_out import HeldOutScores
@@ -35,10 +37,12 @@ from distilcli.models.families import (
     family_of,
     is_masked_lm,
     num_parameters,
+    num_positions,
     size_mib,
 )
 from distilcli.models.layers import layer_table, layers_of
 from distilcli.models.loading import load_masked_lm
+from distilcli.models.narrowing.sizes import sizes_of
 from distilcli.models.saving import save_verified
 from distilcli.models.students import build_student
 from distilcli.text.tokenizers import load_tokenizer
@@ -59,7 +63,7 @@ def run(experiment: MaskedLMExperiment, force: bool, console: Console) -> None:
             return ensure_store(whole, os.cpu_count() or 1, show_progress(bar))
 
     tokenization = tokenization_of(experiment, make)
-    student = make_student(experiment, teacher, tokenization)
+    student = make_student(experiment, teacher, tokenization, make)
     quality = _quality(experiment, tokenization, student, teacher, console)
     costs = costs_in_experiment(experiment, tokenization, student)
     # Last, when it has passed every check: the next `train` starts from what lies there.
@@ -127,24 +131,30 @@ def run_without_experiment(
     num_layers: int | None,
     strategy: str | None,
     architecture: str | None,
+    widths: dict[str, int | None],
     vocabulary: WantedVocabulary,
     force: bool,
     console: Console,
 ) -> None:
     """Copy a student from a teacher into a folder."""
     try:
+        settings = _copied_student(layers, num_layers, strategy, architecture, widths)
+        vocabulary = vocabulary.beside_other_uses(of_text=settings.is_computed)
         vocabulary.check()
-        settings = _copied_student(layers, num_layers, strategy, architecture)
         _copy(teacher_name, output, settings, vocabulary, force, console)
     except DistilError as error:
         raise error.reworded(_AS_OPTIONS) from error
 
 
+_LONGEST = 512  # tokens of a sequence of --text that a narrower student is made by
 # What a setting is called where there are only options.
 _AS_OPTIONS = {
     "student.num_layers": "--num-layers",
     "student.layers": "--layers",
     "student.architecture": "--architecture",
+    "student.hidden_size": "--hidden-size",
+    "student.num_heads": "--num-heads",
+    "student.intermediate_size": "--intermediate-size",
     "student.vocabulary.keep": "--vocabulary",
     "--text.0.files:": "--text:",
     "--text.0.format:": "--text:",
@@ -167,7 +177,19 @@ def _copy(
     teacher = load_masked_lm(teacher_name)
     check_tokenizer(teacher, tokenizer, f"teacher {teacher_name}")
     vocabulary = None if wanted.is_all else SmallerVocabulary(tokenizer, wanted, console)
-    student = build_student(settings, teacher, seed=0)
+
+    def sequences() -> list[PackedBatch]:
+        if not wanted.text:
+            raise ConfigError(
+                "student.hidden_size, student.num_heads and student.intermediate_size need text: "
+                "what is kept of the teacher's widths is decided by what it computes",
+                "Name some that it knows, a few hundred lines or more: --text FILE.",
+            )
+        longest = min(num_positions(teacher.config), _LONGEST)
+        size = teacher.config.vocab_size
+        return sample_of_files(wanted.text, "--text", tokenizer, size, longest)
+
+    student = build_student(settings, teacher, 0, sequences)
     costs = None
     if vocabulary is not None:
         student, tokenizer = vocabulary.trimmed(student), vocabulary.tokenizer
@@ -195,7 +217,11 @@ def _refuse_existing_student(folder: Path, force: bool) -> None:
 
 
 def _copied_student(
-    layers: str | None, num_layers: int | None, strategy: str | None, architecture: str | None
+    layers: str | None,
+    num_layers: int | None,
+    strategy: str | None,
+    architecture: str | None,
+    widths: dict[str, int | None],
 ) -> CopiedStudent:
     if layers is not None and strategy is not None:
         raise ConfigError("--layers and --strategy cannot be used together")
@@ -206,6 +232,7 @@ def _copied_student(
         known = either(get_args(Architecture))
         raise ConfigError(f"--architecture {architecture}: not an architecture", f"Use {known}.")
     settings = {"layers": chosen, "architecture": architecture or "auto", "num_layers": num_layers}
+    settings |= widths
     try:
         return CopiedStudent.model_validate(settings)
     except ValidationError:
@@ -233,6 +260,8 @@ def _show(
         table = layer_table(indices, adds_type, is_masked_lm(student))
         console.table("layers", ["student", "<- teacher"], table)
         console.say(f"{_shape(student)}, copied from {_shape(source)}")
+        if sizes_of(student.config) != sizes_of(source.config):
+            console.say(f"{_widths(student)}, cut from {_widths(source)}")
         reason = other_epsilon(source.config)
         if reason is not None and settings.architecture == "auto":
             console.note(f"{reason}, so the student is {family_of(student).a_name}, too")
@@ -260,6 +289,7 @@ def _show(
             "student": str(folder),
             "layers": indices,
             "architecture": family_of(student).model_type,
+            "sizes": sizes_of(student.config)._asdict(),
             "parameters": {name: num_parameters(model) for name, model in models.items()},
             "megabytes": {name: _megabytes(model) for name, model in models.items()},
             "smaller": smaller,
@@ -273,6 +303,13 @@ def _shape(model: MaskedLM) -> str:
     """What a model is, in words."""
     depth = len(encoder_layers(model))
     return f"{family_of(model).name} with {depth} layer{'s' * (depth > 1)}"
+
+
+def _widths(model: MaskedLM) -> str:
+    """How wide a model is, in words."""
+    sizes = sizes_of(model.config)
+    heads = f"{sizes.num_heads} head{'s' * (sizes.num_heads > 1)} of {sizes.head_size}"
+    return f"hidden states of {sizes.hidden_size}, {heads}, inner states of {sizes.inner_size}"
 
 
 def _megabytes(model: MaskedLM) -> float:

@@ -102,6 +102,33 @@ def init_student(
             help="What the student is: auto, distilbert or same (default: auto).",
         ),
     ] = None,
+    hidden_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**16,
+            metavar="N",
+            help="Width of the student's hidden states; needs --text (default: the teacher's).",
+        ),
+    ] = None,
+    num_heads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**16,
+            metavar="N",
+            help="Attention heads of a layer; needs --text (default: as many as fit).",
+        ),
+    ] = None,
+    intermediate_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=2**16,
+            metavar="N",
+            help="Width inside feed-forward networks; needs --text (default: in proportion).",
+        ),
+    ] = None,
     vocabulary: Annotated[
         int | None,
         typer.Option(
@@ -116,7 +143,7 @@ def init_student(
         typer.Option(
             "--text",
             metavar="FILE",
-            help="Keep the pieces that occur in this text; may be repeated.",
+            help="Keep the pieces that occur in this text, or cut widths by it; may be repeated.",
         ),
     ] = None,
     min_count: Annotated[
@@ -148,6 +175,9 @@ def init_student(
             "--num-layers": num_layers,
         }
         alone |= {"--strategy": strategy, "--architecture": architecture}
+        widths = {"hidden_size": hidden_size, "num_heads": num_heads}
+        widths |= {"intermediate_size": intermediate_size}
+        alone |= {f"--{name.replace('_', '-')}": value for name, value in widths.items()}
         alone |= {"--vocabulary": vocabulary, "--text": text or None, "--min-count": min_count}
         if config is not None and teacher is None:
             given = [name for name, value in alone.items() if value is not None]
@@ -164,7 +194,16 @@ def init_student(
             files = [option_path("--text", word) for word in text or []]
             wanted = WantedVocabulary(vocabulary, files, min_count)
             command.run_without_experiment(
-                teacher, output, layers, num_layers, strategy, architecture, wanted, force, console
+                teacher,
+                output,
+                layers,
+                num_layers,
+                strategy,
+                architecture,
+                widths,
+                wanted,
+                force,
+                console,
             )
         else:
             raise _wrong_choice(config, teacher)
@@ -187,6 +226,8 @@ def _as_option(override: str) -> str:
     layers = "--layers" if value.startswith("[") else "--strategy"
     names = {"student.layers": layers, "student.num_layers": "--num-layers"}
     names["student.architecture"] = "--architecture"
+    for name in ("hidden_size", "num_heads", "intermediate_size"):
+        names[f"student.{name}"] = f"--{name.replace('_', '-')}"
     names["student.vocabulary.keep"] = "--vocabulary"
     names["student.vocabulary.min_count"] = "--min-count"
     if key in names:

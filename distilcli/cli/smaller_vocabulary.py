@@ -29,11 +29,19 @@ class WantedVocabulary:
         files: paths or globs of the text that pieces are counted in; with none of them those are
             kept that the tokenizer learnt first.
         min_count: how often a piece must occur in that text.
+        text: paths or globs that were named, whatever for.
     """
 
     keep: int | None
     files: Sequence[str] = field(default=())
     min_count: int | None = None
+    text: Sequence[str] = field(default=())
+
+    def beside_other_uses(self, *, of_text: bool) -> "WantedVocabulary":
+        """The same where text has another use: then it alone asks for no smaller vocabulary."""
+        asks = self.keep is not None or self.min_count is not None
+        files = () if of_text and not asks else self.files
+        return replace(self, files=files, text=self.files)
 
     def check(self) -> None:
         """Refuse options that mean nothing together; ConfigError."""

@@ -34,6 +34,7 @@ MAX_COUNT = 2**31 - 1  # steps, sequences
 MAX_TOKENS = 2**24  # of a micro-batch
 MAX_LENGTH = 2**16  # tokens of a sequence
 MAX_LAYERS = 1000
+MAX_WIDTH = 2**16  # of hidden states, and of what is inside a layer
 MAX_VOCABULARY = 2**24  # tokens
 MAX_OTHER_TEACHERS = 63
 MIN_WEIGHT = 1e-9
@@ -57,6 +58,7 @@ TeacherWeight = Annotated[Number, Field(ge=1e-6, le=1e6)]  # one of 0 would run 
 Tokens = Annotated[StrictInt, Field(gt=0, le=MAX_TOKENS)]
 Length = Annotated[StrictInt, Field(ge=0, le=MAX_LENGTH)]
 NumLayers = Annotated[StrictInt, Field(gt=0, le=MAX_LAYERS)]
+Width = Annotated[StrictInt, Field(gt=0, le=MAX_WIDTH)]
 Seed = Annotated[StrictInt, Field(ge=0, le=2**32 - 1)]  # what numpy takes
 PositiveInt = Annotated[StrictInt, Field(gt=0, le=MAX_COUNT)]
 Count = Annotated[StrictInt, Field(ge=0, le=MAX_COUNT)]

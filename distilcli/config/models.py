@@ -16,6 +16,7 @@ from distilcli.config.fields import (
     Precision,
     Section,
     TeacherWeight,
+    Width,
 )
 
 LayerList = Annotated[
@@ -103,12 +104,35 @@ class StudentShape(Section):
         return None
 
     @property
+    def is_computed(self) -> bool:
+        """Whether its weights are computed from a text: rounding may differ between machines."""
+        return False
+
+    @property
     def in_words(self) -> str:
         """How the student starts."""
         return f"checkpoint {self.named_model}"
 
 
-class TaskCopiedStudent(StudentShape):
+class Widths(StudentShape):
+    """How wide a student is that is not as wide as its source."""
+
+    hidden_size: Width | None = Field(
+        None, description="Width of hidden states; null: that of the source."
+    )
+    num_heads: Width | None = Field(
+        None,
+        description="Attention heads of a layer; null: as many as the source has if they divide "
+        "hidden_size, else heads of the same size.",
+    )
+    intermediate_size: Width | None = Field(
+        None,
+        description="Width inside feed-forward networks; null: that of the source, smaller in "
+        "proportion to hidden_size.",
+    )
+
+
+class TaskCopiedStudent(Widths):
     """A student that starts with layers copied from a larger model, and is of its class."""
 
     kind: Literal["copied"] = "copied"
@@ -122,6 +146,12 @@ class TaskCopiedStudent(StudentShape):
     source: ModelName | None = Field(None, description="Model to copy from; null: the teacher.")
 
     source_key: ClassVar[str] = "source"
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its weights are computed from a text: rounding may differ between machines."""
+        widths = self.hidden_size, self.num_heads, self.intermediate_size
+        return widths != (None, None, None)
 
     @property
     def in_words(self) -> str:
@@ -158,7 +188,7 @@ class CheckpointStudent(StudentShape):
     source_key: ClassVar[str] = "model"
 
 
-class RandomStudent(StudentShape):
+class RandomStudent(Widths):
     """A student with random weights, in the shape that `copied` would have."""
 
     kind: Literal["random"] = "random"

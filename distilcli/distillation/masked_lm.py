@@ -255,14 +255,19 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
         tokenization = tokenization_of(experiment, make)
         student = None
         if not place.keeps_student:
-            student = make_student(experiment, teacher, tokenization)
+            student = make_student(experiment, teacher, tokenization, make)
         store = make(tokenization)
         # All checks before anything of the run is written: what fails them must not lie there.
         if student is not None:
             check_vocabulary(student, store.manifest.vocab_size, "the student")
         place.begin()
         if student is not None:
-            keep_or_save_initial_student(student, tokenization.tokenizer, place.initial_student)
+            keep_or_save_initial_student(
+                student,
+                tokenization.tokenizer,
+                place.initial_student,
+                is_computed=experiment.student.is_computed,
+            )
         return tokenization
 
     def assemble_unsaved(self, device: torch.device, *, by_content: bool) -> TextParts:

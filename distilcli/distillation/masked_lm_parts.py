@@ -1,17 +1,20 @@
 """The parts of masked-LM training: tokens, teacher and initial student."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from distilcli.batches.masked import PackedBatch
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.models import CheckpointStudent, CopiedStudent
 from distilcli.corpus.store import TokenStore
 from distilcli.distillation.inner_terms import check_terms
 from distilcli.distillation.other_teachers import load_others
 from distilcli.distillation.run_kind import Parts
+from distilcli.distillation.sample_text import masked_sample
 from distilcli.distillation.tokenization import (
     Tokenization,
     refuse_other_tokens,
@@ -62,14 +65,38 @@ def load_teacher(
 
 
 def make_student(
-    experiment: MaskedLMExperiment, teacher: MaskedLM | None, tokenization: Tokenization
+    experiment: MaskedLMExperiment,
+    teacher: MaskedLM | None,
+    tokenization: Tokenization,
+    make_store: Callable[[Tokenization], TokenStore] = Tokenization.open_store,
 ) -> MaskedLM:
-    """The student as the experiment says it starts, checked against teacher and tokenizer."""
+    """The student as the experiment says it starts, checked against teacher and tokenizer.
+
+    Args:
+        experiment: all settings.
+        teacher: in fp32.
+        tokenization: of the student.
+        make_store: gives the store of a tokenization, whose text a narrower student is made by.
+
+    Raises:
+        ConfigError, DataError, ModelError: the student cannot be made, or does not fit.
+    """
     source, whole = experiment.student.named_model, tokenization.whole or tokenization
     if isinstance(experiment.student, CopiedStudent) and source is not None:
         refuse_other_tokens(f"student.source {source}", source, whole.tokenizer)
+
+    def sequences() -> list[PackedBatch]:
+        text = make_store(whole)
+        return masked_sample(
+            text.train, text.token_counts, whole.tokenizer, experiment.masking, experiment.seed
+        )
+
     student = build_student(
-        experiment.student, teacher, experiment.seed, experiment.loss.asks_for_logits
+        experiment.student,
+        teacher,
+        experiment.seed,
+        experiment.loss.asks_for_logits,
+        sequences,
     )
     if experiment.student.kept_vocabulary is not None:
         assert tokenization.kept is not None
@@ -157,10 +184,24 @@ def check_student(
         check_terms(MASKED_LM_TERMS, experiment.loss, student, teacher)
 
 
+# A narrower student is computed, with another rounding on another machine or with other threads.
+_ROUNDING = 1e-2
+
+
 def keep_or_save_initial_student(
-    student: MaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path
+    student: MaskedLM,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    *,
+    is_computed: bool = False,
 ) -> None:
     """Save the student that the experiment starts from, or check that it is already there.
+
+    Args:
+        student: made by this process.
+        tokenizer: of it.
+        folder: where it lies, or is saved.
+        is_computed: whether its weights are no copies, but computed from a text.
 
     Raises:
         ModelError: another one lies there: of other settings, of another teacher, or edited.
@@ -169,7 +210,7 @@ def keep_or_save_initial_student(
         save_verified(student, tokenizer, folder)
         return
     there = load_masked_lm(str(folder.resolve()), role="student", needs_head=is_masked_lm(student))
-    differing = first_difference(student, there)
+    differing = first_difference(student, there, _ROUNDING if is_computed else 0.0)
     if differing is not None:
         raise ModelError(
             f"{folder}: not the student that this experiment starts from ({differing} differs): "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.errors import ModelError
@@ -132,13 +132,26 @@ def verify_saved(model: MaskedLM, folder: Path, name: Path | None = None) -> Non
         )
 
 
-def first_difference(one: nn.Module, other: nn.Module) -> str | None:
-    """The first weight, by name, that two models do not share to the last bit; None if all."""
+def first_difference(one: nn.Module, other: nn.Module, tolerance: float = 0.0) -> str | None:
+    """The first weight, by name, that two models do not share; None if all.
+
+    Args:
+        one: a model.
+        other: another one.
+        tolerance: length of the difference of a weight over that of the weight up to which it is
+            taken for the same; 0: to the last bit.
+    """
     ours, theirs = one.state_dict(), other.state_dict()
     differing = ours.keys() ^ theirs.keys()
     differing |= {
         key
         for key in ours.keys() & theirs.keys()
-        if not torch.equal(ours[key].cpu(), theirs[key].cpu())
+        if not _are_equal(ours[key].cpu(), theirs[key].cpu(), tolerance)
     }
     return min(differing, default=None)
+
+
+def _are_equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    if tolerance == 0.0 or one.shape != other.shape:
+        return torch.equal(one, other)
+    return bool((one - other).norm() <= tolerance * one.norm())

@@ -18,6 +18,8 @@ from distilcli.models.copying import config_of_student, copy_layers, seeded, tar
 from distilcli.models.families import MaskedLM, encoder_layers, family_of, is_encoder, without_head
 from distilcli.models.layers import layers_of
 from distilcli.models.loading import load_masked_lm, read_config
+from distilcli.models.narrowing.narrow import Sequences, narrowed, no_sequences
+from distilcli.models.narrowing.sizes import resized, wanted_sizes
 
 
 def build_student(
@@ -25,6 +27,7 @@ def build_student(
     teacher: MaskedLM | None,
     seed: int,
     needs_head: bool = True,
+    sequences: Sequences = no_sequences,
 ) -> MaskedLM:
     """The untrained student that the experiment describes: fp32, on the CPU, in eval mode.
 
@@ -35,13 +38,14 @@ def build_student(
         teacher: the teacher in fp32, for the students that take something from it.
         seed: of new weights.
         needs_head: see `load_masked_lm`; of what has no masked-LM head the student has none.
+        sequences: masked text, which a narrower copy is made by.
 
     Raises:
-        ConfigError: layers that the source does not have.
+        ConfigError: layers that the source does not have, or widths that it cannot be cut to.
         ModelError: a model that the section names cannot be used.
     """
     if isinstance(student, CopiedStudent):
-        model: MaskedLM = _build_copied(student, teacher, needs_head)
+        model: MaskedLM = _build_copied(student, teacher, needs_head, sequences)
     elif isinstance(student, CheckpointStudent):
         model = _build_from_checkpoint(student, seed, needs_head)
     else:
@@ -51,12 +55,15 @@ def build_student(
     return model
 
 
-def _build_copied(student: CopiedStudent, teacher: MaskedLM | None, needs_head: bool) -> MaskedLM:
+def _build_copied(
+    student: CopiedStudent, teacher: MaskedLM | None, needs_head: bool, sequences: Sequences
+) -> MaskedLM:
     source = teacher
     if student.source is not None:
         source = load_masked_lm(student.source, role="source", needs_head=needs_head)
     assert source is not None, "MaskedLMExperiment asks for a source where there is no teacher"
-    return copy_layers(source, layers_of(source, student), student.architecture)
+    copy = copy_layers(source, layers_of(source, student), student.architecture)
+    return narrowed(copy, student, sequences)
 
 
 def _build_from_checkpoint(student: CheckpointStudent, seed: int, needs_head: bool) -> MaskedLM:
@@ -74,8 +81,9 @@ def _build_random(student: RandomStudent, teacher: MaskedLM | None, seed: int) -
         like = teacher.config
     num_layers = student.num_layers or max(1, like.num_hidden_layers // 2)
     target = target_family(like, student.architecture)
+    config = config_of_student(like, num_layers, True, target)
     with seeded(seed):
-        model = target.masked_lm(config_of_student(like, num_layers, True, target))
+        model = target.masked_lm(resized(config, wanted_sizes(config, student)))
     # Of a teacher without a head nothing is learnt that a head could say.
     return without_head(model) if teacher is not None and is_encoder(teacher) else model
 

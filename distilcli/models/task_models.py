@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from distilcli.batches.packing import by_length, spread
 from distilcli.config.experiment import TaskExperiment
 from distilcli.config.models import TaskCheckpointStudent
 from distilcli.errors import ModelError
@@ -21,8 +22,11 @@ from distilcli.models.families import (
 )
 from distilcli.models.layers import layers_of
 from distilcli.models.loading import load_weights, read_config
+from distilcli.models.narrowing.moments import NUM_SEQUENCES, NUM_TOKENS, TOKENS_AT_ONCE
+from distilcli.models.narrowing.narrow import narrowed
 from distilcli.models.students import set_dropout
 from distilcli.tasks.classes import same_classes
+from distilcli.tasks.inputs import TaskBatch, pack_inputs
 from distilcli.tasks.labels import class_key
 from distilcli.tasks.task import OpenTask
 
@@ -98,7 +102,7 @@ def build_task_student(
     A head that its source does not have is made new, from `experiment.seed`.
 
     Raises:
-        ConfigError: layers that the source does not have.
+        ConfigError: layers that the source does not have, or widths that it cannot be cut to.
         ModelError: the source cannot be used.
     """
     student = experiment.student
@@ -112,6 +116,7 @@ def build_task_student(
                 source, _ = _load(student.source, None, task, "source")
             assert source is not None, "TaskExperiment asks for a source where there is no teacher"
             model = copy_layers(source, layers_of(source, student))
+            model = narrowed(model, student, lambda: _some_inputs(task))
     set_dropout(model, student.dropout, student.attention_dropout)
     model.config.label2id = {name: index for index, name in enumerate(task.labels)}
     model.config.id2label = dict(enumerate(task.labels))
@@ -119,6 +124,14 @@ def build_task_student(
     _check_length(experiment, model, "the student")
     _check_inputs(task, model, "the student")
     return model
+
+
+def _some_inputs(task: OpenTask) -> list[TaskBatch]:
+    """Inputs at even distances, which a narrower student is made by."""
+    lengths = task.train.lengths
+    samples = spread(lengths, NUM_SEQUENCES, NUM_TOKENS)
+    batches = by_length(samples, lengths, TOKENS_AT_ONCE)
+    return [pack_inputs(task.train, batch) for batch in batches]
 
 
 def _load(name: str, revision: str | None, task: OpenTask, role: str) -> tuple[Any, set[str]]:
