@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         [
             "distilcli init-student --config configs/quickstart.yaml",
             "distilcli init-student --teacher builtin:teacher --output student",
+            "distilcli init-student --teacher DIR --output small --hidden-size 384 --text my.txt",
         ],
     ),
     "train": (

@@ -4,7 +4,7 @@ Channels, heads and inner states are kept by importance: how much of what the we
 make of a text comes from each. What is left out follows in part from what is kept, since numbers of
 a model are correlated. So every projection that reads a cut width gets the weights with which it
 reads, from what is kept, the linear prediction of all: the interpolative decomposition of Chee et
-al. 2022, *Model Preserving Compression for Neural Networks*, eq. 3-5, with a ridge.
+al. 2022, *Model Preserving Compression for Neural Networks*, with a ridge.
 
 Inside a head any change of basis can be undone by the other side: of values by the projection after
 them, of queries by that of the keys. There the principal parts of the products are kept.
