@@ -7,7 +7,6 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from distilcli.batches.masked import PackedBatch
 from distilcli.cli.console import Console
 from distilcli.cli.smaller_vocabulary import (
     SmallerVocabulary,
@@ -171,25 +170,26 @@ def _copy(
     console: Console,
 ) -> None:
     check_apart({"--output": output}, {"--teacher": teacher_name})
+    if settings.is_computed and not wanted.text:
+        raise ConfigError(
+            "student.hidden_size, student.num_heads and student.intermediate_size need text: "
+            "what is kept of the teacher's widths is decided by what it computes",
+            "Name some that it knows, a few hundred lines or more: --text FILE.",
+        )
     recover(output)
     _refuse_existing_student(output, force)
     tokenizer = load_tokenizer(teacher_name)
     teacher = load_masked_lm(teacher_name)
     check_tokenizer(teacher, tokenizer, f"teacher {teacher_name}")
     vocabulary = None if wanted.is_all else SmallerVocabulary(tokenizer, wanted, console)
-
-    def sequences() -> list[PackedBatch]:
-        if not wanted.text:
-            raise ConfigError(
-                "student.hidden_size, student.num_heads and student.intermediate_size need text: "
-                "what is kept of the teacher's widths is decided by what it computes",
-                "Name some that it knows, a few hundred lines or more: --text FILE.",
-            )
-        longest = min(num_positions(teacher.config), _LONGEST)
-        size = teacher.config.vocab_size
-        return sample_of_files(wanted.text, "--text", tokenizer, size, longest)
-
-    student = build_student(settings, teacher, 0, sequences)
+    longest = min(num_positions(teacher.config), _LONGEST)
+    size = teacher.config.vocab_size
+    student = build_student(
+        settings,
+        teacher,
+        0,
+        lambda: sample_of_files(wanted.text, "--text", tokenizer, size, longest),
+    )
     costs = None
     if vocabulary is not None:
         student, tokenizer = vocabulary.trimmed(student), vocabulary.tokenizer
