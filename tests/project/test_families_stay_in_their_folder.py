@@ -19,7 +19,14 @@ OUTSIDE = [
 ]
 
 # Names in one family's configuration that are ordinary words, or settings of this package, too.
-ORDINARY = {"activation", "attention_dropout", "dim", "dropout", "type_vocab_size"}
+ORDINARY = {
+    "activation",
+    "attention_dropout",
+    "dim",
+    "dropout",
+    "intermediate_size",
+    "type_vocab_size",
+}
 # What is allowed: a file, and what names and strings there may hold.
 ALLOWED = {
     # Parts of a tokenizer, in the words of the `tokenizers` library; any model's may have them.
