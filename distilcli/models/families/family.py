@@ -332,6 +332,28 @@ class Family:
         depth: dict[str, Any] = {self.settings.num_hidden_layers: num_layers}
         return depth if types is None else depth | {str(self.settings.layer_types): types}
 
+    def of_width(
+        self, config: Any, hidden_size: int, num_heads: int, inner_size: int
+    ) -> dict[str, Any]:
+        """The settings of a configuration that say how wide a model is.
+
+        Embeddings that are as wide as hidden states stay so; others keep their width.
+
+        Args:
+            config: of a model.
+            hidden_size: of another one.
+            num_heads: attention heads of each of its layers.
+            inner_size: between the two products of its feed-forward networks.
+        """
+        names = self.settings
+        is_one = self.embedding_width(config) == getattr(config, names.hidden_size)
+        embeddings = {names.embedding_size: hidden_size} if is_one else {}
+        return embeddings | {
+            names.hidden_size: hidden_size,
+            names.num_attention_heads: num_heads,
+            names.inner_size: inner_size,
+        }
+
     def _layer_types(self, config: Any, num_layers: int) -> list[str] | None:
         """The types of so many layers in the pattern of a configuration; None without types."""
         if self.settings.layer_types is None:

@@ -40,14 +40,7 @@ def sizes_of(config: Any) -> Sizes:
 
 def resized(config: Any, sizes: Sizes) -> PreTrainedConfig:
     """A configuration with other widths; embeddings as wide as hidden states stay so."""
-    names = family_of(config).settings
-    changes = {
-        names.hidden_size: sizes.hidden_size,
-        names.num_attention_heads: sizes.num_heads,
-        names.inner_size: sizes.inner_size,
-    }
-    if family_of(config).embedding_width(config) == sizes_of(config).hidden_size:
-        changes[names.embedding_size] = sizes.hidden_size
+    changes = family_of(config).of_width(config, *sizes)
     other: PreTrainedConfig = type(config).from_dict(config.to_dict() | changes)
     return other
 
