@@ -187,8 +187,8 @@ def _copy(
     student = build_student(
         settings,
         teacher,
-        0,
-        lambda: sample_of_files(wanted.text, "--text", tokenizer, size, longest),
+        seed=0,
+        sequences=lambda: sample_of_files(wanted.text, "--text", tokenizer, size, longest),
     )
     costs = None
     if vocabulary is not None:

@@ -22,6 +22,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from distilcli.batches.packing import PackedSequences, positions, spread
 from distilcli.config.models import CopiedStudent, RandomStudent
 from distilcli.errors import ConfigError
+from distilcli.models import families
 from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.copying import copy_layers
 from distilcli.models.families import FAMILIES, decoder, encoder_layers
@@ -107,6 +108,25 @@ def test_a_narrower_model_is_a_plain_one_of_its_class(family, sizes, tmp_path):
 
 
 @each_family
+def test_an_encoder_without_a_head_is_the_body_of_a_narrower_model(family):
+    source = tiny_masked_lm(family)
+    expected = narrow(source, Sizes(12, 3, 18), text()).base_model
+    source = families.without_head(tiny_masked_lm(family))
+    found = narrow(source, Sizes(12, 3, 18), text())
+    assert type(found) is type(source)
+    assert sizes_of(found.config) == Sizes(12, 3, 18)
+    shapes = [{n: w.shape for n, w in m.state_dict().items()} for m in (found, expected)]
+    assert shapes[0] == shapes[1]
+    use_packed_attention(found)
+    [batch] = text(rows()[:1])
+    with torch.no_grad():
+        hidden = run_encoder(found, batch, Packing.of(batch))
+        found.set_attn_implementation(exact_attention(found))
+        plain = found(input_ids=rows()[0][None]).last_hidden_state[0]
+    torch.testing.assert_close(hidden, plain, rtol=1e-4, atol=1e-5)
+
+
+@each_family
 def test_with_the_sizes_of_the_source_it_is_the_source(family):
     source = tiny_masked_lm(family)
     assert first_difference(narrow(tiny_masked_lm(family), WHOLE, text()), source) is None
@@ -135,7 +155,7 @@ def test_a_random_student_is_as_wide_as_asked(family):
     student = build_student(RandomStudent(hidden_size=12, num_heads=3, num_layers=2), like, 0)
     assert sizes_of(student.config) == Sizes(12, 3, 18)
     copied = CopiedStudent(hidden_size=12, num_heads=3, num_layers=2)
-    other = build_student(copied, like, 0, text)
+    other = build_student(copied, like, 0, sequences=text)
     shapes = [{n: w.shape for n, w in m.state_dict().items()} for m in (student, other)]
     assert shapes[0] == shapes[1]
 

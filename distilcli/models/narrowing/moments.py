@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
 from distilcli.models.attention import Packing, use_packed_attention
-from distilcli.models.families import family_of, head_features, is_masked_lm
+from distilcli.models.families import family_of, head_features, is_encoder
 from distilcli.models.narrowing.spaces import Axis, Space
 from distilcli.models.running import run_encoder, run_model
 from distilcli.tasks.inputs import TaskBatch
@@ -96,11 +96,13 @@ def observe(
     use_packed_attention(model)
     with _watched(model, axes, observed):
         for batch in batches:
-            if not is_masked_lm(model):
-                assert isinstance(batch, TaskBatch)
+            if isinstance(batch, TaskBatch):
                 run_model(model, batch)
                 continue
-            features = head_features(model, run_encoder(model, batch, Packing.of(batch)))
+            hidden = run_encoder(model, batch, Packing.of(batch))
+            if is_encoder(model):
+                continue
+            features = head_features(model, hidden)
             # The decoder is not run: its logits would cost more than all the rest.
             if axes[f"{decoder}.weight"][1]:
                 observed.read(decoder, features)

@@ -21,6 +21,7 @@ from distilcli.models.families import (
     encoder_layers,
     family_of,
     is_masked_lm,
+    made_anew,
     settle_ties,
 )
 from distilcli.models.narrowing.choices import (
@@ -87,7 +88,7 @@ def narrow(
     axes = axes_of(model)
     plan = _Plan(model, sizes, axes, observe(model, axes, batches))
     with seeded(0):  # every weight is overwritten; this keeps the global random state
-        smaller = type(model)(resized(model.config, sizes))
+        smaller = made_anew(model, resized(model.config, sizes))
     nn.Module.to(smaller, dtype=model.dtype)
     smaller.load_state_dict(_cut_weights(model, axes, plan), strict=True)
     if is_masked_lm(smaller):
@@ -113,11 +114,13 @@ class _Plan:
     ) -> None:
         self._model, self._axes, self._observed = model, axes, observed
         self._old, self._new = sizes_of(model.config), sizes
+        layers = encoder_layers(model)
+        self._stack = next(name for name, one in model.named_modules() if one is layers)
         self.cuts: dict[Space, Cut] = {}
         if sizes.hidden_size != self._old.hidden_size:
             self._cut_hidden_states()
             self._cut_features()
-        for layer in range(len(encoder_layers(model))):
+        for layer in range(len(layers)):
             if sizes[:2] != self._old[:2]:
                 self._cut_heads(layer)
             if sizes.inner_size != self._old.inner_size:
@@ -174,8 +177,7 @@ class _Plan:
 
     def _module(self, layer: int, role: str) -> str:
         family = family_of(self._model)
-        stack = f"{self._model.base_model_prefix}.{family.layers}"
-        return f"{stack}.{layer}.{family.layer.roles[role]}"
+        return f"{self._stack}.{layer}.{family.layer.roles[role]}"
 
     def _reads(self, name: str) -> Space:
         (space,) = self._axes[f"{name}.weight"][1]

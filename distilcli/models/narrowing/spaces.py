@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from distilcli.models.families import family_of, is_of_head
+from distilcli.models.families import family_of, is_encoder, is_of_head, made_anew
 from distilcli.models.narrowing.sizes import Sizes, resized, sizes_of
 from distilcli.models.weights import layer_number
 
@@ -47,7 +47,7 @@ def axes_of(model: PreTrainedModel) -> dict[str, tuple[Axis, ...]]:
     shapes = _shapes(model, config)
     wider = _shapes(model, resized(config, _wider(config, sizes)))
     deeper = _shapes(model, resized(config, sizes._replace(inner_size=sizes.inner_size + 1)))
-    has_features = any(
+    has_features = not is_encoder(model) and any(
         is_of_head(model, name) and sum(a != b for a, b in zip(shape, wider[name], strict=True)) > 1
         for name, shape in shapes.items()
     )
@@ -78,7 +78,7 @@ def _wider(config: Any, sizes: Sizes) -> Sizes:
 
 def _shapes(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        empty = type(model)(config)
+        empty = made_anew(model, config)
     return {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
 
 
