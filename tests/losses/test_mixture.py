@@ -44,7 +44,7 @@ def mean(teachers: list[Tensor], temperature: float) -> Tensor:
 
 @each_divergence
 @each_temperature
-@pytest.mark.parametrize(("chunk", "rows"), [(3, 4), (TOKENS, None)])
+@pytest.mark.parametrize(("chunk", "rows"), [(3, 4), (3, 0), (TOKENS, None)])
 def test_a_divergence_is_that_from_the_mean(name, temperature, chunk, rows):
     student, _ = projections()
     teachers = teachers_of(3)
