@@ -55,7 +55,10 @@ def test_the_part_of_a_vocabulary_that_a_student_keeps(path: Path, value, expect
         assert load(path, f"student={all_of_it}").student.kept_vocabulary is None
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+# Of an experiment with stages, each stage is dumped.
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if c.stem != "stages"], ids=lambda config: config.stem
+)
 def test_dump_is_read_back_as_the_same(config: Path, path: Path) -> None:
     experiment = reading.load_experiment(config)
     path.write_text(reading.dump(experiment), encoding="utf-8")
