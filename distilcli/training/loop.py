@@ -292,6 +292,8 @@ class Trainer:
         if goes_on:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
+            if self.experiment.train.compile:
+                torch.compiler.reset()  # else its graphs count towards the limit of the next run
         else:
             self.accelerator.end_training()
 
