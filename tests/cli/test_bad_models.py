@@ -28,7 +28,11 @@ def test_teachers(tiny_world, models, folder, case, command):
 
 STUDENTS = {
     "vocabulary": ("vocabulary", [], ["97 tokens", "the teacher's"]),
-    "width": ("narrow", [], ["loss.hidden_cosine: ", "hidden size is 16", "32"]),
+    "layers": (
+        "narrow",
+        ["loss.hidden_states.weight=1", "loss.hidden_states.layers=[1]"],
+        ["loss.hidden_states.layers: 1 entries", "the student has"],
+    ),
     "positions": ("positions", [], ["data.max_length 24", "16 positions"]),
     "no masked-LM head": ("headless", [], ["headless", "no masked-LM head"]),
     "architecture": ("gpt2", ["student.new_head=true"], ["which predicts the next"]),
@@ -45,10 +49,10 @@ def test_students_from_a_checkpoint(tiny_world, models, folder, tmp_path, case, 
     assert listing(folder) == {}
 
 
-def test_width_does_not_matter_without_the_cosine(tiny_world, models, folder, tmp_path):
+def test_a_student_may_be_narrower_than_its_teacher(tiny_world, models, folder, tmp_path):
     student = {"kind": "checkpoint", "model": str(models / "narrow")}
     config = tiny_world.write_config(tmp_path / "own.yaml", student=student)
-    settings = [f"output_dir={folder}", "loss.hidden_cosine.weight=0", "train.max_steps=2"]
+    settings = [f"output_dir={folder}", "loss.hidden_cosine.weight=1", "train.max_steps=2"]
     result = invoke("train", "--config", str(config), *settings)
     assert result.exit_code == 0, result.stderr
 

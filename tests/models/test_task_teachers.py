@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.task_parts import assemble_task
-from distilcli.errors import ModelError
+from distilcli.errors import ConfigError, ModelError
 from distilcli.models.families import FAMILIES
 from distilcli.models.task_models import (
     build_task_student,
@@ -201,10 +201,12 @@ def test_a_student_that_reads_other_tokens_is_refused(tasks, teacher, kind, tmp_
     assert assemble(tasks, teacher={"model": teacher}, student=student).teacher is not None
 
 
-def test_other_widths_are_refused_where_hidden_states_are_compared(tasks, teacher, tmp_path):
+def test_layers_that_there_are_not_are_refused_and_other_widths_are_not(tasks, teacher, tmp_path):
     folder = saved(tiny_model("masked-lm", width=32), tmp_path)
     pair_tokenizer().save_pretrained(folder)
     sections = {"teacher": {"model": teacher}, "student": {"kind": "checkpoint", "model": folder}}
-    with pytest.raises(ModelError, match="student's hidden size is 32, the teacher's 16"):
-        assemble(tasks, **sections, loss={"hidden_cosine": {"weight": 0.5}})
-    assert assemble(tasks, **sections).student.config.hidden_size == 32
+    loss = {"hidden_states": {"weight": 0.5, "layers": [9, 9]}}
+    with pytest.raises(ConfigError, match=r"loss.hidden_states.layers: 9 is over the"):
+        assemble(tasks, **sections, loss=loss)
+    loss = {"hidden_states": {"weight": 0.5}, "hidden_cosine": {"weight": 0.5}}
+    assert assemble(tasks, **sections, loss=loss).student.config.hidden_size == 32
