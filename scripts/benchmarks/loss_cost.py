@@ -110,14 +110,14 @@ class MicroBatches:
         return time.perf_counter()
 
 
-def peak_gib(task: Task, way: str, loss: dict[str, Any]) -> float:
-    """Peak of memory of one micro-batch above what is held before it."""
+def peak_kib(task: Task, way: str, loss: dict[str, Any]) -> float:
+    """Peak of memory of one micro-batch above what is held before it, for each token."""
     batches = MicroBatches(task, {way: loss})
     batches.run(way, 0)  # gradients are there, and what PyTorch sets up once
     held = held_memory_gib(task.device)
     forget_peak_memory(task.device)
-    batches.run(way, 0)
-    return peak_memory_gib(task.device) - held
+    tokens = batches.run(way, 0)["tokens"]
+    return (peak_memory_gib(task.device) - held) * 2**20 / tokens
 
 
 def measure(task: Task, losses: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -135,8 +135,8 @@ def measure(task: Task, losses: Mapping[str, dict[str, Any]]) -> dict[str, dict[
         times = ", ".join(f"{way} {figures['seconds']:.3f} s" for way, figures in found[-1].items())
         print(f"round {index} of {task.rounds}: {times}", file=sys.stderr, flush=True)
     del batches
-    memory = {way: _in_a_process(peak_gib, task, way, loss) for way, loss in losses.items()}
-    return {way: _summary(way, found) | {"peak_gib": memory[way]} for way in losses}
+    memory = {way: _in_a_process(peak_kib, task, way, loss) for way, loss in losses.items()}
+    return {way: _summary(way, found) | {"peak_kib_per_token": memory[way]} for way in losses}
 
 
 def _summary(way: str, rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
@@ -167,10 +167,9 @@ def show(found: Mapping[str, Mapping[str, float]]) -> str:
     """The table, in Markdown."""
     lines = ["| losses | us a token | x the default | peak, KiB a token |", "|---|---|---|---|"]
     for way, figures in found.items():
-        kib = figures["peak_gib"] * 2**20 / figures["tokens"]
         lines.append(
             f"| {way} | {figures['microseconds_per_token']:,.1f} | {figures['ratio']:.3f} "
-            f"| {kib:,.1f} |"
+            f"| {figures['peak_kib_per_token']:,.1f} |"
         )
     return "\n".join(lines)
 

@@ -178,7 +178,7 @@ def test_what_a_loss_costs_is_measured_beside_the_default_ones() -> None:
     assert list(found) == names
     assert len({figures["tokens"] for figures in found.values()}) == 1
     assert min(figures["microseconds_per_token"] for figures in found.values()) > 0
-    default, _, alone = (figures["peak_gib"] for figures in found.values())
+    default, _, alone = (figures["peak_kib_per_token"] for figures in found.values())
     assert 0 < alone < 0.8 * default
 
 
