@@ -101,7 +101,7 @@ def test_what_is_no_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_hostile_override_is_one_short_error(override: str, message: str) -> None:
     tree = {"name": "x", "teacher": {"model": "m"}}
     tree["data"] = {"sources": [{"files": "f", "documents": "line"}], "store": "s"}
-    kind = reading._kind_of
+    kind = reading.kind_of_experiment
     with pytest.raises(ConfigError) as caught:
         reading.build(tree, [override], kind, Path("own.yaml"))
     assert message in caught.value.message
