@@ -317,7 +317,7 @@ def test_the_check_would_notice(world: World, monkeypatch: pytest.MonkeyPatch) -
         Path("litter").touch()
         raise KeyError("x")
 
-    monkeypatch.setattr(reading, "load_experiment", fail)
+    monkeypatch.setattr(reading, "load_any_experiment", fail)
     with world.copy() as folder:
         outcome = run(["prepare", "--config", "own.yaml"], folder)
     assert outcome.code == 1

@@ -48,7 +48,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object) -> None:
         raise copy.copy(error)  # which takes a note of what was done
 
-    monkeypatch.setattr(reading, "load_experiment", fail)
+    monkeypatch.setattr(reading, "load_any_experiment", fail)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -114,7 +114,7 @@ def test_a_panic_of_a_library_is_an_error_too(capsys, monkeypatch):
 
 
 def test_where_it_was_is_said_by_file_and_line(capsys, monkeypatch):
-    monkeypatch.setattr(reading, "_kind_of", lambda _: None)
+    monkeypatch.setattr(reading, "kind_of_experiment", lambda _: None)
     monkeypatch.setattr(reading, "read_yaml", lambda *_: {})
     _, _, err = run(capsys, "prepare", "--config", "own.yaml")
     assert "unexpected AttributeError: 'NoneType' object" in err
