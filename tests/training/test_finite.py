@@ -310,14 +310,15 @@ def test_weights_that_are_not_finite_are_not_written(tiny_world, tmp_path, monke
 # Scores
 
 
-@pytest.mark.parametrize("place", [0, 3])
+@pytest.mark.parametrize("place", [0, 4])
 def test_held_out_scores_that_are_not_finite(monkeypatch, place):
-    sums = torch.ones(7, dtype=torch.float64)
+    sums = torch.ones(8, dtype=torch.float64)
     sums[place] = float("nan")
-    monkeypatch.setattr(held_out, "_batch_sums", lambda *_: sums)
+    bins = torch.ones(3, held_out.NUM_BINS, dtype=torch.float64)
+    monkeypatch.setattr(held_out, "_batch_sums", lambda *_: (sums, bins))
     model = torch.nn.Linear(1, 1)
     batch = SimpleNamespace(to=lambda _: None)
-    what = {0: "held-out loss", 3: "KL to the teacher"}[place]
+    what = {0: "held-out loss", 4: "KL to the teacher"}[place]
     with pytest.raises(NonFiniteLossError, match=f"teacher x: its {what} is nan"):
         held_out.held_out_scores(model, model, [batch], Accelerator(cpu=True), "teacher x")
 
