@@ -11,6 +11,7 @@ from distilcli.config.schedules import Schedule
 from distilcli.config.stages import StagedExperiment
 from distilcli.config.tasks import GlueTask
 from distilcli.files import paths
+from distilcli.suites import ablations
 from distilcli.suites import plan as suite_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,3 +154,65 @@ def test_the_suite_has_all_kinds_of_tasks() -> None:
     assert suite.name == path.stem
     assert set(suite.tasks) == {"CoLA", "IMDb", "MRPC", "POS", "RTE", "SQuAD", "SST-2", "STS-B"}
     assert len(suite_plan.plan(suite, 3, path)) == 3 * 3 * len(suite.tasks)
+
+
+ABLATIONS = {
+    "distilbert-table4": ["no-soft-targets", "no-cosine", "no-masked-lm", "random-start"],
+    "maps": ["spread", "top", "bottom"],
+    "losses": ["hidden", "relations", "relations-alone"],
+    "temperature": ["t1", "t3", "t4", "t8"],
+}
+
+
+def test_the_ablations_are_all_there() -> None:
+    found = (ROOT / "configs" / "ablations").iterdir()
+    assert {path.stem for path in found} == ABLATIONS.keys()
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_compares_runs_of_one_length_with_the_recipe_of_the_quickstart(
+    name: str,
+) -> None:
+    """All of them share their base, so that its runs can be read across files."""
+    path = ROOT / "configs" / "ablations" / f"{name}.yaml"
+    assert header_of(path)[0] == f"distilcli suite configs/ablations/{path.name} --seeds 3 --jobs 2"
+    ablation = ablations.load_ablation(path, [])
+    assert ablation.name == name
+    runs = ablations.plan_ablation(ablation, 1, path)
+    assert [run.model for run in runs] == ["base", *ABLATIONS[name]]
+    assert {run.experiment.train.max_steps for run in runs} == {80}
+    quickstart = reading.load_masked_lm_experiment(ROOT / "configs" / "quickstart.yaml")
+    base, *changed = (run.experiment for run in runs)
+    assert isinstance(base, MaskedLMExperiment)
+    for section in ("teacher", "student", "data", "masking", "loss", "optim"):
+        assert getattr(base, section) == getattr(quickstart, section)
+    same = {"name": "base-1"}
+    assert all(experiment.model_copy(update=same) != base for experiment in changed)
+
+
+def test_what_table_4_leaves_out() -> None:
+    """By the names of its changes; without the weights of the teacher it is 3.69 points lower."""
+    path = ROOT / "configs" / "ablations" / "distilbert-table4.yaml"
+    ablation = ablations.load_ablation(path, [])
+    found = {run.model: run.experiment for run in ablations.plan_ablation(ablation, 1, path)}
+    terms = {"no-soft-targets": "soft_targets", "no-cosine": "hidden_cosine"}
+    terms |= {"no-masked-lm": "masked_lm"}
+    weights = found["base"].loss.weights
+    for name, term in terms.items():
+        assert weights[term] > 0
+        assert found[name].loss.weights == weights | {term: 0.0}
+    assert found["random-start"].loss == found["base"].loss
+    assert found["random-start"].student.kind == "random"
+    assert ablation.published is not None
+    figures = {"no-soft-targets": -2.96, "no-cosine": -1.46, "no-masked-lm": -0.31}
+    assert ablation.published.differences == figures | {"random-start": -3.69}
+
+
+def test_relations_alone_are_trained_alone() -> None:
+    path = ROOT / "configs" / "ablations" / "losses.yaml"
+    runs = ablations.plan_ablation(ablations.load_ablation(path, []), 1, path)
+    found = {run.model: run.experiment.loss.weights for run in runs}
+    for name, added in (("hidden", "hidden_states"), ("relations", "attention_relations")):
+        assert found[name] == found["base"] | {added: 1.0}
+    alone = {term for term, weight in found["relations-alone"].items() if weight}
+    assert alone == {"attention_relations"}
