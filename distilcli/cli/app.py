@@ -33,8 +33,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         run_commands.init_student,
         [
             "distilcli init-student --config configs/quickstart.yaml",
-            "distilcli init-student --teacher builtin:teacher --output student",
-            "distilcli init-student --teacher DIR --output small --hidden-size 384 --text my.txt",
+            "distilcli init-student --teacher DIR --output small --hidden-size 384",
         ],
     ),
     "train": (

@@ -94,7 +94,7 @@ class _PaddedContestant:
             experiment.train.global_batch_size,
             experiment.train.tokens_per_micro_batch,
             experiment.seed,
-            num_epochs=1,
+            num_epochs=None,  # steps come to an end when nobody asks for more
         )
         vocab_size, counts = parts.store.manifest.vocab_size, parts.store.token_counts
         self.masker = Masker(
@@ -104,7 +104,8 @@ class _PaddedContestant:
         self.teacher = parts.teacher.float().eval().to(self.device)
         self.student = parts.student.train().to(self.device)
         self.optimizer = make_optimizer(parts.student, experiment.optim)
-        self.total_steps = experiment.train.max_steps or self.plan.num_steps or 0
+        assert experiment.train.max_steps is not None
+        self.total_steps = experiment.train.max_steps
         # As many sequences as the packed micro-batch holds at full length: what memory allows.
         self.batch_size = experiment.train.tokens_per_micro_batch // experiment.data.max_length
         self.batches: list[PaddedBatch] = []
