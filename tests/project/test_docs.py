@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from distilcli.config.reading import load_any_experiment
+from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS
 from distilcli.suites.ablations import is_ablation, load_ablation, plan_ablation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +219,13 @@ def test_a_forge_can_show_it(page: Path) -> None:
 
 def test_readme_fits_its_bounds() -> None:
     assert len(text_of(ROOT / "README.md").splitlines()) <= README_LINES
+
+
+def test_the_page_of_commands_explains_the_key_of_every_loss() -> None:
+    page = text_of(ROOT / "docs" / "commands.md")
+    for term in {*MASKED_LM_TERMS, *TASK_TERMS}:
+        assert f"| `{term.metric}` |" in page
+        assert f"`loss.{term.name}`" in page
 
 
 def test_files_of_the_package_that_are_named_exist() -> None:
