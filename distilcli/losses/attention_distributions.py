@@ -37,7 +37,7 @@ def attention_kl(
 
     Raises:
         ValueError: a width cannot be cut into so many heads.
-    Source: Wang et al. 2020 (MiniLM), eq. 5.
+    Source: Wang et al. 2020 (MiniLM), sec. 3.1.
     """
     return pair_losses(student, teacher, lengths, num_heads, kl_of_rows, radius)
 

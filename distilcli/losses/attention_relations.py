@@ -40,7 +40,7 @@ def relation_kl(
 
     Raises:
         ValueError: it does not.
-    Source: Wang et al. 2021 (MiniLMv2), eq. 5-7; of values Wang et al. 2020 (MiniLM), eq. 6-8.
+    Source: Wang et al. 2021 (MiniLMv2), sec. 3; of values Wang et al. 2020 (MiniLM), sec. 3.2.
     """
     return pair_losses(Vectors(student), Vectors(teacher), lengths, num_heads, kl_of_rows)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distilcli.losses.hidden_cosine import hidden_cosine_distance
 from distilcli.losses.inside import CannotCompare, Compared, InnerTerm, Pair, Place, Shape
+from distilcli.losses.terms import Schedule
 
 Distance = Literal["mse", "cosine"]
 
@@ -60,8 +61,8 @@ class HiddenStates(InnerTerm):
 
     def __init__(
         self,
-        weight: float,
-        temperature: float,
+        weight: float | Schedule,
+        temperature: float | Schedule,
         *,
         distance: Distance = "mse",
         layers: Literal["uniform"] | Sequence[int | None] = "uniform",

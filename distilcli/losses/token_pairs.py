@@ -201,7 +201,8 @@ class _Group:
         if min(lengths) < self._length:
             starts = range(0, self._count * self._length, self._length)
             places = [torch.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)]
-            self._places = torch.cat(places).to(device)
+            # Without waiting for the device, as a copy otherwise does.
+            self._places = torch.cat(places).to(device, non_blocking=True)
             real = torch.zeros(self._count * self._length, dtype=torch.bool, device=device)
             self._real = real.index_fill_(0, self._places, True).view(self._count, 1, 1, -1)
 

@@ -31,7 +31,7 @@ def test_gradients_by_finite_differences(distance):
 
 @given(st.integers(0, 1000), st.floats(0.1, 10.0))
 def test_the_cosine_is_half_of_pkds_error_of_normalised_states(seed, factor):
-    """Sun et al. 2019, eq. 7: the squared distance of states divided by their norms."""
+    """L_PT of Sun et al. 2019: the squared distance of states divided by their norms."""
     student, teacher = factor * states(seed=seed), states(seed=seed + 1)
     divided = (one / one.square().sum(-1, keepdim=True).sqrt() for one in (student, teacher))
     one, other = divided
