@@ -189,7 +189,7 @@ def stages_of(
             "name": f"{index + 1}-{overlay.name}",
             "output_dir": str(Path(shape.output_dir) / shape.name / STAGES),
         }
-        merged |= _student_of(tree, kind, stages)
+        merged |= _student_of(tree, stages)
         if of_run:
             merged = with_new_names(merged, kind)
         try:
@@ -202,7 +202,7 @@ def stages_of(
             said = describe(error, kind, path, before, list(overrides), place)
             raise ConfigError(said) from error
         assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
-        stages.append(Stage(overlay.name, experiment))
+        stages.append(Stage(overlay.name, _with_head(experiment, stages)))
     _refuse_unused(tree, kinds, f"{path}: ")
     _check_together(stages, path)
     places = [f"{STAGES}.{n}." for n, own in enumerate(tree[STAGES]) if "task" in own]
@@ -294,19 +294,28 @@ def _keys_below(kind: type[BaseExperiment], key: str) -> set[str]:
     return set()
 
 
-def _student_of(
-    shared: dict[str, Any], kind: type[BaseExperiment], before: list[Stage]
-) -> dict[str, Any]:
+def _student_of(shared: dict[str, Any], before: list[Stage]) -> dict[str, Any]:
     """The section `student` of a stage: as the file has it, or the student of the stage before."""
     section = shared.get("student")
     if not before:
         return {} if section is None else {"student": copy.deepcopy(section)}
     found: dict[str, Any] = {"kind": "checkpoint", "model": str(before[-1].student)}
-    if kind is MaskedLMExperiment and isinstance(before[-1].experiment, TaskExperiment):
-        found["new_head"] = True
     dropouts = before[0].experiment.student
     found |= {"dropout": dropouts.dropout, "attention_dropout": dropouts.attention_dropout}
     return {"student": found}
+
+
+def _with_head(experiment: AnyExperiment, before: list[Stage]) -> AnyExperiment:
+    """With a new masked-LM head for a student that may have none and needs one."""
+    if not before or not isinstance(experiment, MaskedLMExperiment):
+        return experiment
+    last = before[-1].experiment
+    # A body alone comes out of text without a loss on logits, if its teacher is one.
+    has_head = isinstance(last, MaskedLMExperiment) and last.loss.asks_for_logits
+    if has_head or not experiment.loss.asks_for_logits:
+        return experiment
+    student = experiment.student.model_copy(update={"new_head": True})
+    return experiment.model_copy(update={"student": student})
 
 
 def _as_written(key: Key, shared: dict[str, Any], own: dict[str, Any], index: int) -> Key:

@@ -103,6 +103,18 @@ def test_text_after_a_task_has_a_new_head(tmp_path: Path):
     assert student.new_head
 
 
+def test_text_without_losses_on_logits_is_followed_by_a_new_head(tmp_path: Path):
+    """A head that is there all the same stays: `new_head` is for a model without one."""
+    file = tmp_path / "x.yaml"
+    unused = {name: {"weight": 0} for name in ("soft_targets", "masked_lm")}
+    stages = [{"name": "a", "loss": unused}, {"name": "b", "loss": unused}, {"name": "c"}]
+    stages.append({"name": "d"})
+    sections = {key: TREE[key] for key in ("name", "teacher", "student", "data")}
+    file.write_text(yaml.safe_dump(sections | {"stages": stages}))
+    students = [stage.experiment.student for stage in load(file).stages]
+    assert [getattr(one, "new_head", None) for one in students] == [None, False, True, False]
+
+
 def test_what_a_run_writes_down_is_read_back(path: Path, tmp_path: Path):
     staged = load(path)
     written = tmp_path / "experiment.yaml"

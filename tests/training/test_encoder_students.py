@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from disturbed_runs import command, finish, kill_at, run_folder
 from tiny_experiments import bert, metrics, run, save, weights
 from tiny_tasks import make_tasks
@@ -163,6 +164,28 @@ def test_a_task_starts_from_such_a_student_with_a_new_head(folder, tmp_path):
     )
     told = finish(["train", "--config", str(config), "train.num_epochs=1", "--json"]).json
     assert told["held_out"]["held_out/pearson_spearman"] > 0
+
+
+def test_a_stage_that_predicts_tokens_gives_such_a_student_a_new_head(
+    tiny_world, encoder, tmp_path
+):
+    """First states of a body alone, then logits of another teacher, which has a head."""
+    settings = tiny_world.experiment() | {"name": "staged", "output_dir": str(tmp_path)}
+    settings["train"] = settings["train"] | {"max_steps": 2, "save_every": 2}
+    settings["validation"] = {"every": 0, "num_sequences": 20}
+    weights = {"soft_targets": 0, "masked_lm": 0, "hidden_cosine": 0, "hidden_states": 1}
+    loss = {name: {"weight": weight} for name, weight in weights.items()}
+    body = {"name": "body", "teacher": {"model": str(encoder)}, "loss": loss}
+    settings["stages"] = [body, {"name": "tokens"}]
+    config = tmp_path / "staged.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    told = finish(["train", "--config", str(config), "--json"]).json
+    assert 0 <= told["held_out"]["held_out/accuracy"] <= 1
+    of_body, of_tokens = (Path(one["student"]) for one in told["stages"])
+    assert type(AutoModel.from_pretrained(of_body)) is DistilBertModel
+    assert json.loads((of_tokens / "config.json").read_text())["architectures"] == [
+        "DistilBertForMaskedLM"
+    ]
 
 
 def test_a_head_is_asked_for_where_a_term_looks_at_logits(tiny_world, encoder, tmp_path):
