@@ -148,25 +148,38 @@ def compare_by_terms(
         audience.note("measuring speed on the CPU")
         speeds = measure_speed(models, text.split)
     found: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, list[str]] = {}
     for name, model in models.items():
         scores = None
         if name not in teachers and (text.whole is None or text.teacher_ids is not None):
             audience.note(f"measuring losses of {name}")
-            scores = _means_of(
-                experiment, name, model, models[teachers[0]], text, asked, accelerator
-            )
+            teacher = models[teachers[0]]
+            left_out[name] = _learned_terms(experiment.loss, model, teacher)
+            loss = _without(experiment.loss, left_out[name])
+            means = _means_of(experiment, loss, name, model, teacher, text, asked, accelerator)
+            # A sum without some terms would stand beside sums that have them.
+            scores = means and (means.means if left_out[name] else means.record())
         found[name] = {
             "path": paths[name],
             "parameters": num_parameters(model),
             "size_mib": size_mib(model),
-            "scores": None if scores is None else scores.record(),
+            "scores": scores,
             "speed": asdict(speeds[name]) if name in speeds else None,
         }
-    return Result(_table_of(found, text), _lines_of(speeds), {"text": text.record, "models": found})
+    lines = _lines_of(speeds, left_out)
+    return Result(_table_of(found, text), lines, {"text": text.record, "models": found})
+
+
+def _learned_terms(loss: LossConfig, model: PreTrainedModel, teacher: PreTrainedModel) -> list[str]:
+    """Names of terms that compare through a projection which was learned beside a model."""
+    if shape_of(model).width == shape_of(teacher).width:
+        return []
+    return [t.name for t in wanted_terms(MASKED_LM_TERMS, loss, True) if t.needs_one_width]
 
 
 def _means_of(
     experiment: MaskedLMExperiment,
+    loss: LossConfig,
     name: str,
     model: PreTrainedModel,
     teacher: PreTrainedModel,
@@ -174,11 +187,7 @@ def _means_of(
     asked: Asked,
     accelerator: Accelerator,
 ) -> TermMeans | None:
-    """None where all terms need a projection that was learned beside the model: it has none."""
-    loss = experiment.loss
-    if shape_of(model).width != shape_of(teacher).width:
-        learned = [t.name for t in wanted_terms(MASKED_LM_TERMS, loss, True) if t.needs_one_width]
-        loss = _without(loss, learned)
+    """By the terms of `loss`; None where it has none with a weight."""
     if not any(loss.weights.values()):
         return None
     check_terms(MASKED_LM_TERMS, loss, model, teacher)
@@ -221,6 +230,12 @@ def _table_of(found: dict[str, dict[str, Any]], text: Text) -> Table:
     return Table(text.name, ["", *found], rows)
 
 
-def _lines_of(speeds: dict[str, Speed]) -> list[str]:
+def _lines_of(speeds: dict[str, Speed], left_out: dict[str, list[str]]) -> list[str]:
     lines = ["losses: means over held-out text, and their sum by the weights of the experiment"]
+    lines += [
+        f"{name}: without {' and '.join(terms)}, which compare through a projection that was "
+        "learned beside the student and is no part of it, and so without the sum"
+        for name, terms in left_out.items()
+        if terms
+    ]
     return [*lines, *(speed.how for speed in [*speeds.values()][:1])]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from disturbed_runs import command, finish, kill_at, run_folder
+from refusals import invoke
 from tiny_experiments import bert, metrics, run, save, weights
 from tiny_tasks import make_tasks
 from transformers import AutoModel, BertModel, DistilBertModel
@@ -152,6 +153,30 @@ def test_init_student_and_a_part_of_the_vocabulary(tiny_world, settings, tmp_pat
     told = finish(["eval", str(run_folder(tmp_path)), "--no-speed", "--json"]).json
     _, at_start, trained = told["models"].values()
     assert trained["scores"]["loss"] < at_start["scores"]["loss"]
+
+
+@pytest.mark.parametrize("terms", [TERMS, TERMS[:1]])
+def test_eval_says_which_terms_a_narrower_student_has_no_projection_for(
+    tiny_world, settings, tmp_path, monkeypatch, terms
+):
+    """The sum goes with them: without some of its terms it could not be compared."""
+    monkeypatch.chdir(tmp_path)
+    relations = f"loss.attention_relations.weight={0.5 * (terms == TERMS)}"
+    narrow = ["student.hidden_size=16", "train.max_steps=1", "validation.every=0"]
+    trained = invoke(*command(tiny_world, tmp_path, *settings, *narrow, relations))
+    assert trained.exit_code == 0, trained.stderr
+    arguments = ["eval", str(run_folder(tmp_path)), "--no-speed", "--num-sequences", "20"]
+    told = json.loads(invoke(*arguments, "--json").stdout)["models"]
+    names = {"attention_relations"} if terms == TERMS else set()
+    assert [set(told[f"tiny {which}"]["scores"] or {}) for which in ("at start", "trained")] == [
+        names,
+        names,
+    ]
+    said = [line for line in invoke(*arguments).stdout.splitlines() if "without the sum" in line]
+    assert [line.split(", ")[0] for line in said] == [
+        "tiny at start: without hidden_states",
+        "tiny trained: without hidden_states",
+    ]
 
 
 def test_a_task_starts_from_such_a_student_with_a_new_head(folder, tmp_path):
