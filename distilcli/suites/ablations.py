@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from distilcli.config.ablation import BASE, Ablation
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
-from distilcli.config.overrides import Override, laid_over, lay_over, parse_key, parse_override
+from distilcli.config.overrides import (
+    Override,
+    laid_over,
+    lay_over,
+    named,
+    parse_key,
+    parse_override,
+)
 from distilcli.config.reading import build, described, kind_of_experiment
 from distilcli.config.stages import STAGES, has_stages
 from distilcli.config.yaml_tree import read_yaml
@@ -70,7 +77,7 @@ def plan_ablation(
     runs = []
     for seed in range(1, seeds + 1):
         for name in (BASE, *ablation.changes):
-            tree = _tree_of(ablation, name, f"{name}-{seed}", seed)
+            tree = _tree_of(ablation, name, f"{name}-{seed}", seed, where)
             if ablation.budget is not None:
                 ends: dict[str, int | None] = {"max_steps": None, "max_tokens": None}
                 if ablation.equal == "tokens":
@@ -91,7 +98,7 @@ def plan_probes(ablation: Ablation, where: Path, overrides: Sequence[str] = ()) 
     """
     probes = []
     for name in (BASE, *ablation.changes):
-        tree = _tree_of(ablation, name, f"{name}-probe", 0)
+        tree = _tree_of(ablation, name, f"{name}-probe", 0, where)
         short = {"max_steps": PROBE_STEPS, "max_tokens": None, "log_every": PROBE_EVERY}
         tree["train"] = _section(tree, "train") | short | {"save_every": PROBE_STEPS}
         tree["validation"] = _section(tree, "validation") | {"every": 0}
@@ -100,7 +107,7 @@ def plan_probes(ablation: Ablation, where: Path, overrides: Sequence[str] = ()) 
     return probes
 
 
-def _tree_of(ablation: Ablation, name: str, run: str, seed: int) -> dict[str, Any]:
+def _tree_of(ablation: Ablation, name: str, run: str, seed: int, where: Path) -> dict[str, Any]:
     """The settings of one run, as they are written."""
     tree = copy.copy(ablation.base)
     for dotted, value in ablation.changes.get(name, {}).items():
@@ -109,7 +116,10 @@ def _tree_of(ablation: Ablation, name: str, run: str, seed: int) -> dict[str, An
         try:
             lay_over(tree, Override(dotted, key, value))
         except ConfigError as error:
-            raise ConfigError(f"changes.{name}: {error.message}", error.hint) from error
+            # In the file it is a key of the change, however it is written there.
+            problem = error.message.removeprefix(f"{named(dotted)}: ")
+            message = f"{where}: changes.{name}: {dotted}: {problem}"
+            raise ConfigError(message, error.hint) from error
     return tree | {"name": run, "output_dir": str(ablation.folder), "seed": seed}
 
 

@@ -218,7 +218,12 @@ def test_a_mistake_is_answered_with_file_and_key(path, changes, message):
         (
             [],
             {"changes": {"hot": {"data.sources.3.files": "x"}}},
-            "changes.hot: override 'data.sources.3.files': data.sources has 1 entry, and 3 is not",
+            "PATH: changes.hot: data.sources.3.files: data.sources has 1 entry, and 3 is not",
+        ),
+        (
+            [],
+            {"changes": {"hot": ["student.num_layers.x=2"]}},
+            "PATH: changes.hot: student.num_layers.x: student.num_layers has no keys below it",
         ),
         (
             [],
