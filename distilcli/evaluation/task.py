@@ -93,7 +93,7 @@ def _quality(
         found[name] = {
             "path": paths[name],
             "scores": scores,
-            "retained": scores[task.score] / reference if reference else None,
+            "retained": scores[task.score] / reference if reference and reference > 0 else None,
             "agreement": None if of_teacher is None else task.agreement(outputs, of_teacher),
             **({} if decisions is None else asdict(reliability_of(decisions, decided))),
             "parameters": sum(map(num_parameters, members)),

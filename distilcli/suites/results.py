@@ -49,7 +49,8 @@ def table(suite: Suite, results: Results) -> dict[str, Any]:
                 models[model] = _summary(found)
         reference = models.get(TEACHER, {}).get("median")
         for model, summary in models.items():
-            if model != TEACHER and reference:
+            # A correlation may be below 0, of which there is no share either.
+            if model != TEACHER and reference and reference > 0:
                 summary["retained"] = summary["median"] / reference
         key = task.task.name if isinstance(task.task, GlueTask) else name
         known = SCORES.get(key)
@@ -109,6 +110,6 @@ def _macro(tasks: dict[str, Any]) -> dict[str, Any]:
         macro[model] = {"mean": mean}
     reference = macro.get(TEACHER, {}).get("mean")
     for model in models - {TEACHER}:
-        if reference:  # every teacher may have failed, or scored 0
+        if reference and reference > 0:  # every teacher may have failed, or learnt nothing
             macro[model]["retained"] = macro[model]["mean"] / reference
     return macro

@@ -112,6 +112,29 @@ def test_eval_without_a_teacher_and_of_a_model_by_name(trained, expert, tasks, t
     assert score == pytest.approx(plain_score(expert, tasks), abs=1e-5)
 
 
+def test_of_a_teacher_that_orders_examples_the_wrong_way_no_share_is_retained(
+    expert, tasks, tmp_path
+):
+    """Its correlation is below 0: a better student would seem to keep less of it."""
+    right = plain_score(expert, tasks) > 0
+    wrong = AutoModelForSequenceClassification.from_pretrained(expert)
+    if right:
+        wrong.classifier.weight.data.neg_()
+    shutil.copytree(expert, tmp_path / "wrong")
+    wrong.save_pretrained(tmp_path / "wrong")
+    config = tasks.write_config(
+        tmp_path / "own.yaml",
+        "regression",
+        teacher={"model": str(tmp_path / "wrong")},
+        student={"kind": "copied", "num_layers": 1},
+    )
+    result = invoke(str(expert), "--config", str(config), "--output", str(tmp_path), "--json")
+    assert result.exit_code == 0, result.output
+    models = json.loads(result.stdout)["models"]
+    assert models["teacher"]["scores"]["pearson_spearman"] < 0
+    assert [model["retained"] for model in models.values()] == [None, None]
+
+
 def test_runs_of_one_name_are_all_measured(trained, expert, tmp_path):
     """Runs of a suite have one name on every task; `teacher` may be a run's name, too."""
     names = []
