@@ -78,7 +78,7 @@ def load_others(
     found = []
     for key, one in other_teachers(experiment).items():
         dtype = torch.float32 if device is None else resolve_precision(one.precision, device)
-        model = load_masked_lm(one.model, revision=one.revision, dtype=dtype, role=key)
+        model = load_masked_lm(one.model, revision=one.revision, dtype=dtype, role=f"{key}.model")
         where = f"{key}.model {one.model}"
         check_length(model, experiment.data.max_length)
         check_tokenizer(model, tokenizer, where)

@@ -68,8 +68,9 @@ def load_finetuned_teacher(
     if experiment.teacher is None:
         return None
     teacher = experiment.teacher.by_key[key]
-    model = load_finetuned(teacher.model, task, teacher.revision, key)
-    _check_length(experiment, model, f"{key} {teacher.model}")
+    role = key if key == "teacher" else f"{key}.model"
+    model = load_finetuned(teacher.model, task, teacher.revision, role)
+    _check_length(experiment, model, f"{role} {teacher.model}")
     return model
 
 

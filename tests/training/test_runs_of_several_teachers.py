@@ -363,5 +363,5 @@ def test_a_teacher_of_another_task_is_refused(tasks, experts, tmp_path):
     make_model("bert", "sequence", 3, 2, vocab=len(pair_tokenizer())).save_pretrained(other)
     pair_tokenizer().save_pretrained(other)
     said = error_of(invoke(*task_command(tasks, [experts[0], other], tmp_path)))
-    assert said.startswith(f"teacher.others.0 {other}: its head has 3 outputs")
+    assert said.startswith(f"teacher.others.0.model {other}: its head has 3 outputs")
     assert not (tmp_path / "runs").exists()
