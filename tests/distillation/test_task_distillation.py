@@ -132,10 +132,11 @@ def test_sums_and_gradients_are_the_padded_computation(body, head, family, loss,
         known = tuple(tensor.float().numpy() for tensor in taught)
     module = TaskDistillation(
         student,
-        CachedTeacher(None) if cached else PlacedTeacher(teacher),
+        CachedTeacher(None, plain_teacher.config.hidden_size) if cached else PlacedTeacher(teacher),
         outputs_of(head, family),
         loss,
     )
+    module.freeze_unused(pack_inputs(inputs, SAMPLES, known))
     coefficients = coefficients_of(module)
     found = module(pack_inputs(inputs, SAMPLES, known), coefficients)
     terms = naive_terms(

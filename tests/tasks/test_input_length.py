@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from distilcli.cli.app import app
 from distilcli.config.experiment import BaseExperiment, TaskExperiment
-from distilcli.config.reading import load_experiment
+from distilcli.config.reading import load_any_experiment
+from distilcli.config.stages import StagedExperiment
 from distilcli.config.tasks import GlueTask
 from distilcli.distillation.task_parts import open_task_of
 from distilcli.errors import ConfigError, ModelError
@@ -172,9 +173,11 @@ def test_a_limit_over_the_positions_is_refused(tasks: TinyTasks, tmp_path: Path)
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_experiment_says_how_long_its_inputs_are(path: Path) -> None:
     """Its figures were measured with that; a default may change."""
-    found = load_experiment(path)
-    if isinstance(found, TaskExperiment):
-        assert found.task.max_length is not None
+    found = load_any_experiment(path)
+    staged = isinstance(found, StagedExperiment)
+    for one in [stage.experiment for stage in found.stages] if staged else [found]:
+        if isinstance(one, TaskExperiment):
+            assert one.task.max_length is not None
 
 
 def test_the_suites_say_how_long_their_inputs_are(tmp_path: Path) -> None:
