@@ -12,7 +12,7 @@ from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from typer.testing import CliRunner
 
 from distilcli.cli.app import app
-from distilcli.config.experiment import BaseExperiment, TaskExperiment
+from distilcli.config.experiment import TaskExperiment
 from distilcli.config.reading import load_any_experiment
 from distilcli.config.stages import StagedExperiment
 from distilcli.config.tasks import GlueTask
@@ -52,7 +52,7 @@ def experiment(tasks: TinyTasks, folder: Path, lengths: tuple[int, int], **task:
 
 
 def opened(path: Path) -> OpenTask:
-    found: BaseExperiment = load_experiment(path)
+    found = load_any_experiment(path)
     assert isinstance(found, TaskExperiment)
     return open_task_of(found)
 
