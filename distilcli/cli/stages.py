@@ -19,6 +19,7 @@ from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.stages import AnyExperiment, Stage, StagedExperiment
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.errors import DistilError, Interrupted
+from distilcli.models.loading import read_config
 from distilcli.models.saving import save_model
 from distilcli.training.folder_checks import check_places
 from distilcli.training.loop import TrainResult
@@ -134,7 +135,24 @@ def _enter(
         patience = min(timeout, one.LONGEST_WAIT)
     held.enter_context(folder.locked(patience, console.note))
     folder.check(resume=resume, force=force)
-    return 0 if force else folder.num_finished()
+    finished = 0 if force else folder.num_finished()
+    _look_ahead(folder.staged, finished)
+    return finished
+
+
+def _look_ahead(staged: StagedExperiment, number: int) -> None:
+    """Look now for the teachers of this stage and all later ones, whose turn may come in hours.
+
+    Raises:
+        ModelError: one is not there, or is of a kind that cannot be used.
+    """
+    for stage in staged.stages[number:]:
+        teacher = stage.experiment.teacher
+        for key, one_teacher in teacher.by_key.items() if teacher else ():
+            # A teacher may be what a stage before trains.
+            if not Path(one_teacher.model).is_relative_to(staged.run_folder):
+                role = f"stage {stage.name}: {key}.model"
+                read_config(one_teacher.model, one_teacher.revision, role)
 
 
 def _nothing() -> None:

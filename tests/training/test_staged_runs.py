@@ -229,9 +229,20 @@ def test_what_is_wrong_with_the_first_stage_is_found_before_anything_is_written(
     for folder, option in ((copy, ["--force"]), (copy / "other", [])):
         refused = run(*staged.command(folder), *option, "teacher.model=/nowhere")
         assert refused.code == 2
-        assert "stage general: teacher /nowhere" in refused.stderr
+        assert "stage general: teacher.model /nowhere" in refused.stderr
     assert contents(copy) == before
     assert not (copy / "other").exists()
+
+
+def test_the_teachers_of_later_stages_are_looked_for_before_the_first_is_trained(staged, copy):
+    """But for one that a stage before trains."""
+    before = contents(copy)
+    refused = run(*staged.command(copy / "other"), "stages.1.teacher.model=/nowhere")
+    assert refused.code == 2
+    assert "stage short: teacher.model /nowhere: no such folder" in refused.stderr
+    assert contents(copy) == before
+    trained_there = copy / "other" / "staged" / "stages" / "1-general" / "student"
+    finish(staged.command(copy / "other", f"stages.1.teacher.model={trained_there}"))
 
 
 def test_force_removes_nothing_where_something_else_lies(staged, copy):
