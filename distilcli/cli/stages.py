@@ -146,11 +146,12 @@ def _look_ahead(staged: StagedExperiment, number: int) -> None:
     Raises:
         ModelError: one is not there, or is of a kind that cannot be used.
     """
+    own = staged.run_folder.resolve()
     for stage in staged.stages[number:]:
         teacher = stage.experiment.teacher
         for key, one_teacher in teacher.by_key.items() if teacher else ():
             # A teacher may be what a stage before trains.
-            if not Path(one_teacher.model).is_relative_to(staged.run_folder):
+            if not Path(one_teacher.model).resolve().is_relative_to(own):
                 role = f"stage {stage.name}: {key}.model"
                 read_config(one_teacher.model, one_teacher.revision, role)
 

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from os.path import relpath
 from pathlib import Path
 
 import pytest
@@ -242,7 +243,7 @@ def test_the_teachers_of_later_stages_are_looked_for_before_the_first_is_trained
     assert "stage short: teacher.model /nowhere: no such folder" in refused.stderr
     assert contents(copy) == before
     trained_there = copy / "other" / "staged" / "stages" / "1-general" / "student"
-    finish(staged.command(copy / "other", f"stages.1.teacher.model={trained_there}"))
+    finish(staged.command(copy / "other", f"stages.1.teacher.model={relpath(trained_there)}"))
 
 
 def test_force_removes_nothing_where_something_else_lies(staged, copy):
