@@ -26,6 +26,7 @@ EXPECTED = TASKS | {
     "distilbert-base-cased",
     "distilbert-base-multilingual-cased",
     "distilbert-base-uncased",
+    "general-student",
     "quickstart",
     "reactions",
 }
@@ -61,7 +62,8 @@ def test_the_promised_experiments_ship() -> None:
     others = {path.name for path in (ROOT / "configs").iterdir() if path not in ALL}
     assert len(STAGED) == 1
     assert others == {"schema.json", "suites", "ablations"}
-    assert [path.name for path in (ROOT / "configs" / "suites").iterdir()] == ["english.yaml"]
+    suites = {path.stem for path in (ROOT / "configs" / "suites").iterdir()}
+    assert suites == {"english", "english-five"}
 
 
 @each_config
@@ -156,20 +158,24 @@ def test_the_suite_has_all_kinds_of_tasks() -> None:
     assert len(suite_plan.plan(suite, 3, path)) == 3 * 3 * len(suite.tasks)
 
 
-ABLATIONS = {
+TEXT_ABLATIONS = {
     "distilbert-table4": ["no-soft-targets", "no-cosine", "no-masked-lm", "random-start"],
     "maps": ["spread", "top", "bottom"],
     "losses": ["hidden", "relations", "relations-alone"],
     "temperature": ["t1", "t3", "t4", "t8"],
 }
+TASK_ABLATIONS = {
+    "mrpc-teachers": ["first", "second", "third"],
+    "sts-b-layers": ["four", "three", "two", "one"],
+}
 
 
 def test_the_ablations_are_all_there() -> None:
     found = (ROOT / "configs" / "ablations").iterdir()
-    assert {path.stem for path in found} == ABLATIONS.keys()
+    assert {path.stem for path in found} == TEXT_ABLATIONS.keys() | TASK_ABLATIONS.keys()
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", TEXT_ABLATIONS)
 def test_an_ablation_compares_runs_of_one_length_with_the_recipe_of_the_quickstart(
     name: str,
 ) -> None:
@@ -179,7 +185,7 @@ def test_an_ablation_compares_runs_of_one_length_with_the_recipe_of_the_quicksta
     ablation = ablations.load_ablation(path, [])
     assert ablation.name == name
     runs = ablations.plan_ablation(ablation, 1, path)
-    assert [run.model for run in runs] == ["base", *ABLATIONS[name]]
+    assert [run.model for run in runs] == ["base", *TEXT_ABLATIONS[name]]
     assert {run.experiment.train.max_steps for run in runs} == {80}
     quickstart = reading.load_masked_lm_experiment(ROOT / "configs" / "quickstart.yaml")
     base, *changed = (run.experiment for run in runs)
@@ -188,6 +194,41 @@ def test_an_ablation_compares_runs_of_one_length_with_the_recipe_of_the_quicksta
         assert getattr(base, section) == getattr(quickstart, section)
     same = {"name": "base-1"}
     assert all(experiment.model_copy(update=same) != base for experiment in changed)
+
+
+@pytest.mark.parametrize("name", TASK_ABLATIONS)
+def test_an_ablation_of_a_task_has_the_settings_of_the_suite(name: str) -> None:
+    """So that its runs can be read beside those of the suite, whose teachers it takes."""
+    path = ROOT / "configs" / "ablations" / f"{name}.yaml"
+    assert header_of(path)[0] == f"distilcli suite configs/ablations/{path.name} --seeds 3 --jobs 2"
+    runs = ablations.plan_ablation(ablations.load_ablation(path, []), 1, path)
+    assert [run.model for run in runs] == ["base", *TASK_ABLATIONS[name]]
+    file = ROOT / "configs" / "suites" / "english-five.yaml"
+    suite = suite_plan.plan(suite_plan.load_suite(file), 1, file)
+    base = runs[0].experiment
+    assert isinstance(base, TaskExperiment)
+    distilled = next(
+        run.experiment
+        for run in suite
+        if run.model == "distilled" and run.experiment.task == base.task
+    )
+    for section in ("loss", "optim", "train", "augmentation"):
+        assert getattr(base, section) == getattr(distilled, section)
+    assert base.teacher is not None
+    assert base.teacher.model == f"runs/english-five/{base.task.name}/teacher-1/student"
+
+
+def test_five_tasks_have_the_settings_of_the_whole_suite() -> None:
+    """But for how many tokens a pass takes, which changes no gradient, and the rows of SST-2."""
+    files = [ROOT / "configs" / "suites" / name for name in ("english.yaml", "english-five.yaml")]
+    whole, five = (suite_plan.load_suite(file) for file in files)
+    assert set(five.tasks) == {"CoLA", "MRPC", "RTE", "STS-B", "SST-2"}
+    rows = whole.tasks["SST-2"].task.model_copy(update={"folder": "glue/SST-2-10k"})
+    expected = whole.tasks | {"SST-2": whole.tasks["SST-2"].model_copy(update={"task": rows})}
+    assert five.tasks == {name: expected[name] for name in five.tasks}
+    assert five.train == whole.train | {"tokens_per_micro_batch": 4096}
+    for section in ("teacher", "student", "loss", "optim"):
+        assert getattr(five, section) == getattr(whole, section)
 
 
 def test_what_table_4_leaves_out() -> None:
