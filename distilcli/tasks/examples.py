@@ -5,7 +5,7 @@ with its file, its number and the reason, or with `task.skip_bad_rows` left out 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +98,7 @@ def read_examples(
     needed: list[str],
     convert: Callable[[dict[str, Any]], Example],
     by_ending: dict[str, str],
+    optional: Sequence[str] = (),
 ) -> Examples[Example]:
     """Every example of a source.
 
@@ -105,25 +106,28 @@ def read_examples(
         source: files or a data set.
         key: its dotted place in the experiment, for messages.
         needed: columns that rows must have.
-        convert: makes an example of a row, or raises `BadExample`.
+        convert: makes an example of a row, or raises `BadExample`. It is given the needed columns,
+            and the optional ones that the row has.
         by_ending: formats of this task's own, by the ending of a file's name.
+        optional: columns that rows may have.
 
     Raises:
         ConfigError: the format of a file is unknown.
         DataError: a file or data set as a whole cannot be read.
     """
     examples: Examples[Example] = Examples(_name(source))
-    for where, row in _rows(source, key, needed, by_ending):
+    for where, row in _rows(source, key, needed, by_ending, optional):
         if isinstance(row, BadRow):
             examples.bad.append(f"{where}: {row.reason}")
             continue
         missing = [column for column in needed if column not in row.values]
         try:
             if missing:
-                there = ", ".join(map(str, row.values))
-                raise BadExample(f"no column {missing[0]!r}; there are: {there}")
-            needed_values = {column: encodable(row.values[column]) for column in needed}
-            examples.usable.append(convert(needed_values))
+                names = ", ".join(map(str, row.values))
+                raise BadExample(f"no column {missing[0]!r}; there are: {names}")
+            there = [*needed, *(column for column in optional if column in row.values)]
+            values = {column: encodable(row.values[column]) for column in there}
+            examples.usable.append(convert(values))
             examples.places.append(where)
         except BadExample as error:
             examples.bad.append(f"{where}: {error}")
@@ -135,11 +139,15 @@ def _name(source: RowFiles | RowHub) -> str:
 
 
 def _rows(
-    source: RowFiles | RowHub, key: str, needed: list[str], by_ending: dict[str, str]
+    source: RowFiles | RowHub,
+    key: str,
+    needed: list[str],
+    by_ending: dict[str, str],
+    optional: Sequence[str],
 ) -> Iterator[tuple[str, Row | BadRow]]:
     """Each row with where it is."""
     if isinstance(source, RowHub):
-        for number, values in enumerate(hub_rows(source, needed), start=1):
+        for number, values in enumerate(hub_rows(source, needed, optional), start=1):
             yield f"{source.hub} {source.split} row {number}", Row(number, values)
         return
     for path in matching_files(source.files, key):
@@ -158,20 +166,26 @@ def _rows(
             )
         try:
             with path.open("rb") as raw:
-                for row in _file_rows(path, raw, file_format, needed, source.columns):
+                for row in _file_rows(path, raw, file_format, needed, source, optional):
                     yield f"{path} {row.unit} {row.number}", row
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 def _file_rows(
-    path: Path, raw: Any, file_format: str, needed: list[str], columns: list[str] | None
+    path: Path,
+    raw: Any,
+    file_format: str,
+    needed: list[str],
+    source: RowFiles,
+    optional: Sequence[str],
 ) -> Iterator[Row | BadRow]:
+    columns = source.columns
     if file_format == "squad":
         return squad_rows(path, "".join(text_lines(path, raw)))
     if file_format == "conll":
         return conll_rows(text_lines(path, raw), needed, columns)
-    return read_rows(path, raw, file_format, needed, columns)  # type: ignore[arg-type]
+    return read_rows(path, raw, file_format, needed, columns, optional)  # type: ignore[arg-type]
 
 
 def _format_of(path: Path, by_ending: dict[str, str], key: str) -> Any:

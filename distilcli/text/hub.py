@@ -1,6 +1,6 @@
 """Rows of data sets on the hub, or of local folders that `datasets` reads, streamed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from distilcli.text.globs import is_saved_data_set
 from distilcli.text.row import IGNORE_INDEX
 
 
-def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[str, Any]]:
+def hub_rows(
+    source: HubSource | RowHub, columns: list[str], optional: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
     """Stream the rows of a data set of the hub, or of a local folder that `datasets` reads.
 
     Args:
@@ -20,6 +22,7 @@ def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[st
         columns: those that are wanted, where the data set says which it has. Numbers of classes
             become the names that the data set has for them; -1, by which `datasets` says that
             there is no label, becomes None.
+        optional: those that are wanted where the data set has them.
 
     Raises:
         DataError: the data set cannot be found or read, or a number is that of no class.
@@ -27,7 +30,7 @@ def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[st
     number = 0
     folder = Path(resolve_path(source.hub))
     try:
-        for row in _streamed_rows(source, folder, columns):
+        for row in _streamed_rows(source, folder, columns, optional):
             number += 1
             yield row
     except DataError as error:
@@ -46,7 +49,7 @@ def hub_rows(source: HubSource | RowHub, columns: list[str]) -> Iterator[dict[st
 
 
 def _streamed_rows(
-    source: HubSource | RowHub, folder: Path, columns: list[str]
+    source: HubSource | RowHub, folder: Path, columns: list[str], optional: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     import datasets
 
@@ -61,7 +64,8 @@ def _streamed_rows(
             streaming=True,
         )
     if rows.column_names and set(columns) <= set(rows.column_names):
-        rows = rows.select_columns(columns)
+        there = (column for column in optional if column in rows.column_names)
+        rows = rows.select_columns(list(dict.fromkeys([*columns, *there])))
     classes = {}
     for name, feature in (rows.features or {}).items():
         inner = getattr(feature, "feature", feature)  # of lists, what is in them

@@ -8,7 +8,7 @@ import gzip
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -29,6 +29,7 @@ def read_rows(
     file_format: FileFormat,
     needed: list[str],
     columns: list[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> Iterator[Row | BadRow]:
     """The rows of a file, which is open as `raw`, in order; blank lines are none.
 
@@ -36,14 +37,15 @@ def read_rows(
         path: of the file, for messages.
         raw: its bytes.
         file_format: jsonl, csv, tsv or parquet.
-        needed: columns that a CSV, TSV or Parquet must have; of Parquet no others are read.
+        needed: columns that a CSV, TSV or Parquet must have.
         columns: names of the columns of a CSV or TSV that has no header.
+        optional: columns of a Parquet that are read where it has them; no others are.
 
     Raises:
         DataError: the file as a whole cannot be read, or lacks a column.
     """
     if file_format == "parquet":
-        return _parquet_rows(path, raw, needed)
+        return _parquet_rows(path, raw, needed, optional)
     lines = text_lines(path, raw)
     if file_format == "jsonl":
         return json_rows(path, lines)
@@ -91,9 +93,11 @@ def _tsv_fields(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
             yield number, text.split("\t")
 
 
-def _parquet_rows(path: Path, raw: IO[bytes], needed: list[str]) -> Iterator[Row | BadRow]:
+def _parquet_rows(
+    path: Path, raw: IO[bytes], needed: list[str], optional: Sequence[str]
+) -> Iterator[Row | BadRow]:
     if not is_gzip(path, raw):
-        yield from _plain_parquet_rows(path, raw, needed)
+        yield from _plain_parquet_rows(path, raw, needed, optional)
         return
     # Parquet is read from its end, which gzip can only reach by decompressing everything before.
     with tempfile.TemporaryFile() as plain:
@@ -102,10 +106,12 @@ def _parquet_rows(path: Path, raw: IO[bytes], needed: list[str]) -> Iterator[Row
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise corrupt_gzip(path, error) from error
         plain.seek(0)
-        yield from _plain_parquet_rows(path, plain, needed)
+        yield from _plain_parquet_rows(path, plain, needed, optional)
 
 
-def _plain_parquet_rows(path: Path, stream: IO[bytes], needed: list[str]) -> Iterator[Row]:
+def _plain_parquet_rows(
+    path: Path, stream: IO[bytes], needed: list[str], optional: Sequence[str]
+) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -116,7 +122,8 @@ def _plain_parquet_rows(path: Path, stream: IO[bytes], needed: list[str]) -> Ite
         for column in needed:
             if column not in names:
                 raise missing_column(str(path), column, names)
-        for batch in parquet.iter_batches(PARQUET_ROWS, columns=needed):
+        wanted = list(dict.fromkeys([*needed, *(name for name in optional if name in names)]))
+        for batch in parquet.iter_batches(PARQUET_ROWS, columns=wanted):
             for row in batch.to_pylist():
                 number += 1
                 yield Row(number, row, "row")

@@ -1,10 +1,23 @@
 """Files and data sets of rows: how formats are told, and what is refused with its name or key."""
 
 import pytest
-from row_files import GOOD, LABELS, jsonl, parquet, question, section, squad_file, write
+from row_files import (
+    GOOD,
+    LABELS,
+    comma,
+    jsonl,
+    parquet,
+    question,
+    section,
+    squad_file,
+    tab,
+    write,
+)
 from task_reading import recorded, refusal
 
+from distilcli.config.data import RowFiles, RowHub
 from distilcli.errors import ConfigError, DataError
+from distilcli.tasks.examples import read_examples
 
 
 @pytest.mark.parametrize(
@@ -114,3 +127,24 @@ def test_a_file_that_two_patterns_match_is_read_once(tmp_path):
     source = {"files": [str(path), str(tmp_path / "*.tsv")]}
     found, _, _ = recorded(section("classification", source, path))
     assert found.num_examples == (2, 2)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet", "hub"])
+def test_optional_columns_are_read_where_a_file_has_them(tmp_path, ending):
+    """The others of the file are not; without them the rows are as good."""
+    write_rows = {"csv": comma, "tsv": tab, "parquet": parquet}.get(ending, jsonl)
+    rows = [{"text": "ba", "score": "1.5", "other": "x"}, {"text": "be", "score": "2", "other": ""}]
+    for name, without in (("with", {}), ("without", {"score"})):
+        there = [{key: row[key] for key in row if key not in without} for row in rows]
+        folder = tmp_path / name
+        folder.mkdir()
+        path = write(folder / f"train.{'jsonl' if ending == 'hub' else ending}", write_rows(there))
+        source = RowFiles(files=[str(path)])
+        if ending == "hub":
+            source = RowHub(hub=str(folder), split="train")
+        found = read_examples(source, "task.train", ["text"], dict, {}, ["score", "text", "none"])
+        expected = [
+            {"text": row["text"]} | {k: row[k] for k in row if k == "score"} for row in there
+        ]
+        assert found.usable == expected
+        assert found.bad == []
