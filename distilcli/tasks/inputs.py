@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distilcli.batches.packing import PackedSequences, positions
 from distilcli.files.digests import array_digest
+from distilcli.tasks.shown import Shown
 from distilcli.text.row import IGNORE_INDEX
 
 
@@ -27,6 +28,8 @@ class Inputs:
         output_offsets: int64 [inputs + 1], the first row of each input, then the number of rows.
         targets: of each row, or of each input for spans (start and end); see the tasks. Where
             there is no label: `IGNORE_INDEX` for a class or a position, NaN for a number.
+        shown: what each input is made of, for models with tokenizers of their own; empty where
+            nothing says it, as of inputs whose tokens were changed.
     """
 
     token_ids: np.ndarray
@@ -35,6 +38,7 @@ class Inputs:
     output_positions: np.ndarray
     output_offsets: np.ndarray
     targets: np.ndarray
+    shown: Sequence[Shown] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -101,6 +105,7 @@ def join(
     token_types: Sequence[Sequence[int]],
     output_positions: Sequence[Sequence[int]],
     targets: np.ndarray,
+    shown: Sequence[Shown] = (),
 ) -> Inputs:
     """Inputs from a list of each thing for every input."""
     return Inputs(
@@ -110,6 +115,7 @@ def join(
         output_positions=_flat(output_positions, np.int32),
         output_offsets=_offsets(output_positions),
         targets=targets,
+        shown=shown,
     )
 
 

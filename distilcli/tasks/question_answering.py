@@ -17,6 +17,7 @@ from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.examples import BadExample, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.outputs import Spans
+from distilcli.tasks.shown import ShownWindow
 from distilcli.tasks.task import OpenTask, batched
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -208,6 +209,7 @@ def _inputs(
     ids: list[list[int]] = []
     types: list[list[int]] = []
     windows: list[Window] = []
+    shown: list[ShownWindow] = []
     for part in batched(len(questions), 256):
         chosen = questions[part]
         texts, surplus = _cut(
@@ -235,9 +237,11 @@ def _inputs(
             windows.append(Window(part.start + index, first, spans))
             ids.append(encoded["input_ids"][row])
             types.append(encoded["token_type_ids"][row])
+            context = chosen[index].context
+            shown.append(ShownWindow(texts[index], context, spans, first, len(ids[-1])))
     positions = [list(range(len(row))) for row in ids]
     targets = np.array(_targets(questions, windows), dtype=np.int64).reshape(-1, 2)
-    inputs = join(ids, types, positions, targets)
+    inputs = join(ids, types, positions, targets, shown)
     return inputs, windows, Cut(num_cut, num_tokens, len(inputs.token_ids))
 
 

@@ -58,7 +58,7 @@ class SequenceTask(OpenTask):
     ) -> tuple[Inputs, Cut]:
         texts = [example.texts for example in examples]
         ids, types, cut = tokenized(texts, tokenizer, max_length)
-        return join(ids, types, [[0]] * len(ids), self.targets(examples)), cut
+        return join(ids, types, [[0]] * len(ids), self.targets(examples), texts), cut
 
     def parse(self, value: Any) -> Any:
         """The label of a row; raises `BadExample`."""

@@ -20,6 +20,7 @@ from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, rea
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import tag_text
 from distilcli.tasks.outputs import OneOf
+from distilcli.tasks.shown import ShownWords
 from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics
 from distilcli.text.row import IGNORE_INDEX
 from distilcli.text.tokenizers import TextTokenizer
@@ -90,11 +91,13 @@ class Tagging(OpenTask):
         ids: list[list[int]] = []
         positions: list[list[int]] = []
         targets: list[int] = []
+        shown: list[ShownWords] = []
 
-        def add(tokens: list[int], firsts: list[int]) -> None:
+        def add(tokens: list[int], firsts: list[int], words: list[str], read: list[int]) -> None:
             if firsts:  # else there is nothing to learn or to measure
                 ids.append([*specials[0], *tokens, *specials[1]])
                 positions.append(firsts)
+                shown.append(ShownWords(words, read))
 
         for part in batched(len(sentences)):
             for sentence, words in zip(
@@ -103,19 +106,21 @@ class Tagging(OpenTask):
                 targets += [ids_of[tag] for tag in sentence.tags if tag]
                 tokens: list[int] = []
                 firsts: list[int] = []
-                for pieces, tag in zip(words, sentence.tags, strict=True):
+                begin, read = 0, list[int]()  # the first word of an input, words with a tag
+                for index, (pieces, tag) in enumerate(zip(words, sentence.tags, strict=True)):
                     kept = pieces[:room]  # a single word of more pieces than an input holds
                     num_cut += len(kept) < len(pieces)
                     num_tokens += len(pieces) - len(kept)
                     if tokens and len(tokens) + len(kept) > room:
-                        add(tokens, firsts)
-                        tokens, firsts = [], []
+                        add(tokens, firsts, sentence.words[begin:index], read)
+                        tokens, firsts, begin, read = [], [], index, []
                     if tag:
                         firsts.append(len(tokens) + 1)
+                        read.append(index - begin)
                     tokens += kept
-                add(tokens, firsts)
+                add(tokens, firsts, sentence.words[begin:], read)
         types = [[0] * len(row) for row in ids]
-        inputs = join(ids, types, positions, np.array(targets, dtype=np.int64))
+        inputs = join(ids, types, positions, np.array(targets, dtype=np.int64), shown)
         cut = Cut(num_cut, num_tokens, len(inputs.token_ids))
         return inputs, [sum(tag is not None for tag in one.tags) for one in sentences], cut
 
