@@ -75,7 +75,7 @@ def models_to_measure(wanted: Wanted, kind: AnyKind) -> dict[str, str]:
     found: dict[str, str] = {}
     teacher = kind.experiment.teacher
     of_teachers = {TEACHER}
-    if teacher is not None and teacher.others:
+    if teacher is not None and len(teacher.by_key) > 1:
         of_teachers |= {*teacher_names(len(teacher.by_key)), ALL_TEACHERS}
     for label, path in (pair for group in groups for pair in group):
         taken = label in found or label in of_teachers

@@ -15,6 +15,7 @@ from distilcli.config.losses import BaseLoss, LossConfig, TaskLossConfig
 from distilcli.config.models import (
     BaseTeacher,
     CopiedStudent,
+    NamedTeacher,
     Student,
     StudentShape,
     TaskStudent,
@@ -39,7 +40,7 @@ class BaseExperiment(Section):
     name: Name = Field(description="Name of the run; its folder is output_dir/name.")
     output_dir: OutputFolder = Field("runs", description="Folder of run folders.")
     seed: Seed = Field(42, description="Seeds data order, masks, dropout and new weights.")
-    teacher: BaseTeacher | None
+    teacher: NamedTeacher | None
     student: StudentShape
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

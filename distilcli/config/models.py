@@ -1,5 +1,6 @@
 """Settings of the models: the teacher, and how a student starts."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
@@ -224,8 +225,8 @@ Student = Annotated[
 ]
 
 
-class TeacherModel(Section):
-    """One of the models whose behaviour the student learns."""
+class NamedTeacher(Section):
+    """A model whose behaviour the student learns."""
 
     model: ModelName = Field(description="Folder, hub name or builtin:NAME.")
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
@@ -234,6 +235,16 @@ class TeacherModel(Section):
         description="Precision of the teacher's weights; auto: bf16 where the hardware computes "
         "in it.",
     )
+
+    @property
+    def by_key(self) -> Mapping[str, "NamedTeacher"]:
+        """All teachers by the section of the settings that names each, the first one first."""
+        return {"teacher": self}
+
+
+class TeacherModel(NamedTeacher):
+    """One of the models whose behaviour the student learns."""
+
     weight: TeacherWeight = Field(
         1.0, description="Weight in the mean of several teachers; only their ratio counts."
     )

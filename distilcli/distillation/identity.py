@@ -8,7 +8,7 @@ and cost what reading costs (`digests.py`); nothing of this is in a step.
 
 from typing import Any, NamedTuple
 
-from distilcli.config.models import BaseTeacher
+from distilcli.config.models import NamedTeacher
 from distilcli.corpus.store import TokenStore
 from distilcli.files.digests import file_digest, text_digest
 from distilcli.files.json_text import to_json
@@ -66,7 +66,7 @@ def identity_of_model(key: str, name: str, revision: str | None = None) -> Ident
     }
 
 
-def identity_of_teachers(teacher: BaseTeacher | None) -> Identity:
+def identity_of_teachers(teacher: NamedTeacher | None) -> Identity:
     """Fingerprints of all teachers.
 
     Raises:

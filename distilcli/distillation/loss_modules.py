@@ -138,13 +138,13 @@ class LossModule(nn.Module, ABC):
             if gradient is None:
                 parameter.requires_grad_(False)
 
-    def _add_hidden(self, sums: "_Sums", student: Tensor, teacher: Tensor) -> None:
+    def _add_hidden(self, sums: "Sums", student: Tensor, teacher: Tensor) -> None:
         """Add the terms on last hidden states, of the tokens that both models read."""
         for term in self._on_hidden:
             sums.add(term, term.sum(self.projections.of(term, student), teacher))
 
     def _add_inner(
-        self, sums: "_Sums", student: Inside, teacher: Inside, lengths: Sequence[int]
+        self, sums: "Sums", student: Inside, teacher: Inside, lengths: Sequence[int]
     ) -> None:
         """Add the terms on what is inside, of the tokens that both models read."""
         for term in self._looks.places:
@@ -159,7 +159,7 @@ class LossModule(nn.Module, ABC):
         """What there is to compare in a micro-batch."""
 
 
-class _Sums:
+class Sums:
     """Adds up the terms of one micro-batch, in whatever order they come.
 
     Args:
@@ -235,7 +235,7 @@ class Distillation(LossModule):
         others = self._projections_of_others(batch) if self.compares_logits else []
         with self._looks.of_student.recording() as found:
             student_hidden = run_encoder(self.student, batch, packing)
-        sums = _Sums(self.terms, coefficients, student_hidden)
+        sums = Sums(self.terms, coefficients, student_hidden)
         if self._on_logits:
             self._add_logit_terms(sums, batch, student_hidden, teacher_hidden, others)
         lengths = batch.lengths
@@ -271,7 +271,7 @@ class Distillation(LossModule):
 
     def _add_logit_terms(
         self,
-        sums: _Sums,
+        sums: Sums,
         batch: PackedBatch,
         student_hidden: Float[Tensor, "tokens hidden"],
         teacher_hidden: Float[Tensor, "tokens hidden"] | None,
@@ -297,7 +297,7 @@ class Distillation(LossModule):
 
     def _add_at(
         self,
-        sums: _Sums,
+        sums: Sums,
         terms: list[VocabularyTerm],
         hidden: Float[Tensor, "positions hidden"],
         labels: Int[Tensor, " labelled"],
@@ -358,7 +358,7 @@ class TaskDistillation(LossModule):
         taught += [other.outputs(batch)[0] for other in self.others]
         with self._looks.of_student.recording() as inside_student:
             found, hidden = run_model(self.student, batch)
-        sums = _Sums(self.terms, coefficients, found)
+        sums = Sums(self.terms, coefficients, found)
         if self._on_rows:
             rows = self._rows(batch, found, taught)
             for on_rows in self._on_rows:

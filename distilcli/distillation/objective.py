@@ -4,6 +4,7 @@ The loop knows no more of masked-LM training (`masked_lm.py`) or of tasks (`task
 """
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,11 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.batches.packing import PackedSequences
-from distilcli.batches.plan import Draws
+from distilcli.batches.plan import Draws, StepPlan
+from distilcli.config.training import TrainConfig
 from distilcli.distillation.identity import Identity
 from distilcli.distillation.loss_modules import LossModule
+from distilcli.models.saving import save_model
 
 
 class Scores(Protocol):
@@ -53,6 +56,29 @@ class Objective(ABC):
         """What training depends on besides what the run reads: teachers' outputs on disk."""
         teachers = self.module.teachers()
         return {what: one for teacher in teachers for what, one in teacher.identity().items()}
+
+    def step_plan(self, train: TrainConfig, seed: int) -> StepPlan:
+        """Which samples make each optimiser step.
+
+        Raises:
+            ConfigError: there are fewer samples than a step asks for.
+        """
+        return StepPlan(
+            self.lengths,
+            train.global_batch_size,
+            train.tokens_per_micro_batch,
+            seed,
+            # A number of steps is reached in whatever epoch that may be; so is one of tokens.
+            train.num_epochs if train.ends_with_epochs else None,
+        )
+
+    def save_student(self, folder: Path) -> None:
+        """Write the student as it is now, as a plain transformers folder.
+
+        Raises:
+            RunFolderError, ModelError, WriteError: see `save_model`.
+        """
+        save_model(self.student, self.tokenizer, folder)
 
     @abstractmethod
     def pack(self, draws: Draws) -> PackedSequences:

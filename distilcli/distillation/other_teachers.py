@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
-from distilcli.config.models import TeacherModel
+from distilcli.config.models import NamedTeacher
 from distilcli.errors import ModelError
 from distilcli.evaluation.asked import teacher_names
 from distilcli.models.checks import check_length, check_same_vocabulary, check_tokenizer
@@ -25,7 +25,7 @@ from distilcli.tasks.task import OpenTask
 from distilcli.text.tokenizers import load_tokenizer, tokenizer_fingerprint
 
 
-def other_teachers(experiment: BaseExperiment) -> dict[str, TeacherModel]:
+def other_teachers(experiment: BaseExperiment) -> dict[str, NamedTeacher]:
     """All teachers but the first one, by the section of the settings that names each."""
     if experiment.teacher is None:
         return {}

@@ -28,7 +28,7 @@ from distilcli.files.file_values import FileValues
 from distilcli.files.json_text import to_json
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.running import run_model
-from distilcli.tasks.inputs import Inputs, pack_inputs
+from distilcli.tasks.inputs import Inputs, TaskBatch, pack_inputs
 
 PART = 2048  # inputs
 _OUTPUTS, _HIDDEN = "outputs", "hidden"
@@ -142,7 +142,7 @@ class TeacherOutputs:
         hidden: dict[int, np.ndarray] = {}
         for group in by_length(samples, inputs.lengths, tokens):
             batch = pack_inputs(inputs, group).to(device)
-            batch_outputs, batch_hidden = run_model(teacher, batch)
+            batch_outputs, batch_hidden = self.run(teacher, batch)
             self._check_finite(batch_outputs, batch_hidden, group)
             ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
             outputs |= zip(group, np.split(batch_outputs.cpu().numpy(), ends), strict=True)
@@ -154,6 +154,10 @@ class TeacherOutputs:
         if self.with_hidden:
             found[_HIDDEN] = np.concatenate([hidden[sample] for sample in samples.tolist()])
         return found
+
+    def run(self, teacher: PreTrainedModel, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs where they are read, in fp32, and last hidden states, of some inputs."""
+        return run_model(teacher, batch)
 
     def _check_finite(self, outputs: torch.Tensor, hidden: torch.Tensor, group: list[int]) -> None:
         """Refuse outputs that would be kept, and trained on, by this run and every later one."""

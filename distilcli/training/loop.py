@@ -26,7 +26,6 @@ from distilcli.errors import (
     WriteError,
 )
 from distilcli.models.loading import check_finite
-from distilcli.models.saving import save_model
 from distilcli.models.variable_length import note_of_slow_attention
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.training import checkpoints
@@ -250,7 +249,7 @@ class Trainer:
             step = checkpoint.step
             take_weights(self.objective.student, checkpoint)
             try:
-                save_model(self.objective.student, self.objective.tokenizer, self.folder.student)
+                self.objective.save_student(self.folder.student)
             except ModelError as error:
                 raise WriteError(
                     error.message, "Free disk space or fix the permissions, then --resume."

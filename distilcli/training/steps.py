@@ -95,14 +95,7 @@ class Stepper:
         self.experiment = experiment
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
-        self.plan = StepPlan(
-            objective.lengths,
-            experiment.train.global_batch_size,
-            experiment.train.tokens_per_micro_batch,
-            experiment.seed,
-            # A number of steps is reached in whatever epoch that may be; so is one of tokens.
-            experiment.train.num_epochs if experiment.train.ends_with_epochs else None,
-        )
+        self.plan = objective.step_plan(experiment.train, experiment.seed)
         self.total_steps = num_steps(experiment.train, self.plan)
         self.dtype = resolve_precision(experiment.train.precision, accelerator.device)
         self.distillation = objective.module

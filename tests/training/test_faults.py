@@ -15,9 +15,9 @@ from tiny_experiments import listing, metrics, run, start_function, weights
 
 from distilcli.cli.app import main
 from distilcli.config.experiment import MaskedLMExperiment
-from distilcli.distillation import masked_lm
+from distilcli.distillation import masked_lm, objective
 from distilcli.errors import ConfigError, ModelError
-from distilcli.training import checkpoints, loop
+from distilcli.training import checkpoints
 from distilcli.training.processes import make_accelerator
 
 KEEP_ALL = "train.keep_checkpoints=100"
@@ -180,7 +180,7 @@ def train_without_a_student(*arguments: str) -> None:
     def refuse(*_: Any) -> None:
         raise ModelError("student: the model cannot be written (No space left on device)", "Free.")
 
-    loop.save_model = refuse
+    objective.save_model = refuse
     sys.argv = ["distilcli", *arguments]
     main()
 
