@@ -1,6 +1,7 @@
 """`distilcli eval`: students beside their teacher, as a table and as results.json."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from distilcli.cli.console import Console
 from distilcli.cli.models_to_measure import Wanted, experiment_of, models_to_measure
@@ -42,6 +43,12 @@ def _settings_of_models(wanted: Wanted) -> BaseExperiment:
             "Name a run on a task, or its --config FILE. Measure on text with --text FILE.",
         )
     if not wanted.asked.text:
+        missing = [name for name in wanted.models if "/" in name and not Path(name).exists()]
+        if missing:
+            raise ConfigError(
+                f"{missing[0]}: there is no such run or folder",
+                "Give a run folder, such as runs/NAME, or --config FILE beside a hub name.",
+            )
         raise ConfigError(
             "no experiment to evaluate with",
             "Give --config FILE or a run folder, such as runs/NAME; or --text FILE.",

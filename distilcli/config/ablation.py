@@ -11,6 +11,7 @@ from distilcli.config.overrides import parse_override
 from distilcli.errors import ConfigError
 
 BASE = "base"
+CHANGES = "changes"
 #: What the ablation gives each run.
 OWN_KEYS = ("name", "output_dir", "seed")
 LENGTHS = ("train.max_steps", "train.max_tokens", "train.num_epochs")

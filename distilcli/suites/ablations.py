@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distilcli.config.ablation import BASE, Ablation
+from distilcli.config.ablation import BASE, CHANGES, Ablation
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
 from distilcli.config.overrides import (
     Override,
@@ -47,12 +47,25 @@ def load_ablation(path: Path, overrides: Sequence[str]) -> Ablation:
         if override.key == (BASE,):
             tree[BASE] = override.value
         else:
+            _check_change(override, tree.get(CHANGES))
             others.append(text)
     if isinstance(tree.get(BASE), str):
         tree[BASE] = read_yaml(Path(tree[BASE]), f"{BASE} names the file of an experiment.")
     ablation = build(tree, others, lambda _: Ablation, path)
     assert isinstance(ablation, Ablation)
     return ablation
+
+
+def _check_change(override: Override, changes: Any) -> None:
+    """Refuse a setting of a change that the file does not have: its name is mistyped."""
+    section, *below = override.key
+    if section != CHANGES or len(below) < 2 or not isinstance(changes, dict):
+        return
+    if below[0] not in changes:
+        raise ConfigError(
+            f"{named(override.text)}: the file has no change {below[0]}, but {', '.join(changes)}",
+            f"Choose one of these, or give a new one whole: {CHANGES}.{below[0]}='{{KEY: VALUE}}'.",
+        )
 
 
 def plan_ablation(

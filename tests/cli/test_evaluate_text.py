@@ -199,6 +199,7 @@ def test_without_the_variable_it_is_below_the_home_folder(monkeypatch, tmp_path)
             "'train.seed=1': there is no experiment whose settings this could override",
         ),
         (["TEACHER"], "no experiment to evaluate with"),
+        (["TEACHER", "runs/mistyped"], "runs/mistyped: there is no such run or folder"),
     ],
 )
 def test_what_is_refused(tiny_world, trained, tmp_path, monkeypatch, cache, arguments, message):

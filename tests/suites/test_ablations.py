@@ -216,6 +216,11 @@ def test_a_mistake_is_answered_with_file_and_key(path, changes, message):
             "override 'changes.cold.loss.temperature=-1': loss.temperature: must be at least 0.01",
         ),
         (
+            ["changes.cool.loss.temperature=1"],
+            {},
+            "override 'changes.cool.loss.temperature=1': the file has no change cool, but ",
+        ),
+        (
             [],
             {"changes": {"hot": {"data.sources.3.files": "x"}}},
             "PATH: changes.hot: data.sources.3.files: data.sources has 1 entry, and 3 is not",
