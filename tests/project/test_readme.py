@@ -1,7 +1,8 @@
 """What README.md and the pages below docs/ tell people to type works: it is run here.
 
-The commands run on the built-in teacher and text, with overrides that make them small. What can be
-checked without running anything is in `test_docs.py`.
+The commands run on the built-in teacher and text, with overrides that make them small, each in a
+forked process, because imports would take longer than the work. What can be checked without running
+anything is in `test_docs.py`.
 """
 
 import os
@@ -9,9 +10,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_experiments import start_function
+
+from distilcli.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,20 +44,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
+def run(command: list[str], folder: Path) -> None:
+    """A command of another program than distilcli."""
+    subprocess.run(command, cwd=folder, check=True)
 
 
-def runnable(command: list[str]) -> list[str]:
-    """The same command through this interpreter, and small."""
-    if command[0] == "torchrun":
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        return [*start, *command[1:], *SMALL]
-    small = ["--num-sequences", "8"] if command[1] == "eval" else SMALL
-    return [sys.executable, "-m", "distilcli", *command[1:], *small]
+def run_forked(function: Callable[..., None], folder: Path, *arguments: str) -> str:
+    """Call a function of this file in a process in that folder; what it printed."""
+    finished = start_function(function, (str(folder), *arguments)).wait()
+    assert finished.code == 0, finished.stderr
+    return finished.stdout
+
+
+def command_line(folder: str, *arguments: str) -> None:
+    """What `distilcli ARGUMENTS` does."""
+    os.chdir(folder)
+    sys.argv = ["distilcli", *arguments]
+    main()
+
+
+def python(folder: str, block: str) -> None:
+    """What a new Python does with a block."""
+    os.chdir(folder)
+    exec(block, {"__name__": "__main__"})
+
+
+def made_small(command: list[str]) -> list[str]:
+    """The arguments of a command of distilcli, and some that make it small."""
+    small = ["--num-sequences", "8", "--no-speed"] if command[1] == "eval" else SMALL
+    return [*command[1:], *small]
 
 
 @pytest.mark.slow
@@ -64,9 +84,10 @@ def test_commands_run_in_order(folder: Path) -> None:
     assert [command[1] for command in more[:3]] == ["train", "train", "eval"]
     for command in ours + more:
         if any("quickstart" in word for word in command):  # the others need more than the package
-            run(runnable(command), folder)
+            assert command[0] == "distilcli"
+            run_forked(command_line, folder, *made_small(command))
     for block in blocks(README, "python"):
-        assert "the capital of france" in run([sys.executable, "-c", block], folder)
+        assert "the capital of france" in run_forked(python, folder, block)
 
 
 @pytest.mark.slow
@@ -79,11 +100,10 @@ def test_tutorial_can_be_followed(tmp_path: Path) -> None:
             name = block.split()[1]
             (tmp_path / name).write_text(block, encoding="utf-8")
         elif language == "python":
-            run([sys.executable, "-c", block], tmp_path)
+            run_forked(python, tmp_path, block)
         for command in map(shlex.split, block.splitlines() if language == "bash" else ()):
             if command[0] == "distilcli" and len(command) > 2:
-                quick = ["--no-speed"] if command[1] == "eval" else []
-                run(runnable(command) + quick, tmp_path)
+                run_forked(command_line, tmp_path, *made_small(command))
             elif command[0] == "cp":
                 run(command, tmp_path)
     assert (tmp_path / "runs" / "my-student" / "results.json").is_file()
