@@ -21,6 +21,7 @@ TASK_TEMPLATES = (
     "classification",
     "multi-label",
     "regression",
+    "reranking",
     "tagging",
     "question-answering",
 )

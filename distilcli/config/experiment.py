@@ -159,6 +159,11 @@ class TaskExperiment(BaseExperiment):
                     f"loss.{name} compares distributions, and the output of this task is a number; "
                     f"set loss.{name}.weight=0, soft_targets are there for numbers too"
                 )
+            if term.largest_weight and term.for_rankings_only and not self.task.ranks:
+                raise ValueError(
+                    f"loss.{name} compares the candidates of a query, which only a task of kind "
+                    f"reranking has; set loss.{name}.weight=0"
+                )
         from_teacher = self.teacher and self.loss.asks_for_teacher
         if self.augmentation is not None and not from_teacher:
             raise ValueError(

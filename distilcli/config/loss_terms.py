@@ -17,6 +17,10 @@ class TermConfig(Section):
     for_several_teachers: ClassVar[bool] = True
     #: Whether it looks at logits, and so needs models with a head.
     on_logits: ClassVar[bool] = False
+    #: Whether it compares outputs of which those of several teachers have a mean.
+    averages_teachers: ClassVar[bool] = False
+    #: Whether it compares the candidates of a query, which only rankers have.
+    for_rankings_only: ClassVar[bool] = False
 
     weight: ScheduledWeight
 
@@ -35,6 +39,7 @@ class SoftenedTermConfig(TermConfig):
     """Settings of a term that compares softened distributions."""
 
     on_logits: ClassVar[bool] = True
+    averages_teachers: ClassVar[bool] = True
 
     temperature: ScheduledTemperature | None = Field(
         None, description="Temperature T of this term; null: that of loss.temperature."

@@ -149,9 +149,8 @@ class BaseLoss(Section):
 
     @property
     def averages_teachers(self) -> bool:
-        """Whether some term with a weight compares distributions, of which several have a mean."""
-        terms = self.terms.values()
-        return any(isinstance(one, SoftenedTermConfig) and one.largest_weight for one in terms)
+        """Whether some term with a weight compares outputs of which several have a mean."""
+        return any(one.averages_teachers and one.largest_weight for one in self.terms.values())
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -206,9 +205,36 @@ class TaskSoftTargetsConfig(SoftTargetsConfig):
 
 
 class LabelsConfig(TermConfig):
-    """Hard targets: the cross-entropy of the labels; of numbers the squared error."""
+    """Hard targets: the cross-entropy of the labels; of numbers the squared error.
+
+    Of rankings it is the list-wise cross-entropy of each query's labels.
+    """
 
     weight: ScheduledWeight = Field(1.0, description="Weight of the labels.")
+
+
+class MarginMSEConfig(TermConfig):
+    """The squared difference of score margins, over pairs of candidates of one query."""
+
+    on_logits: ClassVar[bool] = True
+    averages_teachers: ClassVar[bool] = True
+    for_rankings_only: ClassVar[bool] = True
+
+    weight: ScheduledWeight = Field(
+        0.0,
+        description="Weight of margin MSE (Hofstaetter et al. 2020): of relevant candidates with "
+        "the others of their query, where labels say which these are, else of all pairs.",
+    )
+
+
+class ListwiseConfig(SoftenedTermConfig):
+    """T^2 KL(teacher || student) of the softmax over the scores of a query's candidates."""
+
+    for_rankings_only: ClassVar[bool] = True
+
+    weight: ScheduledWeight = Field(
+        0.0, description="Weight of the list-wise divergence (Cao et al. 2007, ListNet)."
+    )
 
 
 class TaskHiddenCosineConfig(HiddenCosineConfig):
@@ -234,6 +260,8 @@ class TaskLossConfig(BaseLoss):
     hidden_cosine: TaskHiddenCosineConfig = Field(default_factory=TaskHiddenCosineConfig)
     reverse_kl: ReverseKLConfig = Field(default_factory=ReverseKLConfig)
     jensen_shannon: JensenShannonConfig = Field(default_factory=JensenShannonConfig)
+    margin_mse: MarginMSEConfig = Field(default_factory=MarginMSEConfig)
+    listwise: ListwiseConfig = Field(default_factory=ListwiseConfig)
     hidden_states: HiddenStatesConfig = Field(default_factory=HiddenStatesConfig)
     embeddings: EmbeddingsConfig = Field(default_factory=EmbeddingsConfig)
     attention_relations: AttentionRelationsConfig = Field(default_factory=AttentionRelationsConfig)

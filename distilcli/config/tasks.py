@@ -29,6 +29,11 @@ class BaseTask(Section):
         """Whether its output is a number, not a distribution over classes."""
         return False
 
+    @property
+    def ranks(self) -> bool:
+        """Whether its inputs are the candidates of queries."""
+        return False
+
 
 class RowTask(BaseTask):
     """A task whose examples are rows."""
@@ -100,6 +105,40 @@ class RegressionTask(TextTask):
 
     @property
     def asks_for_number(self) -> bool:
+        """Always."""
+        return True
+
+
+class RerankingTask(RowTask):
+    """An order for the candidates of a query: a score of each pair of query and document."""
+
+    kind: Literal["reranking"]
+    query: str = Field("query", description="Column of the query.")
+    document: str = Field(
+        "document",
+        description="Column of the document; or of a list of all documents of the query.",
+    )
+    label: str = Field(
+        "label",
+        description="Column of how relevant the document is: 0 (it is not) or more; or of a list "
+        "of that, one for each document.",
+    )
+    query_id: str | None = Field(
+        None,
+        description="Column by which rows of one document each are of the same query; null: by "
+        "the query itself.",
+    )
+    score: Literal["ndcg@10", "mrr@10"] = Field(
+        "ndcg@10", description="Score by which the student is chosen and compared."
+    )
+
+    @property
+    def asks_for_number(self) -> bool:
+        """Always: a score."""
+        return True
+
+    @property
+    def ranks(self) -> bool:
         """Always."""
         return True
 
@@ -191,6 +230,7 @@ Task = Annotated[
     Annotated[ClassificationTask, Tag("classification")]
     | Annotated[MultiLabelTask, Tag("multi-label")]
     | Annotated[RegressionTask, Tag("regression")]
+    | Annotated[RerankingTask, Tag("reranking")]
     | Annotated[QuestionAnsweringTask, Tag("question-answering")]
     | Annotated[TaggingTask, Tag("tagging")]
     | Annotated[GlueTask, Tag("glue")],

@@ -376,6 +376,7 @@ class TaskDistillation(LossModule):
             [self.outputs.rows(one.float(), batch.lengths) for one in taught],
             self.outputs.targets(batch.targets),
             self.shares,
+            batch.candidates.sizes if batch.candidates is not None else (),
         )
 
     def _counts_of(self, batch: TaskBatch) -> Counts:

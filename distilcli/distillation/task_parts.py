@@ -84,13 +84,7 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
         return all(one.fingerprint() == two.fingerprint() for one, two in pairs)
 
     refuse_other_tokenizers(experiment, tokenizer, reads_alike)
-    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
-    if longest > experiment.train.tokens_per_micro_batch:
-        raise ConfigError(
-            f"train.tokens_per_micro_batch {experiment.train.tokens_per_micro_batch} is under the "
-            f"{longest} tokens of the longest input",
-            f"Raise it to {longest} or more, or cut inputs: task.max_length.",
-        )
+    _check_micro_batches(experiment, task)
     train, dev = (
         unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
     )
@@ -100,6 +94,26 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
         if warning:
             task.warnings.append(f"task.{split}: {warning}")
     return task
+
+
+def _check_micro_batches(experiment: TaskExperiment, task: OpenTask) -> None:
+    """Refuse inputs, and queries with all their candidates, that no micro-batch can hold."""
+    tokens = experiment.train.tokens_per_micro_batch
+    largest = int(task.train.sample_lengths.max())
+    if task.train.group_offsets is not None and largest > tokens:
+        raise ConfigError(
+            f"train.tokens_per_micro_batch {tokens} is under the {largest} tokens of all "
+            "candidates of one query, which are never cut apart",
+            f"Raise it to {largest} or more, cut inputs with task.max_length, or give the query "
+            "fewer candidates.",
+        )
+    longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
+    if longest > tokens:
+        raise ConfigError(
+            f"train.tokens_per_micro_batch {tokens} is under the {longest} tokens of the longest "
+            "input",
+            f"Raise it to {longest} or more, or cut inputs: task.max_length.",
+        )
 
 
 def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:

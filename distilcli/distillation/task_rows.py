@@ -33,7 +33,8 @@ def tell_of_task(task: OpenTask, audience: Audience) -> None:
     ):
         if skipped:
             audience.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
-    audience.note(cuts_of(task))
+    for note in (cuts_of(task), *task.notes):
+        audience.note(note)
     if task.positive is not None:
         audience.note(f"f1 is of the class {task.positive}")
     for warning in task.warnings:
@@ -75,6 +76,7 @@ def rows_of(task: OpenTask, title: str) -> Result:
         f"outputs: {', '.join(task.labels)}",
         f"unknown tokens: {train_share:.2%} of train, {dev_share:.2%} of dev",
         cuts_of(task),
+        *task.notes,
     ]
     if task.positive is not None:
         lines.append(f"f1 is of the class {task.positive}")

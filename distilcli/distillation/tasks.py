@@ -32,7 +32,7 @@ from distilcli.evaluation.task import compare_on_task
 from distilcli.losses.table import TASK_TERMS, hidden_terms, inner_terms
 from distilcli.models.task_models import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
-from distilcli.tasks.inputs import TaskBatch, pack_inputs
+from distilcli.tasks.inputs import TaskBatch, pack_samples
 
 
 class TaskObjective(Objective):
@@ -66,7 +66,7 @@ class TaskObjective(Objective):
             self._inputs = augment(
                 self._inputs, experiment.augmentation, parts.tokenizer, experiment.seed
             )
-        self.lengths = self._inputs.lengths
+        self.lengths = self._inputs.sample_lengths
         self.unknown_share = max(parts.task.unknown_shares)
         self.num_held_out = len(parts.task.dev)
         self._teacher, self._others = parts.teacher, parts.others
@@ -115,10 +115,11 @@ class TaskObjective(Objective):
     def pack(self, draws: Draws) -> TaskBatch:
         """One micro-batch, with the teachers' outputs where they are cached."""
         samples = draws.samples.tolist()
-        found = (teacher.cached_outputs(samples) for teacher in self.module.teachers())
+        members = self._inputs.members(samples)
+        found = (teacher.cached_outputs(members) for teacher in self.module.teachers())
         known = [one for one in found if one is not None]  # of all teachers, or of none
         first = known[0] if known else None
-        return pack_inputs(self._inputs, samples, first, [outputs for outputs, _ in known[1:]])
+        return pack_samples(self._inputs, samples, first, [outputs for outputs, _ in known[1:]])
 
     def held_out(self, accelerator: Accelerator) -> TaskScores:
         """Scores of the student as it is now on the dev examples."""
@@ -132,7 +133,7 @@ class TaskObjective(Objective):
         Raises:
             ModelError: a teacher's is no higher.
         """
-        constant = self.task.scores(self.task.constant_outputs())[self.task.score]
+        constant = self.task.constant_scores()[self.task.score]
         if self._teacher is None or self.experiment.teacher is None:
             return {"teacher_score": None, "constant_score": constant}
         found: dict[str, float | None] = {}
@@ -150,8 +151,8 @@ class TaskObjective(Objective):
         if not score > constant:
             raise ModelError(
                 f"{where}: its {self.task.score} on the dev examples, "
-                f"{score:.3f}, is no better than the {constant:.3f} of knowing only how "
-                "frequent labels are",
+                f"{score:.3f}, is no better than the {constant:.3f} of "
+                f"{self.task.knowing_nothing}",
                 "Check that it was fine-tuned on this task, with the classes in this order.",
             )
         return score

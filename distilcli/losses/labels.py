@@ -1,10 +1,13 @@
 """The loss on the labels of a task: its hard targets, cross-entropy or squared error."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from distilcli.losses.terms import Counts, OutputTerm, Rows
+
+_LEFT_OUT = -1e30  # instead of minus infinity, which times 0 would be NaN
 
 
 def cross_entropy(
@@ -39,6 +42,31 @@ def squared_error(
     return (found - targets.where(known, 0.0)).where(known, 0.0).square().sum()
 
 
+def listwise_cross_entropy(
+    scores: Float[Tensor, "queries candidates"], labels: Float[Tensor, "queries candidates"]
+) -> Float[Tensor, ""]:
+    """Sum over queries of - sum_i y_i / (sum_j y_j) log softmax(z)_i, in nats.
+
+    Candidates whose label is NaN are left out, of the softmax too. A query without a relevant
+    candidate counts for nothing.
+
+    Args:
+        scores: z.
+        labels: y, how relevant a candidate is, 0 or more.
+    Source: Cao et al. 2007 (ListNet, top one), where y is in the place of exp(y), so that what is
+    not relevant has the probability 0; Bruch et al. 2019, *An Analysis of the Softmax Cross Entropy
+    Loss for Learning-to-Rank with Binary Relevance*, eq. 3.
+    """
+    known = ~labels.isnan()
+    relevance = labels.where(known, 0.0)
+    smallest = torch.finfo(relevance.dtype).tiny
+    # Divided by the largest first: a sum of large labels would be infinite.
+    shares = relevance / relevance.amax(dim=1, keepdim=True).clamp(min=smallest)
+    shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=smallest)
+    log_probs = F.log_softmax(scores.where(known, _LEFT_OUT), dim=1)
+    return -(shares * log_probs).sum()
+
+
 class Labels(OutputTerm):
     """What the kind of outputs has for a loss on labels."""
 
@@ -47,9 +75,9 @@ class Labels(OutputTerm):
     needs_teacher = False
 
     def count(self, counts: Counts) -> int:
-        """Rows with a label."""
+        """Rows with a label; of rankings, queries."""
         return counts.labelled
 
     def sum_of_rows(self, rows: Rows) -> Float[Tensor, ""]:
         """The sum over rows with a label."""
-        return rows.kind.hard(rows.student, rows.targets)
+        return rows.kind.hard(rows)

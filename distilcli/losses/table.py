@@ -15,7 +15,9 @@ from distilcli.losses.hidden_states import HiddenStates
 from distilcli.losses.inside import InnerTerm
 from distilcli.losses.jensen_shannon import JensenShannon
 from distilcli.losses.labels import Labels
+from distilcli.losses.listwise import Listwise
 from distilcli.losses.logit_mse import LogitMSE
+from distilcli.losses.margin_mse import MarginMSE
 from distilcli.losses.masked_lm import MaskedLM
 from distilcli.losses.reverse_kl import ReverseKL
 from distilcli.losses.soft_targets import SoftTargets
@@ -37,6 +39,8 @@ TASK_TERMS: tuple[type[Term], ...] = (
     SoftTargets,
     ReverseKL,
     JensenShannon,
+    MarginMSE,
+    Listwise,
     Labels,
     HiddenCosine,
     HiddenStates,

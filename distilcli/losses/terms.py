@@ -82,12 +82,17 @@ class Counts(NamedTuple):
     Attributes:
         tokens: all of them.
         compared: positions (masked LM) or rows of outputs (tasks) to be compared with the teacher.
-        labelled: positions or rows that have a label.
+        labelled: positions or rows that have a label; of rankings, queries whose labels say which
+            of their candidates are relevant.
+        lists: of rankings, queries with two candidates or more.
+        pairs: of rankings, pairs of candidates of one query that are compared.
     """
 
     tokens: int
     compared: int
     labelled: int
+    lists: int = 0
+    pairs: int = 0
 
 
 class Term(ABC):
@@ -225,6 +230,7 @@ class Rows(NamedTuple):
         teachers: of each teacher, in fp32; none where no term asks for them.
         targets: of each row.
         shares: of each teacher in the mean of several; they add up to 1.
+        sizes: rows of each query, where they are the candidates of queries.
     """
 
     kind: "OutputKind"
@@ -232,6 +238,7 @@ class Rows(NamedTuple):
     teachers: Sequence[Float[Tensor, "rows classes"]]
     targets: Tensor
     shares: Sequence[float] = (1.0,)
+    sizes: Sequence[int] = ()
 
     def teacher_at(self, temperature: float) -> Float[Tensor, "rows classes"]:
         """Outputs of the teacher, or what stands for those of several at this temperature."""
@@ -251,7 +258,7 @@ class OutputTerm(Term):
 class OutputKind(Protocol):
     """What the outputs of a task are; see `tasks/outputs.py`."""
 
-    def hard(self, rows: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+    def hard(self, rows: Rows) -> Float[Tensor, ""]:
         """Sum over rows of the loss on labels."""
 
     def soft(self, term: "Divergence", rows: Tensor, teacher: Tensor) -> Float[Tensor, ""]:

@@ -39,6 +39,7 @@ def augment(
         token_ids.append(changed)
     times = augmentation.copies + 1
     nothing = without_labels(inputs).targets
+    groups = inputs.group_offsets
     return Inputs(
         token_ids=np.concatenate(token_ids),
         token_types=np.tile(inputs.token_types, times),
@@ -46,6 +47,7 @@ def augment(
         output_positions=np.tile(inputs.output_positions, times),
         output_offsets=_repeated(inputs.output_offsets, times),
         targets=np.concatenate([inputs.targets, *[nothing] * augmentation.copies]),
+        group_offsets=None if groups is None else _repeated(groups, times),
     )
 
 

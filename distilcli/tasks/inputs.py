@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distilcli.batches.packing import PackedSequences, positions
 from distilcli.files.digests import array_digest
+from distilcli.losses.candidates import Candidates, candidates_of
 from distilcli.tasks.shown import Shown
 from distilcli.text.row import IGNORE_INDEX
 
@@ -30,6 +31,8 @@ class Inputs:
             there is no label: `IGNORE_INDEX` for a class or a position, NaN for a number.
         shown: what each input is made of, for models with tokenizers of their own; empty where
             nothing says it, as of inputs whose tokens were changed.
+        group_offsets: int64 [groups + 1], the first input of each group, such as the candidates of
+            a query, then the number of inputs; None: each input stands alone.
     """
 
     token_ids: np.ndarray
@@ -39,6 +42,7 @@ class Inputs:
     output_offsets: np.ndarray
     targets: np.ndarray
     shown: Sequence[Shown] = ()
+    group_offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,6 +51,21 @@ class Inputs:
     def lengths(self) -> np.ndarray:
         """Tokens of each input, int32."""
         return np.diff(self.offsets).astype(np.int32)
+
+    @cached_property
+    def sample_lengths(self) -> np.ndarray:
+        """Tokens of each sample: of a group, or of an input that stands alone; int32."""
+        if self.group_offsets is None:
+            return self.lengths
+        lengths: np.ndarray = np.diff(self.offsets[self.group_offsets]).astype(np.int32)
+        return lengths
+
+    def members(self, samples: Sequence[int]) -> list[int]:
+        """The inputs of some samples, one sample after another."""
+        if self.group_offsets is None:
+            return list(samples)
+        found: list[int] = _spans(self.group_offsets, np.asarray(samples)).tolist()
+        return found
 
     @cached_property  # every batch asks
     def num_outputs_of(self) -> np.ndarray:
@@ -68,16 +87,17 @@ class Inputs:
 
     def content_digest(self) -> str:
         """Digest of everything: what a model is shown, where it is read, and the targets."""
-        return array_digest(
-            [
-                self.token_ids,
-                self.token_types,
-                self.offsets,
-                self.output_positions,
-                self.output_offsets,
-                self.targets,
-            ]
-        )
+        arrays = [
+            self.token_ids,
+            self.token_types,
+            self.offsets,
+            self.output_positions,
+            self.output_offsets,
+            self.targets,
+        ]
+        if self.group_offsets is not None:
+            arrays.append(self.group_offsets)
+        return array_digest(arrays)
 
 
 @dataclass(frozen=True)
@@ -150,6 +170,7 @@ class TaskBatch(PackedSequences):
         output_positions: where in the row of tokens outputs are read.
         targets: of each output, or of each input for spans; as in `Inputs`.
         num_labels: how many of the targets say something.
+        candidates: of which queries the inputs are candidates, if they are such.
         teacher_outputs: the teacher's outputs, where they are known.
         teacher_hidden: the teacher's last hidden states, where they are known and wanted.
         other_outputs: the outputs of the other teachers, where there are some and they are known.
@@ -162,6 +183,7 @@ class TaskBatch(PackedSequences):
     teacher_outputs: Float[Tensor, "outputs classes"] | None = None
     teacher_hidden: Float[Tensor, "tokens hidden"] | None = None
     other_outputs: Float[Tensor, "others outputs classes"] | None = None
+    candidates: Candidates | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -205,6 +227,27 @@ def pack_inputs(
         teacher_hidden=None if hidden is None else torch.from_numpy(hidden),
         other_outputs=torch.from_numpy(np.stack(others)) if others else None,
     )
+
+
+def pack_samples(
+    inputs: Inputs,
+    samples: Sequence[int],
+    teacher: tuple[np.ndarray, np.ndarray | None] | None = None,
+    others: Sequence[np.ndarray] = (),
+) -> TaskBatch:
+    """Lay the given samples end to end: groups with all their inputs, or inputs.
+
+    Args:
+        inputs: what they are taken from.
+        samples: their indices.
+        teacher: its outputs and hidden states for the inputs of these samples, end to end.
+        others: the outputs of each of the other teachers, likewise.
+    """
+    batch = pack_inputs(inputs, inputs.members(samples), teacher, others)
+    if inputs.group_offsets is None:
+        return batch
+    sizes = np.diff(inputs.group_offsets)[np.asarray(samples)].tolist()
+    return replace(batch, candidates=candidates_of(batch.targets.numpy(), sizes))
 
 
 def _spans(offsets: np.ndarray, chosen: np.ndarray) -> np.ndarray:

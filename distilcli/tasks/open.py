@@ -9,6 +9,7 @@ from distilcli.config.tasks import (
     MultiLabelTask,
     QuestionAnsweringTask,
     RegressionTask,
+    RerankingTask,
     TaggingTask,
 )
 from distilcli.tasks import glue
@@ -16,6 +17,7 @@ from distilcli.tasks.classification import Classification
 from distilcli.tasks.multi_label import MultiLabel
 from distilcli.tasks.question_answering import QuestionAnswering
 from distilcli.tasks.regression import Regression
+from distilcli.tasks.reranking import Reranking
 from distilcli.tasks.tagging import Tagging
 from distilcli.tasks.task import OpenTask, scikit_metrics
 from distilcli.text.tokenizers import TextTokenizer
@@ -25,6 +27,7 @@ KINDS: dict[type[BaseTask], type[OpenTask]] = {
     ClassificationTask: Classification,
     MultiLabelTask: MultiLabel,
     RegressionTask: Regression,
+    RerankingTask: Reranking,
     QuestionAnsweringTask: QuestionAnswering,
     TaggingTask: Tagging,
 }

@@ -12,9 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from distilcli.losses.labels import binary_cross_entropy, cross_entropy, squared_error
+from distilcli.losses.candidates import by_query
+from distilcli.losses.labels import (
+    binary_cross_entropy,
+    cross_entropy,
+    listwise_cross_entropy,
+    squared_error,
+)
 from distilcli.losses.mixture import mean_of_numbers, mixed_binary_logits, mixed_logits
-from distilcli.losses.terms import Counts, Divergence
+from distilcli.losses.terms import Counts, Divergence, Rows
 from distilcli.tasks.inputs import TaskBatch
 
 # Where outputs are read: the first token of an input, the first token of each word, every token.
@@ -50,7 +56,7 @@ class Outputs(ABC):
         return Counts(batch.num_tokens, batch.num_outputs, batch.num_labels)
 
     @abstractmethod
-    def hard(self, rows: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+    def hard(self, rows: Rows) -> Float[Tensor, ""]:
         """Sum over rows of the loss on labels; rows without a label count for nothing."""
 
     @abstractmethod
@@ -94,9 +100,9 @@ class OneOf(Outputs):
 
     problem_type = "single_label_classification"
 
-    def hard(self, rows: Float[Tensor, "rows classes"], targets: Tensor) -> Float[Tensor, ""]:
+    def hard(self, rows: Rows) -> Float[Tensor, ""]:
         """Cross-entropy, in nats."""
-        return cross_entropy(rows, targets)
+        return cross_entropy(rows.student, rows.targets)
 
     def soft(
         self,
@@ -119,11 +125,9 @@ class AnyOf(Outputs):
 
     problem_type = "multi_label_classification"
 
-    def hard(
-        self, rows: Float[Tensor, "rows classes"], targets: Float[Tensor, "rows classes"]
-    ) -> Float[Tensor, ""]:
+    def hard(self, rows: Rows) -> Float[Tensor, ""]:
         """The mean over classes of the binary cross-entropy, in nats."""
-        return binary_cross_entropy(rows, targets)
+        return binary_cross_entropy(rows.student, rows.targets)
 
     def soft(
         self,
@@ -146,11 +150,9 @@ class Number(Outputs):
 
     problem_type = "regression"
 
-    def hard(
-        self, rows: Float[Tensor, "rows 1"], targets: Float[Tensor, " rows"]
-    ) -> Float[Tensor, ""]:
+    def hard(self, rows: Rows) -> Float[Tensor, ""]:
         """The squared error."""
-        return squared_error(rows[:, 0], targets)
+        return squared_error(rows.student[:, 0], rows.targets)
 
     def soft(
         self, term: Divergence, rows: Float[Tensor, "rows 1"], teacher: Float[Tensor, "rows 1"]
@@ -163,6 +165,25 @@ class Number(Outputs):
     ) -> Float[Tensor, "rows 1"]:
         """The mean of the numbers, at any temperature."""
         return mean_of_numbers(teachers, shares)
+
+
+class Relevance(Number):
+    """A score of each candidate of a query; those of one query are compared with each other."""
+
+    def counts(self, batch: TaskBatch) -> Counts:
+        """Tokens, candidates, queries whose labels say what is relevant, lists, pairs."""
+        groups = batch.candidates
+        assert groups is not None
+        return Counts(
+            batch.num_tokens, batch.num_outputs, groups.labelled, groups.lists, groups.pairs
+        )
+
+    def hard(self, rows: Rows) -> Float[Tensor, ""]:
+        """The list-wise cross-entropy of each query's labels, in nats."""
+        total = rows.student.new_zeros(())
+        for scores, labels in by_query([rows.student[:, 0], rows.targets], rows.sizes):
+            total = total + listwise_cross_entropy(scores, labels)
+        return total
 
 
 class Spans(OneOf):

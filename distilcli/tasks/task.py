@@ -48,7 +48,9 @@ class OpenTask(ABC):
         score: name of the score by which students are chosen and compared.
         agreement_means: what `agreement` is the share of, for people.
         positive: of two classes the one that the scores f1 and accuracy_f1 are of; else None.
+        notes: what else is said of the rows.
         is_scored_by_scikit: whether scoring it needs scikit-learn, of the extra `eval`.
+        knowing_nothing: what `constant_scores` are the scores of, for people.
     """
 
     head: Head
@@ -64,7 +66,9 @@ class OpenTask(ABC):
     score: str
     agreement_means: str
     positive: str | None = None
+    notes: Sequence[str] = ()
     is_scored_by_scikit: ClassVar[bool] = True
+    knowing_nothing: ClassVar[str] = "knowing only how frequent labels are"
 
     def keep_usable(
         self,
@@ -161,6 +165,10 @@ class OpenTask(ABC):
     @abstractmethod
     def constant_outputs(self) -> np.ndarray:
         """Outputs for `dev` of a model that ignores its input: the training frequencies."""
+
+    def constant_scores(self) -> dict[str, float]:
+        """Scores of a model that ignores its input."""
+        return self.scores(self.constant_outputs())
 
 
 def batched(count: int, size: int = 1024) -> Iterator[slice]:

@@ -25,6 +25,7 @@ from distilcli.config.tasks import (
     MultiLabelTask,
     QuestionAnsweringTask,
     RegressionTask,
+    RerankingTask,
     TaggingTask,
 )
 from distilcli.errors import ConfigError
@@ -132,6 +133,7 @@ def test_masked_lm_training_keeps_its_own_defaults(path: Path) -> None:
         ("classification", {"text": "text", "label": "label", "score": "accuracy"}),
         ("multi-label", {"text": "text", "label": "labels", "score": "micro_f1"}),
         ("regression", {"text": "text", "label": "label", "score": "pearson_spearman"}),
+        ("reranking", {"query": "query", "document": "document", "score": "ndcg@10"}),
         ("tagging", {"words": "tokens", "tags": "tags", "score": "accuracy", "max_length": None}),
         (
             "question-answering",
@@ -214,6 +216,13 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "score": "exact_match",
     },
     "tagging": {"words": "w", "tags": "t", "labels": ["O", "B-X"], "score": "entity_f1"},
+    "reranking": {
+        "query": "q",
+        "document": "d",
+        "label": "l",
+        "query_id": "i",
+        "score": "mrr@10",
+    },
     "glue": {"name": "STS-B", "folder": "~/glue data/STS-B"},
 }
 CLASSES = {
@@ -222,6 +231,7 @@ CLASSES = {
     "regression": RegressionTask,
     "question-answering": QuestionAnsweringTask,
     "tagging": TaggingTask,
+    "reranking": RerankingTask,
     "glue": GlueTask,
 }
 

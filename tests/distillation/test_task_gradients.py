@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import gradient_worker
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -18,8 +19,11 @@ from distilcli.distillation.tasks import TaskObjective
 from distilcli.training.processes import make_accelerator
 from distilcli.training.steps import Stepper
 
-KINDS = ["classification", "multi-label", "regression", "question-answering", "tagging"]
-NUM_OUTPUTS = dict(zip(KINDS, (2, 3, 1, 2, 3), strict=True))
+TEXT_KINDS = ["classification", "multi-label", "regression", "question-answering", "tagging"]
+KINDS = [*TEXT_KINDS, "reranking"]
+NUM_OUTPUTS = dict(zip(KINDS, (2, 3, 1, 2, 3, 1), strict=True))
+FEW_TOKENS = dict.fromkeys(TEXT_KINDS, 33) | {"reranking": 44}  # four candidates of one query
+ON_RANKINGS = weights(margin_mse=0.3, listwise=0.5)
 TOLERANCE = 1e-5  # of the difference's norm over the gradient's
 WRONG = 1e-3  # far above it: what a wrong average makes of the gradient
 NO_DROPOUT = {"kind": "copied", "num_layers": 2, "dropout": 0.0, "attention_dropout": 0.0}
@@ -53,7 +57,8 @@ def sections(kind: str, teacher: str, folder: Path, tokens: int = 10_000) -> dic
         "output_dir": str(folder),
         "teacher": {"model": teacher, "precision": "fp32", "cache": None},
         "student": NO_DROPOUT,
-        "loss": weights(soft_targets=0.7, labels=0.4, hidden_cosine=0.6),
+        "loss": weights(soft_targets=0.7, labels=0.4, hidden_cosine=0.6)
+        | (ON_RANKINGS if kind == "reranking" else {}),
         # The gradient itself, not what clipping leaves of it.
         "optim": {"lr": 1e-3, "max_grad_norm": 1e9},
         "train": {
@@ -84,7 +89,8 @@ def stepper_of(tasks, teacher_of, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_micro_batches_do_not_change_the_gradient(stepper_of, kind, monkeypatch):
-    whole, parts = stepper_of(kind, 10_000), stepper_of(kind, 33)
+    few = FEW_TOKENS[kind]
+    whole, parts = stepper_of(kind, 10_000), stepper_of(kind, few)
     assert len(whole.step_batches[0]) == 1
     assert len(parts.step_batches[0]) >= 4
     expected = gradient_worker.gradient_of_step(whole, 0)
@@ -102,14 +108,15 @@ def test_micro_batches_do_not_change_the_gradient(stepper_of, kind, monkeypatch)
         return sums
 
     monkeypatch.setattr(Stepper, "accumulate_gradient", mean_of_means)
-    wrong = gradient_worker.gradient_of_step(stepper_of(kind, 33), 0)
+    wrong = gradient_worker.gradient_of_step(stepper_of(kind, few), 0)
     assert relative_difference(wrong, expected) > WRONG
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nor_do_they_where_only_some_inputs_have_labels(stepper_of, kind):
     copies = {"copies": 2, "replaced": 0.4}
-    whole, parts = (stepper_of(kind, tokens, augmentation=copies) for tokens in (10_000, 33))
+    both = (10_000, FEW_TOKENS[kind])
+    whole, parts = (stepper_of(kind, tokens, augmentation=copies) for tokens in both)
     labelled = [term.name for term in parts.distillation.terms].index("labels")
     counts = [parts.distillation.counts(batch)[labelled] for batch in parts.step_batches[0]]
     assert 0 < sum(counts) == whole.distillation.counts(whole.step_batches[0][0])[labelled]
@@ -117,6 +124,22 @@ def test_nor_do_they_where_only_some_inputs_have_labels(stepper_of, kind):
     expected = gradient_worker.gradient_of_step(whole, 0)
     found = gradient_worker.gradient_of_step(parts, 0)
     assert relative_difference(found, expected) < TOLERANCE
+
+
+def test_no_micro_batch_cuts_a_query(stepper_of):
+    """Every query of a step is in one micro-batch, with all its candidates and their counts."""
+    stepper = stepper_of("reranking", FEW_TOKENS["reranking"])
+    plan, batches = stepper.plan, stepper.step_batches[0]
+    inputs = stepper.step_batches.pack.__self__._inputs
+    drawn = [part.samples.tolist() for part in plan.micro_batches(0, 0, 1)]
+    every = [query for queries in drawn for query in queries]
+    assert sorted(every) == sorted(plan.draws(0).samples.tolist())
+    sizes = np.diff(inputs.group_offsets)
+    for queries, batch in zip(drawn, batches, strict=True):
+        assert list(batch.candidates.sizes) == sizes[queries].tolist()
+        assert list(batch.sample_ids) == inputs.members(queries)
+        assert batch.candidates.lists == batch.candidates.labelled == len(queries)
+        assert batch.candidates.pairs == sum(sizes[queries] - 1)  # one of each is relevant
 
 
 def test_dropout_would_be_noticed(stepper_of):
@@ -128,23 +151,24 @@ def test_dropout_would_be_noticed(stepper_of):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_student_that_one_does(tasks, teacher_of, tmp_path):
+@pytest.mark.parametrize("kind", ["tagging", "reranking"])
+def test_two_processes_train_the_student_that_one_does(tasks, teacher_of, tmp_path, kind):
     """They share the work on the teacher's outputs too, and make the same copies."""
     students = []
     for number in (1, 2):
         folder = tmp_path / str(number)
-        changed = sections("tagging", teacher_of("tagging"), folder, tokens=96)
+        changed = sections(kind, teacher_of(kind), folder, tokens=96)
         changed["teacher"]["cache"] = str(folder / "cache")
         changed["augmentation"] = {"copies": 1}
         folder.mkdir()
-        config = tasks.write_config(folder / "tagging.yaml", "tagging", **changed)
+        config = tasks.write_config(folder / f"{kind}.yaml", kind, **changed)
         finished = run("train", "--config", str(config), num_processes=number)
         assert finished.code == 0, finished.stderr
         assert f"{number} process(es)" in finished.stderr
-        students.append(load_file(folder / "tagging" / "student" / "model.safetensors"))
+        students.append(load_file(folder / kind / "student" / "model.safetensors"))
     alone, together = students
     assert relative_difference(together, alone) < 1e-4
-    teacher = load_file(Path(teacher_of("tagging")) / "model.safetensors")
+    teacher = load_file(Path(teacher_of(kind)) / "model.safetensors")
     start = {name: weight for name, weight in teacher.items() if name in alone}
     moved = {name: alone[name] for name in start if ".layer." not in name}
     start = {name: start[name] for name in moved}

@@ -18,7 +18,7 @@ MASKED_LM = {
     "teacher": {"model": "some-bert"},
     "data": {"sources": [{"files": "a.jsonl"}], "store": "data/small"},
 }
-KINDS = "classification, multi-label, regression, question-answering, tagging or glue"
+KINDS = "classification, multi-label, regression, reranking, question-answering, tagging or glue"
 
 
 def load(path: Path, *overrides: str, **changes: Any) -> MaskedLMExperiment | TaskExperiment:

@@ -50,12 +50,15 @@ class TinyTasks:
             "regression": "csv",
             "question-answering": "json",
             "tagging": "txt",
+            "reranking": "jsonl",
         }[kind]
         task: dict[str, Any] = {"kind": kind, "max_length": MAX_LENGTH}
         for split in ("train", "dev"):
             task[split] = {"files": [str(self.root / kind / f"{split}.{ending}")]}
         if kind == "classification":
             task |= {"text": "first", "text_pair": "second"}
+        if kind == "reranking":
+            task |= {"document": "documents", "label": "labels"}
         if kind == "question-answering":
             task |= {"stride": 4, "max_question_length": 8}
         return task
@@ -172,10 +175,27 @@ def _write_tags(stem: Path, number: int, draw: random.Random) -> None:
             file.write("\n")
 
 
+def _write_queries(stem: Path, number: int, draw: random.Random) -> None:
+    """Queries of two words: of two to four documents the one that has more words in a."""
+    draw = random.Random(number)  # of its own, so that the other tasks stay as they are
+    with stem.with_suffix(".jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(number):
+            shares = draw.sample(range(5), draw.randint(2, 4))
+            documents = []
+            for share in shares:
+                text = [draw.choice(CONSONANTS) + "au"[i >= share] for i in range(4)]
+                documents.append(" ".join(draw.sample(text, 4)))
+            labels = [int(share == max(shares)) for share in shares]
+            query = " ".join(words(draw, "k", 2))
+            row = {"query": query, "documents": documents, "labels": labels}
+            file.write(json.dumps(row) + "\n")
+
+
 _WRITERS = {
     "classification": _write_classification,
     "multi-label": _write_multi_label,
     "regression": _write_regression,
     "question-answering": _write_questions,
     "tagging": _write_tags,
+    "reranking": _write_queries,
 }

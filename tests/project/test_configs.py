@@ -18,7 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted((ROOT / "configs").glob("*.yaml"))
 STAGED = [path for path in ALL if path.stem == "stages"]
 CONFIGS = [path for path in ALL if path not in STAGED]
-TASKS = {"ensemble", "finetuned-teacher", "imdb", "mrpc", "pos", "squad", "sst2", "stsb"}
+TASKS = {
+    "ensemble",
+    "finetuned-teacher",
+    "imdb",
+    "mrpc",
+    "pos",
+    "reranker",
+    "squad",
+    "sst2",
+    "stsb",
+}
 EXPECTED = TASKS | {
     "builtin-student",
     "builtin-teacher",

@@ -1,0 +1,268 @@
+"""Reranking: an order for the candidates of each query, by a score of query and document.
+
+A sample is a query with all its candidates: the losses on rankings compare them with each other, so
+no micro-batch holds a part of them. A model is shown one pair of query and document at a time, as a
+cross-encoder is.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from distilcli.config.data import RowFiles, RowHub
+from distilcli.config.tasks import RerankingTask
+from distilcli.errors import DataError
+from distilcli.tasks import rankings
+from distilcli.tasks.examples import BadExample, Examples, read_examples
+from distilcli.tasks.inputs import Cut, Inputs, join
+from distilcli.tasks.labels import number_of
+from distilcli.tasks.outputs import Relevance
+from distilcli.tasks.sequence import tokenized
+from distilcli.tasks.task import OpenTask
+from distilcli.text.overlap import digest_of_texts, overlap
+from distilcli.text.tokenizers import TextTokenizer
+
+
+@dataclass(frozen=True)
+class QueryExample:
+    """A query with its candidates, as one row or several rows have them.
+
+    Attributes:
+        query: its text.
+        documents: text of each candidate.
+        labels: how relevant each is.
+        key: what rows of the same query have in common; None: a row that has all its candidates.
+    """
+
+    query: str
+    documents: tuple[str, ...]
+    labels: tuple[float, ...]
+    key: str | None
+
+
+class Reranking(OpenTask):
+    """An order for the candidates of each query."""
+
+    head = "sequence"
+    outputs = Relevance()
+    agreement_means = (
+        "Kendall's rank correlation (tau-b) with the teacher's order of the candidates of a query, "
+        "the mean over queries with two candidates or more"
+    )
+    is_scored_by_scikit = False
+    knowing_nothing = "a random order"
+
+    def __init__(
+        self,
+        config: RerankingTask,
+        tokenizer: TextTokenizer,
+        teacher_labels: list[str] | None,
+    ) -> None:
+        self.score = config.score
+        self.labels = ["LABEL_0"]  # as transformers calls a single output
+        train, dev = (
+            _read(source, f"task.{split}", config)
+            for split, source in (("train", config.train), ("dev", config.dev))
+        )
+        self.keep_usable(
+            train,
+            dev,
+            config.skip_bad_rows,
+            lambda example: example,
+            lambda example: (example.query, *sorted(example.documents)),
+        )
+        self.train, in_train = _inputs(train.usable, tokenizer, config.max_length)
+        self.dev, in_dev = _inputs(dev.usable, tokenizer, config.max_length)
+        self.say_cuts(in_train, in_dev, "task.max_length", config.max_length)
+        self.notes = [_sizes_of("train", train.usable), _sizes_of("dev", dev.usable)]
+        self._ranked = self._ranked_queries(dev)
+        self._warn(train.usable, dev.usable)
+
+    def _ranked_queries(self, dev: Examples[QueryExample]) -> list[int]:
+        """The dev queries that can be scored: some candidate is relevant.
+
+        Raises:
+            DataError: there is none.
+        """
+        ranked = [i for i, example in enumerate(dev.usable) if max(example.labels) > 0]
+        if not ranked:
+            raise DataError(
+                f"{dev.name}: no query has a relevant document, with a label above 0",
+                "A ranking is scored by where the relevant documents of a query stand.",
+            )
+        return ranked
+
+    def _warn(self, train: Sequence[QueryExample], dev: Sequence[QueryExample]) -> None:
+        """Warn of queries that say little, and of those that are in both splits."""
+        trained, measured = (
+            [digest_of_texts(example.query) for example in part] for part in (train, dev)
+        )
+        shared = overlap(trained, measured, ("task.train", "task.dev"), "queries")
+        if shared.shared > self.overlap.shared:
+            self.warnings.append(
+                f"{shared.shared:,} of the {shared.held_out:,} queries of task.dev are in "
+                "task.train, too, with other documents or with the same ones"
+            )
+        alone = sum(len(example.labels) == 1 for example in train)
+        if alone:
+            self.warnings.append(
+                f"task.train: {alone:,} of {len(train):,} queries have one candidate alone, which "
+                "no loss on an order learns from"
+            )
+        if len(self._ranked) < len(dev):
+            self.warnings.append(
+                f"task.dev: {len(dev) - len(self._ranked):,} of {len(dev):,} queries have no "
+                "relevant document (a label above 0) and are left out of the scores"
+            )
+        certain = sum(min(example.labels) == max(example.labels) > 0 for example in dev)
+        if certain:
+            self.warnings.append(
+                f"task.dev: {certain:,} of {len(dev):,} queries have candidates of one label "
+                "alone: every order of them has the score 1"
+            )
+
+    def scores(self, outputs: np.ndarray) -> dict[str, float]:
+        """nDCG@10 and MRR@10, the means over the queries with a relevant candidate."""
+        found = self._of_queries(outputs[:, 0])
+        return {
+            "ndcg@10": _mean(rankings.ndcg(*query) for query in found),
+            "mrr@10": _mean(rankings.reciprocal_rank(*query) for query in found),
+        }
+
+    def constant_scores(self) -> dict[str, float]:
+        """The means over all orders of each query's candidates, in closed form."""
+        labels = [labels for _, labels in self._of_queries(self.dev.targets)]
+        return {
+            "ndcg@10": _mean(map(rankings.expected_ndcg, labels)),
+            "mrr@10": _mean(map(rankings.expected_reciprocal_rank, labels)),
+        }
+
+    def decisions(self, outputs: np.ndarray) -> None:
+        """None: an order is neither right nor wrong."""
+
+    def agreement(self, outputs: np.ndarray, of_teacher: np.ndarray) -> float:
+        """Kendall's tau-b of each query with two candidates or more, the mean; 0 without any."""
+        own, other = (_split(side[:, 0], self.dev.group_offsets) for side in (outputs, of_teacher))
+        found = [
+            rankings.rank_correlation(*pair)
+            for pair in zip(own, other, strict=True)
+            if len(pair[0]) > 1
+        ]
+        return _mean(found) if found else 0.0
+
+    def constant_outputs(self) -> np.ndarray:
+        """The same score for every candidate."""
+        return np.zeros((len(self.dev), 1))
+
+    def _of_queries(self, scores: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Scores and labels of the candidates of each dev query that can be scored."""
+        parts = (_split(side, self.dev.group_offsets) for side in (scores, self.dev.targets))
+        queries = list(zip(*parts, strict=True))
+        return [queries[index] for index in self._ranked]
+
+
+def _read(source: RowFiles | RowHub, key: str, config: RerankingTask) -> Examples[QueryExample]:
+    """The queries of one split, each with all its candidates."""
+    ids = [config.query_id] if config.query_id else []
+    needed = [config.query, config.document, config.label, *ids]
+
+    def convert(values: dict[str, Any]) -> QueryExample:
+        query = _text(values[config.query], config.query)
+        documents, labels = values[config.document], values[config.label]
+        key = _key(values[ids[0]], ids[0]) if ids else query.strip()
+        if not isinstance(documents, list):
+            return QueryExample(
+                query, (_text(documents, config.document),), (_relevance(labels),), key
+            )
+        if not documents:
+            raise BadExample(f"no documents in {config.document}")
+        if not isinstance(labels, list) or len(labels) != len(documents):
+            number = f"{len(labels)} of them" if isinstance(labels, list) else "no list"
+            raise BadExample(
+                f"{len(documents)} documents in {config.document}, but in {config.label} {number}"
+            )
+        texts = tuple(_text(document, config.document) for document in documents)
+        return QueryExample(query, texts, tuple(map(_relevance, labels)), None)
+
+    return _joined(read_examples(source, key, needed, convert, {}))
+
+
+def _joined(rows: Examples[QueryExample]) -> Examples[QueryExample]:
+    """The queries, in the order of their first rows; rows with one document each are put together.
+
+    Rows of a query that has another text in an earlier row are bad.
+    """
+    queries: Examples[QueryExample] = Examples(rows.name, bad=rows.bad)
+    found: dict[str, list[QueryExample]] = {}
+    for place, row in zip(rows.places, rows.usable, strict=True):
+        before = found.setdefault(row.key, []) if row.key is not None else []
+        if before and before[0].query.strip() != row.query.strip():
+            queries.bad.append(f"{place}: query {row.key} has another text in a row before")
+            continue
+        if not before:
+            queries.usable.append(row)
+            queries.places.append(place)
+        before.append(row)
+    queries.usable[:] = [
+        row if row.key is None else _together(found[row.key]) for row in queries.usable
+    ]
+    return queries
+
+
+def _together(rows: Sequence[QueryExample]) -> QueryExample:
+    return replace(
+        rows[0],
+        documents=tuple(document for row in rows for document in row.documents),
+        labels=tuple(label for row in rows for label in row.labels),
+    )
+
+
+def _key(value: Any, column: str) -> str:
+    if value is None or isinstance(value, list | dict) or not str(value).strip():
+        raise BadExample(f"no id in {column}")
+    return str(value).strip()
+
+
+def _text(value: Any, column: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise BadExample(f"no text in {column}")
+    return value
+
+
+def _relevance(value: Any) -> float:
+    """How relevant a document is: a number from 0, or true or false."""
+    relevance = float(value) if isinstance(value, bool) else number_of(value)
+    if relevance < 0:
+        raise BadExample(f"label {value} is below 0; 0 is a document that is not relevant")
+    return relevance
+
+
+def _inputs(
+    examples: Sequence[QueryExample], tokenizer: TextTokenizer, max_length: int | None
+) -> tuple[Inputs, Cut]:
+    """An input for each candidate, and what of them is cut: of query and document the longer."""
+    texts = [(e.query, document) for e in examples for document in e.documents]
+    ids, types, cut = tokenized(texts, tokenizer, max_length)
+    labels = np.array([label for e in examples for label in e.labels], dtype=np.float32)
+    offsets = np.cumsum([0, *(len(e.documents) for e in examples)], dtype=np.int64)
+    inputs = join(ids, types, [[0]] * len(ids), labels, texts)
+    return replace(inputs, group_offsets=offsets), cut
+
+
+def _sizes_of(split: str, examples: Sequence[QueryExample]) -> str:
+    sizes = [len(example.documents) for example in examples]
+    mean = sum(sizes) / len(sizes)
+    return f"candidates of a {split} query: {min(sizes):,} to {max(sizes):,}, {mean:.1f} on average"
+
+
+def _split(values: np.ndarray, offsets: np.ndarray | None) -> list[np.ndarray]:
+    """The values of each query's candidates, in float64."""
+    assert offsets is not None
+    return np.split(values.astype(np.float64), offsets[1:-1])
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Over queries, of which each counts as one."""
+    return float(np.mean(list(values)))
