@@ -54,6 +54,9 @@ def test_help_loads_nothing_heavy(words):
 
 
 def eval_and_its_imports(marker: str, *arguments: str) -> None:
+    for name in list(sys.modules):  # what forked processes have been given
+        if name.partition(".")[0] in ("datasets", "pandas"):
+            del sys.modules[name]
     try:
         tiny_experiments._main(*arguments)
     finally:

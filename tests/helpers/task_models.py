@@ -18,16 +18,14 @@ VOCAB = 60
 NUM_POSITIONS = 40
 BODIES = tuple(FAMILIES)
 HEADS = ("sequence", "token", "span")
-each_task = pytest.mark.parametrize(
-    ("head", "family"),
-    [
-        ("sequence", "one-of"),
-        ("sequence", "any-of"),
-        ("sequence", "number"),
-        ("token", "one-of"),
-        ("span", "one-of"),
-    ],
+TASKS = (
+    ("sequence", "one-of"),
+    ("sequence", "any-of"),
+    ("sequence", "number"),
+    ("token", "one-of"),
+    ("span", "one-of"),
 )
+each_task = pytest.mark.parametrize(("head", "family"), TASKS)
 CLASSES: dict[tuple[str, str], type[PreTrainedModel]] = {
     (body, name): head.model_class
     for body, family in FAMILIES.items()
