@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import tiny_experiments
 from tiny_experiments import environment
 
 from distilcli import __version__
@@ -32,7 +30,7 @@ def test_version():
     assert (finished.returncode, finished.stdout.strip()) == (0, __version__)
 
 
-HELP = """
+AND_ITS_IMPORTS = """
 import sys
 sys.argv = ["distilcli", *sys.argv[1:]]
 from distilcli.cli.app import main
@@ -45,7 +43,7 @@ finally:
 
 @pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=str)
 def test_help_loads_nothing_heavy(words):
-    finished = python("-c", HELP, *words)
+    finished = python("-c", AND_ITS_IMPORTS, *words)
     assert finished.returncode == 0
     assert "Usage" in finished.stdout
     loaded = set(finished.stderr.split())
@@ -53,26 +51,18 @@ def test_help_loads_nothing_heavy(words):
     assert loaded & set(HEAVY) == set()
 
 
-def eval_and_its_imports(marker: str, *arguments: str) -> None:
-    for name in list(sys.modules):  # what forked processes have been given
-        if name.partition(".")[0] in ("datasets", "pandas"):
-            del sys.modules[name]
-    try:
-        tiny_experiments._main(*arguments)
-    finally:
-        Path(marker).write_text(" ".join(sys.modules))
-
-
+@pytest.mark.slow
 def test_no_command_waits_for_pandas(tiny_world, tmp_path):
-    """pyarrow imports it for arrays that are taken from it in the usual way."""
-    marker = tmp_path / "modules"
+    """pyarrow imports it for arrays that are taken from it in the usual way.
+
+    In a new process, because those that tests fork have pandas already.
+    """
     words = [str(tiny_world.teacher), "--config", str(tiny_world.config), "--no-speed"]
-    arguments = [str(marker), "eval", *words, "--output", str(tmp_path / "out")]
-    finished = tiny_experiments.start_function(eval_and_its_imports, arguments).wait()
-    assert finished.code == 0, finished.stderr
-    modules = marker.read_text().split()
-    assert "pyarrow" in modules
-    assert "pandas" not in modules
+    finished = python("-c", AND_ITS_IMPORTS, "eval", *words, "--output", str(tmp_path / "out"))
+    assert finished.returncode == 0, finished.stderr
+    loaded = set(finished.stderr.splitlines()[-1].split())
+    assert "pyarrow" in loaded
+    assert "pandas" not in loaded
 
 
 @pytest.mark.parametrize(
