@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distilcli.cli.results import run_of
-from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
+from distilcli.config.kinds import AnyExperiment
 from distilcli.config.reading import load_any_experiment, load_of_run
 from distilcli.config.stages import StagedExperiment
 from distilcli.distillation.run_kind import AnyKind
@@ -35,7 +35,7 @@ class Wanted:
     output: Path | None = None
 
 
-def experiment_of(wanted: Wanted) -> MaskedLMExperiment | TaskExperiment | None:
+def experiment_of(wanted: Wanted) -> AnyExperiment | None:
     """The experiment that is named, or that of the first run; None where there is neither.
 
     Of several stages it is the last one, whose student is that of the run.

@@ -13,7 +13,8 @@ from distilcli.errors import ConfigError
 from distilcli.files.paths import option_path
 
 if TYPE_CHECKING:
-    from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
+    from distilcli.config.experiment import MaskedLMExperiment
+    from distilcli.config.kinds import AnyExperiment
     from distilcli.config.stages import StagedExperiment
 
 # What can be written and printed; tests hold them to the files and sections that there are.
@@ -26,7 +27,7 @@ TASK_TEMPLATES = (
     "question-answering",
 )
 TEMPLATES = ("quickstart", "masked-lm", *TASK_TEMPLATES, "stages", "suite")
-SCHEMAS = ("masked-lm", "task", "suite", "ablation", "stages")
+SCHEMAS = ("masked-lm", "task", "embedding", "suite", "ablation", "stages")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="Experiment file (YAML).")
@@ -60,7 +61,7 @@ def named_masked_lm(config: Path, overrides: Sequence[str] | None) -> "MaskedLME
 
 def named_experiment(
     config: Path, overrides: Sequence[str] | None, skip_bad_rows: bool
-) -> tuple["MaskedLMExperiment | TaskExperiment | StagedExperiment", list[str]]:
+) -> tuple["AnyExperiment | StagedExperiment", list[str]]:
     """The experiment that --config names, which may have several stages, and its overrides.
 
     Args:
@@ -72,16 +73,17 @@ def named_experiment(
         ConfigError: see `reading.load_experiment`; or rows are to be skipped, and there is no task.
     """
     from distilcli.config import reading
-    from distilcli.config.experiment import TaskExperiment
+    from distilcli.config.experiment import MaskedLMExperiment
     from distilcli.config.stages import StagedExperiment
 
     words = list(overrides or [])
     config = config_path(config)
     experiment = reading.load_any_experiment(config, words)
     if skip_bad_rows:
-        tasks = [""] if isinstance(experiment, TaskExperiment) else []
         if isinstance(experiment, StagedExperiment):
             tasks = experiment.places_of_tasks
+        else:
+            tasks = [] if isinstance(experiment, MaskedLMExperiment) else [""]
         if not tasks:
             raise ConfigError(f"--skip-bad-rows: {config} is not on a task")
         words += [f"{place}task.skip_bad_rows=true" for place in tasks]

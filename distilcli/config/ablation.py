@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from distilcli.config.embedding import EMBEDDING, EmbeddingExperiment
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Name, Number, OutputFolder, Section
+from distilcli.config.kinds import kind_of_tree
 from distilcli.config.overrides import parse_override
 from distilcli.errors import ConfigError
 
@@ -29,13 +31,23 @@ class TaskBase(TaskExperiment):
     name: Name = Field(BASE, description="Is not used: runs are named for their change and seed.")
 
 
+class EmbeddingBase(EmbeddingExperiment):
+    """The experiment that is changed: training embeddings."""
+
+    name: Name = Field(BASE, description="Is not used: runs are named for their change and seed.")
+
+
 def _base_kind(value: Any) -> str:
-    return "task" if isinstance(value, dict) and "task" in value else "masked-lm"
+    if not isinstance(value, dict) or "task" not in value:
+        return "masked-lm"
+    return EMBEDDING if kind_of_tree(value) is EmbeddingExperiment else "task"
 
 
 # What the JSON schema says of `base`, whose tree is checked once a change is laid over it.
 _Experiment = Annotated[
-    Annotated[MaskedLMBase, Tag("masked-lm")] | Annotated[TaskBase, Tag("task")],
+    Annotated[MaskedLMBase, Tag("masked-lm")]
+    | Annotated[TaskBase, Tag("task")]
+    | Annotated[EmbeddingBase, Tag(EMBEDDING)],
     Discriminator(_base_kind),
 ]
 

@@ -160,10 +160,15 @@ class TaskCopiedStudent(Widths):
         return "copied layers"
 
 
-class CopiedStudent(TaskCopiedStudent):
-    """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3)."""
+class CopiedEncoderStudent(TaskCopiedStudent):
+    """A student without a head that starts with layers copied from a larger model."""
 
     architecture: _DescribedArchitecture = "auto"
+
+
+class CopiedStudent(CopiedEncoderStudent):
+    """A student that starts with layers copied from a larger model (Sanh et al. 2019, sec. 3)."""
+
     vocabulary: VocabularyConfig | None = Field(
         None, description="The part of the source's vocabulary that it keeps; null: all of it."
     )

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
+from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
 from distilcli.config.fields import Section
+from distilcli.config.kinds import KINDS, AnyExperiment, kind_of_tree
 from distilcli.config.mistakes import describe
 from distilcli.config.overrides import Override, lay_over, parse_key, parse_override
 from distilcli.config.renamed import with_new_names
@@ -38,9 +39,7 @@ def load_masked_lm_experiment(
     return masked_lm_only(load_experiment(path, overrides), path)
 
 
-def masked_lm_only(
-    experiment: MaskedLMExperiment | TaskExperiment, path: Path
-) -> MaskedLMExperiment:
+def masked_lm_only(experiment: AnyExperiment, path: Path) -> MaskedLMExperiment:
     """The experiment, if it is one of masked-LM training.
 
     Args:
@@ -50,19 +49,17 @@ def masked_lm_only(
     Raises:
         ConfigError: it is on a task.
     """
-    if isinstance(experiment, TaskExperiment):
+    if not isinstance(experiment, MaskedLMExperiment):
         raise ConfigError(
             f"{path}: this experiment is on a task", "A masked-LM experiment is needed here."
         )
     return experiment
 
 
-def load_experiment(
-    path: Path, overrides: Sequence[str] | None = None
-) -> MaskedLMExperiment | TaskExperiment:
+def load_experiment(path: Path, overrides: Sequence[str] | None = None) -> AnyExperiment:
     """Read an experiment file and lay `key.sub=value` overrides over it.
 
-    One with a `task` is on a task, any other is masked-LM training.
+    One with a `task` is on a task, or on embeddings; any other is masked-LM training.
 
     Raises:
         ConfigError: the file is missing, not YAML or has a key twice, an override is malformed, a
@@ -80,20 +77,18 @@ def load_experiment(
 
 def load_any_experiment(
     path: Path, overrides: Sequence[str] | None = None
-) -> MaskedLMExperiment | TaskExperiment | StagedExperiment:
+) -> AnyExperiment | StagedExperiment:
     """Read an experiment file, which may have several stages; see `load_experiment`."""
     tree = read_yaml(path, _NO_FILE)
     parsed = [parse_override(text) for text in overrides or []]
     if has_stages(tree) or any(override.key[0] == STAGES for override in parsed):
         return stages_of(_with_overrides(tree, parsed), path, tree, parsed)
     experiment = build(tree, overrides, kind_of_experiment, path)
-    assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
+    assert isinstance(experiment, KINDS)
     return experiment
 
 
-def load_of_run(
-    path: Path, overrides: Sequence[str] | None = None
-) -> MaskedLMExperiment | TaskExperiment:
+def load_of_run(path: Path, overrides: Sequence[str] | None = None) -> AnyExperiment:
     """Read the experiment that a run wrote down, of this version or an earlier one.
 
     Keys may have the names that they had then; in `overrides` they must have those of now. Of a run
@@ -109,7 +104,7 @@ def load_of_run(
     experiment = build(
         with_new_names(tree, kind_of_experiment(tree)), overrides, kind_of_experiment, path
     )
-    assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
+    assert isinstance(experiment, KINDS)
     return experiment
 
 
@@ -121,7 +116,7 @@ def kind_of_experiment(tree: dict[str, Any]) -> type[Section]:
     """
     if has_stages(tree):
         raise ConfigError(f"{STAGES}: an experiment without stages is needed here")
-    return TaskExperiment if "task" in tree else MaskedLMExperiment
+    return kind_of_tree(tree)
 
 
 def read(

@@ -18,6 +18,7 @@ from pydantic_core import core_schema
 
 from distilcli.config.ablation import Ablation
 from distilcli.config.data import DataConfig
+from distilcli.config.embedding import EMBEDDING, EmbeddingExperiment
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
 from distilcli.config.stages import StageOverlay, StagesFile
@@ -26,6 +27,7 @@ from distilcli.config.suite import Suite, SuiteTask
 KINDS: dict[str, type[Section]] = {
     "masked-lm": MaskedLMExperiment,
     "task": TaskExperiment,
+    "embedding": EmbeddingExperiment,
     "suite": Suite,
     "ablation": Ablation,
     "stages": StagesFile,
@@ -93,8 +95,18 @@ def _by_key(offered: dict[str, type[Section]], own: Mapping[type[Section], Any])
     """The section whose key a file has; with none of them it is masked-LM training."""
     otherwise: dict[str, Any] = own[MaskedLMExperiment]
     for key, section in offered.items():
-        otherwise = {"if": {"required": [key]}, "then": own[section], "else": otherwise}
+        then = own[section]
+        if section is TaskExperiment:
+            then = _by_kind_of_task(then, own[EmbeddingExperiment])
+        otherwise = {"if": {"required": [key]}, "then": then, "else": otherwise}
     return otherwise
+
+
+def _by_kind_of_task(on_task: Any, on_embeddings: Any) -> dict[str, Any]:
+    """What a tree with `task` is: on embeddings, whose losses are others, or on another task."""
+    kind = {"type": "object", "required": ["kind"], "properties": {"kind": {"const": EMBEDDING}}}
+    condition = {"properties": {"task": kind}}
+    return {"if": condition, "then": on_embeddings, "else": on_task}
 
 
 def _described(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,10 +190,14 @@ def _union(
         return {"anyOf": list(parts.values())}
     keys = {tag: sections[_name(part["$ref"])] for tag, part in parts.items()}
     if not all("kind" in section["properties"] for section in keys.values()):
-        first, second = parts
+        first, second, *third = parts
         assert otherwise == first, parts
         assert second in keys[second]["required"], parts
-        return {"if": {"required": [second]}, "then": parts[second], "else": parts[first]}
+        then = parts[second]
+        if third:
+            assert third == [EMBEDDING], parts
+            then = _by_kind_of_task(parts[second], parts[EMBEDDING])
+        return {"if": {"required": [second]}, "then": then, "else": parts[first]}
     kind: dict[str, Any] = {"enum": list(parts)}
     conditions = []
     for tag, part in parts.items():

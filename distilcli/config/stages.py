@@ -24,8 +24,10 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from distilcli.config.embedding import EMBEDDING, EmbeddingExperiment
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Name, OutputFolder, Section, Seed
+from distilcli.config.kinds import kind_of_tree
 from distilcli.config.mistakes import describe
 from distilcli.config.overrides import Key, Override, is_in, laid_over
 from distilcli.config.renamed import with_new_names
@@ -238,7 +240,16 @@ def _kind_of(
                 "Give a stage data: {...} for masked-LM training, or task: {...}.",
             )
         if found:
-            return TaskExperiment if found == ["task"] else MaskedLMExperiment
+            if found == ["data"]:
+                return MaskedLMExperiment
+            if kind_of_tree(tree) is EmbeddingExperiment:
+                raise ConfigError(
+                    f"{path}: {where}.task.kind: {EMBEDDING} is an experiment of its own, and no "
+                    "stage",
+                    "Run it by itself, from the student of the last stage: "
+                    "student={kind: checkpoint, model: ...}.",
+                )
+            return TaskExperiment
     raise ConfigError(
         f"{path}: {STAGES}.{index}: it has neither data nor task",
         "Give it data: {...} for masked-LM training, or task: {...}.",

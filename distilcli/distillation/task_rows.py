@@ -7,6 +7,8 @@ from distilcli.config.data import RowFiles
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.run_kind import Audience
 from distilcli.distillation.task_parts import open_task_of
+from distilcli.errors import ConfigError
+from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result, Table
 from distilcli.models.task_models import teacher_labels
 from distilcli.tasks.open import expanded
@@ -23,6 +25,27 @@ def look_at_rows(experiment: TaskExperiment, audience: Audience) -> OpenTask:
     task.overlap.refuse_same()
     tell_of_task(task, audience)
     return task
+
+
+def refuse_asked_of_text(asked: Asked) -> None:
+    """Refuse options of a measurement that say nothing of a task.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if asked.text:
+        raise ConfigError(
+            "--text measures masked-LM models, and this experiment is on a task",
+            "Measure its student on other examples: --dev FILE (repeat it, or quote a glob).",
+        )
+    if asked.documents is not None or asked.teacher is not None:
+        option = "--documents" if asked.documents is not None else "--teacher"
+        raise ConfigError(f"{option} can only be used with --text")
+    if asked.num_sequences is not None and not asked.speed:
+        raise ConfigError(
+            "--num-sequences: on a task it says how many inputs are timed",
+            "Give --speed too, or leave it out: scores are of all dev examples.",
+        )
 
 
 def tell_of_task(task: OpenTask, audience: Audience) -> None:

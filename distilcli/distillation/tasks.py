@@ -21,10 +21,16 @@ from distilcli.distillation.objective import Objective
 from distilcli.distillation.other_teachers import called_teachers, load_other_finetuned
 from distilcli.distillation.run_kind import Audience, Place, RunKind, experiment_tokenizer
 from distilcli.distillation.task_parts import TaskParts, assemble_task, open_task_of
-from distilcli.distillation.task_rows import look_at_rows, rows_of, tell_of_task, with_other_dev
+from distilcli.distillation.task_rows import (
+    look_at_rows,
+    refuse_asked_of_text,
+    rows_of,
+    tell_of_task,
+    with_other_dev,
+)
 from distilcli.distillation.teacher_outputs import TeacherOutputs
 from distilcli.distillation.teachers import ALONE, Ensemble, PlacedTeacher, Teacher, run_once
-from distilcli.errors import ConfigError, ModelError
+from distilcli.errors import ModelError
 from distilcli.evaluation.asked import ALL_TEACHERS, Asked
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
 from distilcli.evaluation.result import Result
@@ -208,24 +214,8 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         return TaskObjective(self.experiment, parts, accelerator, on_note, cache=may_write)
 
     def check_asked(self, asked: Asked) -> None:
-        """Refuse options that say nothing of a task.
-
-        Raises:
-            ConfigError: naming the option.
-        """
-        if asked.text:
-            raise ConfigError(
-                "--text measures masked-LM models, and this experiment is on a task",
-                "Measure its student on other examples: --dev FILE (repeat it, or quote a glob).",
-            )
-        if asked.documents is not None or asked.teacher is not None:
-            option = "--documents" if asked.documents is not None else "--teacher"
-            raise ConfigError(f"{option} can only be used with --text")
-        if asked.num_sequences is not None and not asked.speed:
-            raise ConfigError(
-                "--num-sequences: on a task it says how many inputs are timed",
-                "Give --speed too, or leave it out: scores are of all dev examples.",
-            )
+        """Refuse options that say nothing of a task; see `refuse_asked_of_text`."""
+        refuse_asked_of_text(asked)
 
     def label(self, run: str, student: str) -> str:
         """The run alone for its trained student: no other is kept."""

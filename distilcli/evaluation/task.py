@@ -56,7 +56,7 @@ def compare_on_task(
         "dev": list(asked.dev) or None,
         "models": found,
     }
-    lines = _lines_of(passes)
+    lines = lines_of_passes(passes)
     if TEACHER in models:
         lines.append(f"agreement: {task.agreement_means}")
         if "flips" in found[TEACHER]:
@@ -146,13 +146,20 @@ def _table_of(
         ["parameters", *(f"{record['parameters']:,}" for record in records)],
         ["MiB", *(f"{record['size_mib']:.1f}" for record in records)],
     ]
+    rows += rows_of_passes(passes, list(found))
+    return Table(_title(task, dev), ["", *found], rows)
+
+
+def rows_of_passes(passes: dict[str, list[Pass]], names: Sequence[str]) -> list[list[str]]:
+    """Rows of a table with a column for each model: how long its passes took."""
+    rows: list[list[str]] = []
     for index, first in enumerate(next(iter(passes.values()), [])):
-        each = [passes[name][index] if name in passes else None for name in found]
+        each = [passes[name][index] if name in passes else None for name in names]
         where = f"{first.inputs:,} inputs, {first.device}"
         columns = [_figures_of(one) for one in each]
         titles = f"{where}, one by one, s", f"{where}, batched, s", "  in batches of"
         rows += [[title, *figures] for title, *figures in zip(titles, *columns, strict=True)]
-    return Table(_title(task, dev), ["", *found], rows)
+    return rows
 
 
 def _figures_of(one: Pass | None) -> tuple[str, str, str]:
@@ -171,7 +178,7 @@ def _title(task: OpenTask, dev: tuple[str, ...]) -> str:
     return f"{title}, {cut.inputs:,} of them cut ({cut.share:.1%} of the tokens)"
 
 
-def _lines_of(passes: dict[str, list[Pass]]) -> list[str]:
+def lines_of_passes(passes: dict[str, list[Pass]]) -> list[str]:
     """How speed was measured, or that it was not."""
     timed = next(iter(passes.values()), [])
     if not timed:

@@ -97,6 +97,17 @@ class ModelFiles:
         Raises:
             ModelError: it cannot be read, or is something else.
         """
+        value = self.json_value(name)
+        if value is not None and not isinstance(value, dict):
+            raise _invalid(self.where, name, "it is not a JSON object")
+        return value
+
+    def json_value(self, name: str) -> Any:
+        """What a JSON file holds; None where there is no such file.
+
+        Raises:
+            ModelError: it cannot be read, or is not JSON.
+        """
         path = self.find(name)
         if path is None:
             return None
@@ -105,6 +116,8 @@ class ModelFiles:
                 raise ValueError(f"it is over {MAX_JSON_BYTES // 2**20} MiB")
             text = path.read_bytes().decode("utf-8")
             value = json.loads(text, parse_constant=_refuse_constant)
+            if value is None:
+                raise ValueError("it is null")
         except OSError as error:
             raise unreadable(self.where, name, error) from error
         except UnicodeDecodeError as error:
@@ -113,8 +126,6 @@ class ModelFiles:
             raise _invalid(self.where, name, "nested too deeply") from error
         except ValueError as error:
             raise _invalid(self.where, name, str(error)) from error
-        if not isinstance(value, dict):
-            raise _invalid(self.where, name, "it is not a JSON object")
         return value
 
 

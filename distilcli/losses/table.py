@@ -20,8 +20,11 @@ from distilcli.losses.logit_mse import LogitMSE
 from distilcli.losses.margin_mse import MarginMSE
 from distilcli.losses.masked_lm import MaskedLM
 from distilcli.losses.reverse_kl import ReverseKL
+from distilcli.losses.similarities import Similarities
 from distilcli.losses.soft_targets import SoftTargets
 from distilcli.losses.terms import LossSettings, Term
+from distilcli.losses.vector_cosine import VectorCosine
+from distilcli.losses.vector_mse import VectorMSE
 
 MASKED_LM_TERMS: tuple[type[Term], ...] = (
     SoftTargets,
@@ -49,6 +52,8 @@ TASK_TERMS: tuple[type[Term], ...] = (
     AttentionDistributions,
 )
 
+EMBEDDING_TERMS: tuple[type[Term], ...] = (VectorCosine, VectorMSE, Similarities)
+
 
 def hidden_terms(table: Sequence[type[Term]], weights: Mapping[str, float]) -> list[str]:
     """Names of the wanted terms that compare last hidden states."""
@@ -68,7 +73,7 @@ def wanted_terms(
     """The terms of a table that a run computes.
 
     Args:
-        table: `MASKED_LM_TERMS` or `TASK_TERMS`.
+        table: `MASKED_LM_TERMS`, `TASK_TERMS` or `EMBEDDING_TERMS`.
         loss: weights and temperatures; a term whose weight is 0 in every step is not computed.
         has_teacher: without one, terms that need a teacher are left out.
 

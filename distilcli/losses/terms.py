@@ -81,11 +81,13 @@ class Counts(NamedTuple):
 
     Attributes:
         tokens: all of them.
-        compared: positions (masked LM) or rows of outputs (tasks) to be compared with the teacher.
+        compared: positions (masked LM), rows of outputs (tasks) or texts (embeddings) to be
+            compared with the teacher.
         labelled: positions or rows that have a label; of rankings, queries whose labels say which
             of their candidates are relevant.
         lists: of rankings, queries with two candidates or more.
         pairs: of rankings, pairs of candidates of one query that are compared.
+        grouped: texts that are compared with the others of their group.
     """
 
     tokens: int
@@ -93,6 +95,7 @@ class Counts(NamedTuple):
     labelled: int
     lists: int = 0
     pairs: int = 0
+    grouped: int = 0
 
 
 class Term(ABC):

@@ -24,6 +24,7 @@ def save_model(
     folder: Path,
     check: Callable[[Path], None] = lambda _: None,
     may_replace: Callable[[Path], None] = refuse_foreign,
+    add_files: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Write a plain transformers folder: model.safetensors, config.json and the tokenizer.
 
@@ -37,6 +38,7 @@ def save_model(
         check: given the folder before it gets its name; what it raises leaves nothing behind.
         may_replace: given `folder` while no other process writes it; raises where it may not be
             replaced.
+        add_files: given the new folder; writes what else belongs into it.
 
     Raises:
         RunFolderError: there is something else in `folder`.
@@ -52,6 +54,7 @@ def save_model(
             with quietly():
                 model.save_pretrained(new)
                 _save_tokenizer(tokenizer, new, has_token_types=takes_token_types(model))
+            add_files(new)
             check(new)
             write_mark(new, "student")
     except (OSError, SafetensorError) as error:

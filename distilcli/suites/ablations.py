@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distilcli.config.ablation import BASE, CHANGES, Ablation
+from distilcli.config.embedding import EmbeddingExperiment
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
 from distilcli.config.overrides import (
     Override,
@@ -170,6 +171,12 @@ def _checked(
 
 
 def _refuse_unmeasured(experiment: BaseExperiment, place: str, where: Path) -> None:
+    if isinstance(experiment, EmbeddingExperiment) and not experiment.task.is_measured:
+        raise ConfigError(
+            f"{where}: task.dev and task.retrieval are null: there is nothing to compare on "
+            f"({place})",
+            "Name pairs with a score: task.dev={files: ...}.",
+        )
     if not isinstance(experiment, MaskedLMExperiment):
         return  # a task has its dev examples
     if not (experiment.data.held_out_fraction or experiment.data.held_out_sources):

@@ -16,7 +16,7 @@ from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.text.conll import conll_rows
 from distilcli.text.globs import matching_files
 from distilcli.text.hub import hub_rows
-from distilcli.text.lines import text_lines
+from distilcli.text.lines import plain_rows, text_lines
 from distilcli.text.row import BadRow, Row, encodable
 from distilcli.text.row_formats import read_rows
 from distilcli.text.sources import ENDINGS
@@ -99,6 +99,7 @@ def read_examples(
     convert: Callable[[dict[str, Any]], Example],
     by_ending: dict[str, str],
     optional: Sequence[str] = (),
+    as_row: Callable[[str], dict[str, Any]] | None = None,
 ) -> Examples[Example]:
     """Every example of a source.
 
@@ -110,13 +111,14 @@ def read_examples(
             and the optional ones that the row has.
         by_ending: formats of this task's own, by the ending of a file's name.
         optional: columns that rows may have.
+        as_row: the columns of a line of plain text; None: plain text is no format of this source.
 
     Raises:
         ConfigError: the format of a file is unknown.
         DataError: a file or data set as a whole cannot be read.
     """
     examples: Examples[Example] = Examples(_name(source))
-    for where, row in _rows(source, key, needed, by_ending, optional):
+    for where, row in _rows(source, key, needed, by_ending, optional, as_row):
         if isinstance(row, BadRow):
             examples.bad.append(f"{where}: {row.reason}")
             continue
@@ -144,6 +146,7 @@ def _rows(
     needed: list[str],
     by_ending: dict[str, str],
     optional: Sequence[str],
+    as_row: Callable[[str], dict[str, Any]] | None,
 ) -> Iterator[tuple[str, Row | BadRow]]:
     """Each row with where it is."""
     if isinstance(source, RowHub):
@@ -159,14 +162,14 @@ def _rows(
             )
         file_format = source.format
         if file_format == "auto":
-            file_format = _format_of(path, by_ending, key)
-        elif file_format not in (*_ROW_FORMATS, *by_ending.values()):
+            file_format = _format_of(path, by_ending, key, as_row is not None)
+        elif file_format not in (*_ROW_FORMATS, *by_ending.values(), *["text"] * bool(as_row)):
             raise ConfigError(
                 f"{key}.format: {file_format} is not for a task of this kind", "Choose another one."
             )
         try:
             with path.open("rb") as raw:
-                for row in _file_rows(path, raw, file_format, needed, source, optional):
+                for row in _file_rows(path, raw, file_format, needed, source, optional, as_row):
                     yield f"{path} {row.unit} {row.number}", row
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
@@ -179,22 +182,25 @@ def _file_rows(
     needed: list[str],
     source: RowFiles,
     optional: Sequence[str],
+    as_row: Callable[[str], dict[str, Any]] | None,
 ) -> Iterator[Row | BadRow]:
     columns = source.columns
     if file_format == "squad":
         return squad_rows(path, "".join(text_lines(path, raw)))
     if file_format == "conll":
         return conll_rows(text_lines(path, raw), needed, columns)
+    if as_row is not None and file_format == "text":
+        return plain_rows(text_lines(path, raw), as_row)
     return read_rows(path, raw, file_format, needed, columns, optional)  # type: ignore[arg-type]
 
 
-def _format_of(path: Path, by_ending: dict[str, str], key: str) -> Any:
+def _format_of(path: Path, by_ending: dict[str, str], key: str, takes_text: bool) -> Any:
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     last = endings[-1] if endings else ""
     file_format = by_ending.get(last) or ENDINGS.get(last)
-    if file_format not in (*_ROW_FORMATS, "squad", "conll"):
+    if file_format not in (*_ROW_FORMATS, "squad", "conll", *["text"] * takes_text):
         raise ConfigError(
             f"{key}.format: {path} has no ending that tells its format",
-            "Set it to csv, tsv, jsonl, parquet, squad or conll.",
+            f"Set it to {'text, ' if takes_text else ''}csv, tsv, jsonl, parquet, squad or conll.",
         )
     return file_format

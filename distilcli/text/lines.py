@@ -2,11 +2,12 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from distilcli.errors import DataError
+from distilcli.text.row import Row
 
 GZIP_MAGIC = b"\x1f\x8b"
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -22,6 +23,18 @@ def text_lines(path: Path, raw: IO[bytes]) -> Iterator[str]:
         DataError: it is not UTF-8, or its gzip is corrupt.
     """
     return _lines(path, unzipped(path, raw))
+
+
+def plain_rows(lines: Iterator[str], as_row: Callable[[str], dict[str, Any]]) -> Iterator[Row]:
+    """A row for each line of plain text; blank lines are none.
+
+    Args:
+        lines: of a file, with their ends.
+        as_row: the columns of a line, whose end is taken off.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield Row(number, as_row(line.rstrip("\r\n")))
 
 
 def is_gzip(path: Path, raw: IO[bytes]) -> bool:

@@ -24,8 +24,9 @@ the same keys, with dots between their parts: `optim.lr=1e-4`, `data.sources.0.f
 that is not listed is an error, and so is a value of another type or outside of its bounds. (Where
 no upper bound is shown, there is one far above what anyone needs.)
 
-A file with the key `task` is an [experiment on a task](#experiments-on-a-task), one with `tasks` is
-a [suite](#suites), one with `base` is an [ablation](#ablations), and any other is [masked-LM
+A file with the key `task` is an [experiment on a task](#experiments-on-a-task), or on
+[embeddings](#embeddings) where the kind of task is `embedding`. One with `tasks` is a
+[suite](#suites), one with `base` is an [ablation](#ablations), and any other is [masked-LM
 training](#masked-lm-training). One with `stages` is [several of them](#several-stages), one after
 the other.
 
@@ -42,6 +43,7 @@ NO_LIMIT = 10**5  # no one needs as many; the limit is there for what would neve
 HEADINGS = {
     "masked-lm": "Masked-LM training",
     "task": "Experiments on a task",
+    "embedding": "Embeddings",
     "suite": "Suites",
     "ablation": "Ablations",
     "stages": "Several stages",
@@ -158,7 +160,12 @@ def _sections_of(schema: Any, key: str) -> Iterator[tuple[str, str, str]]:
     if "if" in schema:
         [wanted] = schema["if"]["required"]
         yield key, f"without `{wanted}`", _name(schema["else"]["$ref"])
-        yield key, f"with `{wanted}`", _name(schema["then"]["$ref"])
+        then = schema["then"]
+        if "if" in then:  # a task, told apart by its kind
+            kind = then["if"]["properties"][wanted]["properties"]["kind"]["const"]
+            yield key, f"with `{wanted}` of kind `{kind}`", _name(then["then"]["$ref"])
+            then = then["else"]
+        yield key, f"with `{wanted}`", _name(then["$ref"])
     if isinstance(schema.get("items"), dict):
         yield from _sections_of(schema["items"], f"{key}.0")
     for part in schema.get("patternProperties", {}).values():

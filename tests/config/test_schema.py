@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from distilcli.cli.options import SCHEMAS
 from distilcli.config.ablation import Ablation
-from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Section
+from distilcli.config.kinds import kind_of_tree
 from distilcli.config.schema import KINDS, settings_schema
 from distilcli.config.stages import has_stages, stages_of
 from distilcli.config.suite import Suite
@@ -37,6 +37,11 @@ TASK = {
     "task": {"kind": "classification"} | ROWS,
     "teacher": {"model": "t"},
     "student": {"num_layers": 2},
+}
+EMBEDDING = {
+    "name": "x",
+    "task": {"kind": "embedding", "train": {"files": "train.txt"}},
+    "teacher": {"model": "t"},
 }
 SUITE = {
     "name": "x",
@@ -71,9 +76,7 @@ def mistakes(tree: Any) -> list[str]:
 
 def is_valid(tree: Any) -> bool:
     """What pydantic says."""
-    kind: type[Section] = MaskedLMExperiment
-    if "task" in tree:
-        kind = TaskExperiment
+    kind: type[Section] = kind_of_tree(tree)
     if "tasks" in tree:
         kind = Suite
     if "base" in tree:
@@ -156,7 +159,7 @@ def keys_of(kind: str) -> list[str]:
 
 
 def cases() -> list[tuple[str, Any, str]]:
-    trees = {"masked-lm": MASKED_LM, "task": TASK, "suite": SUITE}
+    trees = {"masked-lm": MASKED_LM, "task": TASK, "embedding": EMBEDDING, "suite": SUITE}
     # Of what a suite lays over its experiments pydantic learns only when it makes these.
     later = ("train", "optim", "loss", "augmentation")
     more = ["data.sources.0", "data.sources.0.files", "task.train", "task.text", "tasks.one"]
@@ -183,7 +186,7 @@ def test_values_fit_where_pydantic_takes_them(kind, tree, key):
 
 def is_of_several_keys(tree: Any) -> bool:
     """Whether some of pydantic's complaints come from what sections fit together."""
-    kind = Suite if "tasks" in tree else TaskExperiment if "task" in tree else MaskedLMExperiment
+    kind = Suite if "tasks" in tree else kind_of_tree(tree)
     with pytest.raises(ValidationError) as caught:
         kind.model_validate(tree)
     return all(error["type"] == "value_error" for error in caught.value.errors())

@@ -96,7 +96,7 @@ def observe(
     use_packed_attention(model)
     with _watched(model, axes, observed):
         for batch in batches:
-            if isinstance(batch, TaskBatch):
+            if isinstance(batch, TaskBatch) and not is_encoder(model):
                 run_model(model, batch)
                 continue
             hidden = run_encoder(model, batch, Packing.of(batch))
