@@ -20,9 +20,10 @@ from distilcli.config.models import (
     StudentShape,
     TaskStudent,
     TaskTeacher,
+    TaskTeacherModel,
     TeacherConfig,
 )
-from distilcli.config.tasks import Augmentation, Task
+from distilcli.config.tasks import Augmentation, BaseTask, Task
 from distilcli.config.training import (
     BaseValidation,
     OptimConfig,
@@ -153,6 +154,7 @@ class TaskExperiment(BaseExperiment):
         if self.teacher is None and not self.loss.asks_for_labels:
             raise ValueError("without a teacher, loss.labels.weight must be above 0")
         _check_several(self.teacher, self.loss)
+        _check_zero_shot(self.teacher, self.task)
         for name, term in self.loss.terms.items():
             if term.largest_weight and self.task.asks_for_number and not term.for_numbers:
                 raise ValueError(
@@ -177,6 +179,19 @@ class TaskExperiment(BaseExperiment):
                 f"is under task.max_length {self.task.max_length}"
             )
         return self
+
+
+def _check_zero_shot(teacher: TaskTeacher | None, task: BaseTask) -> None:
+    """Refuse hypotheses about classes where the task has none, or of two texts."""
+    if teacher is None:
+        return
+    for key, one in teacher.by_key.items():
+        if isinstance(one, TaskTeacherModel) and one.is_zero_shot and not task.has_named_classes:
+            name = "hypothesis" if one.hypothesis is not None else "hypotheses"
+            raise ValueError(
+                f"{key}.{name}: a sentence that may follow from a text can say a class of one "
+                "text; this task is of another kind, or of pairs of texts"
+            )
 
 
 def _check_several(teacher: BaseTeacher | None, loss: BaseLoss) -> None:

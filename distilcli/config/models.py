@@ -287,9 +287,50 @@ class TeacherConfig(BaseTeacher):
     )
 
 
-class TaskTeacher(BaseTeacher):
-    """A teacher with a head that was fine-tuned for the task."""
+class TaskTeacherModel(TeacherModel):
+    """One of the teachers of a task: fine-tuned for it, or a model of entailment."""
 
+    hypothesis: str | None = Field(
+        None,
+        description="For a model of natural language inference, which labels texts that it was not "
+        "trained on: a sentence with {} in the place of the class, such as 'This text is about "
+        "{}.'; null: the teacher is fine-tuned for the task.",
+    )
+    hypotheses: dict[str, str] | None = Field(
+        None,
+        description="The same with a sentence of its own for each class, by the names of the "
+        "classes.",
+    )
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether it says what follows from a text, and not what the text's class is."""
+        return self.hypothesis is not None or self.hypotheses is not None
+
+    @model_validator(mode="after")
+    def _says_hypotheses_once(self) -> "TaskTeacherModel":
+        if self.hypothesis is not None and self.hypotheses is not None:
+            raise ValueError("hypothesis and hypotheses exclude each other; leave one out")
+        if self.hypothesis is not None and self.hypothesis.count("{}") != 1:
+            raise ValueError(
+                "hypothesis must have {} once, in the place of the class, such as 'This text is "
+                "about {}.'"
+            )
+        sentences = self.hypotheses if self.hypotheses is not None else {"a": "b", "c": "d"}
+        if len(sentences) < 2 or not all(map(str.strip, sentences.values())):
+            raise ValueError("hypotheses must have a sentence for each of two classes or more")
+        return self
+
+
+class TaskTeacher(BaseTeacher, TaskTeacherModel):
+    """A teacher with a head that was fine-tuned for the task, or a model of entailment."""
+
+    others: list[TaskTeacherModel] = Field(  # type: ignore[assignment]  # nobody adds to it
+        max_length=MAX_OTHER_TEACHERS,
+        default_factory=list,
+        description="More teachers: the student learns the mean of all distributions. Layers are "
+        "copied from the first, and hidden states compared with it.",
+    )
     cache: OutputFolder | None = Field(
         "data/teacher-outputs",
         description="Folder where its outputs are kept, so that it runs once over the training "

@@ -34,6 +34,11 @@ class BaseTask(Section):
         """Whether its inputs are the candidates of queries."""
         return False
 
+    @property
+    def has_named_classes(self) -> bool:
+        """Whether it gives classes to single texts, of which a sentence can say one."""
+        return False
+
 
 class RowTask(BaseTask):
     """A task whose examples are rows."""
@@ -56,6 +61,11 @@ class TextTask(RowTask):
 
     text: str = Field("text", description="Column of the text.")
     text_pair: str | None = Field(None, description="Column of the second text of a pair.")
+
+    @property
+    def has_named_classes(self) -> bool:
+        """Those of one text do that give it classes, and no number."""
+        return self.text_pair is None and not self.asks_for_number
 
 
 class ClassificationTask(TextTask):
@@ -209,6 +219,11 @@ class GlueTask(BaseTask):
     def asks_for_number(self) -> bool:
         """Of the nine only STS-B does: how similar two sentences are."""
         return self.name == "STS-B"
+
+    @property
+    def has_named_classes(self) -> bool:
+        """All but two of the nine are about pairs."""
+        return self.name in ("CoLA", "SST-2")
 
     def folders(self) -> dict[str, str]:
         """The folder that is read as a whole, if there is one, by its key below `task`."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from distilcli.batches.packing import by_length, spread
 from distilcli.config.embedding import EmbeddingExperiment
@@ -39,6 +40,7 @@ class EmbeddingParts(Parts):
         unknown_share: of the tokens to train on, how many are [UNK], as a fraction.
     """
 
+    teacher: PreTrainedModel
     data: OpenEmbedding
     encoding: Encoding
     unknown_share: float

@@ -1,7 +1,7 @@
 """The parts of masked-LM training: tokens, teacher and initial student."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,6 +42,7 @@ class TextParts(Parts):
     """
 
     teacher: MaskedLM | None
+    others: tuple[MaskedLM, ...] = field(default=(), kw_only=True)
     student: MaskedLM
     tokenization: Tokenization
     store: TokenStore

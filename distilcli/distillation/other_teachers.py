@@ -1,8 +1,8 @@
 """The teachers beside the first one, with which it is averaged: loading them, and what they read.
 
 Distributions can be averaged where they are over the same tokens, of the same text. So every
-teacher must have the tokenizer of the first one; on a task it is enough that another one makes the
-same inputs of all examples.
+teacher must have the tokenizer of the first one. On a task it is enough that another one makes the
+same inputs of all examples, and one that does not reads the texts itself, padded.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from distilcli.evaluation.asked import teacher_names
 from distilcli.models.checks import check_length, check_same_vocabulary, check_tokenizer
 from distilcli.models.families import MaskedLM
 from distilcli.models.loading import load_masked_lm
+from distilcli.models.own_readers import first_reads_itself, must_read_itself
+from distilcli.models.padded_teacher import TaskModel
 from distilcli.models.placement import resolve_precision
 from distilcli.models.task_models import load_finetuned_teacher
 from distilcli.tasks.task import OpenTask
@@ -93,7 +95,7 @@ def load_other_finetuned(
     task: OpenTask,
     tokenizer: PreTrainedTokenizerFast,
     device: torch.device | None = None,
-) -> tuple[PreTrainedModel, ...]:
+) -> tuple[TaskModel, ...]:
     """The other teachers of a task.
 
     Args:
@@ -109,25 +111,47 @@ def load_other_finetuned(
     for key, one in other_teachers(experiment).items():
         model = load_finetuned_teacher(experiment, task, key)
         assert model is not None, "its section is there"
-        check_tokenizer(model, tokenizer, f"{key}.model {one.model}")
+        if isinstance(model, PreTrainedModel):
+            check_tokenizer(model, tokenizer, f"{key}.model {one.model}")
         if device is not None:
             nn.Module.to(model, dtype=resolve_precision(one.precision, device))
         found.append(model)
     return tuple(found)
 
 
-def refuse_other_tokenizers(
-    experiment: BaseExperiment,
+def own_readers(
+    experiment: TaskExperiment,
     tokenizer: PreTrainedTokenizerFast,
-    reads_alike: Callable[[PreTrainedTokenizerFast], bool] = lambda _: False,
-) -> None:
-    """Refuse teachers that do not read what the first one reads.
+    reads_alike: Callable[[PreTrainedTokenizerFast], bool],
+) -> frozenset[str]:
+    """Keys of the teachers of a task that read its texts with tokenizers of their own.
+
+    Args:
+        experiment: names them.
+        tokenizer: of the task's inputs.
+        reads_alike: whether another tokenizer makes the same inputs of all texts.
+
+    Raises:
+        ConfigError, ModelError: see `first_reads_itself`; or a tokenizer cannot be loaded.
+    """
+    found = {"teacher"} if first_reads_itself(experiment) else set()
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    for key, one in other_teachers(experiment).items():
+        if must_read_itself(one, key):
+            found.add(key)
+            continue
+        own = load_tokenizer(one.model, one.revision, needs=("pad_token",))
+        if tokenizer_fingerprint(own) != fingerprint and not reads_alike(own):
+            found.add(key)
+    return frozenset(found)
+
+
+def refuse_other_tokenizers(experiment: BaseExperiment, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuse teachers of masked-LM training with other tokens than the first one's.
 
     Args:
         experiment: names them.
         tokenizer: of the first one.
-        reads_alike: whether another tokenizer makes the same inputs of all texts; by default no
-            other one does.
 
     Raises:
         ModelError: naming the teacher.
@@ -135,7 +159,7 @@ def refuse_other_tokenizers(
     fingerprint = tokenizer_fingerprint(tokenizer)
     for key, one in other_teachers(experiment).items():
         own = load_tokenizer(one.model, one.revision)
-        if tokenizer_fingerprint(own) != fingerprint and not reads_alike(own):
+        if tokenizer_fingerprint(own) != fingerprint:
             raise ModelError(
                 f"{key}.model {one.model}: its tokenizer is another than that of "
                 f"{tokenizer.name_or_path}",

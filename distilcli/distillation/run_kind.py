@@ -21,6 +21,7 @@ from distilcli.distillation.identity import Identity
 from distilcli.distillation.objective import Objective
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result
+from distilcli.models.padded_teacher import TaskModel
 from distilcli.text.tokenizers import load_tokenizer
 
 
@@ -74,9 +75,9 @@ class Parts:
     """
 
     tokenizer: PreTrainedTokenizerFast
-    teacher: PreTrainedModel | None
+    teacher: TaskModel | None
     student: PreTrainedModel
-    others: tuple[PreTrainedModel, ...] = field(default=(), kw_only=True)
+    others: tuple[TaskModel, ...] = field(default=(), kw_only=True)
 
 
 E = TypeVar("E", bound=BaseExperiment)

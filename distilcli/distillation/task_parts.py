@@ -5,15 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.inner_terms import check_terms
-from distilcli.distillation.other_teachers import load_other_finetuned, refuse_other_tokenizers
+from distilcli.distillation.other_teachers import load_other_finetuned, own_readers
+from distilcli.distillation.own_tokenizer import refuse_own_readers
 from distilcli.distillation.run_kind import Parts, experiment_tokenizer
-from distilcli.errors import ConfigError, ModelError
+from distilcli.errors import ConfigError
 from distilcli.losses.table import TASK_TERMS
 from distilcli.models.checks import check_tokenizer
+from distilcli.models.own_readers import first_reads_itself
 from distilcli.models.placement import resolve_precision
 from distilcli.models.task_models import (
     build_task_student,
@@ -24,7 +26,7 @@ from distilcli.models.task_models import (
 from distilcli.tasks.open import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.text.tokenizer_checks import unknown_share, unknown_warning
-from distilcli.text.tokenizers import TextTokenizer, load_tokenizer, tokenizer_fingerprint
+from distilcli.text.tokenizers import TextTokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,22 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
     Raises:
         ConfigError, DataError, ModelError: see `open_task`, `load_finetuned_teacher` and
-            `build_task_student`; also where student and teacher have other tokenizers, or not what
-            a loss term compares, where a model has no embedding for some token, or where the rows
-            to train on and to be measured on are the same.
+            `build_task_student`; also where student and teacher do not have what a loss term
+            compares, where a model has no embedding for some token, or where the rows to train on
+            and to be measured on are the same.
     """
-    tokenizer = experiment_tokenizer(experiment)
-    _check_tokenizers(experiment, tokenizer)
+    tokenizer = task_tokenizer(experiment)
     task = _open(experiment, tokenizer)
     task.overlap.refuse_same()
     # Copied before the teacher's precision is lowered: the student starts from fp32.
     teacher = load_finetuned_teacher(experiment, task)
     student = build_task_student(experiment, task, teacher)
     for model, where in ((teacher, "the teacher"), (student, "the student")):
-        if model is not None:
+        if isinstance(model, PreTrainedModel):
             check_tokenizer(model, tokenizer, where)
     if teacher is not None and experiment.teacher is not None:
-        check_terms(TASK_TERMS, experiment.loss, student, teacher)
+        if isinstance(teacher, PreTrainedModel):
+            check_terms(TASK_TERMS, experiment.loss, student, teacher)
         nn.Module.to(teacher, dtype=resolve_precision(experiment.teacher.precision, device))
     others = load_other_finetuned(experiment, task, tokenizer, device)
     return TaskParts(tokenizer, teacher, student, task, others=others)
@@ -66,7 +68,19 @@ def assemble_task(experiment: TaskExperiment, device: torch.device) -> TaskParts
 
 def open_task_of(experiment: TaskExperiment) -> OpenTask:
     """The experiment's task, read as training will read it; see `open_task`."""
-    return _open(experiment, experiment_tokenizer(experiment))
+    return _open(experiment, task_tokenizer(experiment))
+
+
+def task_tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
+    """The tokenizer of the student: that of its teacher, unless this one reads for itself.
+
+    Raises:
+        ConfigError, ModelError: see `first_reads_itself`.
+    """
+    source = experiment.model_source
+    if first_reads_itself(experiment) and source is not None:
+        return load_tokenizer(source)
+    return experiment_tokenizer(experiment)
 
 
 def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
@@ -83,7 +97,8 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
         pairs = (task.train, read.train), (task.dev, read.dev)
         return all(one.fingerprint() == two.fingerprint() for one, two in pairs)
 
-    refuse_other_tokenizers(experiment, tokenizer, reads_alike)
+    task.own_readers = own_readers(experiment, tokenizer, reads_alike)
+    refuse_own_readers(experiment, task.own_readers)
     _check_micro_batches(experiment, task)
     train, dev = (
         unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
@@ -113,16 +128,4 @@ def _check_micro_batches(experiment: TaskExperiment, task: OpenTask) -> None:
             f"train.tokens_per_micro_batch {tokens} is under the {longest} tokens of the longest "
             "input",
             f"Raise it to {longest} or more, or cut inputs: task.max_length.",
-        )
-
-
-def _check_tokenizers(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> None:
-    source = experiment.model_source
-    if experiment.teacher is None or source is None:
-        return
-    if tokenizer_fingerprint(load_tokenizer(source)) != tokenizer_fingerprint(tokenizer):
-        raise ModelError(
-            f"the student's {source}: its tokenizer is another than that of "
-            f"teacher.model {experiment.teacher.model}",
-            "Both must read the same tokens: use a student of this teacher's family.",
         )

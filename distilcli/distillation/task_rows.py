@@ -60,6 +60,8 @@ def tell_of_task(task: OpenTask, audience: Audience) -> None:
         audience.note(note)
     if task.positive is not None:
         audience.note(f"f1 is of the class {task.positive}")
+    for key in sorted(task.own_readers):
+        audience.note(f"{key} reads the texts by itself, with its own tokenizer, and padded")
     for warning in task.warnings:
         audience.warn(warning)
 

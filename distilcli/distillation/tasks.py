@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import BaseExperiment, TaskExperiment
@@ -19,8 +18,14 @@ from distilcli.distillation.identity import (
 from distilcli.distillation.loss_modules import TaskDistillation
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.other_teachers import called_teachers, load_other_finetuned
-from distilcli.distillation.run_kind import Audience, Place, RunKind, experiment_tokenizer
-from distilcli.distillation.task_parts import TaskParts, assemble_task, open_task_of
+from distilcli.distillation.own_tokenizer import OwnOutputs, ReadingTeacher, identity_of_readers
+from distilcli.distillation.run_kind import Audience, Place, RunKind
+from distilcli.distillation.task_parts import (
+    TaskParts,
+    assemble_task,
+    open_task_of,
+    task_tokenizer,
+)
 from distilcli.distillation.task_rows import (
     look_at_rows,
     refuse_asked_of_text,
@@ -36,6 +41,7 @@ from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_s
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
 from distilcli.losses.table import TASK_TERMS, hidden_terms, inner_terms
+from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.models.task_models import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import TaskBatch, pack_samples
@@ -95,28 +101,34 @@ class TaskObjective(Objective):
         if not experiment.loss.asks_for_teacher:
             return []
         models = [self._teacher, *self._others]
+        tokens = experiment.train.tokens_per_micro_batch
         if experiment.teacher.cache is None or not cache:
-            return [PlacedTeacher(model) for model in models]
+            return [self._in_every_step(model) for model in models]
         looking = inner_terms(TASK_TERMS, experiment.loss.weights)
         if looking:
             on_note(
                 f"teacher.cache is not used: loss.{looking[0]} looks inside the teacher, which "
                 "therefore runs in every step"
             )
-            return [PlacedTeacher(model) for model in models]
+            return [self._in_every_step(model) for model in models]
         with_hidden = bool(hidden_terms(TASK_TERMS, experiment.loss.weights))
-        tokens = experiment.train.tokens_per_micro_batch
+        root = Path(experiment.teacher.cache)
         teachers: list[Teacher] = []
         for model in models:
             other = len(teachers) - 1 if teachers else None
-            outputs = TeacherOutputs(
-                Path(experiment.teacher.cache),
-                model,
-                self._inputs,
-                with_hidden and other is None,
-            )
+            outputs: TeacherOutputs
+            if isinstance(model, PaddedTeacher):
+                outputs = OwnOutputs(root, model, self._inputs, tokens)
+            else:
+                outputs = TeacherOutputs(root, model, self._inputs, with_hidden and other is None)
             teachers.append(run_once(model, outputs, accelerator, tokens, on_note, other))
         return teachers
+
+    def _in_every_step(self, model: TaskModel) -> Teacher:
+        if isinstance(model, PaddedTeacher):
+            tokens = self.experiment.train.tokens_per_micro_batch
+            return ReadingTeacher(model, self._inputs, tokens)
+        return PlacedTeacher(model)
 
     def pack(self, draws: Draws) -> TaskBatch:
         """One micro-batch, with the teachers' outputs where they are cached."""
@@ -150,7 +162,7 @@ class TaskObjective(Objective):
         return found | {"constant_score": constant}
 
     def _checked_score(
-        self, teacher: PreTrainedModel, where: str, constant: float, accelerator: Accelerator
+        self, teacher: TaskModel, where: str, constant: float, accelerator: Accelerator
     ) -> float:
         tokens = self.experiment.train.tokens_per_micro_batch
         score = measured_scores(self.task, teacher, accelerator, tokens, where)[self.task.score]
@@ -200,6 +212,7 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         places = self.experiment.task.places()
         for split, inputs in (("train", parts.task.train), ("dev", parts.task.dev)):
             found[f"task.{split} rows"] = Fingerprint(places[split], inputs.content_digest())
+        found |= identity_of_readers(self.experiment, parts.task)
         return found | identity_of_models(self.experiment)
 
     def objective(
@@ -233,11 +246,11 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         if asked.dev:
             experiment = with_other_dev(experiment, asked.dev)
         task = look_at_rows(experiment, audience)
-        models: dict[str, PreTrainedModel] = {}
+        models: dict[str, TaskModel] = {}
         teachers = {called.name: called.model for called in called_teachers(experiment)}
         teacher = load_finetuned_teacher(experiment, task)
         if teacher is not None:
-            others = load_other_finetuned(experiment, task, experiment_tokenizer(experiment))
+            others = load_other_finetuned(experiment, task, task_tokenizer(experiment))
             models = dict(zip(teachers, (teacher, *others), strict=True))
         models |= {label: load_finetuned(path, task) for label, path in paths.items()}
         paths = teachers | {ALL_TEACHERS: ", ".join(teachers.values())} | paths

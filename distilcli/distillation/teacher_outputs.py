@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from distilcli.files.digests import text_digest
 from distilcli.files.file_values import FileValues
 from distilcli.files.json_text import to_json
 from distilcli.models.attention import use_packed_attention
+from distilcli.models.padded_teacher import TaskModel
 from distilcli.models.running import run_model
 from distilcli.tasks.inputs import Inputs, TaskBatch, pack_inputs
 
@@ -59,16 +61,17 @@ class TeacherOutputs:
         with_hidden: whether last hidden states are kept too (in half precision).
     """
 
-    def __init__(
-        self, root: Path, teacher: PreTrainedModel, inputs: Inputs, with_hidden: bool
-    ) -> None:
+    def __init__(self, root: Path, teacher: TaskModel, inputs: Inputs, with_hidden: bool) -> None:
         self.inputs = inputs
         self.with_hidden = with_hidden
-        parts = [weights_fingerprint(teacher), inputs.fingerprint(), str(teacher.dtype)]
-        parts += [str(with_hidden), str(PART)]
+        parts = [*self.depends_on(teacher), str(with_hidden), str(PART)]
         self.key = blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
         self.folder = root / self.key
         self._parts: dict[int, Mapping[str, np.ndarray | FileValues]] = {}
+
+    def depends_on(self, teacher: Any) -> list[str]:
+        """Fingerprints of what the outputs depend on."""
+        return [weights_fingerprint(teacher), self.inputs.fingerprint(), str(teacher.dtype)]
 
     @property
     def num_parts(self) -> int:
@@ -100,7 +103,7 @@ class TeacherOutputs:
 
     def compute(
         self,
-        teacher: PreTrainedModel,
+        teacher: TaskModel,
         accelerator: Accelerator,
         tokens_per_micro_batch: int,
         on_progress: Callable[[int, int], None],
@@ -116,7 +119,8 @@ class TeacherOutputs:
         Raises:
             WriteError: a part cannot be written.
         """
-        use_packed_attention(teacher)
+        if isinstance(teacher, PreTrainedModel):
+            use_packed_attention(teacher)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         missing = [part for part in range(self.num_parts) if not self._path(part).exists()]
         if rank == 0:
@@ -134,7 +138,7 @@ class TeacherOutputs:
 
     @torch.no_grad()
     def _compute_part(
-        self, teacher: PreTrainedModel, part: int, device: torch.device, tokens: int
+        self, teacher: TaskModel, part: int, device: torch.device, tokens: int
     ) -> dict[str, np.ndarray]:
         inputs = self.inputs
         samples = np.arange(part * PART, min(len(inputs), (part + 1) * PART))
@@ -155,7 +159,7 @@ class TeacherOutputs:
             found[_HIDDEN] = np.concatenate([hidden[sample] for sample in samples.tolist()])
         return found
 
-    def run(self, teacher: PreTrainedModel, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(self, teacher: Any, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs where they are read, in fp32, and last hidden states, of some inputs."""
         return run_model(teacher, batch)
 

@@ -25,6 +25,7 @@ from distilcli.losses.fused_head import Projection
 from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.families import MaskedLM
 from distilcli.models.inside import shape_of
+from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.models.placement import offload_layers
 from distilcli.models.running import run_encoder, run_model, vocabulary_projection
 from distilcli.tasks.inputs import TaskBatch
@@ -210,7 +211,7 @@ class CachedTeacher(Teacher):
 
 
 def run_once(
-    model: PreTrainedModel,
+    model: TaskModel,
     outputs: TeacherOutputs,
     accelerator: Accelerator,
     tokens_per_micro_batch: int,
@@ -234,7 +235,7 @@ def run_once(
         if accelerator.is_main_process:
             recover_all(outputs.folder)
         on_note(f"{name}'s outputs are in {outputs.folder}")
-        return CachedTeacher(outputs, shape_of(model).width, other)
+        return CachedTeacher(outputs, _width(model), other)
     on_note(f"{name} runs once over {len(outputs.inputs):,} inputs: {outputs.folder}")
     nn.Module.to(model.eval(), accelerator.device)
     start = time.perf_counter()
@@ -245,8 +246,14 @@ def run_once(
         lambda done, total: on_note(f"{name}: part {done} of {total}"),
     )
     model.cpu()
+    if isinstance(model, PaddedTeacher) and model.num_cut:
+        on_note(f"{name} takes {model.longest} tokens: {model.num_cut:,} longer texts were cut")
     on_note(f"that took {name} {time.perf_counter() - start:.1f} s")
-    return CachedTeacher(outputs, shape_of(model).width, other)
+    return CachedTeacher(outputs, _width(model), other)
+
+
+def _width(model: TaskModel) -> int:
+    return model.width if isinstance(model, PaddedTeacher) else shape_of(model).width
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from distilcli.batches.packing import by_length
 from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation.held_out import DIVERGED
 from distilcli.models.attention import use_packed_attention
+from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.models.running import run_model
 from distilcli.tasks.inputs import Inputs, pack_inputs
 from distilcli.tasks.task import OpenTask
@@ -43,7 +44,7 @@ class TaskScores:
 
 def measured_scores(
     task: OpenTask,
-    model: PreTrainedModel,
+    model: TaskModel,
     accelerator: Accelerator,
     tokens_per_micro_batch: int,
     name: str,
@@ -60,14 +61,15 @@ def measured_scores(
 
 def measured_outputs(
     task: OpenTask,
-    model: PreTrainedModel,
+    model: TaskModel,
     accelerator: Accelerator,
     tokens_per_micro_batch: int,
     name: str,
 ) -> np.ndarray:
     """Outputs of a model as it was loaded for all dev inputs; see `dev_outputs`."""
     nn.Module.to(model.eval(), accelerator.device)
-    use_packed_attention(model)
+    if isinstance(model, PreTrainedModel):
+        use_packed_attention(model)
     return dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
 
 
@@ -91,7 +93,7 @@ def dev_scores(
 
 def dev_outputs(
     task: OpenTask,
-    model: PreTrainedModel,
+    model: TaskModel,
     accelerator: Accelerator,
     tokens_per_micro_batch: int,
     name: str,
@@ -118,7 +120,7 @@ def dev_outputs(
 
 @torch.no_grad()
 def outputs_of(
-    model: PreTrainedModel,
+    model: TaskModel,
     inputs: Inputs,
     samples: np.ndarray,
     device: torch.device,
@@ -129,8 +131,10 @@ def outputs_of(
     model.eval()
     found: list[tuple[int, np.ndarray]] = []
     for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
-        batch = pack_inputs(inputs, group).to(device)
-        outputs, _ = run_model(model, batch)
+        if isinstance(model, PaddedTeacher):
+            outputs = model.run([inputs.shown[i] for i in group], tokens_per_micro_batch)
+        else:
+            outputs, _ = run_model(model, pack_inputs(inputs, group).to(device))
         ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
         found += zip(group, np.split(outputs.float().cpu().numpy(), ends), strict=True)
     model.train(was_training)

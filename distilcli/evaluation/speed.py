@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from distilcli.corpus.store import Split
 from distilcli.models.families import MaskedLM, takes_token_types
+from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.tasks.inputs import Inputs
 
 _RUNS = 3
@@ -44,7 +45,7 @@ class Pass:
 
 
 def measure_passes(
-    models: dict[str, PreTrainedModel],
+    models: Mapping[str, TaskModel],
     inputs: Inputs,
     num_inputs: int | None,
     on_note: Callable[[str], None],
@@ -64,7 +65,8 @@ def measure_passes(
     for device in devices:
         for model in models.values():
             nn.Module.to(model.float().eval(), device)
-            model.set_attn_implementation("sdpa")
+            if isinstance(model, PreTrainedModel):
+                model.set_attn_implementation("sdpa")
         on_note(f"timing passes over {count:,} dev inputs on {device.type}")
         sizes = {name: _best_size(m, inputs, chosen, device) for name, m in models.items()}
         single = _medians(models, dict.fromkeys(models, 1), inputs, chosen, device)
@@ -83,9 +85,7 @@ def measure_passes(
     return found
 
 
-def _best_size(
-    model: PreTrainedModel, inputs: Inputs, chosen: np.ndarray, device: torch.device
-) -> int:
+def _best_size(model: TaskModel, inputs: Inputs, chosen: np.ndarray, device: torch.device) -> int:
     """The batch size with the fastest pass over the first inputs."""
     trial = chosen[:_TRIAL_INPUTS]
     _pass_over(model, inputs, trial[:_WARMUP_INPUTS], 1, device)()
@@ -95,7 +95,7 @@ def _best_size(
 
 
 def _medians(
-    models: dict[str, PreTrainedModel],
+    models: Mapping[str, TaskModel],
     sizes: dict[str, int],
     inputs: Inputs,
     chosen: np.ndarray,
@@ -109,9 +109,11 @@ def _medians(
 
 
 def _pass_over(
-    model: PreTrainedModel, inputs: Inputs, chosen: np.ndarray, size: int, device: torch.device
+    model: TaskModel, inputs: Inputs, chosen: np.ndarray, size: int, device: torch.device
 ) -> Callable[[], None]:
     """One pass, its batches made; copying them to a GPU is a part of it."""
+    if isinstance(model, PaddedTeacher):
+        return model.passes([inputs.shown[i] for i in chosen.tolist()], size, device)
     parts = (chosen[start : start + size] for start in range(0, len(chosen), size))
     with_types, padding = takes_token_types(model), model.config.pad_token_id or 0
     batches = [padded(inputs, part.tolist(), with_types, padding) for part in parts]

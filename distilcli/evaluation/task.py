@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER, Asked
 from distilcli.evaluation.calibration import FLIPS_MEANS, RELIABILITY_TITLES, reliability_of
@@ -15,12 +14,13 @@ from distilcli.evaluation.dev_examples import measured_outputs
 from distilcli.evaluation.result import Result, Table, percent
 from distilcli.evaluation.speed import Pass, measure_passes
 from distilcli.models.families import num_parameters, size_mib
+from distilcli.models.padded_teacher import TaskModel
 from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.task import OpenTask
 
 
 def compare_on_task(
-    models: dict[str, PreTrainedModel],
+    models: dict[str, TaskModel],
     paths: dict[str, str],
     task: OpenTask,
     asked: Asked,
@@ -65,7 +65,7 @@ def compare_on_task(
 
 
 def _quality(
-    models: dict[str, PreTrainedModel],
+    models: dict[str, TaskModel],
     paths: dict[str, str],
     task: OpenTask,
     tokens_per_micro_batch: int,
@@ -102,9 +102,7 @@ def _quality(
     return found
 
 
-def _with_mean(
-    models: dict[str, PreTrainedModel], num_teachers: int
-) -> dict[str, list[PreTrainedModel]]:
+def _with_mean(models: dict[str, TaskModel], num_teachers: int) -> dict[str, list[TaskModel]]:
     """What is measured, by name: the models, and the mean of all teachers after the last one."""
     found = {name: [model] for name, model in models.items()}
     if num_teachers < 2:

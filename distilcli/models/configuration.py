@@ -50,12 +50,12 @@ def config_of(files: ModelFiles) -> Any:
     except ValueError as error:
         raise invalid_config(where, f"half a surrogate pair: {first_line(error)}") from error
     family = _family(tree.get("model_type"), where)
-    _check_use(tree, where, family)
+    refuse_use(tree, where)
+    check_positions(tree, where, family)
     _check_values(tree, family, where)
     family.check(tree, where)
-    usable = {key: value for key, value in tree.items() if key not in _NOT_FOR_A_FILE}
     try:
-        config = family.config_class.from_dict(usable)
+        config = family.config_class.from_dict(usable_values(tree))
     except Exception as error:  # what transformers raises here shares no base class
         raise invalid_config(where, first_line(error)) from error
     _check_sizes(config, family, where)
@@ -79,7 +79,13 @@ def _family(model_type: Any, where: str) -> Family:
     return FAMILIES[model_type]
 
 
-def _check_use(tree: dict[str, Any], where: str, family: Family) -> None:
+def usable_values(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says of the model, and not of how it is run."""
+    return {key: value for key, value in tree.items() if key not in _NOT_FOR_A_FILE}
+
+
+def refuse_use(tree: dict[str, Any], where: str) -> None:
+    """Refuse the configuration of a quantized model or of a decoder; ModelError."""
     if tree.get("quantization_config") is not None:
         raise ModelError(
             f"{where}: its weights are quantized (quantization_config in config.json)",
@@ -92,7 +98,6 @@ def _check_use(tree: dict[str, Any], where: str, family: Family) -> None:
             f"{where}: it is a decoder ({said}), which sees only the tokens before the mask",
             "Use a model that was trained as a masked-LM.",
         )
-    check_positions(tree, where, family)
 
 
 def check_positions(tree: dict[str, Any], where: str, family: Family) -> None:

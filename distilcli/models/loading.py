@@ -89,6 +89,21 @@ def load_weights(
     weights = read_weights(model_files(name, revision, where))
     complete_head(weights, family_of(config))
     check_sizes(config, weights, where)
+    model, info = from_weights(model_class, config, weights, dtype, where)
+    model.config.name_or_path = name
+    _check_shapes(info["mismatched_keys"], info["unexpected_keys"], family_of(config), where)
+    check_finite(model, where)
+    return model, set(info["missing_keys"])
+
+
+def from_weights(
+    model_class: Any, config: Any, weights: dict[str, Tensor], dtype: torch.dtype, where: str
+) -> tuple[Any, dict[str, Any]]:
+    """A model of these weights in eval mode, and what transformers says did not fit.
+
+    Raises:
+        ModelError: transformers gives up; its message opens with `where`.
+    """
     try:
         with quietly():
             # Without a name: transformers looks at no file by itself.
@@ -105,10 +120,7 @@ def load_weights(
             f"{where}: the weights cannot be loaded ({first_line(error)})",
             "Use the config.json that was saved with these weights.",
         ) from error
-    model.config.name_or_path = name
-    _check_shapes(info["mismatched_keys"], info["unexpected_keys"], family_of(config), where)
-    check_finite(model, where)
-    return model, set(info["missing_keys"])
+    return model, info
 
 
 def read_config(name: str, revision: str | None, role: str) -> Any:

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from distilcli.batches.packing import by_length, spread
 from distilcli.config.experiment import TaskExperiment
-from distilcli.config.models import TaskCheckpointStudent
+from distilcli.config.models import TaskCheckpointStudent, TaskTeacherModel
 from distilcli.errors import ModelError
+from distilcli.hub.model_files import model_files
 from distilcli.models.copying import copy_layers, seeded
 from distilcli.models.families import (
     FAMILIES,
@@ -21,9 +22,13 @@ from distilcli.models.families import (
     takes_token_types,
 )
 from distilcli.models.layers import layers_of
+from distilcli.models.load_padded_teacher import load_padded_teacher, output_names
 from distilcli.models.loading import load_weights, read_config
 from distilcli.models.narrowing.moments import NUM_SEQUENCES, NUM_TOKENS, TOKENS_AT_ONCE
 from distilcli.models.narrowing.narrow import narrowed
+from distilcli.models.own_readers import first_reads_itself, must_read_itself
+from distilcli.models.padded import any_config
+from distilcli.models.padded_teacher import TaskModel
 from distilcli.models.students import set_dropout
 from distilcli.tasks.classes import same_classes
 from distilcli.tasks.inputs import TaskBatch, pack_inputs
@@ -34,27 +39,25 @@ _NAMES = {name for family in FAMILIES.values() for name in family.head_classes}
 
 
 def teacher_labels(experiment: TaskExperiment) -> list[str] | None:
-    """Names of the teacher's outputs; None without a teacher.
+    """Names of the teacher's outputs; None without a teacher, or where they do not matter.
 
     Raises:
         ModelError: there is no such model, or it does not say which output is which.
     """
     if experiment.teacher is None:
         return None
-    config = read_config(experiment.teacher.model, experiment.teacher.revision, "teacher")
-    names: dict[int, Any] = config.id2label
-    if sorted(names) != list(range(len(names))):
-        raise ModelError(
-            f"teacher {experiment.teacher.model}: id2label in its config.json numbers the outputs "
-            f"{', '.join(map(str, sorted(names)))}",
-            f"Number them from 0 to {len(names) - 1}, in the order of the outputs.",
-        )
-    return [str(names[index]) for index in range(len(names))]
+    teacher = experiment.teacher
+    if first_reads_itself(experiment) and getattr(experiment.task, "labels", None) is not None:
+        return None  # whatever their order, its outputs are found by their names
+    if teacher.is_zero_shot:
+        return None if teacher.hypotheses is None else list(teacher.hypotheses)
+    where = f"teacher {teacher.model}"
+    return output_names(any_config(model_files(teacher.model, teacher.revision, where)), where)
 
 
 def load_finetuned_teacher(
     experiment: TaskExperiment, task: OpenTask, key: str = "teacher"
-) -> PreTrainedModel | None:
+) -> TaskModel | None:
     """A fine-tuned teacher of the experiment, in fp32 and eval mode; None without one.
 
     Args:
@@ -68,6 +71,9 @@ def load_finetuned_teacher(
     if experiment.teacher is None:
         return None
     teacher = experiment.teacher.by_key[key]
+    if key in task.own_readers:
+        assert isinstance(teacher, TaskTeacherModel)
+        return load_padded_teacher(teacher, task, key, experiment.task.max_length)
     role = key if key == "teacher" else f"{key}.model"
     model = load_finetuned(teacher.model, task, teacher.revision, role)
     _check_length(experiment, model, f"{role} {teacher.model}")
@@ -96,7 +102,7 @@ def load_finetuned(
 
 
 def build_task_student(
-    experiment: TaskExperiment, task: OpenTask, teacher: PreTrainedModel | None
+    experiment: TaskExperiment, task: OpenTask, teacher: TaskModel | None
 ) -> PreTrainedModel:
     """The student as the experiment says it starts: fp32, on the CPU, in eval mode.
 
@@ -112,10 +118,11 @@ def build_task_student(
         if isinstance(student, TaskCheckpointStudent):
             model, _ = _load(student.model, None, task, "student")
         else:
-            source = teacher
+            source: Any = teacher
             if student.source is not None:
                 source, _ = _load(student.source, None, task, "source")
-            assert source is not None, "TaskExperiment asks for a source where there is no teacher"
+            # Where there is no teacher, or one with other tokens, a source was asked for.
+            assert isinstance(source, PreTrainedModel)
             model = copy_layers(source, layers_of(source, student))
             model = narrowed(model, student, lambda: _some_inputs(task))
     set_dropout(model, student.dropout, student.attention_dropout)
@@ -174,15 +181,21 @@ def _check_head_size(config: Any, task: OpenTask, where: str) -> None:
 
 
 def longest_input(experiment: TaskExperiment) -> int:
-    """Tokens that an input may have: the positions of the experiment's models, the fewest.
+    """Tokens that an input may have: the positions of the models that read them, the fewest.
 
     Raises:
         ModelError: one of them cannot be read.
     """
     named: list[tuple[str, str | None, str]] = []
     if experiment.teacher is not None:
-        teachers = experiment.teacher.by_key.items()
-        named += [(one.model, one.revision, key) for key, one in teachers]
+        teachers = dict(experiment.teacher.by_key)
+        if first_reads_itself(experiment):
+            del teachers["teacher"]
+        named += [
+            (one.model, one.revision, key)
+            for key, one in teachers.items()
+            if not must_read_itself(one, key)
+        ]
     if experiment.model_source is not None:
         named.append((experiment.model_source, None, "student"))
     return min(num_positions(read_config(*one)) for one in named)

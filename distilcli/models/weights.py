@@ -18,7 +18,7 @@ from distilcli.models.families import FAMILIES, Family, family_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_OTHER_CONFIG = "Use the config.json that was saved with these weights."
+OTHER_CONFIG = "Use the config.json that was saved with these weights."
 # What wraps a model puts its own name before those of the weights: DataParallel and DDP,
 # torch.compile, FSDP, activation checkpointing. Only the first can stand nowhere but in front.
 _OUTER_WRAPPERS = re.compile(r"^(module\.)+")
@@ -178,7 +178,7 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
             raise ModelError(
                 f"{where}: {name} is {list(shape)}, but config.json makes it "
                 f"{list(expected[ending])}",
-                _OTHER_CONFIG,
+                OTHER_CONFIG,
             )
     if not any(ending == words for _, ending in found):
         raise ModelError(
@@ -193,7 +193,7 @@ def check_sizes(config: Any, weights: dict[str, Tensor], where: str) -> None:
     if layers and depth > max(layers) + 1 + _LAYERS_TO_SPARE:
         raise ModelError(
             f"{where}: config.json says {depth:,} layers, but its weights are of {max(layers) + 1}",
-            _OTHER_CONFIG,
+            OTHER_CONFIG,
         )
 
 

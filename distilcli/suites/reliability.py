@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from distilcli.config.experiment import TaskExperiment
 from distilcli.config.suite import DISTILLED, TEACHER, Suite
@@ -17,6 +16,7 @@ from distilcli.distillation.task_parts import open_task_of
 from distilcli.errors import DistilError
 from distilcli.evaluation.calibration import reliability_of
 from distilcli.evaluation.dev_examples import measured_outputs
+from distilcli.models.padded_teacher import TaskModel
 from distilcli.models.task_models import load_finetuned, load_finetuned_teacher
 from distilcli.suites.plan import SuiteRun
 from distilcli.suites.results import Results
@@ -128,7 +128,7 @@ class _Measure:
         experiment = run.experiment
         assert isinstance(experiment, TaskExperiment)
         folder = str(RunFolder(experiment.run_folder).student)
-        model: PreTrainedModel | None
+        model: TaskModel | None
         if of_teacher:
             model = load_finetuned_teacher(experiment, task)
         else:

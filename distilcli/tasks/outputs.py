@@ -35,6 +35,8 @@ class Outputs(ABC):
 
     #: What transformers calls it in a model's config.
     problem_type: ClassVar[str]
+    #: Whether one of several classes is right.
+    of_one_class: ClassVar[bool] = False
 
     def rows(
         self, outputs: Float[Tensor, "outputs classes"], lengths: Sequence[int]
@@ -99,6 +101,7 @@ class OneOf(Outputs):
     """Logits of classes of which one is right."""
 
     problem_type = "single_label_classification"
+    of_one_class = True
 
     def hard(self, rows: Rows) -> Float[Tensor, ""]:
         """Cross-entropy, in nats."""

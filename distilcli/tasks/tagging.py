@@ -101,7 +101,9 @@ class Tagging(OpenTask):
 
         for part in batched(len(sentences)):
             for sentence, words in zip(
-                sentences[part], _pieces([s.words for s in sentences[part]], tokenizer), strict=True
+                sentences[part],
+                pieces_of_words([s.words for s in sentences[part]], tokenizer),
+                strict=True,
             ):
                 targets += [ids_of[tag] for tag in sentence.tags if tag]
                 tokens: list[int] = []
@@ -186,7 +188,9 @@ def _listed(value: Any) -> list[Any]:
     return value
 
 
-def _pieces(sentences: Sequence[list[str]], tokenizer: TextTokenizer) -> list[list[list[int]]]:
+def pieces_of_words(
+    sentences: Sequence[list[str]], tokenizer: TextTokenizer
+) -> list[list[list[int]]]:
     """The pieces of each word of each sentence; [UNK] for a word that the tokenizer drops."""
     encoded = tokenizer(
         list(sentences), is_split_into_words=True, add_special_tokens=False, verbose=False

@@ -47,6 +47,8 @@ class OpenTask(ABC):
         unknown_shares: of the tokens of the training and of the dev inputs, how many are [UNK].
         score: name of the score by which students are chosen and compared.
         agreement_means: what `agreement` is the share of, for people.
+        own_readers: keys of the teachers that read its texts with tokenizers of their own, and
+            not its inputs.
         positive: of two classes the one that the scores f1 and accuracy_f1 are of; else None.
         notes: what else is said of the rows.
         is_scored_by_scikit: whether scoring it needs scikit-learn, of the extra `eval`.
@@ -65,6 +67,7 @@ class OpenTask(ABC):
     unknown_shares: tuple[float, float]
     score: str
     agreement_means: str
+    own_readers: frozenset[str] = frozenset()
     positive: str | None = None
     notes: Sequence[str] = ()
     is_scored_by_scikit: ClassVar[bool] = True

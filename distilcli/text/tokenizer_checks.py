@@ -1,5 +1,6 @@
 """What must hold between a tokenizer, a model and a text, whatever command brings them together."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,16 +18,25 @@ MUCH_UNKNOWN = 0.03
 MOSTLY_UNKNOWN = 0.5
 
 
-def check_special_tokens(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
-    """Refuse a tokenizer that lacks [CLS], [SEP], [MASK] or [PAD], or cannot tell [MASK] apart.
+def check_special_tokens(
+    tokenizer: "PreTrainedTokenizerBase", name: str, needs: Sequence[str] = SPECIAL_TOKENS
+) -> None:
+    """Refuse a tokenizer that lacks a token that is needed, or cannot tell [MASK] apart.
+
+    Args:
+        tokenizer: of a model.
+        name: of the model.
+        needs: the tokens; where [MASK] is none of them, nothing is asked of it.
 
     Raises:
         ModelError: which token is missing or taken; its message opens with `name`.
     """
     hint = "Use the tokenizer that the model was trained with, with its own special tokens."
-    missing = [token for token in SPECIAL_TOKENS if getattr(tokenizer, token) is None]
+    missing = [token for token in needs if getattr(tokenizer, token) is None]
     if missing:
         raise ModelError(f"{name}: its tokenizer has no {', '.join(missing)}", hint)
+    if "mask_token" not in needs:
+        return
     mask = str(tokenizer.mask_token)
     name_of_mask = f"mask_token {short(mask)!r}"
     others = [token for token in (*SPECIAL_TOKENS, "unk_token") if token != "mask_token"]

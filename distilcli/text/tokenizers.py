@@ -1,7 +1,7 @@
 """Tokenizers: loaded in one place, and one rule for what written words are tokens by name."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -204,16 +204,19 @@ def _digest(text: str) -> str:
     return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokenizerFast":
+def load_tokenizer(
+    name: str, revision: str | None = None, needs: Sequence[str] = SPECIAL_TOKENS
+) -> "PreTrainedTokenizerFast":
     """The fast tokenizer of a model.
 
     Args:
         name: folder, hub name or `builtin:NAME`.
         revision: of the hub: commit, tag or branch.
+        needs: the special tokens that it must have.
 
     Raises:
-        ModelError: there is none, no fast one can be made of its files, or it lacks [CLS], [SEP],
-            [MASK] or [PAD], or has another token for [MASK].
+        ModelError: there is none, no fast one can be made of its files, it lacks what it `needs`,
+            or has another token for [MASK].
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -226,7 +229,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> "PreTrainedTokeniz
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         _try_out(tokenizer)
         if isinstance(tokenizer, PreTrainedTokenizerFast):
-            check_special_tokens(tokenizer, name)
+            check_special_tokens(tokenizer, name, needs)
     except ModelError:
         raise
     except Exception as error:  # hub, file and JSON errors share no base class

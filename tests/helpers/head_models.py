@@ -29,7 +29,12 @@ def task_of(head: str, labels: list[str] | None = None) -> Any:
     rows = make_inputs([5], head)
     labels = labels or LABELS[head]
     return SimpleNamespace(
-        head=head, outputs=outputs_of(head, "one-of"), labels=labels, train=rows, dev=rows
+        head=head,
+        outputs=outputs_of(head, "one-of"),
+        labels=labels,
+        train=rows,
+        dev=rows,
+        own_readers=frozenset(),
     )
 
 

@@ -24,6 +24,7 @@ from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.task_parts import assemble_task
 from distilcli.errors import ConfigError, ModelError
 from distilcli.models.families import FAMILIES
+from distilcli.models.padded_teacher import PaddedTeacher
 from distilcli.models.task_models import (
     build_task_student,
     load_finetuned,
@@ -187,7 +188,9 @@ def assemble(tasks: TinyTasks, **sections: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "copied"])
-def test_a_student_that_reads_other_tokens_is_refused(tasks, teacher, kind, tmp_path):
+def test_a_teacher_of_other_tokens_than_the_student_reads_the_texts_itself(
+    tasks, teacher, kind, tmp_path
+):
     other = pair_tokenizer()
     other.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
     folder = saved(tiny_model("masked-lm"), tmp_path)
@@ -195,10 +198,13 @@ def test_a_student_that_reads_other_tokens_is_refused(tasks, teacher, kind, tmp_
     student = {"kind": "checkpoint", "model": folder}
     if kind == "copied":
         student = {"kind": "copied", "source": folder}
-    with pytest.raises(ModelError, match=r"its tokenizer is another than that of teacher"):
-        assemble(tasks, teacher={"model": teacher}, student=student)
+    parts = assemble(tasks, teacher={"model": teacher}, student=student)
+    assert isinstance(parts.teacher, PaddedTeacher)
+    assert parts.tokenizer.name_or_path == folder
     pair_tokenizer().save_pretrained(folder)
-    assert assemble(tasks, teacher={"model": teacher}, student=student).teacher is not None
+    packed = assemble(tasks, teacher={"model": teacher}, student=student)
+    assert isinstance(packed.teacher, PreTrainedModel)
+    assert packed.tokenizer.name_or_path == teacher
 
 
 def test_layers_that_there_are_not_are_refused_and_other_widths_are_not(tasks, teacher, tmp_path):

@@ -19,6 +19,7 @@ ALL = sorted((ROOT / "configs").glob("*.yaml"))
 STAGED = [path for path in ALL if path.stem == "stages"]
 CONFIGS = [path for path in ALL if path not in STAGED]
 TASKS = {
+    "deberta-teacher",
     "ensemble",
     "finetuned-teacher",
     "imdb",
