@@ -2,14 +2,15 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny_experiments import MAX_LENGTH, environment, relative_difference
+from tiny_experiments import ENVIRONMENT, MAX_LENGTH, relative_difference, start_function
 
 from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.distillation.masked_lm_parts import assemble_unsaved
@@ -18,8 +19,12 @@ from distilcli.training.processes import make_accelerator
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS / "benchmarks"))
 
-from contestants import Packed, Padded, TextBrewer  # noqa: E402
+import bench  # noqa: E402
+import same_speed  # noqa: E402
+import scaling  # noqa: E402
+from contestants import Packed, Padded, PaddedBf16, TextBrewer  # noqa: E402
 from same_speed import Times, figures  # noqa: E402
+from workload import Task  # noqa: E402
 
 SEQUENCES = 8
 SETTINGS = [
@@ -67,11 +72,13 @@ def gradient(contestant_of, kind, *settings: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_the_padded_baseline_has_the_same_loss(contestant_of):
-    contestants = [contestant_of(kind)[0] for kind in (Packed, Padded)]
+    contestants = [contestant_of(kind)[0] for kind in (Packed, Padded, PaddedBf16)]
     for contestant in contestants:
         contestant.read(0)
-    found = [contestant.step(0) for contestant in contestants]
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    packed, padded, in_bf16 = (contestant.step(0) for contestant in contestants)
+    assert packed == pytest.approx(padded, rel=1e-5)
+    assert in_bf16 == pytest.approx(padded, rel=1e-2)
+    assert in_bf16 != padded
 
 
 def test_the_padded_baseline_has_the_same_gradient(contestant_of):
@@ -88,16 +95,27 @@ def test_textbrewer_has_the_same_gradient(contestant_of):
     assert relative_difference(theirs, padded) < 1e-5
 
 
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """The object that the `main` of a script prints; what it measures has processes of its own."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    def call(main: Callable[[list[str]], None], arguments: list[str]) -> dict:
+        main([*arguments, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
 @pytest.mark.slow
-def test_one_object(tiny_world):
+def test_one_object(tiny_world, printed, monkeypatch):
     """`bench.py --json` prints one object with a table and the ratios of its rows."""
-    arguments = ["--teacher", str(tiny_world.teacher), "--text", str(tiny_world.text), "--json"]
+    monkeypatch.setattr(bench, "_contestants", lambda device: ["padded", "all", "masked"])
+    arguments = ["--teacher", str(tiny_world.teacher), "--text", str(tiny_world.text)]
     arguments += ["--max-length", str(MAX_LENGTH), "--micro-batch", "200", "--sequences", "4"]
     arguments += ["--rounds", "2", "--threads", "1", "--dropout", "0"]
-    command = [sys.executable, str(SCRIPTS / "benchmarks" / "bench.py"), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
-    assert ran.returncode == 0, ran.stderr
-    report = json.loads(ran.stdout)
+    report = printed(bench.main, arguments)
     for key in ("ratio_all", "ratio_masked", "memory_ratio", "floor_share"):
         assert report[key] > 0
     [table] = report["tables"]
@@ -110,15 +128,33 @@ def test_one_object(tiny_world):
     assert work["masked"] < work["all"] == work["padded"]
 
 
+def one_rank(task: str, num_steps: str) -> None:
+    scaling.work(Task(**json.loads(task)), int(num_steps))
+
+
+def measured_in_forks(task: Task, num_processes: int, num_steps: int) -> dict:
+    """What `scaling.measure` gives, without the seconds that every rank would take to import."""
+    arguments = (json.dumps(asdict(task)), str(num_steps))
+    finished = start_function(one_rank, arguments, num_processes).wait()
+    assert finished.code == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
 @pytest.mark.slow
-def test_scaling_of_processes():
-    """`scaling.py --json` compares one process with two on the same steps."""
+def test_scaling_of_processes(printed, monkeypatch):
+    """`scaling.py --json` compares one process, under torchrun, with two on the same steps."""
+    under_torchrun = scaling.measure
+    monkeypatch.setattr(
+        scaling,
+        "measure",
+        lambda task, number, steps: (under_torchrun if number == 1 else measured_in_forks)(
+            task, number, steps
+        ),
+    )
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # two threads need not have two cores
     arguments = ["--size", "small", "--cores", "2", "--rounds", "1", "--steps", "1"]
-    arguments += ["--sequences", "4", "--json"]
-    command = [sys.executable, str(SCRIPTS / "benchmarks" / "scaling.py"), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
-    assert ran.returncode == 0, ran.stderr
-    report = json.loads(ran.stdout)
+    arguments += ["--sequences", "4"]
+    report = printed(scaling.main, arguments)
     one, two = report["rounds"].values()
     assert one[0]["tokens"] == two[0]["tokens"] > 0  # the same steps, however many take them
     assert list(report["tokens_per_second"]) == ["1 process x 2 threads", "2 processes x 1 thread"]
@@ -137,13 +173,10 @@ def test_ratios_of_two_checkouts_are_those_of_their_medians():
 
 
 @pytest.mark.slow
-def test_two_checkouts_take_steps_in_turns():
+def test_two_checkouts_take_steps_in_turns(printed):
     """`same_speed.py --json` compares a checkout with itself, and leaves no process behind."""
     root = str(SCRIPTS.parent)
-    arguments = [root, root, "--sizes", "small", "--rounds", "2", "--json"]
-    command = [sys.executable, str(SCRIPTS / "benchmarks" / "same_speed.py"), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment())
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)["sizes"]["small"]
+    arguments = [root, root, "--sizes", "small", "--rounds", "2"]
+    found = printed(same_speed.main, arguments)["sizes"]["small"]
     assert all(seconds > 0 for seconds in found["cpu_seconds"] + found["wall_seconds"])
     assert found["peak_gib"][0] == pytest.approx(found["peak_gib"][1], rel=0.1)
