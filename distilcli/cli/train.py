@@ -125,8 +125,8 @@ def take(
         objective, identity = _objective(start, accelerator)
         console.note(
             f"{experiment.name}: student from {experiment.student.in_words}, "
-            f"{len(objective.lengths):,} sequences, {accelerator.num_processes} process(es), "
-            f"{accelerator.device}"
+            f"{_sequences(len(objective.lengths), objective.num_unlabelled)}, "
+            f"{accelerator.num_processes} process(es), {accelerator.device}"
         )
         with console.bar("train") as bar:
             log = TrainingLog(console, bar)
@@ -141,6 +141,11 @@ def take(
                 tracked_as=among.tracked_as,
                 goes_on=among.goes_on,
             )
+
+
+def _sequences(count: int, unlabelled: int) -> str:
+    """How many sequences an epoch has, and how many of them only a teacher labels."""
+    return f"{count:,} sequences" + (f" ({unlabelled:,} without labels)" if unlabelled else "")
 
 
 def dry_run(experiment: BaseExperiment, console: Console) -> None:
@@ -249,6 +254,9 @@ def show_preflight(
         ["disk needed, free, GiB", f"{report.disk_needed_gib:.2f}, {report.disk_free_gib:.2f}"],
         ["loss of the two steps", " ".join(f"{loss:.4f}" for loss in report.losses)],
     ]
+    if report.unlabelled_per_epoch:
+        sequences = _sequences(report.samples_per_epoch, report.unlabelled_per_epoch)
+        rows.insert(2, ["an epoch", sequences])
     rows += [[f"held-out {key.replace('_', ' ')}", number(x)] for key, x in report.teacher.items()]
     folder = RunFolder(experiment.run_folder)
     console.table(f"dry run of {folder.root}: nothing was written", ["what", "figure"], rows)

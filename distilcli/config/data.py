@@ -1,5 +1,6 @@
 """Settings of the data: files and data sets, the token store, masking."""
 
+from fractions import Fraction as FractionOf
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag, model_validator
@@ -183,6 +184,45 @@ class RowHub(Section):
         return self.hub
 
 
+# How often rows are drawn must be a ratio of small numbers: an epoch holds whole rows.
+_LARGEST_PART = 20
+TransferFormat = Literal["auto", "text", "csv", "tsv", "jsonl", "parquet", "squad", "conll"]
+TransferWeight = Annotated[Number, Field(ge=1 / _LARGEST_PART, le=100.0)]
+_WEIGHT = Field(
+    1.0,
+    description="How often an epoch draws each of these rows, for each time that it draws a row of "
+    "task.train: 2 is twice; at 0.5 it draws those of task.train twice and these once. It is taken "
+    "as the nearest fraction whose lower part is 20 or less.",
+)
+
+
+class Transfer(Section):
+    """What rows that only a teacher labels have, wherever they are."""
+
+    weight: TransferWeight = _WEIGHT
+
+    @property
+    def draws(self) -> tuple[int, int]:
+        """How often an epoch draws each of these rows, and each row of `task.train`."""
+        fraction = FractionOf(self.weight).limit_denominator(_LARGEST_PART)
+        return fraction.numerator, fraction.denominator
+
+
+class TransferFiles(Transfer, RowFiles):
+    """Rows without labels in local files; `.gz` is opened by itself."""
+
+    format: TransferFormat = Field(  # type: ignore[assignment]
+        "auto",
+        description="Format of the files; text has a text a line, for tagging a sentence whose "
+        "words stand between blanks. auto goes by the endings of their names: .txt is text, for "
+        "question answering .json is squad, for tagging .tsv is conll.",
+    )
+
+
+class TransferHub(Transfer, RowHub):
+    """Rows without labels of a data set on the hub, or of a folder that `datasets` can load."""
+
+
 def _row_source_kind(value: Any) -> str:
     if isinstance(value, dict):
         return "hub" if "hub" in value else "files"
@@ -191,5 +231,9 @@ def _row_source_kind(value: Any) -> str:
 
 RowSource = Annotated[
     Annotated[RowFiles, Tag("files")] | Annotated[RowHub, Tag("hub")],
+    Discriminator(_row_source_kind),
+]
+TransferSource = Annotated[
+    Annotated[TransferFiles, Tag("files")] | Annotated[TransferHub, Tag("hub")],
     Discriminator(_row_source_kind),
 ]

@@ -23,7 +23,7 @@ from distilcli.config.models import (
     TaskTeacherModel,
     TeacherConfig,
 )
-from distilcli.config.tasks import Augmentation, BaseTask, Task
+from distilcli.config.tasks import Augmentation, BaseTask, RowTask, Task
 from distilcli.config.training import (
     BaseValidation,
     OptimConfig,
@@ -147,6 +147,11 @@ class TaskExperiment(BaseExperiment):
         """The folders or hub names of data sets, by their keys."""
         return {f"task.{key}": folder for key, folder in self.task.folders().items()}
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether outputs of a teacher are targets, so that rows may be without labels."""
+        return self.teacher is not None and self.loss.asks_for_teacher
+
     @model_validator(mode="after")
     def _fits_together(self) -> "TaskExperiment":
         if self.teacher is None and self.model_source is None:
@@ -166,8 +171,8 @@ class TaskExperiment(BaseExperiment):
                     f"loss.{name} compares the candidates of a query, which only a task of kind "
                     f"reranking has; set loss.{name}.weight=0"
                 )
-        from_teacher = self.teacher and self.loss.asks_for_teacher
-        if self.augmentation is not None and not from_teacher:
+        self._check_transfer()
+        if self.augmentation is not None and not self.is_taught:
             raise ValueError(
                 "augmentation: copies have no labels; they need a teacher, and the weight of "
                 "loss.soft_targets or of another term that compares with it above 0"
@@ -179,6 +184,20 @@ class TaskExperiment(BaseExperiment):
                 f"is under task.max_length {self.task.max_length}"
             )
         return self
+
+    def _check_transfer(self) -> None:
+        if self.task.transfer is None:
+            return
+        if not self.is_taught:
+            raise ValueError(
+                "task.transfer: its rows have no labels; they need a teacher, and the weight of "
+                "loss.soft_targets or of another term that compares with it above 0"
+            )
+        if isinstance(self.task, RowTask) and self.task.train is None and self.loss.asks_for_labels:
+            raise ValueError(
+                "without task.train no row has a label; set loss.labels.weight=0, so that only "
+                "the teacher is learned from"
+            )
 
 
 def _check_zero_shot(teacher: TaskTeacher | None, task: BaseTask) -> None:

@@ -1,10 +1,10 @@
 """Settings of downstream tasks: one section for each kind of task, with its rows and columns."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
-from distilcli.config.data import RowSource
+from distilcli.config.data import RowFiles, RowHub, RowSource, TransferSource
 from distilcli.config.fields import InputPath, Length, Number, PositiveInt, Section
 
 GlueName = Literal["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
@@ -22,6 +22,11 @@ class BaseTask(Section):
     skip_bad_rows: StrictBool = Field(
         False,
         description="Leave out rows that cannot be used and say how many; false: refuse them.",
+    )
+    transfer: TransferSource | None = Field(
+        None,
+        description="Rows without labels, which only a teacher labels; null: none. They have the "
+        "columns of the other rows, but for labels, which are not read.",
     )
 
     @property
@@ -43,17 +48,33 @@ class BaseTask(Section):
 class RowTask(BaseTask):
     """A task whose examples are rows."""
 
-    train: RowSource = Field(description="Examples to train on.")
+    train: RowSource | None = Field(
+        None,
+        description="Examples to train on. With a teacher, one without a label has the teacher's "
+        "outputs as its only targets. null: rows of `transfer` alone.",
+    )
     dev: RowSource = Field(description="Examples to be measured on.")
 
     def folders(self) -> dict[str, str]:
         """The folders or hub names that are read as a whole, by their keys below `task`."""
-        splits = {"train": self.train.folder, "dev": self.dev.folder}
-        return {f"{split}.hub": folder for split, folder in splits.items() if folder is not None}
+        found = {f"{split}.hub": one.folder for split, one in self._sources().items()}
+        return {key: folder for key, folder in found.items() if folder is not None}
 
     def places(self) -> dict[str, str]:
         """Where the rows of each split come from, for people."""
-        return {"train": self.train.place, "dev": self.dev.place}
+        return {split: source.place for split, source in self._sources().items()}
+
+    def _sources(self) -> dict[str, RowFiles | RowHub]:
+        sources = {"train": self.train, "transfer": self.transfer, "dev": self.dev}
+        return {split: source for split, source in sources.items() if source is not None}
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        if self.train is None and self.transfer is None:
+            raise ValueError(
+                "train is required: rows to train on, or in transfer rows that a teacher labels"
+            )
+        return self
 
 
 class TextTask(RowTask):
@@ -227,12 +248,16 @@ class GlueTask(BaseTask):
 
     def folders(self) -> dict[str, str]:
         """The folder that is read as a whole, if there is one, by its key below `task`."""
-        return {} if self.folder is None else {"folder": self.folder}
+        found = {} if self.folder is None else {"folder": self.folder}
+        if self.transfer is not None and self.transfer.folder is not None:
+            found["transfer.hub"] = self.transfer.folder
+        return found
 
     def places(self) -> dict[str, str]:
         """Where the rows of each split come from, for people."""
         place = f"{self.name}, {self.folder or 'nyu-mll/glue on the hub'}"
-        return {"train": place, "dev": place}
+        transfer = {} if self.transfer is None else {"transfer": self.transfer.place}
+        return {"train": place, **transfer, "dev": place}
 
 
 def _task_kind(value: Any) -> str:

@@ -37,6 +37,7 @@ class Objective(ABC):
         module: computes the losses.
         tokenizer: saved beside the student.
         lengths: tokens of each training sample, int [samples].
+        num_unlabelled: how many of the training samples only a teacher labels.
         num_held_out: samples to be measured on.
         unknown_share: of the tokens to train on, how many are [UNK], as a fraction.
     """
@@ -44,6 +45,7 @@ class Objective(ABC):
     module: LossModule
     tokenizer: PreTrainedTokenizerFast
     lengths: np.ndarray
+    num_unlabelled: int = 0
     num_held_out: int
     unknown_share: float
 

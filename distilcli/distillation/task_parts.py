@@ -88,23 +88,25 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
     section, labels = experiment.task, teacher_labels(experiment)
     if section.max_length is None:
         section = section.model_copy(update={"max_length": longest_input(experiment)})
-    task = open_task(section, TextTokenizer(tokenizer), labels)
+    taught = experiment.is_taught
+    task = open_task(section, TextTokenizer(tokenizer), labels, taught)
+    _check_labels(experiment, task)
 
     def reads_alike(other: PreTrainedTokenizerFast) -> bool:
         if experiment.augmentation is not None:  # which puts tokens of the first one into inputs
             return False
-        read = open_task(section, TextTokenizer(other), labels)
+        read = open_task(section, TextTokenizer(other), labels, taught)
         pairs = (task.train, read.train), (task.dev, read.dev)
         return all(one.fingerprint() == two.fingerprint() for one, two in pairs)
 
     task.own_readers = own_readers(experiment, tokenizer, reads_alike)
     refuse_own_readers(experiment, task.own_readers)
     _check_micro_batches(experiment, task)
-    train, dev = (
-        unknown_share(np.bincount(inputs.token_ids), tokenizer) for inputs in (task.train, task.dev)
-    )
-    task.unknown_shares = train, dev
-    for split, share in (("train", train), ("dev", dev)):
+    task.unknown_shares = {
+        split: unknown_share(np.bincount(inputs.token_ids), tokenizer)
+        for split, inputs in task.sources().items()
+    }
+    for split, share in task.unknown_shares.items():
         warning = unknown_warning(share, tokenizer)
         if warning:
             task.warnings.append(f"task.{split}: {warning}")
@@ -128,4 +130,13 @@ def _check_micro_batches(experiment: TaskExperiment, task: OpenTask) -> None:
             f"train.tokens_per_micro_batch {tokens} is under the {longest} tokens of the longest "
             "input",
             f"Raise it to {longest} or more, or cut inputs: task.max_length.",
+        )
+
+
+def _check_labels(experiment: TaskExperiment, task: OpenTask) -> None:
+    """Refuse a weight of the labels where nothing has one."""
+    if experiment.loss.asks_for_labels and not task.num_examples[0]:
+        raise ConfigError(
+            "loss.labels.weight is above 0, and no row to train on has a label",
+            "Set loss.labels.weight=0, so that only the teacher is learned from.",
         )

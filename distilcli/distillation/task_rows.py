@@ -11,6 +11,7 @@ from distilcli.errors import ConfigError
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result, Table
 from distilcli.models.task_models import teacher_labels
+from distilcli.tasks.inputs import Cut, Inputs, part_of
 from distilcli.tasks.open import expanded
 from distilcli.tasks.task import OpenTask
 
@@ -50,14 +51,21 @@ def refuse_asked_of_text(asked: Asked) -> None:
 
 def tell_of_task(task: OpenTask, audience: Audience) -> None:
     """Warn of what a user should know of the rows before trusting a score."""
+    of_train, of_transfer = (0, 0) if task.unlabelled is None else task.unlabelled.examples
     for split, count, skipped in (
-        ("train", task.num_examples[0], task.skipped.train),
+        ("train", task.num_examples[0] + of_train, task.skipped.train),
+        ("transfer", of_transfer, task.skipped.transfer),
         ("dev", task.num_examples[1], task.skipped.dev),
     ):
         if skipped:
             audience.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
     for note in (cuts_of(task), *task.notes):
         audience.note(note)
+    if task.unlabelled is not None:
+        audience.note(
+            f"rows to train on: {task.num_examples[0]:,} with a label, {of_train + of_transfer:,} "
+            f"without ({of_train:,} of task.train, {of_transfer:,} of task.transfer)"
+        )
     if task.positive is not None:
         audience.note(f"f1 is of the class {task.positive}")
     for key in sorted(task.own_readers):
@@ -81,42 +89,67 @@ def with_other_dev(experiment: TaskExperiment, files: tuple[str, ...]) -> TaskEx
 
 def rows_of(task: OpenTask, title: str) -> Result:
     """What a task's rows are: examples, inputs, what is cut or left out."""
-    skipped = task.skipped.train, task.skipped.dev
     record: dict[str, Any] = {"labels": task.labels, "positive": task.positive}
     rows = []
-    splits = ("train", "dev"), (task.train, task.dev), task.num_examples, task.cuts, skipped
-    for name, inputs, examples, cut, bad in zip(*splits, strict=True):
-        record[name] = {
-            "examples": examples,
-            "inputs": len(inputs),
-            "tokens": int(inputs.lengths.sum()),
-            "cut": cut.inputs,
-            "tokens_cut": cut.tokens,
-            "skipped": bad,
-        }
-        rows.append([name, *(f"{value:,}" for value in record[name].values())])
+    for name, split in _splits(task).items():
+        record[name.replace(" ", "_")] = split
+        rows.append([name, *(f"{value:,}" for value in split.values())])
     columns = ["split", "examples", "inputs", "tokens", "cut", "tokens cut", "bad rows left out"]
-    train_share, dev_share = task.unknown_shares
+    shares = (f"{share:.2%} of {split}" for split, share in task.unknown_shares.items())
     lines = [
         f"outputs: {', '.join(task.labels)}",
-        f"unknown tokens: {train_share:.2%} of train, {dev_share:.2%} of dev",
+        f"unknown tokens: {', '.join(shares)}",
         cuts_of(task),
         *task.notes,
     ]
     if task.positive is not None:
         lines.append(f"f1 is of the class {task.positive}")
-    record["unknown_share"] = {"train": train_share, "dev": dev_share}
+    if task.unlabelled is not None:
+        of_train, of_transfer = task.unlabelled.examples
+        lines.append(
+            f"without labels: {of_train:,} of task.train, {of_transfer:,} of task.transfer"
+        )
+        record["without_labels"]["examples_of"] = {"train": of_train, "transfer": of_transfer}
+    record["unknown_share"] = task.unknown_shares
     record["warnings"] = task.warnings
     return Result(Table(title, columns, rows), lines, record, task.warnings)
+
+
+def _splits(task: OpenTask) -> dict[str, dict[str, int]]:
+    """What each split has, by what tables call it."""
+    of_train = len(task.train)
+    if task.unlabelled is not None:
+        of_train -= sum(task.unlabelled.inputs)
+    labelled = part_of(task.train, 0, of_train)
+    found = {"train": _split(task.num_examples[0], labelled, task.cuts[0], task.skipped.train)}
+    if task.unlabelled is not None:
+        others = part_of(task.train, of_train, len(task.train))
+        found["without labels"] = _split(
+            sum(task.unlabelled.examples), others, task.unlabelled.cut, task.skipped.transfer
+        )
+    return found | {"dev": _split(task.num_examples[1], task.dev, task.cuts[1], task.skipped.dev)}
+
+
+def _split(examples: int, inputs: Inputs, cut: Cut, skipped: int) -> dict[str, int]:
+    return {
+        "examples": examples,
+        "inputs": len(inputs),
+        "tokens": int(inputs.lengths.sum()),
+        "cut": cut.inputs,
+        "tokens_cut": cut.tokens,
+        "skipped": skipped,
+    }
 
 
 def cuts_of(task: OpenTask) -> str:
     """How many texts are too long to be shown whole, and what share of the tokens that is."""
     longest = max(int(inputs.lengths.max()) for inputs in (task.train, task.dev))
-    if not any(cut.inputs for cut in task.cuts):
+    cuts = {"train": task.cuts[0], "dev": task.cuts[1]}
+    if task.unlabelled is not None:
+        cuts = {"train": task.cuts[0], "rows without labels": task.unlabelled.cut} | cuts
+    if not any(cut.inputs for cut in cuts.values()):
         return f"no text is cut; the longest input has {longest:,} tokens"
     parts = (
-        f"{cut.inputs:,} of {split}, {cut.share:.1%} of its tokens"
-        for split, cut in zip(("train", "dev"), task.cuts, strict=True)
+        f"{cut.inputs:,} of {split}, {cut.share:.1%} of its tokens" for split, cut in cuts.items()
     )
     return f"texts that are cut: {'; '.join(parts)}; the longest input has {longest:,} tokens"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -45,6 +46,7 @@ from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.models.task_models import load_finetuned, load_finetuned_teacher
 from distilcli.tasks.augmentation import augment
 from distilcli.tasks.inputs import TaskBatch, pack_samples
+from distilcli.tasks.task import OpenTask
 
 
 class TaskObjective(Objective):
@@ -78,8 +80,10 @@ class TaskObjective(Objective):
             self._inputs = augment(
                 self._inputs, experiment.augmentation, parts.tokenizer, experiment.seed
             )
-        self.lengths = self._inputs.sample_lengths
-        self.unknown_share = max(parts.task.unknown_shares)
+        self._drawn = _draws_of_an_epoch(experiment, parts.task, self._inputs.num_samples)
+        self.lengths = self._inputs.sample_lengths[self._drawn]
+        self.num_unlabelled = int((~self._inputs.labelled())[self._drawn].sum())
+        self.unknown_share = max(parts.task.unknown_shares.values())
         self.num_held_out = len(parts.task.dev)
         self._teacher, self._others = parts.teacher, parts.others
         teachers = self._make_teachers(accelerator, on_note, cache)
@@ -132,7 +136,7 @@ class TaskObjective(Objective):
 
     def pack(self, draws: Draws) -> TaskBatch:
         """One micro-batch, with the teachers' outputs where they are cached."""
-        samples = draws.samples.tolist()
+        samples = self._drawn[draws.samples].tolist()
         members = self._inputs.members(samples)
         found = (teacher.cached_outputs(members) for teacher in self.module.teachers())
         known = [one for one in found if one is not None]  # of all teachers, or of none
@@ -210,7 +214,7 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         """
         found = identity_of_tokenizer(parts.tokenizer)
         places = self.experiment.task.places()
-        for split, inputs in (("train", parts.task.train), ("dev", parts.task.dev)):
+        for split, inputs in parts.task.sources().items():
             found[f"task.{split} rows"] = Fingerprint(places[split], inputs.content_digest())
         found |= identity_of_readers(self.experiment, parts.task)
         return found | identity_of_models(self.experiment)
@@ -259,6 +263,23 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         return compare_on_task(
             models, paths, task, asked, tokens, accelerator, audience.note, shares
         )
+
+
+def _draws_of_an_epoch(experiment: TaskExperiment, task: OpenTask, num_samples: int) -> np.ndarray:
+    """The samples that an epoch draws, int64: each once, or as often as its weight says.
+
+    Args:
+        experiment: has the weight of rows without labels.
+        task: its inputs.
+        num_samples: how many they are with their changed copies, which are drawn as they are.
+    """
+    transfer, inputs = experiment.task.transfer, task.sources().get("transfer")
+    times = np.ones(task.train.num_samples, dtype=np.int64)
+    if transfer is not None and inputs is not None:
+        of_transfer, of_train = transfer.draws
+        times[:] = of_train
+        times[len(times) - inputs.num_samples :] = of_transfer
+    return np.repeat(np.arange(num_samples), np.tile(times, num_samples // len(times)))
 
 
 def identity_of_models(experiment: BaseExperiment) -> Identity:

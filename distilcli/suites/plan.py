@@ -200,6 +200,8 @@ def _runs_of(
             "student": student.model_dump(mode="json"),
             **{key: getattr(suite, key) | getattr(task, key) for key in ("train", "optim")},
         }
+        if teacher is None:
+            tree["task"]["transfer"] = None  # rows for a teacher to label
         if teacher is not None:
             # Without a teacher there are labels alone.
             tree["loss"] = laid_over(suite.loss, task.loss)

@@ -77,7 +77,10 @@ def doubtful(names: Sequence[str]) -> list[str]:
 
 
 def class_names(
-    found: set[str], given: list[str] | None, of_teacher: list[str] | None
+    found: set[str],
+    given: list[str] | None,
+    of_teacher: list[str] | None,
+    some_only: bool = False,
 ) -> list[str]:
     """Classes in the order of their ids: as the experiment lists them, the teacher's, or as found.
 
@@ -85,13 +88,26 @@ def class_names(
         found: classes of the training examples.
         given: `task.labels`.
         of_teacher: names in the configuration of a fine-tuned teacher; None where it has none.
+        some_only: whether there are training examples without labels, so that some classes of
+            the teacher may not be among those found.
 
     Raises:
-        ConfigError: `task.labels` are not different from one another, or fewer than two.
+        ConfigError: `task.labels` are not different from one another, or fewer than two; or they
+            are not given, and neither labels nor the teacher tell them.
         DataError: the classes of the examples cannot be told from one another.
         ModelError: the teacher's classes are others than the experiment's or the data's.
     """
     check_found(found)
+    if some_only and given is None:
+        named = of_teacher is not None and not _are_generic(of_teacher)
+        if named and _are_among(found, of_teacher or []):
+            return list(of_teacher or [])
+        if not found:
+            raise ConfigError(
+                "task.labels: no row to train on has a label, and the teacher does not name its "
+                "classes",
+                "List them in the order of the teacher's outputs: task.labels=[a, b, ...]",
+            )
     names = given or sorted(found, key=_by_number)
     if len(set(names)) != len(names) or len(names) < 2:
         raise ConfigError(
@@ -99,7 +115,7 @@ def class_names(
         )
     if of_teacher is None:
         return names
-    generic = all(name == f"LABEL_{index}" for index, name in enumerate(of_teacher))
+    generic = _are_generic(of_teacher)
     # Data that has ids and no names says nothing about the teacher's names.
     are_ids = names == [str(index) for index in range(len(names))]
     alike = same_classes(of_teacher, names)
@@ -120,6 +136,20 @@ def class_names(
             f"List them in the teacher's order: task.labels=[{', '.join(of_teacher)}]",
         )
     return names
+
+
+def _are_generic(names: Sequence[str]) -> bool:
+    """Whether these are the names that transformers gives outputs by itself."""
+    return all(name == f"LABEL_{index}" for index, name in enumerate(names))
+
+
+def _are_among(found: set[str], names: Sequence[str]) -> bool:
+    """Whether each class found is one of those named; capitals do not count where one is meant."""
+    classes = Classes(names)
+    try:
+        return all(classes.name_of(name) for name in found)
+    except BadExample:
+        return False
 
 
 def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:

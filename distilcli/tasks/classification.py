@@ -54,5 +54,5 @@ class Classification(SequenceTask):
 
     def constant_outputs(self) -> np.ndarray:
         """Logarithms of the training frequencies of the classes."""
-        counts = np.bincount(self.train.targets, minlength=len(self.labels))
+        counts = np.bincount(self.known_targets(), minlength=len(self.labels))
         return np.tile(np.log((counts + 1.0) / counts.sum()), (len(self.dev), 1))

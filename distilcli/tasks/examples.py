@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from distilcli.config.data import RowFiles, RowHub
 from distilcli.errors import ConfigError, DataError, ModelError
-from distilcli.text.conll import conll_rows
+from distilcli.text.conll import conll_rows, is_like_conll
 from distilcli.text.globs import matching_files
 from distilcli.text.hub import hub_rows
 from distilcli.text.lines import plain_rows, text_lines
@@ -29,6 +29,10 @@ Example = TypeVar("Example")
 
 class BadExample(Exception):
     """Raised while a row is made an example: why it cannot be one."""
+
+
+class NoLabel(BadExample):
+    """Raised where a cell says that there is no label, so that a teacher may be asked for one."""
 
 
 @dataclass
@@ -47,8 +51,12 @@ class Examples(Generic[Example]):
     places: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
 
-    def check(self, skip_bad_rows: bool) -> None:
+    def check(self, skip_bad_rows: bool, num_others: int = 0) -> None:
         """Refuse bad rows, unless they are to be skipped.
+
+        Args:
+            skip_bad_rows: leave them out.
+            num_others: usable examples of the same source that are kept elsewhere.
 
         Raises:
             DataError: some rows are bad, or none is usable.
@@ -60,7 +68,7 @@ class Examples(Generic[Example]):
                 "Fix them, or leave them out with task.skip_bad_rows=true.",
                 [*self.bad[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])],
             )
-        if not self.usable:
+        if not self.usable and not num_others:
             bad = f" but {len(self.bad):,} bad ones, such as {self.bad[0]}" if self.bad else ""
             raise DataError(f"{self.name}: there are no rows{bad}")
 
@@ -75,15 +83,35 @@ class Examples(Generic[Example]):
         self.places[:] = [place for place, _ in kept]
         self.usable[:] = [example for _, example in kept]
 
+    def take_out(self, wanted: Callable[[Example], bool]) -> "Examples[Example]":
+        """Take some of the usable examples out, into examples of the same name."""
+        taken: Examples[Example] = Examples(self.name)
+        kept: Examples[Example] = Examples(self.name)
+        for place, example in zip(self.places, self.usable, strict=True):
+            side = taken if wanted(example) else kept
+            side.places.append(place)
+            side.usable.append(example)
+        self.places, self.usable = kept.places, kept.usable
+        return taken
+
 
 @contextmanager
-def bad_rows_first(train: Examples[Any], dev: Examples[Any], skip_bad_rows: bool) -> Iterator[None]:
-    """Where classes cannot be told in the block, refuse bad rows, which may be why, instead."""
+def bad_rows_first(
+    train: Examples[Any], dev: Examples[Any], skip_bad_rows: bool, num_others: int = 0
+) -> Iterator[None]:
+    """Where classes cannot be told in the block, refuse bad rows, which may be why, instead.
+
+    Args:
+        train: training examples with labels.
+        dev: dev examples.
+        skip_bad_rows: bad rows are left out.
+        num_others: training examples without labels.
+    """
     try:
         yield
     except (ConfigError, DataError, ModelError):
-        for split in (train, dev):
-            split.check(skip_bad_rows)
+        train.check(skip_bad_rows, num_others)
+        dev.check(skip_bad_rows)
         raise
 
 
@@ -111,7 +139,7 @@ def read_examples(
             and the optional ones that the row has.
         by_ending: formats of this task's own, by the ending of a file's name.
         optional: columns that rows may have.
-        as_row: the columns of a line of plain text; None: plain text is no format of this source.
+        as_row: makes the columns of a line of plain text; None: a row cannot be plain text.
 
     Raises:
         ConfigError: the format of a file is unknown.
@@ -160,10 +188,11 @@ def _rows(
                 "Such as [id, form, lemma, upos, xpos, feats, head, deprel, deps, misc], with "
                 "task.words=form task.tags=upos.",
             )
+        formats = {*_ROW_FORMATS, *by_ending.values(), *(["text"] if as_row else [])}
         file_format = source.format
         if file_format == "auto":
-            file_format = _format_of(path, by_ending, key, as_row is not None)
-        elif file_format not in (*_ROW_FORMATS, *by_ending.values(), *["text"] * bool(as_row)):
+            file_format = _format_of(path, by_ending, key, formats)
+        elif file_format not in formats:
             raise ConfigError(
                 f"{key}.format: {file_format} is not for a task of this kind", "Choose another one."
             )
@@ -186,7 +215,7 @@ def _file_rows(
 ) -> Iterator[Row | BadRow]:
     columns = source.columns
     if file_format == "squad":
-        return squad_rows(path, "".join(text_lines(path, raw)))
+        return squad_rows(path, "".join(text_lines(path, raw)), "answers" in needed)
     if file_format == "conll":
         return conll_rows(text_lines(path, raw), needed, columns)
     if as_row is not None and file_format == "text":
@@ -194,13 +223,24 @@ def _file_rows(
     return read_rows(path, raw, file_format, needed, columns, optional)  # type: ignore[arg-type]
 
 
-def _format_of(path: Path, by_ending: dict[str, str], key: str, takes_text: bool) -> Any:
+def _format_of(path: Path, by_ending: dict[str, str], key: str, formats: set[str]) -> Any:
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     last = endings[-1] if endings else ""
     file_format = by_ending.get(last) or ENDINGS.get(last)
-    if file_format not in (*_ROW_FORMATS, "squad", "conll", *["text"] * takes_text):
+    if file_format not in formats:
         raise ConfigError(
             f"{key}.format: {path} has no ending that tells its format",
-            f"Set it to {'text, ' if takes_text else ''}csv, tsv, jsonl, parquet, squad or conll.",
+            f"Set it to {'text, ' if 'text' in formats else ''}csv, tsv, jsonl, parquet, squad or "
+            "conll.",
+        )
+    if file_format == "text" and "conll" in formats and _is_like_conll(path):
+        raise ConfigError(
+            f"{key}.format: {path} looks like columns of CoNLL, a word a line",
+            "Set it to conll; or to text, if each line is a sentence.",
         )
     return file_format
+
+
+def _is_like_conll(path: Path) -> bool:
+    with path.open("rb") as raw:
+        return is_like_conll(text_lines(path, raw))

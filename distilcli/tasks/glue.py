@@ -175,6 +175,7 @@ def expand(
         "score": glue.score,
         "max_length": task.max_length,
         "skip_bad_rows": task.skip_bad_rows,
+        "transfer": task.transfer,
     }
     if labels is None:
         return RegressionTask.model_validate({"kind": "regression", **common})

@@ -77,6 +77,18 @@ class Inputs:
         """Whether there is a target for each row of outputs; else there is one for each input."""
         return len(self.targets) == int(self.output_offsets[-1])
 
+    @property
+    def num_samples(self) -> int:
+        """Groups, or inputs that stand alone."""
+        return len(self.sample_lengths)
+
+    def labelled(self) -> np.ndarray:
+        """Whether a sample has a label, or some of its rows have one; bool [samples]."""
+        found = has_label(self.targets)
+        if self.targets_are_of_rows:
+            found = _any_of_each(found, self.output_offsets)
+        return found if self.group_offsets is None else _any_of_each(found, self.group_offsets)
+
     def fingerprint(self) -> str:
         """Hash of what a model is shown and where it is read; hexadecimal."""
         digest = blake2b(digest_size=16)
@@ -114,6 +126,10 @@ class Cut:
     tokens: int
     shown: int
 
+    def __add__(self, other: "Cut") -> "Cut":
+        """What of both is in no input."""
+        return Cut(self.inputs + other.inputs, self.tokens + other.tokens, self.shown + other.shown)
+
     @property
     def share(self) -> float:
         """Of all tokens those that are not shown, as a fraction."""
@@ -141,11 +157,68 @@ def join(
 
 def without_labels(inputs: Inputs) -> Inputs:
     """The same inputs, of which only a teacher's outputs say anything."""
-    nothing = np.nan if inputs.targets.dtype.kind == "f" else IGNORE_INDEX
-    return replace(inputs, targets=np.full_like(inputs.targets, nothing))
+    targets = inputs.targets
+    return replace(inputs, targets=np.full_like(targets, no_label(targets.dtype)))
 
 
-def _has_label(targets: np.ndarray) -> np.ndarray:
+def no_label(dtype: np.dtype) -> float | int:
+    """What stands for a target that is not known."""
+    return np.nan if dtype.kind == "f" else IGNORE_INDEX
+
+
+def end_to_end(parts: Sequence[Inputs]) -> Inputs:
+    """The inputs of several parts, one part after another."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([part.lengths for part in parts])
+    num_outputs = np.concatenate([part.num_outputs_of for part in parts])
+    return Inputs(
+        token_ids=np.concatenate([part.token_ids for part in parts]),
+        token_types=np.concatenate([part.token_types for part in parts]),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        output_positions=np.concatenate([part.output_positions for part in parts]),
+        output_offsets=np.concatenate([[0], np.cumsum(num_outputs, dtype=np.int64)]),
+        targets=np.concatenate([part.targets for part in parts]),
+        shown=[one for part in parts for one in part.shown],
+        group_offsets=_groups_end_to_end(parts),
+    )
+
+
+def _groups_end_to_end(parts: Sequence[Inputs]) -> np.ndarray | None:
+    sizes = [np.diff(part.group_offsets) for part in parts if part.group_offsets is not None]
+    if not sizes:
+        return None
+    assert len(sizes) == len(parts)  # inputs of one task all stand alone, or none does
+    return np.concatenate([[0], np.cumsum(np.concatenate(sizes), dtype=np.int64)])
+
+
+def part_of(inputs: Inputs, first: int, end: int) -> Inputs:
+    """The inputs from `first` to before `end`, between which groups are whole."""
+    groups = inputs.group_offsets
+    if groups is not None:
+        groups = groups[(groups >= first) & (groups <= end)] - first
+    tokens = slice(inputs.offsets[first], inputs.offsets[end])
+    rows = slice(inputs.output_offsets[first], inputs.output_offsets[end])
+    return Inputs(
+        token_ids=inputs.token_ids[tokens],
+        token_types=inputs.token_types[tokens],
+        offsets=inputs.offsets[first : end + 1] - inputs.offsets[first],
+        output_positions=inputs.output_positions[rows],
+        output_offsets=inputs.output_offsets[first : end + 1] - inputs.output_offsets[first],
+        targets=inputs.targets[rows if inputs.targets_are_of_rows else slice(first, end)],
+        shown=inputs.shown[first:end],
+        group_offsets=groups,
+    )
+
+
+def _any_of_each(found: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Whether some of the values from each offset to the next are true."""
+    counts = np.concatenate([[0], np.cumsum(found)])
+    of_each: np.ndarray = np.diff(counts[offsets]) > 0
+    return of_each
+
+
+def has_label(targets: np.ndarray) -> np.ndarray:
     """Which of some targets say something, bool [targets]."""
     known = ~np.isnan(targets) if targets.dtype.kind == "f" else targets != IGNORE_INDEX
     of_each: np.ndarray = known.all(axis=tuple(range(1, known.ndim)))
@@ -222,7 +295,7 @@ def pack_inputs(
         token_type_ids=torch.from_numpy(inputs.token_types[tokens].astype(np.int64))[None],
         output_positions=torch.from_numpy(inputs.output_positions[rows] + starts),
         targets=torch.from_numpy(targets),
-        num_labels=int(_has_label(targets).sum()),
+        num_labels=int(has_label(targets).sum()),
         teacher_outputs=None if outputs is None else torch.from_numpy(outputs),
         teacher_hidden=None if hidden is None else torch.from_numpy(hidden),
         other_outputs=torch.from_numpy(np.stack(others)) if others else None,

@@ -1,9 +1,10 @@
 """What may stand in a row as a label, and which class it is: one place for every kind of task.
 
-- null, NaN, empty, and -1 of a hub's class labels: no label, a bad row. An empty list, or an empty
-  text where there may be several classes, says that the row has no class.
-- -100: a word with this tag is passed over, neither trained on nor scored. Of a class it is no
-  label; among numbers it is a number.
+- null, NaN, empty, and -1 of a hub's class labels: no label, which `NoLabel` says. Such a row is
+  bad, unless it is one to train on beside a teacher. An empty list, or an empty text where there
+  may be several classes, says that the row has no class.
+- -100: a word with this tag is passed over, neither trained on nor scored; a sentence of nothing
+  else has no label. Of a class it is no label; among numbers it is a number.
 - 1, 1.0, "1" and "1.0": one class, 1.
 - true and false: classes of these names, but not beside the numbers 0 and 1; no numbers.
 - Lists of 0 and 1 (or true and false), of one length: a value for each class, in their order.
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from distilcli.files.json_text import parse_json
-from distilcli.tasks.examples import BadExample, is_nothing
+from distilcli.tasks.examples import BadExample, NoLabel, is_nothing
 from distilcli.text.row import IGNORE_INDEX
 
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 _ON, _OFF = {"1", "true"}, {"0", "false"}
+_PASSED_OVER = {str(IGNORE_INDEX), f"{IGNORE_INDEX}.0"}
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -32,10 +34,11 @@ def class_text(value: Any) -> str:
     """The class that a cell names: text without blanks around it, 1 for 1.0, true for True.
 
     Raises:
-        BadExample: it names none, or is no text, number or bool.
+        NoLabel: it says that there is none.
+        BadExample: it is no text, number or bool.
     """
     if is_nothing(value):
-        raise BadExample("no label")
+        raise NoLabel("no label")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float | Decimal):
@@ -50,9 +53,9 @@ def class_text(value: Any) -> str:
         kind = "list" if isinstance(value, list) else type(value).__name__
         raise BadExample(f"label {_short(value)} is a {kind}, not one class")
     if not text:
-        raise BadExample("no label")
+        raise NoLabel("no label")
     if text == str(IGNORE_INDEX):
-        raise BadExample(f"no label ({IGNORE_INDEX})")
+        raise NoLabel(f"no label ({IGNORE_INDEX})")
     return text
 
 
@@ -71,20 +74,27 @@ def class_texts(value: Any) -> tuple[str, ...]:
     """The classes that a cell names: a list, a JSON list as text, or text with commas.
 
     Raises:
-        BadExample: there is no label, or something in it is no class.
+        NoLabel: there is none, or there is nothing in a list but what says so.
+        BadExample: something in it is no class.
     """
     if is_nothing(value):
-        raise BadExample("no label")
+        raise NoLabel("no label")
     if isinstance(value, str):
         value = _listed(value.strip())
     elif not isinstance(value, list):
         value = [value]
+    if value and all(is_nothing(part) or str(part).strip() in _PASSED_OVER for part in value):
+        some = "no label" if any(map(is_nothing, value)) else f"no label ({IGNORE_INDEX})"
+        raise NoLabel(some)
     if any(is_nothing(part) for part in value):
         raise BadExample("a label of the list is nothing")
     for part in value:
         if isinstance(part, float) and math.isfinite(part) and part != int(part):
             raise BadExample(f"{part} in the list is neither a class nor 0 or 1")
-    return tuple(class_text(part) for part in value if str(part).strip())
+    try:
+        return tuple(class_text(part) for part in value if str(part).strip())
+    except NoLabel as error:  # beside real classes it is a mistake
+        raise BadExample(str(error)) from None
 
 
 def _listed(text: str) -> list[Any]:
@@ -102,10 +112,11 @@ def number_of(value: Any) -> float:
     """The number in a cell, one that float32 can hold.
 
     Raises:
-        BadExample: there is none.
+        NoLabel: the cell is empty, or NaN.
+        BadExample: it is no such number.
     """
     if is_nothing(value) or (isinstance(value, str) and not value.strip()):
-        raise BadExample("no label")
+        raise NoLabel("no label")
     no_number = BadExample(f"label {_short(value)} is no number")
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise no_number
@@ -118,7 +129,7 @@ def number_of(value: Any) -> float:
     except ValueError:
         raise no_number from None
     if not abs(found) <= _LARGEST:
-        raise BadExample(f"label {_short(value)} is not finite")
+        raise (NoLabel if math.isnan(found) else BadExample)(f"label {_short(value)} is not finite")
     return found
 
 

@@ -38,12 +38,15 @@ class MultiLabel(SequenceTask):
         teacher_labels: list[str] | None,
     ) -> list[str]:
         """The names of the outputs; examples have the names of their classes afterwards."""
-        length = vector_length([example.label for example in train.usable])
+        # Where a teacher labels all that is trained on, the dev rows show what labels are like.
+        telling = train.usable or dev.usable
+        length = vector_length([example.label for example in telling])
+        some_only = self._some_classes_only
         if length is None:
             found = {label for example in train.usable for label in example.label}
             for split in (train, dev):
                 split.change(_without_vector)
-            return class_names(found, config.labels, teacher_labels)
+            return class_names(found, config.labels, teacher_labels, some_only)
         given: list[str] | None = config.labels
         if given is not None and len(given) != length:
             raise ConfigError(
@@ -64,7 +67,7 @@ class MultiLabel(SequenceTask):
     def targets(self, examples: Sequence[TextExample]) -> np.ndarray:
         """float32 [examples, classes], 1 where a class is right."""
         rows = [[float(name in example.label) for name in self.labels] for example in examples]
-        return np.array(rows, dtype=np.float32)
+        return np.array(rows, dtype=np.float32).reshape(-1, len(self.labels))
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:
         """F1 over all labels, its mean over the classes that occur, share of rows all right."""
@@ -80,7 +83,7 @@ class MultiLabel(SequenceTask):
 
     def constant_outputs(self) -> np.ndarray:
         """Log-odds of the training frequencies of the classes."""
-        share = self.train.targets.mean(axis=0).clip(1e-6, 1 - 1e-6)
+        share = self.known_targets().mean(axis=0).clip(1e-6, 1 - 1e-6)
         return np.tile(np.log(share / (1 - share)), (len(self.dev), 1))
 
 

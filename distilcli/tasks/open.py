@@ -39,7 +39,10 @@ def expanded(task: BaseTask, teacher_labels: list[str] | None) -> BaseTask:
 
 
 def open_task(
-    task: BaseTask, tokenizer: TextTokenizer, teacher_labels: list[str] | None = None
+    task: BaseTask,
+    tokenizer: TextTokenizer,
+    teacher_labels: list[str] | None = None,
+    may_lack_labels: bool = False,
 ) -> OpenTask:
     """Read a task's examples.
 
@@ -47,6 +50,8 @@ def open_task(
         task: the experiment's task.
         tokenizer: of the models.
         teacher_labels: names of a fine-tuned teacher's outputs; None without one.
+        may_lack_labels: whether rows of `task.train` may be without a label, because a teacher's
+            outputs are targets; else they are bad rows.
 
     Raises:
         ConfigError: formats or classes cannot be told, or the extra `eval` is not installed.
@@ -57,5 +62,5 @@ def open_task(
     kind: Any = KINDS[type(task)]
     if kind.is_scored_by_scikit:
         scikit_metrics()  # better missed now than after hours of training
-    opened: OpenTask = kind(task, tokenizer, teacher_labels)
+    opened: OpenTask = kind(task, tokenizer, teacher_labels, may_lack_labels)
     return opened

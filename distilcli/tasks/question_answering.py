@@ -5,7 +5,7 @@ start and end logits over all windows of its question (Devlin et al. 2019, sec. 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from distilcli.config.tasks import QuestionAnsweringTask
 from distilcli.tasks import squad
 from distilcli.tasks.decisions import Decisions
-from distilcli.tasks.examples import BadExample, read_examples
+from distilcli.tasks.examples import BadExample, is_nothing
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.outputs import Spans
 from distilcli.tasks.shown import ShownWindow
+from distilcli.tasks.splits import RowReader, read_splits
 from distilcli.tasks.task import OpenTask, batched
+from distilcli.text.row import IGNORE_INDEX
 from distilcli.text.tokenizers import TextTokenizer
 
 _ENDINGS = {".json": "squad"}
@@ -26,7 +28,7 @@ _ENDINGS = {".json": "squad"}
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its context, and its answers as (text, first character)."""
+    """A question with its context, and its answers as (text, first character); none are known."""
 
     question: str
     context: str
@@ -66,23 +68,26 @@ class QuestionAnswering(OpenTask):
         config: QuestionAnsweringTask,
         tokenizer: TextTokenizer,
         teacher_labels: list[str] | None = None,
+        may_lack_labels: bool = False,
     ) -> None:
         self.score = config.score
         self.labels = ["start", "end"]
         self._longest = config.max_answer_length
-        train = read_examples(config.train, "task.train", squad.COLUMNS[1:], _question, _ENDINGS)
-        dev = read_examples(config.dev, "task.dev", squad.COLUMNS[1:], _question, _ENDINGS)
+        splits = read_splits(config, _READER, may_lack_labels)
         self.keep_usable(
-            train,
-            dev,
+            splits,
             config.skip_bad_rows,
             lambda question: question,
             lambda question: (question.question, question.context),
         )
-        self._questions = dev.usable
-        self.train, _, in_train = _inputs(train.usable, tokenizer, config)
-        self.dev, self._windows, in_dev = _inputs(dev.usable, tokenizer, config)
-        self.say_cuts(in_train, in_dev, "task.max_question_length", config.max_question_length)
+        self._questions = splits.dev.usable
+
+        def make(questions: Sequence[Question]) -> tuple[Inputs, Cut]:
+            inputs, self._windows, cut = _inputs(questions, tokenizer, config)
+            return inputs, cut  # the dev questions come last: their windows stay
+
+        limit = config.max_question_length
+        self.make_inputs(splits, make, "task.max_question_length", limit)
 
     def answers(self, outputs: np.ndarray) -> list[str]:
         """The answer to each dev question, from start and end logits [rows, 2]."""
@@ -182,21 +187,34 @@ def log_sums_of_spans(
     return log_sum(start * of_one[:, 0], end * of_one[:, 1]), log_sum(start, end)
 
 
-def _question(values: dict[str, Any]) -> Question:
+def _unlabelled(values: dict[str, Any]) -> Question:
     question, context = values["question"], values["context"]
     for name, text in (("question", question), ("context", context)):
         if not isinstance(text, str) or not text.strip():
             raise BadExample(f"no {name}")
+    return Question(question, context, [])
+
+
+def _question(values: dict[str, Any], may_lack_answers: bool) -> Question:
+    question = _unlabelled(values)
+    if may_lack_answers and is_nothing(values["answers"]):
+        return question
     try:
         answers = squad.answers_of(values["answers"])
     except ValueError as error:
         raise BadExample(str(error)) from None
-    if not answers:
+    if not answers and not may_lack_answers:
         raise BadExample("no answer")
     for text, start in answers:
-        if not text or start < 0 or not context.startswith(text, start):
+        if not text or start < 0 or not question.context.startswith(text, start):
             raise BadExample(f"the answer {text!r} is not in the context at character {start}")
-    return Question(question, context, answers)
+    return replace(question, answers=answers)
+
+
+_SHOWN, _ANSWERS = squad.COLUMNS[1:3], squad.COLUMNS[3:]
+_READER = RowReader(
+    _SHOWN, _ANSWERS, _question, _unlabelled, lambda question: bool(question.answers), _ENDINGS
+)
 
 
 def _inputs(
@@ -260,9 +278,10 @@ def _cut(
 def _targets(questions: Sequence[Question], windows: Sequence[Window]) -> list[tuple[int, int]]:
     """First and last token of the answer in each input; [CLS], token 0, where it is not whole.
 
-    What the tokenizer keeps of the answer counts: blanks at its edges belong to no token.
+    What the tokenizer keeps of the answer counts: blanks at its edges belong to no token. Where no
+    answer is known, both are `IGNORE_INDEX`.
     """
-    touched = [_touched(questions[window.question].answers[0], window) for window in windows]
+    touched = [_touched(questions[window.question], window) for window in windows]
     kept: dict[int, tuple[int, int]] = {}  # characters of each question's answer, over all windows
     for window, inside in zip(windows, touched, strict=True):
         if len(inside):
@@ -272,14 +291,18 @@ def _targets(questions: Sequence[Question], windows: Sequence[Window]) -> list[t
     targets = []
     for window, inside in zip(windows, touched, strict=True):
         spans = window.spans[inside]
-        if len(inside) and (spans[0, 0], spans[-1, 1]) == kept[window.question]:
+        if not questions[window.question].answers:
+            targets.append((IGNORE_INDEX, IGNORE_INDEX))
+        elif len(inside) and (spans[0, 0], spans[-1, 1]) == kept[window.question]:
             targets.append((window.first + int(inside[0]), window.first + int(inside[-1])))
         else:
             targets.append((0, 0))
     return targets
 
 
-def _touched(answer: tuple[str, int], window: Window) -> np.ndarray:
+def _touched(question: Question, window: Window) -> np.ndarray:
     """Indices of the window's context tokens that have a character of the answer."""
-    text, begin = answer
+    if not question.answers:
+        return np.empty(0, dtype=np.int64)
+    text, begin = question.answers[0]
     return np.flatnonzero((window.spans[:, 0] < begin + len(text)) & (window.spans[:, 1] > begin))

@@ -59,7 +59,7 @@ class Regression(SequenceTask):
 
     def constant_outputs(self) -> np.ndarray:
         """The mean of the training examples."""
-        return np.full((len(self.dev), 1), self.train.targets.mean())
+        return np.full((len(self.dev), 1), self.known_targets().mean())
 
 
 def _correlations(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:

@@ -5,21 +5,22 @@ no micro-batch holds a part of them. A model is shown one pair of query and docu
 cross-encoder is.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from distilcli.config.data import RowFiles, RowHub
 from distilcli.config.tasks import RerankingTask
 from distilcli.errors import DataError
 from distilcli.tasks import rankings
-from distilcli.tasks.examples import BadExample, Examples, read_examples
+from distilcli.tasks.examples import BadExample, Examples, NoLabel, is_nothing
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import number_of
 from distilcli.tasks.outputs import Relevance
 from distilcli.tasks.sequence import tokenized
+from distilcli.tasks.splits import RowReader, read_splits
 from distilcli.tasks.task import OpenTask
 from distilcli.text.overlap import digest_of_texts, overlap
 from distilcli.text.tokenizers import TextTokenizer
@@ -32,7 +33,7 @@ class QueryExample:
     Attributes:
         query: its text.
         documents: text of each candidate.
-        labels: how relevant each is.
+        labels: how relevant each is; NaN where nobody knows it.
         key: what rows of the same query have in common; None: a row that has all its candidates.
     """
 
@@ -59,26 +60,31 @@ class Reranking(OpenTask):
         config: RerankingTask,
         tokenizer: TextTokenizer,
         teacher_labels: list[str] | None,
+        may_lack_labels: bool = False,
     ) -> None:
         self.score = config.score
         self.labels = ["LABEL_0"]  # as transformers calls a single output
-        train, dev = (
-            _read(source, f"task.{split}", config)
-            for split, source in (("train", config.train), ("dev", config.dev))
-        )
+        splits = read_splits(config, _reader(config), may_lack_labels)
         self.keep_usable(
-            train,
-            dev,
+            splits,
             config.skip_bad_rows,
             lambda example: example,
             lambda example: (example.query, *sorted(example.documents)),
         )
-        self.train, in_train = _inputs(train.usable, tokenizer, config.max_length)
-        self.dev, in_dev = _inputs(dev.usable, tokenizer, config.max_length)
-        self.say_cuts(in_train, in_dev, "task.max_length", config.max_length)
-        self.notes = [_sizes_of("train", train.usable), _sizes_of("dev", dev.usable)]
+
+        def make(examples: Sequence[QueryExample]) -> tuple[Inputs, Cut]:
+            return _inputs(examples, tokenizer, config.max_length)
+
+        self.make_inputs(splits, make, "task.max_length", config.max_length)
+        train = [
+            *splits.train.usable,
+            *splits.unlabelled.usable,
+            *splits.transfer.usable,
+        ]
+        dev = splits.dev
+        self.notes = [_sizes_of("train", train), _sizes_of("dev", dev.usable)]
         self._ranked = self._ranked_queries(dev)
-        self._warn(train.usable, dev.usable)
+        self._warn(train, dev.usable)
 
     def _ranked_queries(self, dev: Examples[QueryExample]) -> list[int]:
         """The dev queries that can be scored: some candidate is relevant.
@@ -163,30 +169,48 @@ class Reranking(OpenTask):
         return [queries[index] for index in self._ranked]
 
 
-def _read(source: RowFiles | RowHub, key: str, config: RerankingTask) -> Examples[QueryExample]:
-    """The queries of one split, each with all its candidates."""
+def _reader(config: RerankingTask) -> RowReader[QueryExample]:
+    """Rows of one document, or of all documents of a query."""
     ids = [config.query_id] if config.query_id else []
-    needed = [config.query, config.document, config.label, *ids]
 
-    def convert(values: dict[str, Any]) -> QueryExample:
+    def unlabelled(values: dict[str, Any]) -> QueryExample:
         query = _text(values[config.query], config.query)
-        documents, labels = values[config.document], values[config.label]
-        key = _key(values[ids[0]], ids[0]) if ids else query.strip()
+        documents = values[config.document]
         if not isinstance(documents, list):
-            return QueryExample(
-                query, (_text(documents, config.document),), (_relevance(labels),), key
-            )
+            key = _key(values[ids[0]], ids[0]) if ids else query.strip()
+            return QueryExample(query, (_text(documents, config.document),), (math.nan,), key)
+        if ids:
+            _key(values[ids[0]], ids[0])
         if not documents:
             raise BadExample(f"no documents in {config.document}")
-        if not isinstance(labels, list) or len(labels) != len(documents):
-            number = f"{len(labels)} of them" if isinstance(labels, list) else "no list"
-            raise BadExample(
-                f"{len(documents)} documents in {config.document}, but in {config.label} {number}"
-            )
         texts = tuple(_text(document, config.document) for document in documents)
-        return QueryExample(query, texts, tuple(map(_relevance, labels)), None)
+        return QueryExample(query, texts, (math.nan,) * len(texts), None)
 
-    return _joined(read_examples(source, key, needed, convert, {}))
+    def convert(values: dict[str, Any], may_lack_labels: bool) -> QueryExample:
+        example, labels = unlabelled(values), values[config.label]
+        number = len(example.documents)
+        if example.key is not None:
+            return replace(example, labels=(_relevance(labels, may_lack_labels),))
+        if may_lack_labels and (is_nothing(labels) or labels in ("", [])):
+            return example
+        if not isinstance(labels, list) or len(labels) != number:
+            found = f"{len(labels)} of them" if isinstance(labels, list) else "no list"
+            raise BadExample(
+                f"{number} documents in {config.document}, but in {config.label} {found}"
+            )
+        return replace(
+            example, labels=tuple(_relevance(label, may_lack_labels) for label in labels)
+        )
+
+    return RowReader(
+        [config.query, config.document, *ids],
+        [config.label],
+        convert,
+        unlabelled,
+        lambda example: not all(map(math.isnan, example.labels)),
+        {},
+        joined=_joined,
+    )
 
 
 def _joined(rows: Examples[QueryExample]) -> Examples[QueryExample]:
@@ -231,9 +255,14 @@ def _text(value: Any, column: str) -> str:
     return value
 
 
-def _relevance(value: Any) -> float:
-    """How relevant a document is: a number from 0, or true or false."""
-    relevance = float(value) if isinstance(value, bool) else number_of(value)
+def _relevance(value: Any, may_lack_label: bool) -> float:
+    """How relevant a document is: a number from 0, or true or false; NaN where nobody knows it."""
+    try:
+        relevance = float(value) if isinstance(value, bool) else number_of(value)
+    except NoLabel:
+        if may_lack_label:
+            return math.nan
+        raise
     if relevance < 0:
         raise BadExample(f"label {value} is below 0; 0 is a document that is not relevant")
     return relevance

@@ -8,9 +8,10 @@ import numpy as np
 
 from distilcli.config.tasks import ClassificationTask, MultiLabelTask, RegressionTask
 from distilcli.tasks.classes import Classes, class_names, doubtful
-from distilcli.tasks.examples import BadExample, Examples, bad_rows_first, read_examples
-from distilcli.tasks.inputs import Cut, Inputs, join
+from distilcli.tasks.examples import BadExample, Examples, NoLabel, bad_rows_first
+from distilcli.tasks.inputs import Cut, Inputs, join, no_label
 from distilcli.tasks.labels import class_text
+from distilcli.tasks.splits import RowReader, read_splits
 from distilcli.tasks.task import OpenTask, batched, check_score
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -19,7 +20,7 @@ SequenceSettings = ClassificationTask | MultiLabelTask | RegressionTask
 
 @dataclass(frozen=True)
 class TextExample:
-    """A text or a pair, with its class, its classes or its number."""
+    """A text or a pair, with its class, its classes or its number; None: nobody knows it."""
 
     texts: tuple[str, ...]
     label: Any
@@ -35,20 +36,23 @@ class SequenceTask(OpenTask):
         config: SequenceSettings,
         tokenizer: TextTokenizer,
         teacher_labels: list[str] | None,
+        may_lack_labels: bool = False,
     ) -> None:
         self.score = config.score
-        train, dev = _read_splits(config, _converter(config, self.parse))
-        with bad_rows_first(train, dev, config.skip_bad_rows):
+        splits = read_splits(config, _reader(config, self.parse), may_lack_labels)
+        train, dev, num_others = splits.train, splits.dev, splits.num_unlabelled
+        self._some_classes_only = num_others > 0
+        with bad_rows_first(train, dev, config.skip_bad_rows, num_others):
             self.labels = self.choose_labels(config, train, dev, teacher_labels)
         self._classes = Classes(self.labels)
-        self.keep_usable(
-            train, dev, config.skip_bad_rows, self.named, lambda example: example.texts
-        )
+        self.keep_usable(splits, config.skip_bad_rows, self.named, lambda example: example.texts)
         self.warnings += self.doubts(config)
         check_score(self.score, ("f1", "accuracy_f1"), len(self.labels) == 2, "two classes")
-        self.train, in_train = self._inputs(train.usable, tokenizer, config.max_length)
-        self.dev, in_dev = self._inputs(dev.usable, tokenizer, config.max_length)
-        self.say_cuts(in_train, in_dev, "task.max_length", config.max_length)
+
+        def make(examples: Sequence[TextExample]) -> tuple[Inputs, Cut]:
+            return self._inputs(examples, tokenizer, config.max_length)
+
+        self.make_inputs(splits, make, "task.max_length", config.max_length)
 
     def _inputs(
         self,
@@ -58,7 +62,15 @@ class SequenceTask(OpenTask):
     ) -> tuple[Inputs, Cut]:
         texts = [example.texts for example in examples]
         ids, types, cut = tokenized(texts, tokenizer, max_length)
-        return join(ids, types, [[0]] * len(ids), self.targets(examples), texts), cut
+        inputs = join(ids, types, [[0]] * len(ids), self._all_targets(examples), texts)
+        return inputs, cut
+
+    def _all_targets(self, examples: Sequence[TextExample]) -> np.ndarray:
+        """Targets of examples of which all have a label, or none has."""
+        if any(example.label is not None for example in examples):
+            return self.targets(examples)
+        like = self.targets([])
+        return np.full((len(examples), *like.shape[1:]), no_label(like.dtype), dtype=like.dtype)
 
     def parse(self, value: Any) -> Any:
         """The label of a row; raises `BadExample`."""
@@ -73,7 +85,7 @@ class SequenceTask(OpenTask):
     ) -> list[str]:
         """The names of the outputs."""
         found = {example.label for example in train.usable}
-        return class_names(found, config.labels, teacher_labels)
+        return class_names(found, config.labels, teacher_labels, self._some_classes_only)
 
     def doubts(self, config: Any) -> list[str]:
         """What looks wrong with the names of the outputs, in a sentence each."""
@@ -89,31 +101,39 @@ class SequenceTask(OpenTask):
         return np.array([ids[example.label] for example in examples], dtype=np.int64)
 
 
-def _read_splits(
-    config: SequenceSettings, convert: Callable[[dict[str, Any]], TextExample]
-) -> tuple[Examples[TextExample], Examples[TextExample]]:
-    """The training and the dev examples."""
-    pair = [config.text_pair] if config.text_pair else []
-    needed = [config.text, *pair, config.label]
-    train = read_examples(config.train, "task.train", needed, convert, {})
-    return train, read_examples(config.dev, "task.dev", needed, convert, {})
-
-
-def _converter(
-    config: SequenceSettings, parse: Callable[[Any], Any]
-) -> Callable[[dict[str, Any]], TextExample]:
+def _reader(config: SequenceSettings, parse: Callable[[Any], Any]) -> RowReader[TextExample]:
     columns = [config.text, *([config.text_pair] if config.text_pair else [])]
 
-    def convert(values: dict[str, Any]) -> TextExample:
+    def unlabelled(values: dict[str, Any]) -> TextExample:
         texts = []
         for column in columns:
             text = values[column]
             if not isinstance(text, str) or not text.strip():
                 raise BadExample(f"no text in {column}")
             texts.append(text)
-        return TextExample(tuple(texts), parse(values[config.label]))
+        return TextExample(tuple(texts), None)
 
-    return convert
+    def convert(values: dict[str, Any], may_lack_label: bool) -> TextExample:
+        example = unlabelled(values)
+        try:
+            return replace(example, label=parse(values[config.label]))
+        except NoLabel:
+            if may_lack_label:
+                return example
+            raise
+
+    def as_row(line: str) -> dict[str, Any]:
+        return {config.text: line}
+
+    return RowReader(
+        columns,
+        [config.label],
+        convert,
+        unlabelled,
+        lambda example: example.label is not None,
+        {},
+        as_row if len(columns) == 1 else None,
+    )
 
 
 def tokenized(

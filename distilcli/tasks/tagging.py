@@ -16,21 +16,27 @@ from distilcli.files.json_text import parse_json
 from distilcli.tasks.classes import Classes, class_names, doubtful
 from distilcli.tasks.decisions import Decisions, one_of
 from distilcli.tasks.entities import SCHEMES, entity_f1, not_of_entities
-from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing, read_examples
+from distilcli.tasks.examples import BadExample, bad_rows_first, is_nothing
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import tag_text
 from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.shown import ShownWords
+from distilcli.tasks.splits import RowReader, read_splits
 from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics
 from distilcli.text.row import IGNORE_INDEX
 from distilcli.text.tokenizers import TextTokenizer
 
 _ENDINGS = dict.fromkeys((".tsv", ".txt", ".conll", ".conllu", ".bio"), "conll")
+_NO_TAG = ""  # of a word whose tag nobody knows
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words and their tags; None where a word has none, and is neither trained on nor scored."""
+    """Words and their tags.
+
+    A word whose tag is None is passed over: neither trained on nor scored. One whose tag is empty
+    has none that is known, and only a teacher says what it is.
+    """
 
     words: list[str]
     tags: list[str | None]
@@ -48,43 +54,37 @@ class Tagging(OpenTask):
         config: TaggingTask,
         tokenizer: TextTokenizer,
         teacher_labels: list[str] | None,
+        may_lack_labels: bool = False,
     ) -> None:
         self.score = config.score
-        needed = [config.words, config.tags]
-
-        def convert(values: dict[str, Any]) -> Sentence:
-            return _sentence(values[config.words], values[config.tags])
-
-        train = read_examples(config.train, "task.train", needed, convert, _ENDINGS)
-        dev = read_examples(config.dev, "task.dev", needed, convert, _ENDINGS)
+        splits = read_splits(config, _reader(config), may_lack_labels)
+        train, dev, num_others = splits.train, splits.dev, splits.num_unlabelled
         found = {tag for sentence in train.usable for tag in sentence.tags if tag}
-        with bad_rows_first(train, dev, config.skip_bad_rows):
-            self.labels = class_names(found, config.labels, teacher_labels)
+        with bad_rows_first(train, dev, config.skip_bad_rows, num_others):
+            self.labels = class_names(found, config.labels, teacher_labels, num_others > 0)
         self._classes = Classes(self.labels)
-        self.keep_usable(
-            train,
-            dev,
-            config.skip_bad_rows,
-            self._named,
-            lambda sentence: sentence.words,
-        )
+        self.keep_usable(splits, config.skip_bad_rows, self._named, lambda sentence: sentence.words)
         if config.labels is None:
             self.warnings += doubtful(self.labels)
         other = not_of_entities(self.labels)
         self._has_entities = other is None
         needed_tags = f"{SCHEMES}; {other} is none" if other else SCHEMES
         check_score(self.score, ("entity_f1",), self._has_entities, needed_tags)
-        self.train, _, in_train = self._inputs(train.usable, tokenizer, config.max_length)
-        self.dev, pieces, in_dev = self._inputs(dev.usable, tokenizer, config.max_length)
-        self.say_cuts(in_train, in_dev, "task.max_length", config.max_length)
+
+        def make(sentences: Sequence[Sentence]) -> tuple[Inputs, Cut]:
+            return self._inputs(sentences, tokenizer, config.max_length)
+
+        self.make_inputs(splits, make, "task.max_length", config.max_length)
         # A sentence's words lie one after another, in one input or in several.
-        self._words_of_sentences = pieces
+        self._words_of_sentences = [
+            sum(tag is not None for tag in sentence.tags) for sentence in dev.usable
+        ]
 
     def _inputs(
         self, sentences: Sequence[Sentence], tokenizer: TextTokenizer, max_length: int | None
-    ) -> tuple[Inputs, list[int], Cut]:
-        """Inputs, how many words of each sentence have a tag, and what is cut off of words."""
-        ids_of = {name: index for index, name in enumerate(self.labels)}
+    ) -> tuple[Inputs, Cut]:
+        """Inputs, and what is cut off of words."""
+        ids_of = {name: index for index, name in enumerate(self.labels)} | {_NO_TAG: IGNORE_INDEX}
         specials = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         room = (max_length or sys.maxsize) - 2
         num_cut = num_tokens = 0
@@ -105,7 +105,7 @@ class Tagging(OpenTask):
                 pieces_of_words([s.words for s in sentences[part]], tokenizer),
                 strict=True,
             ):
-                targets += [ids_of[tag] for tag in sentence.tags if tag]
+                targets += [ids_of[tag] for tag in sentence.tags if tag is not None]
                 tokens: list[int] = []
                 firsts: list[int] = []
                 begin, read = 0, list[int]()  # the first word of an input, words with a tag
@@ -116,15 +116,14 @@ class Tagging(OpenTask):
                     if tokens and len(tokens) + len(kept) > room:
                         add(tokens, firsts, sentence.words[begin:index], read)
                         tokens, firsts, begin, read = [], [], index, []
-                    if tag:
+                    if tag is not None:
                         firsts.append(len(tokens) + 1)
                         read.append(index - begin)
                     tokens += kept
                 add(tokens, firsts, sentence.words[begin:], read)
         types = [[0] * len(row) for row in ids]
         inputs = join(ids, types, positions, np.array(targets, dtype=np.int64), shown)
-        cut = Cut(num_cut, num_tokens, len(inputs.token_ids))
-        return inputs, [sum(tag is not None for tag in one.tags) for one in sentences], cut
+        return inputs, Cut(num_cut, num_tokens, len(inputs.token_ids))
 
     def _named(self, sentence: Sentence) -> Sentence:
         tags = [tag and self._classes.name_of(tag) for tag in sentence.tags]
@@ -153,26 +152,69 @@ class Tagging(OpenTask):
 
     def constant_outputs(self) -> np.ndarray:
         """Logarithms of the training frequencies of the tags."""
-        counts = np.bincount(self.train.targets, minlength=len(self.labels))
+        counts = np.bincount(self.known_targets(), minlength=len(self.labels))
         return np.tile(np.log((counts + 1.0) / counts.sum()), (len(self.dev.targets), 1))
 
 
-def _sentence(words: Any, tags: Any) -> Sentence:
-    words = ["" if is_nothing(word) else str(word) for word in _listed(words)]
-    tags = _listed(tags)
+def _reader(config: TaggingTask) -> RowReader[Sentence]:
+    def unlabelled(values: dict[str, Any]) -> Sentence:
+        words = _words(values[config.words])
+        return Sentence(words, [_NO_TAG] * len(words))
+
+    def convert(values: dict[str, Any], may_lack_tags: bool) -> Sentence:
+        sentence = unlabelled(values)
+        tags = values[config.tags]
+        if may_lack_tags and _says_nothing(tags):
+            return sentence
+        tags = _listed(tags)
+        if len(sentence.words) != len(tags):
+            raise BadExample(f"{len(sentence.words)} words, but {len(tags)} tags")
+        found = [
+            _tag(word, tag, index, may_lack_tags)
+            for index, (word, tag) in enumerate(zip(sentence.words, tags, strict=True), start=1)
+        ]
+        if any(found):
+            return Sentence(sentence.words, found)
+        if may_lack_tags:
+            return sentence
+        raise BadExample(f"no word has a tag: all are {IGNORE_INDEX}")
+
+    def as_row(line: str) -> dict[str, Any]:
+        return {config.words: line.split()}
+
+    return RowReader(
+        [config.words],
+        [config.tags],
+        convert,
+        unlabelled,
+        lambda sentence: any(sentence.tags),
+        _ENDINGS,
+        as_row,
+    )
+
+
+def _says_nothing(tags: Any) -> bool:
+    """Whether a cell has no tags at all: null, NaN, empty, an empty list."""
+    return is_nothing(tags) or (isinstance(tags, str | list) and not _listed(tags))
+
+
+def _words(value: Any) -> list[str]:
+    words = ["" if is_nothing(word) else str(word) for word in _listed(value)]
     if not words:
         raise BadExample("no words")
-    if len(words) != len(tags):
-        raise BadExample(f"{len(words)} words, but {len(tags)} tags")
-    for index, word in enumerate(words):
+    for index, word in enumerate(words, start=1):
         if not word.strip():
-            raise BadExample(f"word {index + 1} is empty")
-        if is_nothing(tags[index]) or not str(tags[index]).strip():
-            raise BadExample(f"no tag for word {index + 1}, {word!r}")
-    found = [tag_text(tag) for tag in tags]
-    if not any(found):
-        raise BadExample(f"no word has a tag: all are {IGNORE_INDEX}")
-    return Sentence(words, found)
+            raise BadExample(f"word {index} is empty")
+    return words
+
+
+def _tag(word: str, tag: Any, index: int, may_lack_tag: bool) -> str | None:
+    """The tag that a cell names; None to pass over the word, `_NO_TAG` where nobody knows it."""
+    if not is_nothing(tag) and str(tag).strip():
+        return tag_text(tag)
+    if may_lack_tag:
+        return _NO_TAG
+    raise BadExample(f"no tag for word {index}, {word!r}")
 
 
 def _listed(value: Any) -> list[Any]:

@@ -2,16 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from distilcli.errors import ConfigError, extra
 from distilcli.tasks.decisions import Decisions
-from distilcli.tasks.examples import Examples
-from distilcli.tasks.inputs import Cut, Inputs
+from distilcli.tasks.inputs import Cut, Inputs, end_to_end, has_label, part_of
 from distilcli.tasks.outputs import Head, Outputs
+from distilcli.tasks.splits import Splits, Unlabelled
 from distilcli.text.overlap import Overlap, digest_of_texts, overlap
 
 _MUCH_CUT = 0.05  # of the tokens
@@ -24,10 +24,12 @@ class Skipped:
     Attributes:
         train: of the training examples.
         dev: of the dev examples.
+        transfer: of those that only a teacher labels.
     """
 
     train: int = 0
     dev: int = 0
+    transfer: int = 0
 
 
 class OpenTask(ABC):
@@ -37,14 +39,17 @@ class OpenTask(ABC):
         head: where outputs are read.
         outputs: what they are.
         labels: names of the outputs, in order.
-        train: inputs to train on.
+        train: inputs to train on; those of examples with a label come first.
         dev: inputs to be measured on.
-        num_examples: of the training and of the dev split; there may be more inputs than examples.
+        unlabelled: which of the training inputs only a teacher labels; None: there are none, and
+            no rows that might be.
+        num_examples: of those with a label to train on, and of the dev split; there may be more
+            inputs than examples.
         skipped: bad rows that were left out.
         overlap: dev examples that are trained on, too.
         cuts: what of the training and of the dev texts is in no input, because it is too long.
         warnings: what a user should know of the rows, in a sentence each.
-        unknown_shares: of the tokens of the training and of the dev inputs, how many are [UNK].
+        unknown_shares: how many of the tokens of each of `sources` are [UNK].
         score: name of the score by which students are chosen and compared.
         agreement_means: what `agreement` is the share of, for people.
         own_readers: keys of the teachers that read its texts with tokenizers of their own, and
@@ -60,11 +65,12 @@ class OpenTask(ABC):
     labels: list[str]
     train: Inputs
     dev: Inputs
+    unlabelled: Unlabelled | None = None
     num_examples: tuple[int, int]
     skipped: Skipped
     overlap: Overlap
     warnings: list[str]
-    unknown_shares: tuple[float, float]
+    unknown_shares: dict[str, float]
     score: str
     agreement_means: str
     own_readers: frozenset[str] = frozenset()
@@ -75,17 +81,15 @@ class OpenTask(ABC):
 
     def keep_usable(
         self,
-        train: Examples[Any],
-        dev: Examples[Any],
+        splits: Splits[Any],
         skip_bad_rows: bool,
         named: Callable[[Any], Any],
         texts_of: Callable[[Any], Sequence[str]],
     ) -> None:
-        """Refuse or leave out what is bad in both splits, count what is left, compare them.
+        """Refuse or leave out what is bad in all splits, count what is left, compare them.
 
         Args:
-            train: training examples; those of unknown classes are among the bad ones afterwards.
-            dev: dev examples, likewise.
+            splits: all examples; those of unknown classes are among the bad ones afterwards.
             skip_bad_rows: leave bad rows out.
             named: an example with its classes as `labels` has them; raises `BadExample`.
             texts_of: what a model is shown of an example.
@@ -93,33 +97,80 @@ class OpenTask(ABC):
         Raises:
             DataError: see `Examples.check`.
         """
+        train, dev, transfer = splits.train, splits.dev, splits.transfer
         for split in (train, dev):
             split.change(named)
-            split.check(skip_bad_rows)
+        if splits.has_train:
+            train.check(skip_bad_rows, len(splits.unlabelled.usable))
+        if splits.has_transfer:
+            transfer.check(skip_bad_rows)
+        dev.check(skip_bad_rows)
         self.num_examples = len(train.usable), len(dev.usable)
-        self.skipped = Skipped(len(train.bad), len(dev.bad))
-        trained, measured = (
-            [digest_of_texts(*texts_of(x)) for x in s.usable] for s in (train, dev)
+        self.skipped = Skipped(len(train.bad), len(dev.bad), len(transfer.bad))
+        trained, unlabelled, transferred, measured = (
+            [digest_of_texts(*texts_of(x)) for x in s.usable]
+            for s in (train, splits.unlabelled, transfer, dev)
         )
+        trained += unlabelled
         self.overlap = overlap(trained, measured, ("task.train", "task.dev"), "rows")
-        self.warnings = [self.overlap.warning] if self.overlap.warning else []
+        # Without labels a row of both gives nothing away that is measured: no reason to refuse it.
+        of_transfer = overlap(transferred, measured, ("task.transfer", "task.dev"), "rows")
+        found = self.overlap, replace(of_transfer, are_same=False)
+        self.warnings = [one.warning for one in found if one.warning]
 
-    def say_cuts(self, train: Cut, dev: Cut, key: str, limit: int | None) -> None:
-        """Keep what of the texts is in no input, and warn where that is much.
+    def make_inputs(
+        self,
+        splits: Splits[Any],
+        make: Callable[[Sequence[Any]], tuple[Inputs, Cut]],
+        key: str,
+        limit: int | None,
+    ) -> None:
+        """Make the inputs of all splits, and warn where much of their texts is cut.
 
         Args:
-            train: of the training texts.
-            dev: of the dev texts.
+            splits: all examples, which `keep_usable` has seen.
+            make: inputs of some examples, and what of their texts is in none.
             key: the setting that cuts them.
             limit: its value, in tokens.
         """
-        self.cuts = train, dev
-        for split, cut in (("train", train), ("dev", dev)):
+        nothing = Cut(0, 0, 0)
+        of_train = splits.train, splits.unlabelled, splits.transfer
+        made = [make(split.usable) if split.usable else None for split in of_train]
+        self.train = end_to_end([one[0] for one in made if one is not None])
+        cuts = [nothing if one is None else one[1] for one in made]
+        self.dev, of_dev = make(splits.dev.usable)
+        self.cuts = cuts[0], of_dev
+        if splits.num_unlabelled or splits.has_transfer:
+            num_inputs = [0 if one is None else len(one[0]) for one in made]
+            self.unlabelled = Unlabelled(
+                (len(splits.unlabelled.usable), len(splits.transfer.usable)),
+                (num_inputs[1], num_inputs[2]),
+                cuts[1] + cuts[2],
+            )
+        of_rows = {"train": cuts[0] + cuts[1], "transfer": cuts[2], "dev": of_dev}
+        for split, cut in of_rows.items():
             if cut.share > _MUCH_CUT:
                 self.warnings.append(
                     f"task.{split}: {key} {limit} cuts {cut.share:.1%} of the tokens, in "
                     f"{cut.inputs:,} texts; raise it, as far as the models have positions"
                 )
+
+    def sources(self) -> dict[str, Inputs]:
+        """The inputs by the key below `task` that names their rows; none of what has no rows."""
+        num_train = len(self.train)
+        if self.unlabelled is not None:
+            num_train -= self.unlabelled.inputs[1]
+        found = {
+            "train": part_of(self.train, 0, num_train),
+            "transfer": part_of(self.train, num_train, len(self.train)),
+            "dev": self.dev,
+        }
+        return {key: inputs for key, inputs in found.items() if len(inputs)}
+
+    def known_targets(self) -> np.ndarray:
+        """Targets of the training examples that have a label; of the dev examples if none has."""
+        known = self.train.targets[has_label(self.train.targets)]
+        return known if len(known) else self.dev.targets
 
     def title(self, score: str) -> str:
         """A score as tables name it: with the class that it is of, where it is of one."""

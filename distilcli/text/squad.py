@@ -9,8 +9,13 @@ from distilcli.files.json_text import parse_json
 from distilcli.text.row import BadRow, Row
 
 
-def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
+def squad_rows(path: Path, text: str, with_answers: bool = True) -> Iterator[Row | BadRow]:
     """A row for each question of a file in the official format, numbered from 1.
+
+    Args:
+        path: of the file, for messages.
+        text: what it holds.
+        with_answers: whether answers are read; else questions that have none are rows, too.
 
     Raises:
         DataError: the file is not JSON, or not of this format.
@@ -19,7 +24,7 @@ def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
     try:
         tree = parse_json(text) if text.strip() else {"data": []}
         if isinstance(tree, list):  # an array of rows, as a data set of the hub is exported
-            yield from (_row(number, row) for number, row in enumerate(tree, start=1))
+            yield from (_row(number, row, with_answers) for number, row in enumerate(tree, start=1))
             return
         articles = tree["data"]
         paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
@@ -31,13 +36,14 @@ def squad_rows(path: Path, text: str) -> Iterator[Row | BadRow]:
     except TypeError as error:
         raise DataError(f"{path}: not of SQuAD's form ({error})", hint) from error
     for number, (context, qa) in enumerate(questions, start=1):
-        yield _row(number, qa | {"context": context} if isinstance(qa, dict) else qa)
+        row = qa | {"context": context} if isinstance(qa, dict) else qa
+        yield _row(number, row, with_answers)
 
 
-def _row(number: int, qa: Any) -> Row | BadRow:
+def _row(number: int, qa: Any, with_answers: bool) -> Row | BadRow:
     if not isinstance(qa, dict):
         return BadRow(number, "a question that is no object", unit="question")
-    if qa.get("is_impossible"):
+    if with_answers and qa.get("is_impossible"):
         reason = "a question without an answer (is_impossible): only SQuAD 1.1"
         return BadRow(number, reason, unit="question")
     return Row(number, qa, "question")

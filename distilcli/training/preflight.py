@@ -34,6 +34,8 @@ class Preflight:
     Attributes:
         steps_per_epoch: on average; an epoch need not end with a step.
         batches: how many samples the steps draw, for people to read.
+        samples_per_epoch: drawn in one pass.
+        unlabelled_per_epoch: those of them that only a teacher labels.
         losses: weighted total of each step tried.
         teacher: what `Objective.check_teacher` found.
         tokens_per_second: of the last step, all processes together.
@@ -49,6 +51,8 @@ class Preflight:
     total_steps: int
     steps_per_epoch: float
     batches: str
+    samples_per_epoch: int
+    unlabelled_per_epoch: int
     losses: list[float]
     teacher: dict[str, float | None]
     tokens_per_second: float
@@ -93,6 +97,8 @@ def preflight(
         total_steps=stepper.total_steps,
         steps_per_epoch=stepper.plan.steps_per_epoch,
         batches=stepper.plan.describe(stepper.total_steps),
+        samples_per_epoch=len(objective.lengths),
+        unlabelled_per_epoch=objective.num_unlabelled,
         losses=[record["loss/total"] for record in records],
         teacher=teacher,
         tokens_per_second=records[-1]["speed/tokens_per_second"],

@@ -191,6 +191,7 @@ def test_where_the_student_and_the_tokenizer_are_from(
 
 ROWS = {"files": ["a b.tsv", "yes"], "format": "tsv", "columns": ["#1 String", "no", "3e-4"]}
 HUB = {"hub": "a/b", "subset": "null", "split": "train", "revision": "0123"}
+TRANSFER = {"files": ["*.txt"], "format": "text", "columns": None, "weight": 0.35}
 EVERYTHING: dict[str, dict[str, Any]] = {
     "classification": {
         "text": "t",
@@ -239,7 +240,8 @@ CLASSES = {
 @pytest.mark.parametrize("kind", EVERYTHING)
 def test_dump_is_read_back_as_the_same(path: Path, kind: str) -> None:
     rows = {} if kind == "glue" else {"train": ROWS, "dev": HUB}
-    task = {"kind": kind, "max_length": 33, "skip_bad_rows": True} | rows | EVERYTHING[kind]
+    task = {"kind": kind, "max_length": 33, "skip_bad_rows": True, "transfer": TRANSFER}
+    task |= rows | EVERYTHING[kind]
     assert task.keys() == CLASSES[kind].model_fields.keys()  # nothing is left out here
     experiment = load(
         path,
