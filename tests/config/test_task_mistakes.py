@@ -92,6 +92,56 @@ def test_an_empty_task_is_a_task_without_keys(path: Path) -> None:
     assert complaint(path, "task=null").startswith("override 'task=null': task: this is a section")
 
 
+def transfer(**keys: Any) -> dict[str, Any]:
+    """Rows without labels, beside a teacher."""
+    section = {"files": "more.txt"} | keys
+    return on(transfer=section) | {"teacher": {"model": "m"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (transfer(weight=0), "task.transfer.weight: must be at least 0.05 (given: 0)"),
+        (transfer(weight=101), "task.transfer.weight: must be at most 100 (given: 101)"),
+        (transfer(wieght=1), "task.transfer.wieght: unknown key; did you mean task.transfer.wei"),
+        (transfer(format="xml"), "task.transfer.format: must be auto, text, csv, tsv, jsonl, "),
+        (on(train={"files": "a", "format": "text"}), "task.train.format: must be auto, csv, tsv"),
+        (on(train={"files": "a", "weight": 2}), "task.train.weight: unknown key"),
+        (
+            transfer() | {"teacher": None},
+            "task.transfer: its rows have no labels; they need a teacher, and the weight of loss.",
+        ),
+        (
+            transfer() | {"loss": weights(soft_targets=0)},
+            "task.transfer: its rows have no labels; they need a teacher, and the weight of loss.",
+        ),
+        (
+            transfer() | on(train=None, transfer={"files": "more.txt"}),
+            "without task.train no row has a label; set loss.labels.weight=0",
+        ),
+        (
+            {"task": {"kind": "tagging", "dev": {"files": "a"}}},
+            "task: train is required: rows to train on, or in transfer rows that a teacher labels",
+        ),
+    ],
+)
+def test_rows_without_labels_need_a_teacher(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
+    assert complaint(path, **changes).startswith(f"PATH: {message}")
+
+
+def test_a_teacher_may_be_all_that_labels(path: Path) -> None:
+    task = TASK | {"train": None, "transfer": {"hub": "a/b", "split": "unsupervised"}}
+    experiment = load(path, task=task, teacher={"model": "m"}, loss=weights(labels=0))
+    assert isinstance(experiment, TaskExperiment)
+    assert experiment.data_folders() == {"task.transfer.hub": "a/b"}
+    assert experiment.task.places() == {"transfer": "a/b, unsupervised", "dev": "dev.csv"}
+    glue = {"kind": "glue", "name": "RTE", "transfer": {"hub": "a/b", "split": "test"}}
+    of_glue = load(path, task=glue, teacher={"model": "m"})
+    assert of_glue.data_folders() == {"task.transfer.hub": "a/b"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -29,6 +29,7 @@ TASKS = {
     "squad",
     "sst2",
     "stsb",
+    "unlabelled",
 }
 EXPECTED = TASKS | {
     "builtin-student",
@@ -63,7 +64,7 @@ def files_of(experiment: MaskedLMExperiment | TaskExperiment) -> list[str]:
         assert experiment.task.folder is not None
         return [experiment.task.folder]
     else:
-        sources = [experiment.task.train, experiment.task.dev]
+        sources = [experiment.task.train, experiment.task.transfer, experiment.task.dev]
     named = [s.files for s in sources if isinstance(s, (FilesSource, RowFiles))]
     return [name for files in named for name in files]
 
