@@ -76,13 +76,9 @@ class Reranking(OpenTask):
             return _inputs(examples, tokenizer, config.max_length)
 
         self.make_inputs(splits, make, "task.max_length", config.max_length)
-        train = [
-            *splits.train.usable,
-            *splits.unlabelled.usable,
-            *splits.transfer.usable,
-        ]
-        dev = splits.dev
-        self.notes = [_sizes_of("train", train), _sizes_of("dev", dev.usable)]
+        train, dev = [*splits.train.usable, *splits.unlabelled.usable], splits.dev
+        of_all = [*train, *splits.transfer.usable]
+        self.notes = [_sizes_of("train", of_all), _sizes_of("dev", dev.usable)]
         self._ranked = self._ranked_queries(dev)
         self._warn(train, dev.usable)
 

@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[str, int, list[dict[str, Any]]]] = {
     "multi-label": ("sequence", 3, [{"text": "ba di"}]),
     "regression": ("sequence", 1, [{"text": "ba du"}]),
     "question-answering": ("span", 2, [{"question": "bo", "context": "ba di fu"}]),
+    "reranking": ("sequence", 1, [{"query": "ba", "documents": ["ba du", "be"]}]),
     "tagging": ("token", 3, [{"tokens": ["ba", "di", "fo"]}]),
 }
 NUM_OTHERS = 8
