@@ -32,6 +32,7 @@ TASKS = {
     "unlabelled",
 }
 EXPECTED = TASKS | {
+    "embedding",
     "builtin-student",
     "builtin-teacher",
     "builtin-teacher-512",
