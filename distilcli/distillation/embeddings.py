@@ -77,6 +77,8 @@ class EmbeddingObjective(Objective):
         self.num_held_out = parts.data.num_measured
         self.unknown_share = parts.unknown_share
         self._teacher = parts.teacher
+        # What no step can hold is refused before the teacher runs over all texts.
+        self.step_plan(experiment.train, experiment.seed)
         self.module = EmbeddingDistillation(
             parts.student,
             self._make_teacher(accelerator, on_note, cache),

@@ -66,6 +66,8 @@ def test_the_score_is_that_of_what_there_is_to_measure_on(read):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (["task.kind=embeddings"], "task.kind: must be embedding (given: 'embeddings')"),
+        (["task.kind=embeding"], "task.kind: must be embedding (given: 'embeding')"),
         (["task.texts=[a, b, c]"], "group_size 32 is no multiple of the 3 texts of a row"),
         (["task.texts=[a, a]"], "texts names a column twice: a, a"),
         (["task.texts=[a, b, c, d]"], "task.texts"),

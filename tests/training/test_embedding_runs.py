@@ -246,6 +246,19 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(world, tmp_path):
     assert metrics(folder) == metrics(expected)
 
 
+def test_a_step_that_no_micro_batch_can_hold_is_refused_before_the_teacher_runs(world, tmp_path):
+    """Which may take hours over all texts."""
+    cache, settings = tmp_path / "cache", world.experiment()
+    settings["train"] |= {"tokens_per_micro_batch": 64}
+    teacher = settings["teacher"] | {"cache": str(cache)}
+    config = world.write_config(tmp_path / "x.yaml", train=settings["train"], teacher=teacher)
+    result = CliRunner().invoke(app, ["train", "--config", str(config)])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert result.exit_code == 2
+    assert "train.tokens_per_micro_batch 64 is under the" in result.stderr
+    assert not cache.exists()
+
+
 def test_a_resume_with_other_pooling_is_refused(world, tmp_path):
     config = world.write_config(tmp_path / "x.yaml", output_dir=str(tmp_path / "runs"))
     invoke("train", "--config", str(config))
