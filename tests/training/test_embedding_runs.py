@@ -251,7 +251,8 @@ def test_a_step_that_no_micro_batch_can_hold_is_refused_before_the_teacher_runs(
     cache, settings = tmp_path / "cache", world.experiment()
     settings["train"] |= {"tokens_per_micro_batch": 64}
     teacher = settings["teacher"] | {"cache": str(cache)}
-    config = world.write_config(tmp_path / "x.yaml", train=settings["train"], teacher=teacher)
+    sections = {"train": settings["train"], "teacher": teacher, "output_dir": str(tmp_path)}
+    config = world.write_config(tmp_path / "x.yaml", **sections)
     result = CliRunner().invoke(app, ["train", "--config", str(config)])
     AcceleratorState._reset_state(reset_partial_state=True)
     assert result.exit_code == 2
