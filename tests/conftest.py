@@ -4,6 +4,7 @@ The import hook must be in place before `distilcli` is imported, so it stands he
 cannot be compiled: a test of `torch.compile` runs in a process of its own.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -46,6 +47,12 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.load_profile("repeatable")
 
 TinyBert = Callable[..., BertForMaskedLM]
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no later collection looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
