@@ -205,7 +205,8 @@ def test_a_packed_query_has_all_its_candidates(tmp_path):
     assert batch.targets.tolist() == [0, 1, 1, 0, 2]
     assert batch.candidates.sizes == (2, 3)
     counts = task.outputs.counts(batch)
-    assert counts == (batch.num_tokens, 5, 2, 2, 1 + 3)
+    assert (counts.tokens, counts.compared) == (batch.num_tokens, 5)
+    assert (counts.labelled, counts.lists, counts.pairs) == (2, 2, 1 + 3)
 
 
 def test_losses_on_rankings_are_refused_for_other_tasks():
