@@ -50,6 +50,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
             "distilcli eval runs/quickstart --text other.txt --documents line",
         ],
     ),
+    "predict": (
+        measure_commands.predict,
+        [
+            "distilcli predict runs/teacher --config mine.yaml --output scores.jsonl",
+            "distilcli predict DIR --config mine.yaml --rows more.csv --output s.parquet",
+        ],
+    ),
     "suite": (
         measure_commands.suite,
         [

@@ -62,6 +62,15 @@ def _number(name: str, lowest: int, highest: int) -> int:
 
 def resume_command(config: Path, overrides: Sequence[str]) -> str:
     """What to type to go on, launched as this run was; on several hosts, what to type on one."""
+    return relaunched(["train", "--config", str(config), *overrides, "--resume"])
+
+
+def relaunched(words: Sequence[str]) -> str:
+    """A command line of distilcli, launched as this process was.
+
+    Args:
+        words: what follows `distilcli`.
+    """
     command = ["distilcli"]
     comment = ""
     if (processes := os.environ.get("LOCAL_WORLD_SIZE")) is not None:
@@ -72,5 +81,4 @@ def resume_command(config: Path, overrides: Sequence[str]) -> str:
             place += ["--master_port", os.environ["MASTER_PORT"]]
             command[1:1] = place
             comment = "  # and on every other host, with its own --node_rank"
-    words = [*command, "train", "--config", str(config), *overrides, "--resume"]
-    return shlex.join(words) + comment
+    return shlex.join([*command, *words]) + comment

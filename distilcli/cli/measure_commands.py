@@ -1,9 +1,11 @@
-"""The commands that measure: `eval` of models and runs, and `suite`, as they are typed.
+"""The commands that run models: `eval`, `predict` and `suite`, as they are typed.
 
 Each calls one function of the module that does the work, which is imported only then.
 """
 
+import functools
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ from typing import Annotated
 import typer
 
 from distilcli.cli import guard
+from distilcli.cli.launch import relaunched
 from distilcli.cli.options import JsonOption, config_path
 from distilcli.errors import ConfigError, Interrupted
 from distilcli.files.paths import is_override, option_output, option_path
@@ -131,6 +134,75 @@ def evaluate(
             speed=speed,
         )
         command.run(Wanted(names, asked, config, tuple(overrides), output), console)
+
+
+def predict(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL [KEY.SUB=VALUE]...",
+            help="The fine-tuned model, as a folder, a hub name or a run, and settings to use "
+            "instead of the file's.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="File to write, which ends in .jsonl or .parquet."),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="Experiment file with the task (default: that of the run).",
+        ),
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rows",
+            metavar="FILE",
+            help="Rows of this file instead of the task's to train on; may be repeated.",
+        ),
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="COLUMN",
+            help="Column of ids to write too (default: task.teacher_outputs.id, else none).",
+        ),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write down what a model says of the rows of a task.
+
+    It writes one row for each row to train on: its texts, and a logit for each class. An experiment
+    whose task.teacher_outputs names the file trains a student as if the model was its teacher. It
+    runs plain, under torchrun and under accelerate launch; what is killed goes on from where it
+    was.
+    """
+    with guard.console(json_output, "predicting") as console:
+        names, overrides = _names_and_overrides(models)
+        if len(names) != 1:
+            raise ConfigError(
+                f"one model is needed, and {len(names) or 'none'} is given",
+                "Name one: distilcli predict MODEL --config FILE --output FILE.",
+            )
+        from distilcli.cli import predict as command
+
+        wanted = command.WantedPredictions(
+            model=names[0],
+            config=None if config is None else config_path(config),
+            overrides=tuple(overrides),
+            output=option_output("--output", output),
+            rows=tuple(option_path("--rows", word) for word in rows or []),
+            id_column=id_column,
+        )
+        go_on = functools.partial(relaunched, sys.argv[1:])
+        with guard.stopping(guard.GO_ON, go_on):
+            command.run(wanted, console)
 
 
 def _names_and_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:

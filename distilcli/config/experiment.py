@@ -127,7 +127,8 @@ class TaskExperiment(BaseExperiment):
 
     task: Task = Field(description="What is asked, and the examples.")
     teacher: TaskTeacher | None = Field(
-        description="The teacher; null: none, which is plain fine-tuning on the labels."
+        description="The teacher; null: none, which is plain fine-tuning on the labels, or a file, "
+        "which task.teacher_outputs names."
     )
     student: TaskStudent = Field(description="How the student starts, and its size.")
     loss: TaskLossConfig = Field(default_factory=TaskLossConfig)
@@ -150,16 +151,19 @@ class TaskExperiment(BaseExperiment):
     @property
     def is_taught(self) -> bool:
         """Whether outputs of a teacher are targets, so that rows may be without labels."""
-        return self.teacher is not None and self.loss.asks_for_teacher
+        has_teacher = self.teacher is not None or self.task.teacher_outputs is not None
+        return has_teacher and self.loss.asks_for_teacher
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TaskExperiment":
         if self.teacher is None and self.model_source is None:
             raise ValueError("without a teacher, student.source must name a model")
-        if self.teacher is None and not self.loss.asks_for_labels:
+        if not (self.teacher or self.task.teacher_outputs or self.loss.asks_for_labels):
             raise ValueError("without a teacher, loss.labels.weight must be above 0")
         _check_several(self.teacher, self.loss)
         _check_zero_shot(self.teacher, self.task)
+        if self.task.teacher_outputs is not None:
+            self._check_teacher_is_file()
         for name, term in self.loss.terms.items():
             if term.largest_weight and self.task.asks_for_number and not term.for_numbers:
                 raise ValueError(
@@ -198,6 +202,25 @@ class TaskExperiment(BaseExperiment):
                 "without task.train no row has a label; set loss.labels.weight=0, so that only "
                 "the teacher is learned from"
             )
+
+    def _check_teacher_is_file(self) -> None:
+        """Refuse what asks for more than outputs of the rows."""
+        if self.teacher is not None:
+            raise ValueError(
+                "teacher and task.teacher_outputs are two teachers; set teacher=null, or "
+                "task.teacher_outputs=null"
+            )
+        if self.augmentation is not None:
+            raise ValueError(
+                "augmentation: copies need a teacher that runs, and task.teacher_outputs knows the "
+                "rows alone; set augmentation=null"
+            )
+        for name, term in self.loss.terms.items():
+            if term.largest_weight and term.looks_inside:
+                raise ValueError(
+                    f"loss.{name} looks inside the teacher, and task.teacher_outputs has its "
+                    f"outputs alone; set loss.{name}.weight=0, or name a model as teacher"
+                )
 
 
 def _check_zero_shot(teacher: TaskTeacher | None, task: BaseTask) -> None:

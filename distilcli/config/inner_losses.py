@@ -1,6 +1,6 @@
 """Settings of the losses that look inside the models, for masked-LM training and tasks."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, StrictInt, Tag, field_validator
 
@@ -53,6 +53,8 @@ class HiddenStatesConfig(TermConfig):
     A student of another width gets a learned projection to the teacher's.
     """
 
+    looks_inside: ClassVar[bool] = True
+
     weight: ScheduledWeight = Field(
         0.0,
         description="Weight of the hidden states, L_hidn (Jiao et al. 2020).",
@@ -81,6 +83,8 @@ class EmbeddingsConfig(TermConfig):
     A student of another width gets a learned projection to the teacher's.
     """
 
+    looks_inside: ClassVar[bool] = True
+
     weight: ScheduledWeight = Field(
         0.0, description="Weight of the embeddings, L_embd (Jiao et al. 2020)."
     )
@@ -91,6 +95,8 @@ class AttentionRelationsConfig(TermConfig):
 
     Of the last layer of the student and a layer of the teacher; widths and heads may differ.
     """
+
+    looks_inside: ClassVar[bool] = True
 
     weight: ScheduledWeight = Field(
         0.0,
@@ -123,6 +129,8 @@ class AttentionDistributionsConfig(TermConfig):
 
     Both models need the same number of heads.
     """
+
+    looks_inside: ClassVar[bool] = True
 
     weight: ScheduledWeight = Field(
         0.0,

@@ -21,6 +21,8 @@ class TermConfig(Section):
     averages_teachers: ClassVar[bool] = False
     #: Whether it compares the candidates of a query, which only rankers have.
     for_rankings_only: ClassVar[bool] = False
+    #: Whether it looks inside the teacher, and so needs a model, not its outputs alone.
+    looks_inside: ClassVar[bool] = False
 
     weight: ScheduledWeight
 

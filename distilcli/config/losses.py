@@ -61,6 +61,8 @@ class MaskedLMConfig(TermConfig):
 class HiddenCosineConfig(TermConfig):
     """1 - cosine of the last hidden states of student and teacher, over all tokens."""
 
+    looks_inside: ClassVar[bool] = True
+
     weight: ScheduledWeight = Field(
         1.0, description="Weight of the cosine distance, L_cos (alpha_cos)."
     )

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from distilcli.config.data import RowFiles, RowHub, RowSource, TransferSource
 from distilcli.config.fields import InputPath, Length, Number, PositiveInt, Section
+from distilcli.config.row_outputs import RowOutputs
 
 GlueName = Literal["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
 
@@ -22,11 +23,6 @@ class BaseTask(Section):
     skip_bad_rows: StrictBool = Field(
         False,
         description="Leave out rows that cannot be used and say how many; false: refuse them.",
-    )
-    transfer: TransferSource | None = Field(
-        None,
-        description="Rows without labels, which only a teacher labels; null: none. They have the "
-        "columns of the other rows, but for labels, which are not read.",
     )
 
     @property
@@ -45,7 +41,50 @@ class BaseTask(Section):
         return False
 
 
-class RowTask(BaseTask):
+class TaughtTask(BaseTask):
+    """A task whose outputs a teacher may say, also of rows without labels, or a file."""
+
+    transfer: TransferSource | None = Field(
+        None,
+        description="Rows without labels, which only a teacher labels; null: none. They have the "
+        "columns of the other rows, but for labels, which are not read.",
+    )
+    teacher_outputs: RowOutputs | None = Field(
+        None,
+        description="The teacher is a file: its outputs for the rows, which are the soft targets. "
+        "null: it is the model that `teacher` names.",
+    )
+
+    @model_validator(mode="after")
+    def _outputs_fit(self) -> Self:
+        if self.teacher_outputs is not None:
+            self.check_outputs(self.teacher_outputs)
+        return self
+
+    def check_outputs(self, outputs: RowOutputs) -> None:
+        """Refuse a teacher's outputs that this kind of task cannot have.
+
+        Raises:
+            ValueError: naming the key below `teacher_outputs`.
+        """
+        is_number = outputs.holds == "number"
+        if self.asks_for_number and outputs.holds not in (None, "number"):
+            raise ValueError(
+                f"teacher_outputs.holds: {outputs.holds}, but the output of this task is a number; "
+                "set it to number"
+            )
+        if is_number and not self.asks_for_number:
+            raise ValueError(
+                "teacher_outputs.holds: number, but this task has classes; set it to logits or "
+                "probabilities"
+            )
+        if self.asks_for_number and outputs.columns is not None:
+            raise ValueError(
+                "teacher_outputs.columns: the output of this task is one number; name its column"
+            )
+
+
+class RowTask(TaughtTask):
     """A task whose examples are rows."""
 
     train: RowSource | None = Field(
@@ -173,6 +212,13 @@ class RerankingTask(RowTask):
         """Always."""
         return True
 
+    def check_outputs(self, outputs: RowOutputs) -> None:
+        """Refuse them: candidates of a query are not matched one by one."""
+        raise ValueError(
+            "teacher_outputs: outputs of candidates are not read from files; name a model as "
+            "teacher"
+        )
+
 
 class QuestionAnsweringTask(RowTask):
     """The answer to a question, as a span of a context (SQuAD 1.1)."""
@@ -193,6 +239,13 @@ class QuestionAnsweringTask(RowTask):
     score: Literal["f1", "exact_match"] = Field(
         "f1", description="Score by which the student is chosen and compared."
     )
+
+    def check_outputs(self, outputs: RowOutputs) -> None:
+        """Refuse them: tokens are not the same for two tokenizers, and answers are among tokens."""
+        raise ValueError(
+            "teacher_outputs: answers are found among the tokens of one tokenizer, which a file "
+            "does not know; name a model as teacher"
+        )
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> "QuestionAnsweringTask":
@@ -226,8 +279,17 @@ class TaggingTask(RowTask):
         "entities, for tags such as B-PER, I-PER, O, of BIOES or BILOU, as seqeval counts them.",
     )
 
+    def check_outputs(self, outputs: RowOutputs) -> None:
+        """Refuse a column for each class: a sentence has outputs for each of its words."""
+        super().check_outputs(outputs)
+        if outputs.columns is not None:
+            raise ValueError(
+                "teacher_outputs.columns: a sentence has outputs for each of its words; name the "
+                "column that holds a list of them"
+            )
 
-class GlueTask(BaseTask):
+
+class GlueTask(TaughtTask):
     """One of the nine GLUE tasks, from its own untouched files or from the hub."""
 
     kind: Literal["glue"]

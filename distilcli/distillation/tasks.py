@@ -20,6 +20,7 @@ from distilcli.distillation.loss_modules import TaskDistillation
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.other_teachers import called_teachers, load_other_finetuned
 from distilcli.distillation.own_tokenizer import OwnOutputs, ReadingTeacher, identity_of_readers
+from distilcli.distillation.row_teacher import RowTeacher
 from distilcli.distillation.run_kind import Audience, Place, RunKind
 from distilcli.distillation.task_parts import (
     TaskParts,
@@ -37,7 +38,7 @@ from distilcli.distillation.task_rows import (
 from distilcli.distillation.teacher_outputs import TeacherOutputs
 from distilcli.distillation.teachers import ALONE, Ensemble, PlacedTeacher, Teacher, run_once
 from distilcli.errors import ModelError
-from distilcli.evaluation.asked import ALL_TEACHERS, Asked
+from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER, Asked
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
@@ -100,9 +101,11 @@ class TaskObjective(Objective):
     ) -> list[Teacher]:
         """The teachers, if some loss asks for one; with a cache each runs here, once."""
         experiment = self.experiment
-        if self._teacher is None or experiment.teacher is None:
-            return []
         if not experiment.loss.asks_for_teacher:
+            return []
+        if self._inputs.teacher_outputs is not None:
+            return [RowTeacher(self._inputs)]
+        if self._teacher is None or experiment.teacher is None:
             return []
         models = [self._teacher, *self._others]
         tokens = experiment.train.tokens_per_micro_batch
@@ -156,6 +159,10 @@ class TaskObjective(Objective):
             ModelError: a teacher's is no higher.
         """
         constant = self.task.constant_scores()[self.task.score]
+        if self.task.dev.teacher_outputs is not None:
+            score = self.task.scores(self.task.dev.teacher_outputs)[self.task.score]
+            self._refuse_useless("task.teacher_outputs", score, constant)
+            return {"teacher_score": score, "constant_score": constant}
         if self._teacher is None or self.experiment.teacher is None:
             return {"teacher_score": None, "constant_score": constant}
         found: dict[str, float | None] = {}
@@ -170,6 +177,10 @@ class TaskObjective(Objective):
     ) -> float:
         tokens = self.experiment.train.tokens_per_micro_batch
         score = measured_scores(self.task, teacher, accelerator, tokens, where)[self.task.score]
+        self._refuse_useless(where, score, constant)
+        return score
+
+    def _refuse_useless(self, where: str, score: float, constant: float) -> None:
         if not score > constant:
             raise ModelError(
                 f"{where}: its {self.task.score} on the dev examples, "
@@ -177,7 +188,6 @@ class TaskObjective(Objective):
                 f"{self.task.knowing_nothing}",
                 "Check that it was fine-tuned on this task, with the classes in this order.",
             )
-        return score
 
 
 class TaskRun(RunKind[TaskExperiment, TaskParts]):
@@ -260,8 +270,12 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         paths = teachers | {ALL_TEACHERS: ", ".join(teachers.values())} | paths
         tokens = experiment.train.tokens_per_micro_batch
         shares = experiment.teacher.shares if experiment.teacher is not None else ()
+        # Of a teacher that is a file there is no model, only what it says of the dev examples.
+        known = task.dev.teacher_outputs
+        if known is not None:
+            paths = {TEACHER: "task.teacher_outputs"} | paths
         return compare_on_task(
-            models, paths, task, asked, tokens, accelerator, audience.note, shares
+            models, paths, task, asked, tokens, accelerator, audience.note, shares, known
         )
 
 

@@ -86,6 +86,20 @@ class TeacherOutputs:
     def _path(self, part: int) -> Path:
         return self.folder / f"part-{part:05d}.safetensors"
 
+    def remove_unusable(self) -> None:
+        """Remove the parts that are damaged or of something else, so that they are made anew.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        recover_all(self.folder)
+        for part in range(self.num_parts):
+            if self._path(part).exists():
+                try:
+                    self._part(part)
+                except DataError:
+                    self._path(part).unlink()
+
     def content_digest(self) -> str:
         """Digest of all outputs: of the marks of the parts, which hold theirs; hexadecimal.
 

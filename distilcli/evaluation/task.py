@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER, Asked
 from distilcli.evaluation.calibration import FLIPS_MEANS, RELIABILITY_TITLES, reliability_of
 from distilcli.evaluation.dev_examples import measured_outputs
-from distilcli.evaluation.result import Result, Table, percent
+from distilcli.evaluation.result import Result, Table, number, percent
 from distilcli.evaluation.speed import Pass, measure_passes
 from distilcli.models.families import num_parameters, size_mib
 from distilcli.models.padded_teacher import TaskModel
@@ -28,6 +28,7 @@ def compare_on_task(
     accelerator: Accelerator,
     on_note: Callable[[str], None],
     shares: Sequence[float] = (),
+    known: np.ndarray | None = None,
 ) -> Result:
     """Measure models on the dev examples of a task.
 
@@ -40,11 +41,14 @@ def compare_on_task(
         accelerator: names the device.
         on_note: told what is being measured.
         shares: of each teacher in the mean of several, which is then measured too.
+        known: outputs for the dev inputs of a teacher that is a file, not among `models`.
 
     Raises:
         NonFiniteLossError: an output is NaN or infinite.
     """
-    found = _quality(models, paths, task, tokens_per_micro_batch, accelerator, on_note, shares)
+    found = _quality(
+        models, paths, task, tokens_per_micro_batch, accelerator, on_note, shares, known
+    )
     passes: dict[str, list[Pass]] = {}
     if asked.speed:
         passes = measure_passes(models, task.dev, asked.num_sequences, on_note)
@@ -57,7 +61,7 @@ def compare_on_task(
         "models": found,
     }
     lines = lines_of_passes(passes)
-    if TEACHER in models:
+    if TEACHER in found:
         lines.append(f"agreement: {task.agreement_means}")
         if "flips" in found[TEACHER]:
             lines.append(f"flips: {FLIPS_MEANS}")
@@ -72,6 +76,7 @@ def _quality(
     accelerator: Accelerator,
     on_note: Callable[[str], None],
     shares: Sequence[float],
+    known: np.ndarray | None,
 ) -> dict[str, dict[str, Any]]:
     """By label: path, scores, size, and what is kept of the teacher, which comes first."""
     found: dict[str, dict[str, Any]] = {}
@@ -79,9 +84,13 @@ def _quality(
     decided: Decisions | None = None  # by the teacher
     reference: float | None = None
     of_teachers: list[np.ndarray] = []
-    for name, members in _with_mean(models, len(shares)).items():
+    of_file: dict[str, list[TaskModel]] = {} if known is None else {TEACHER: []}
+    for name, members in (of_file | _with_mean(models, len(shares))).items():
         on_note(f"measuring scores of {name}")
-        if name == ALL_TEACHERS:
+        if not members:
+            assert known is not None
+            outputs = known
+        elif name == ALL_TEACHERS:
             outputs = _mean_outputs(task, of_teachers, shares)
         else:
             outputs = measured_outputs(task, members[0], accelerator, tokens_per_micro_batch, name)
@@ -96,8 +105,8 @@ def _quality(
             "retained": scores[task.score] / reference if reference and reference > 0 else None,
             "agreement": None if of_teacher is None else task.agreement(outputs, of_teacher),
             **({} if decisions is None else asdict(reliability_of(decisions, decided))),
-            "parameters": sum(map(num_parameters, members)),
-            "size_mib": sum(map(size_mib, members)),
+            "parameters": sum(map(num_parameters, members)) if members else None,
+            "size_mib": sum(map(size_mib, members)) if members else None,
         }
     return found
 
@@ -141,8 +150,8 @@ def _table_of(
             for key, title in RELIABILITY_TITLES.items()
             if key in records[0]
         ),
-        ["parameters", *(f"{record['parameters']:,}" for record in records)],
-        ["MiB", *(f"{record['size_mib']:.1f}" for record in records)],
+        ["parameters", *(_counted(record["parameters"]) for record in records)],
+        ["MiB", *(number(record["size_mib"], 1) for record in records)],
     ]
     rows += rows_of_passes(passes, list(found))
     return Table(_title(task, dev), ["", *found], rows)
@@ -160,8 +169,13 @@ def rows_of_passes(passes: dict[str, list[Pass]], names: Sequence[str]) -> list[
     return rows
 
 
+def _counted(parameters: int | None) -> str:
+    """Of a model; a file has none."""
+    return "-" if parameters is None else f"{parameters:,}"
+
+
 def _figures_of(one: Pass | None) -> tuple[str, str, str]:
-    """Of a model; the mean of several teachers is not timed."""
+    """Of a model; neither the mean of several teachers nor a file is timed."""
     if one is None:
         return "-", "-", "-"
     return f"{one.single_seconds:.2f}", f"{one.batched_seconds:.2f}", str(one.best_batch_size)

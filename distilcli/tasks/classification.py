@@ -31,7 +31,7 @@ class Classification(SequenceTask):
     ) -> list[str]:
         """The names of the outputs; which of two is `positive` does not depend on their order."""
         labels = super().choose_labels(config, train, dev, teacher_labels)
-        self.positive = positive_class(labels, config.positive, config.labels)
+        self.positive = positive_class(labels, config.positive, self._listed)
         return labels
 
     def scores(self, outputs: np.ndarray) -> dict[str, float]:

@@ -29,6 +29,8 @@ class Inputs:
         output_offsets: int64 [inputs + 1], the first row of each input, then the number of rows.
         targets: of each row, or of each input for spans (start and end); see the tasks. Where
             there is no label: `IGNORE_INDEX` for a class or a position, NaN for a number.
+        teacher_outputs: float32 [rows, classes], what a teacher that is a file puts out for each
+            row; None: no file is the teacher, or it does not know all rows.
         shown: what each input is made of, for models with tokenizers of their own; empty where
             nothing says it, as of inputs whose tokens were changed.
         group_offsets: int64 [groups + 1], the first input of each group, such as the candidates of
@@ -43,6 +45,7 @@ class Inputs:
     targets: np.ndarray
     shown: Sequence[Shown] = ()
     group_offsets: np.ndarray | None = None
+    teacher_outputs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -98,7 +101,7 @@ class Inputs:
         return digest.hexdigest()
 
     def content_digest(self) -> str:
-        """Digest of everything: what a model is shown, where it is read, and the targets."""
+        """Digest of everything: what a model is shown, where it is read, and all targets."""
         arrays = [
             self.token_ids,
             self.token_types,
@@ -107,9 +110,8 @@ class Inputs:
             self.output_offsets,
             self.targets,
         ]
-        if self.group_offsets is not None:
-            arrays.append(self.group_offsets)
-        return array_digest(arrays)
+        some = self.group_offsets, self.teacher_outputs
+        return array_digest([*arrays, *(array for array in some if array is not None)])
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def part_of(inputs: Inputs, first: int, end: int) -> Inputs:
         targets=inputs.targets[rows if inputs.targets_are_of_rows else slice(first, end)],
         shown=inputs.shown[first:end],
         group_offsets=groups,
+        teacher_outputs=None if inputs.teacher_outputs is None else inputs.teacher_outputs[rows],
     )
 
 

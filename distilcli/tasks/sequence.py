@@ -11,7 +11,7 @@ from distilcli.tasks.classes import Classes, class_names, doubtful
 from distilcli.tasks.examples import BadExample, Examples, NoLabel, bad_rows_first
 from distilcli.tasks.inputs import Cut, Inputs, join, no_label
 from distilcli.tasks.labels import class_text
-from distilcli.tasks.splits import RowReader, read_splits
+from distilcli.tasks.splits import RowReader, named_by_outputs, read_splits
 from distilcli.tasks.task import OpenTask, batched, check_score
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -24,6 +24,7 @@ class TextExample:
 
     texts: tuple[str, ...]
     label: Any
+    taught: Any = None  # see `WrittenOutputs`
 
 
 class SequenceTask(OpenTask):
@@ -42,8 +43,10 @@ class SequenceTask(OpenTask):
         splits = read_splits(config, _reader(config, self.parse), may_lack_labels)
         train, dev, num_others = splits.train, splits.dev, splits.num_unlabelled
         self._some_classes_only = num_others > 0
+        self._columns, self._listed = columns_of(config), getattr(config, "labels", None)
         with bad_rows_first(train, dev, config.skip_bad_rows, num_others):
-            self.labels = self.choose_labels(config, train, dev, teacher_labels)
+            named = named_by_outputs(config, splits)
+            self.labels = self.choose_labels(named, train, dev, teacher_labels)
         self._classes = Classes(self.labels)
         self.keep_usable(splits, config.skip_bad_rows, self.named, lambda example: example.texts)
         self.warnings += self.doubts(config)
@@ -71,6 +74,15 @@ class SequenceTask(OpenTask):
             return self.targets(examples)
         like = self.targets([])
         return np.full((len(examples), *like.shape[1:]), no_label(like.dtype), dtype=like.dtype)
+
+    @property
+    def shown_columns(self) -> Sequence[str]:
+        """Columns of the texts."""
+        return self._columns
+
+    def shown_of(self, example: TextExample) -> dict[str, Any]:
+        """The texts of an example, by column."""
+        return dict(zip(self._columns, example.texts, strict=True))
 
     def parse(self, value: Any) -> Any:
         """The label of a row; raises `BadExample`."""
@@ -101,8 +113,13 @@ class SequenceTask(OpenTask):
         return np.array([ids[example.label] for example in examples], dtype=np.int64)
 
 
+def columns_of(config: SequenceSettings) -> list[str]:
+    """The columns of the texts."""
+    return [config.text, *([config.text_pair] if config.text_pair else [])]
+
+
 def _reader(config: SequenceSettings, parse: Callable[[Any], Any]) -> RowReader[TextExample]:
-    columns = [config.text, *([config.text_pair] if config.text_pair else [])]
+    columns = columns_of(config)
 
     def unlabelled(values: dict[str, Any]) -> TextExample:
         texts = []
@@ -133,6 +150,7 @@ def _reader(config: SequenceSettings, parse: Callable[[Any], Any]) -> RowReader[
         lambda example: example.label is not None,
         {},
         as_row if len(columns) == 1 else None,
+        texts_of=lambda example: example.texts,
     )
 
 

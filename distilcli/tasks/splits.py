@@ -1,6 +1,6 @@
 """The examples of a task: to train on, with or without labels, and to be measured on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -8,8 +8,10 @@ from distilcli.config.data import TransferFiles
 from distilcli.config.tasks import RowTask
 from distilcli.tasks.examples import Examples, read_examples
 from distilcli.tasks.inputs import Cut
+from distilcli.tasks.written_outputs import Columns, WrittenOutputs
 
 Example = TypeVar("Example")
+Settings = TypeVar("Settings", bound=RowTask)
 _TEXT_ENDINGS = dict.fromkeys((".txt", ".text"), "text")
 
 
@@ -27,6 +29,8 @@ class RowReader(Generic[Example]):
         endings: formats of this task's own, by the ending of a file's name.
         as_row: makes the columns `shown` of a line of plain text; None: a line cannot be a row.
         joined: puts rows together where several of them make one example.
+        texts_of: what a model is shown of an example.
+        is_read: which words of an example have outputs; None: an example has one output.
     """
 
     shown: list[str]
@@ -37,6 +41,8 @@ class RowReader(Generic[Example]):
     endings: dict[str, str]
     as_row: Callable[[str], dict[str, Any]] | None = None
     joined: Callable[[Examples[Example]], Examples[Example]] = lambda rows: rows
+    texts_of: Callable[[Example], Sequence[str]] = lambda _: ()
+    is_read: Callable[[Example], Sequence[bool]] | None = None
 
 
 @dataclass
@@ -50,6 +56,7 @@ class Splits(Generic[Example]):
         dev: those to be measured on.
         has_train: whether there is a `task.train`.
         has_transfer: whether there is a `task.transfer`.
+        written: a teacher's outputs for the examples, where a file is the teacher; else None.
     """
 
     train: Examples[Example]
@@ -58,6 +65,12 @@ class Splits(Generic[Example]):
     dev: Examples[Example]
     has_train: bool
     has_transfer: bool
+    written: WrittenOutputs | None = None
+
+    @property
+    def to_train(self) -> list[Examples[Example]]:
+        """Those to train on, in the order of their inputs."""
+        return [self.train, self.unlabelled, self.transfer]
 
     @property
     def num_unlabelled(self) -> int:
@@ -93,18 +106,29 @@ def read_splits(
     Raises:
         ConfigError, DataError: see `read_examples`.
     """
+    written = _written_outputs(config, reader)
+    brought = [] if written is None else written.needed
 
-    def example(values: dict[str, Any]) -> Example:
-        return reader.convert(values, False)
+    def taught(example: Example, values: dict[str, Any], is_dev: bool = False) -> Example:
+        if written is None:
+            return example
+        found: Example = written.attach(example, values, is_dev)
+        return found
+
+    def for_dev(values: dict[str, Any]) -> Example:
+        return taught(reader.convert(values, False), values, is_dev=True)
 
     def for_a_teacher(values: dict[str, Any]) -> Example:
-        return reader.convert(values, may_lack_labels)
+        return taught(reader.convert(values, may_lack_labels), values)
+
+    def unlabelled_one(values: dict[str, Any]) -> Example:
+        return taught(reader.unlabelled(values), values)
 
     needed, endings = [*reader.shown, *reader.labels], reader.endings
     train: Examples[Example] = Examples("task.train")
     if config.train is not None:
         train = reader.joined(
-            read_examples(config.train, "task.train", needed, for_a_teacher, endings)
+            read_examples(config.train, "task.train", [*needed, *brought], for_a_teacher, endings)
         )
     unlabelled = train.take_out(lambda one: not reader.has_label(one))
     transfer: Examples[Example] = Examples("task.transfer")
@@ -113,12 +137,40 @@ def read_splits(
         rows = read_examples(
             config.transfer,
             "task.transfer",
-            reader.shown,
-            reader.unlabelled,
+            [*reader.shown, *brought],
+            unlabelled_one,
             endings | (_TEXT_ENDINGS if has_text else {}),
             as_row=reader.as_row,
         )
         transfer = reader.joined(rows)
-    dev = reader.joined(read_examples(config.dev, "task.dev", needed, example, endings))
+    dev = reader.joined(
+        read_examples(config.dev, "task.dev", needed, for_dev, endings, optional=brought)
+    )
     has_train, has_transfer = config.train is not None, config.transfer is not None
-    return Splits(train, unlabelled, transfer, dev, has_train, has_transfer)
+    return Splits(train, unlabelled, transfer, dev, has_train, has_transfer, written)
+
+
+def _written_outputs(config: RowTask, reader: RowReader[Example]) -> WrittenOutputs | None:
+    """A teacher's outputs, where a file is the teacher."""
+    if config.teacher_outputs is None:
+        return None
+    columns = Columns(
+        reader.shown, reader.unlabelled, reader.texts_of, config.asks_for_number, reader.is_read
+    )
+    return WrittenOutputs(config.teacher_outputs, columns)
+
+
+def named_by_outputs(config: Settings, splits: Splits[Any]) -> Settings:
+    """The settings with the classes that a teacher's outputs name, where they list none.
+
+    Raises:
+        ConfigError: neither the settings nor the outputs name the classes.
+    """
+    if splits.written is None or config.teacher_outputs is None:
+        return config
+    given = getattr(config, "labels", None)
+    names = splits.written.names(one for split in splits.to_train for one in split.usable)
+    splits.written.check_order(given, names)
+    if given is not None or names is None:
+        return config
+    return config.model_copy(update={"labels": names})

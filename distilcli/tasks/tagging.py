@@ -21,7 +21,7 @@ from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import tag_text
 from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.shown import ShownWords
-from distilcli.tasks.splits import RowReader, read_splits
+from distilcli.tasks.splits import RowReader, named_by_outputs, read_splits
 from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics
 from distilcli.text.row import IGNORE_INDEX
 from distilcli.text.tokenizers import TextTokenizer
@@ -40,12 +40,14 @@ class Sentence:
 
     words: list[str]
     tags: list[str | None]
+    taught: Any = None  # see `WrittenOutputs`
 
 
 class Tagging(OpenTask):
     """A tag for each word."""
 
     head = "token"
+    reads_words = True
     outputs = OneOf()
     agreement_means = "words of the dev examples with the tag that the teacher says"
 
@@ -57,11 +59,13 @@ class Tagging(OpenTask):
         may_lack_labels: bool = False,
     ) -> None:
         self.score = config.score
+        self._words = config.words
         splits = read_splits(config, _reader(config), may_lack_labels)
         train, dev, num_others = splits.train, splits.dev, splits.num_unlabelled
         found = {tag for sentence in train.usable for tag in sentence.tags if tag}
         with bad_rows_first(train, dev, config.skip_bad_rows, num_others):
-            self.labels = class_names(found, config.labels, teacher_labels, num_others > 0)
+            given = named_by_outputs(config, splits).labels
+            self.labels = class_names(found, given, teacher_labels, num_others > 0)
         self._classes = Classes(self.labels)
         self.keep_usable(splits, config.skip_bad_rows, self._named, lambda sentence: sentence.words)
         if config.labels is None:
@@ -124,6 +128,19 @@ class Tagging(OpenTask):
         types = [[0] * len(row) for row in ids]
         inputs = join(ids, types, positions, np.array(targets, dtype=np.int64), shown)
         return inputs, Cut(num_cut, num_tokens, len(inputs.token_ids))
+
+    @property
+    def shown_columns(self) -> Sequence[str]:
+        """The column of the words."""
+        return [self._words]
+
+    def shown_of(self, example: Sentence) -> dict[str, Any]:
+        """The words of a sentence, by column."""
+        return {self._words: example.words}
+
+    def read_words(self, example: Sentence) -> Sequence[bool]:
+        """Which words have outputs: those that are not passed over."""
+        return _is_read(example)
 
     def _named(self, sentence: Sentence) -> Sentence:
         tags = [tag and self._classes.name_of(tag) for tag in sentence.tags]
@@ -190,7 +207,13 @@ def _reader(config: TaggingTask) -> RowReader[Sentence]:
         lambda sentence: any(sentence.tags),
         _ENDINGS,
         as_row,
+        texts_of=lambda sentence: sentence.words,
+        is_read=_is_read,
     )
+
+
+def _is_read(sentence: Sentence) -> list[bool]:
+    return [tag is not None for tag in sentence.tags]
 
 
 def _says_nothing(tags: Any) -> bool:

@@ -12,6 +12,7 @@ from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.inputs import Cut, Inputs, end_to_end, has_label, part_of
 from distilcli.tasks.outputs import Head, Outputs
 from distilcli.tasks.splits import Splits, Unlabelled
+from distilcli.tasks.written_outputs import outputs_of
 from distilcli.text.overlap import Overlap, digest_of_texts, overlap
 
 _MUCH_CUT = 0.05  # of the tokens
@@ -41,6 +42,8 @@ class OpenTask(ABC):
         labels: names of the outputs, in order.
         train: inputs to train on; those of examples with a label come first.
         dev: inputs to be measured on.
+        examples: what the inputs to train on were made of, in their order; empty where outputs of
+            a teacher came with them.
         unlabelled: which of the training inputs only a teacher labels; None: there are none, and
             no rows that might be.
         num_examples: of those with a label to train on, and of the dev split; there may be more
@@ -65,6 +68,7 @@ class OpenTask(ABC):
     labels: list[str]
     train: Inputs
     dev: Inputs
+    examples: Sequence[Any] = ()
     unlabelled: Unlabelled | None = None
     num_examples: tuple[int, int]
     skipped: Skipped
@@ -100,6 +104,11 @@ class OpenTask(ABC):
         train, dev, transfer = splits.train, splits.dev, splits.transfer
         for split in (train, dev):
             split.change(named)
+        if splits.written is not None:
+            splits.written.settle(
+                splits.to_train, dev, self.labels, self.outputs.of_one_class, skip_bad_rows
+            )
+            train.bad += splits.unlabelled.bad
         if splits.has_train:
             train.check(skip_bad_rows, len(splits.unlabelled.usable))
         if splits.has_transfer:
@@ -147,6 +156,10 @@ class OpenTask(ABC):
                 (num_inputs[1], num_inputs[2]),
                 cuts[1] + cuts[2],
             )
+        if splits.written is None or splits.written.are_ids_alone:
+            self.examples = [one for split in of_train for one in split.usable]
+        else:
+            self._add_outputs(splits)
         of_rows = {"train": cuts[0] + cuts[1], "transfer": cuts[2], "dev": of_dev}
         for split, cut in of_rows.items():
             if cut.share > _MUCH_CUT:
@@ -154,6 +167,19 @@ class OpenTask(ABC):
                     f"task.{split}: {key} {limit} cuts {cut.share:.1%} of the tokens, in "
                     f"{cut.inputs:,} texts; raise it, as far as the models have positions"
                 )
+
+    def _add_outputs(self, splits: Splits[Any]) -> None:
+        """Give the inputs the outputs of the teacher that came with their rows."""
+        taught = outputs_of([one for split in splits.to_train for one in split.usable])
+        self.train = replace(self.train, teacher_outputs=taught)
+        dev = splits.dev.usable
+        self.dev = replace(self.dev, teacher_outputs=outputs_of(dev))
+        num_taught = sum(one.taught is not None for one in dev)
+        if 0 < num_taught < len(dev):
+            self.warnings.append(
+                f"task.dev: {num_taught:,} of {len(dev):,} rows have outputs of the teacher, which "
+                "is therefore not measured"
+            )
 
     def sources(self) -> dict[str, Inputs]:
         """The inputs by the key below `task` that names their rows; none of what has no rows."""
@@ -176,6 +202,29 @@ class OpenTask(ABC):
         """A score as tables name it: with the class that it is of, where it is of one."""
         is_of_one = self.positive is not None and score in ("f1", "accuracy_f1")
         return f"{score} ({self.positive})" if is_of_one else score
+
+    @property
+    def shown_columns(self) -> Sequence[str]:
+        """Columns of what a model is shown of a row, where outputs are written down by rows.
+
+        Raises:
+            ConfigError: outputs of this kind of task are not.
+        """
+        raise ConfigError(
+            "the outputs of this kind of task are not written down",
+            "Name the model as teacher of an experiment; teacher.cache keeps its outputs.",
+        )
+
+    #: Whether what is shown of a row are words, each of which may have outputs.
+    reads_words: ClassVar[bool] = False
+
+    def shown_of(self, example: Any) -> dict[str, Any]:
+        """What a model is shown of an example, by `shown_columns`."""
+        raise NotImplementedError
+
+    def read_words(self, example: Any) -> Sequence[bool] | None:
+        """Which words of an example have outputs; None: the example has one output."""
+        return None
 
     @abstractmethod
     def scores(self, outputs: np.ndarray) -> dict[str, float]:

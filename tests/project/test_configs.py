@@ -26,6 +26,7 @@ TASKS = {
     "mrpc",
     "pos",
     "reranker",
+    "soft-labels",
     "squad",
     "sst2",
     "stsb",
@@ -65,7 +66,8 @@ def files_of(experiment: MaskedLMExperiment | TaskExperiment) -> list[str]:
         assert experiment.task.folder is not None
         return [experiment.task.folder]
     else:
-        sources = [experiment.task.train, experiment.task.transfer, experiment.task.dev]
+        task = experiment.task
+        sources = [task.train, getattr(task, "transfer", None), task.dev]
     named = [s.files for s in sources if isinstance(s, (FilesSource, RowFiles))]
     return [name for files in named for name in files]
 

@@ -1,0 +1,238 @@
+"""A teacher that is a file: its outputs, in columns of the rows or in files of their own.
+
+Rows of files are matched with the rows of the task by a column of ids, or else by their texts: the
+first row of a text with the first output for that text, the second with the second, and so on. So
+the order of the files does not matter, and what they hold besides is passed over.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from distilcli.config.row_outputs import RowOutputs
+from distilcli.errors import ConfigError
+from distilcli.tasks.examples import BadExample, Examples, is_nothing, read_examples
+from distilcli.tasks.output_cells import (
+    Cell,
+    Meaning,
+    class_cell,
+    columns_cell,
+    number_cell,
+    word_cells,
+)
+from distilcli.tasks.output_matching import Filed, Matching
+from distilcli.text.overlap import digest_of_texts
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What of the rows of a kind of task matters here.
+
+    Attributes:
+        shown: columns of what a model is shown.
+        example: makes an example of these columns; raises `BadExample`.
+        texts_of: the texts of an example.
+        is_number: whether the output is a number.
+        is_read: which words of an example have outputs; None: an example has one output.
+    """
+
+    shown: Sequence[str]
+    example: Callable[[dict[str, Any]], Any]
+    texts_of: Callable[[Any], Sequence[str]]
+    is_number: bool
+    is_read: Callable[[Any], Sequence[bool]] | None
+
+
+class WrittenOutputs:
+    """The outputs of a teacher for the rows of a task, as they were written down.
+
+    Examples get an attribute `taught`: what their row says of outputs, and after `settle` the
+    outputs themselves, float32 [outputs, classes], or None of a dev example that has none.
+
+    Args:
+        config: where they are.
+        columns: of the rows of the task.
+    """
+
+    def __init__(self, config: RowOutputs, columns: Columns) -> None:
+        self._config = config
+        self._columns = columns
+        self._of_outputs = config.columns_of(columns.is_number)
+        self._filed: Examples[Filed] | None = None
+        if config.source is not None:
+            self._filed = self._read_files()
+
+    @property
+    def are_ids_alone(self) -> bool:
+        """Whether rows bring ids, and there are no outputs."""
+        return self._config.are_ids_alone
+
+    @property
+    def needed(self) -> list[str]:
+        """Columns that rows to train on must have; dev rows may have them."""
+        if self._config.files is None and not self.are_ids_alone:
+            return self._of_outputs
+        return [] if self._config.id is None else [self._config.id]
+
+    def attach(self, example: Any, values: dict[str, Any], may_lack: bool) -> Any:
+        """The example with what its row says of outputs.
+
+        Args:
+            example: made of the row.
+            values: of the row.
+            may_lack: whether the row may be without; else that is a bad row.
+
+        Raises:
+            BadExample: see `output_cells`; or the row has no id.
+        """
+        cells = [values.get(column) for column in self.needed]
+        if may_lack and any(is_nothing(cell) or cell == "" for cell in cells):
+            return example
+        if self._config.files is None and not self.are_ids_alone:
+            return _with_taught(example, self._cell(values))
+        by_id = self._config.id is not None
+        return _with_taught(example, self._id(values) if by_id else self._texts(example))
+
+    def names(self, train: Iterable[Any]) -> list[str] | None:
+        """The classes, in the order in which the first outputs name them; None: they do not.
+
+        Args:
+            train: examples to train on.
+        """
+        if self._columns.is_number or self.are_ids_alone:
+            return None
+        if self._config.columns is not None:
+            return list(self._config.columns)
+        first: Any
+        if self._filed is not None:
+            first = next((filed.outputs for filed in self._filed.usable), None)
+        else:
+            first = next((example.taught for example in train), None)
+        return list(first.names) if first is not None and first.names is not None else None
+
+    def check_order(self, labels: Sequence[str] | None, names: Sequence[str] | None) -> None:
+        """Refuse lists where nobody says which class is which.
+
+        Raises:
+            ConfigError: neither `task.labels` nor the outputs name the classes.
+        """
+        is_asked = not self._columns.is_number and not self.are_ids_alone
+        if labels is None and names is None and is_asked:
+            raise ConfigError(
+                "task.labels: the teacher's outputs are lists, and nothing says which class each "
+                "value is of",
+                "List the classes in task.labels, in the order of the outputs; or write the "
+                "outputs as objects, by class.",
+            )
+
+    def settle(
+        self,
+        train: Sequence[Examples[Any]],
+        dev: Examples[Any],
+        labels: Sequence[str],
+        one_is_right: bool,
+        skip_bad_rows: bool,
+    ) -> None:
+        """Give every example its outputs; those to train on that have none are bad rows.
+
+        Args:
+            train: examples to train on, of each source.
+            dev: those to be measured on.
+            labels: the classes, in the order of their ids.
+            one_is_right: whether probabilities of the classes add up to 1.
+            skip_bad_rows: whether bad rows of the files are left out.
+
+        Raises:
+            DataError: rows of the files are bad, or one text has several outputs and nothing says
+                which row each is for.
+        """
+        if self.are_ids_alone:
+            return
+        meaning = Meaning(
+            labels,
+            self._config.holds == "probabilities",
+            not one_is_right,
+            self._columns.is_number,
+        )
+        if self._filed is None:
+            for split in (*train, dev):
+                split.change(lambda one: self._settled(one, one.taught, meaning))
+            return
+        self._filed.change(lambda filed: replace(filed, outputs=meaning.logits(filed.outputs)))
+        self._filed.check(skip_bad_rows)
+        matching = Matching(self._filed, train, dev, self._config.id)
+        for split in train:
+            split.change(lambda one: self._settled(one, matching.for_train(one, self._texts(one))))
+        dev.change(lambda one: self._settled(one, matching.for_dev(one, self._texts(one))))
+
+    def _settled(self, example: Any, outputs: Any, meaning: Meaning | None = None) -> Any:
+        """An example with the outputs of its row, or of its words."""
+        if outputs is None:
+            return _with_taught(example, None)
+        found = outputs if meaning is None else meaning.logits(outputs)
+        if self._columns.is_read is None:
+            return _with_taught(example, found[None])
+        is_read = np.array(self._columns.is_read(example), dtype=bool)
+        if len(found) != len(is_read):
+            raise BadExample(f"{len(is_read)} words, but outputs for {len(found)}")
+        missing = np.flatnonzero(is_read & np.isnan(found).any(axis=1))
+        if len(missing):
+            raise BadExample(f"no outputs of the teacher for word {missing[0] + 1}")
+        return _with_taught(example, found[is_read])
+
+    def _texts(self, example: Any) -> bytes:
+        return digest_of_texts(*self._columns.texts_of(example))
+
+    def _cell(self, values: dict[str, Any]) -> Cell:
+        if self._config.columns is not None:
+            return columns_cell(
+                list(self._config.columns), [values[column] for column in self._of_outputs]
+            )
+        value = values[self._of_outputs[0]]
+        if self._columns.is_number:
+            return number_cell(value)
+        return class_cell(value) if self._columns.is_read is None else word_cells(value)
+
+    def _id(self, values: dict[str, Any]) -> str:
+        value = values[str(self._config.id)]
+        if is_nothing(value) or not str(value).strip():
+            raise BadExample(f"no id in {self._config.id}")
+        if isinstance(value, float) and value == int(value):
+            value = int(value)  # a table with a gap has floats
+        return str(value).strip()
+
+    def _read_files(self) -> Examples[Filed]:
+        """The rows of the files; texts must be there where rows are matched by them."""
+        shown = list(self._columns.shown)
+        by_id = self._config.id is not None
+
+        def convert(values: dict[str, Any]) -> Filed:
+            texts = b""
+            if all(column in values for column in shown):
+                texts = self._texts(self._columns.example(values))
+            key = self._id(values) if by_id else texts
+            return Filed(key, texts or None, self._cell(values))
+
+        assert self._config.source is not None
+        needed = [str(self._config.id)] if by_id else shown
+        return read_examples(
+            self._config.source,
+            "task.teacher_outputs",
+            list(dict.fromkeys([*needed, *self._of_outputs])),
+            convert,
+            {},
+            optional=shown,
+        )
+
+
+def _with_taught(example: Any, taught: Any) -> Any:
+    return replace(example, taught=taught)
+
+
+def outputs_of(examples: Sequence[Any]) -> np.ndarray | None:
+    """The outputs of examples end to end, float32 [outputs, classes]; None: some have none."""
+    if not examples or any(example.taught is None for example in examples):
+        return None
+    return np.concatenate([example.taught for example in examples])
