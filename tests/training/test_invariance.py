@@ -114,20 +114,22 @@ def test_micro_batches_do_not_change_the_gradient(stepper_of, positions, in_eigh
 @pytest.mark.slow
 def test_every_term_counts(stepper_of, positions, in_eight):
     """Each term's own gradient, which a big one beside it could hide."""
+    whole, parts = (stepper_of(positions, cut).step_batches[0] for cut in (ALL_TOKENS, in_eight))
+    assert (len(whole), len(parts)) == (1, NUM_MICRO_BATCHES)
     names = [term.name for term in MASKED_LM_TERMS]
     for name in names:
-        weights = [f"loss.{other}.weight={int(other == name)}" for other in names]
-        only = [positions, *weights]
+        only = [f"loss.{other}.weight={int(other == name)}" for other in names]
+        stepper = stepper_of(positions, *only)
         gradients = []
-        for partition in (ALL_TOKENS, in_eight):
-            stepper = stepper_of(*only, partition)
-            stepper.accumulate_gradient(0, stepper.step_batches[0], _counts(stepper))
+        for batches in (whole, parts):
+            stepper.optimizer.zero_grad()
+            stepper.accumulate_gradient(0, batches, _counts(stepper, batches))
             gradients.append(_present_gradient(stepper))
         assert relative_difference(gradients[1], gradients[0]) < TOLERANCE, name
 
 
-def _counts(stepper: Stepper) -> list[int]:
-    counts = [stepper.distillation.counts(batch) for batch in stepper.step_batches[0]]
+def _counts(stepper: Stepper, batches: list) -> list[int]:
+    counts = [stepper.distillation.counts(batch) for batch in batches]
     return [sum(column) for column in zip(*counts, strict=True)]
 
 
