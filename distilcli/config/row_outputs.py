@@ -14,8 +14,8 @@ class RowOutputs(Section):
     column: str | None = Field(
         None,
         description="Column of the outputs: a list in the order of task.labels, an object by "
-        "class, or a number; of tagging a list with one such for each word. null: logits, or score "
-        "where the output is a number, as distilcli predict writes them.",
+        "class, or a number; of tagging or of several documents a list with one such for each. "
+        "null: logits, or score where the output is a number, as distilcli predict writes them.",
     )
     columns: Annotated[dict[str, str], Field(min_length=2)] | None = Field(
         None, description="A column for each class instead, by the names of the classes."

@@ -213,11 +213,17 @@ class RerankingTask(RowTask):
         return True
 
     def check_outputs(self, outputs: RowOutputs) -> None:
-        """Refuse them: candidates of a query are not matched one by one."""
-        raise ValueError(
-            "teacher_outputs: outputs of candidates are not read from files; name a model as "
-            "teacher"
-        )
+        """Refuse what a query's candidates cannot have.
+
+        Raises:
+            ValueError: naming the key below `teacher_outputs`.
+        """
+        super().check_outputs(outputs)
+        if outputs.files is not None:
+            raise ValueError(
+                "teacher_outputs.files: the scores of a query's candidates are read from a column "
+                "of its rows; leave files out, and name the column"
+            )
 
 
 class QuestionAnsweringTask(RowTask):

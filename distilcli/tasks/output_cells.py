@@ -3,7 +3,7 @@
 - A list: a value for each class, in the order of `task.labels`. An object: a value for each class,
   by its name. In a CSV both are JSON text. Or a column for each class, a value in each.
 - Of tagging a list of these, one for each word; null for a word whose outputs nobody needs.
-- A number, where the output of the task is one.
+- A number, where the output of the task is one; of documents in a list a list of numbers.
 
 Probabilities become logits: their logarithms where one class is right, log p - log(1 - p) where any
 are. A probability of 0 counts as the smallest normal number of float32, so that it stays finite.
@@ -116,6 +116,28 @@ def number_cell(value: Any) -> Cell:
     if is_nothing(value) or value == "":
         raise BadExample(_NONE)
     return Cell(None, np.array([_number(value)]))
+
+
+def number_cells(value: Any) -> Cell:
+    """The numbers in a list, which may be JSON text, one for each document; or a single one.
+
+    Raises:
+        BadExample: there are none, or one of them is no number.
+    """
+    if isinstance(value, str) and value.strip().startswith("["):
+        value = _parsed(value)
+    values = value if isinstance(value, list) else [value]
+    if not isinstance(value, list) or not values:
+        return Cell(None, number_cell(value).values[:, None])
+    return Cell(None, _array(values)[:, None])
+
+
+def joined_cells(cells: Sequence[Cell | None]) -> Cell | None:
+    """The outputs of several rows that are one example; None: some have none."""
+    known = [cell for cell in cells if cell is not None]
+    if len(known) < len(cells):
+        return None
+    return Cell(None, np.concatenate([cell.values for cell in known]))
 
 
 def columns_cell(names: Sequence[str], values: Sequence[Any]) -> Cell:

@@ -18,6 +18,7 @@ from distilcli.tasks import rankings
 from distilcli.tasks.examples import BadExample, Examples, NoLabel, is_nothing
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import number_of
+from distilcli.tasks.output_cells import joined_cells
 from distilcli.tasks.outputs import Relevance
 from distilcli.tasks.sequence import tokenized
 from distilcli.tasks.splits import RowReader, read_splits
@@ -35,12 +36,14 @@ class QueryExample:
         documents: text of each candidate.
         labels: how relevant each is; NaN where nobody knows it.
         key: what rows of the same query have in common; None: a row that has all its candidates.
+        taught: the teacher's score of each candidate; see `WrittenOutputs`.
     """
 
     query: str
     documents: tuple[str, ...]
     labels: tuple[float, ...]
     key: str | None
+    taught: Any = None
 
 
 class Reranking(OpenTask):
@@ -65,12 +68,7 @@ class Reranking(OpenTask):
         self.score = config.score
         self.labels = ["LABEL_0"]  # as transformers calls a single output
         splits = read_splits(config, _reader(config), may_lack_labels)
-        self.keep_usable(
-            splits,
-            config.skip_bad_rows,
-            lambda example: example,
-            lambda example: (example.query, *sorted(example.documents)),
-        )
+        self.keep_usable(splits, config.skip_bad_rows, lambda example: example, _texts_of)
 
         def make(examples: Sequence[QueryExample]) -> tuple[Inputs, Cut]:
             return _inputs(examples, tokenizer, config.max_length)
@@ -205,8 +203,15 @@ def _reader(config: RerankingTask) -> RowReader[QueryExample]:
         unlabelled,
         lambda example: not all(map(math.isnan, example.labels)),
         {},
+        texts_of=_texts_of,
+        is_read=lambda example: [True] * len(example.documents),
         joined=_joined,
     )
+
+
+def _texts_of(example: QueryExample) -> Sequence[str]:
+    """By which a query with its candidates is known again, whatever their order."""
+    return example.query, *sorted(example.documents)
 
 
 def _joined(rows: Examples[QueryExample]) -> Examples[QueryExample]:
@@ -236,6 +241,7 @@ def _together(rows: Sequence[QueryExample]) -> QueryExample:
         rows[0],
         documents=tuple(document for row in rows for document in row.documents),
         labels=tuple(label for row in rows for label in row.labels),
+        taught=joined_cells([row.taught for row in rows]),
     )
 
 

@@ -20,6 +20,7 @@ from distilcli.tasks.output_cells import (
     class_cell,
     columns_cell,
     number_cell,
+    number_cells,
     word_cells,
 )
 from distilcli.tasks.output_matching import Filed, Matching
@@ -35,7 +36,8 @@ class Columns:
         example: makes an example of these columns; raises `BadExample`.
         texts_of: the texts of an example.
         is_number: whether the output is a number.
-        is_read: which words of an example have outputs; None: an example has one output.
+        is_read: which words or documents of an example have outputs; None: an example has one
+            output.
     """
 
     shown: Sequence[str]
@@ -176,7 +178,8 @@ class WrittenOutputs:
             return _with_taught(example, found[None])
         is_read = np.array(self._columns.is_read(example), dtype=bool)
         if len(found) != len(is_read):
-            raise BadExample(f"{len(is_read)} words, but outputs for {len(found)}")
+            read = "documents" if self._columns.is_number else "words"
+            raise BadExample(f"{len(is_read)} {read}, but outputs for {len(found)}")
         missing = np.flatnonzero(is_read & np.isnan(found).any(axis=1))
         if len(missing):
             raise BadExample(f"no outputs of the teacher for word {missing[0] + 1}")
@@ -192,7 +195,8 @@ class WrittenOutputs:
             )
         value = values[self._of_outputs[0]]
         if self._columns.is_number:
-            return number_cell(value)
+            has_one = self._columns.is_read is None
+            return number_cell(value) if has_one else number_cells(value)
         return class_cell(value) if self._columns.is_read is None else word_cells(value)
 
     def _id(self, values: dict[str, Any]) -> str:

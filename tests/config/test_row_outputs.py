@@ -61,8 +61,8 @@ def test_the_column_is_what_predict_writes() -> None:
             "teacher_outputs: answers are found among the tokens of one tokenizer",
         ),
         (
-            {"kind": "reranking", **TAUGHT},
-            "teacher_outputs: outputs of candidates are not read from files",
+            {"kind": "reranking", "teacher_outputs": {"files": "a"}},
+            "teacher_outputs.files: the scores of a query's candidates are read from a column of",
         ),
     ],
 )

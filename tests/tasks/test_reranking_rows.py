@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from row_files import comma, jsonl, parquet, section, write
 from task_reading import opened
 from tiny_tasks import pair_tokenizer
 
 from distilcli.config.experiment import TaskExperiment
+from distilcli.config.tasks import Task
 from distilcli.errors import DataError
 from distilcli.tasks.inputs import pack_samples
+from distilcli.tasks.open import open_task
+from distilcli.text.tokenizers import TextTokenizer
 
 TOKENIZER = pair_tokenizer()
 NESTED = [
@@ -225,3 +229,121 @@ def test_losses_on_rankings_are_refused_for_other_tasks():
     several = {"model": "t", "others": [{"model": "u"}]}
     loss = {"soft_targets": {"weight": 0}, "margin_mse": {"weight": 1}}
     TaskExperiment.model_validate(rankings | {"teacher": several, "loss": loss})
+
+
+# Without labels
+
+
+def open_taught(folder, train, dev, transfer=None, **settings):
+    """The task of a teacher, which may label what has no label."""
+    rows = {"0": train, "1": dev, "2": transfer}
+    files = {
+        name: write(folder / f"{name}.jsonl", jsonl(part)) for name, part in rows.items() if part
+    }
+    tree = section("reranking", files["0"], files["1"], **settings)
+    if transfer:
+        tree["transfer"] = {"files": [str(files["2"])]}
+    return open_task(TypeAdapter(Task).validate_python(tree), TextTokenizer(TOKENIZER), None, True)
+
+
+def test_candidates_without_a_label_are_so_and_queries_stay_whole(tmp_path):
+    rows = [*flat(NESTED), {"query": "ba be", "document": "du", "label": None}]
+    rows += [{"query": "go", "document": text, "label": None} for text in ("ge", "gi")]
+    task = open_taught(tmp_path, rows, flat(DEV))
+    assert task.train.group_offsets.tolist() == [0, 4, 6, 8]
+    assert [int(x) for x in np.isnan(task.train.targets)] == [0, 0, 0, 1, 0, 0, 1, 1]
+    assert task.train.labelled().tolist() == [True, True, False]
+    assert (task.num_examples, task.unlabelled.examples) == ((2, 2), (1, 0))
+    error = refused(open_flat, tmp_path, rows, flat(DEV))
+    assert "3 bad rows" in error.message
+    bad_dev = [*flat(DEV), {"query": "ka", "document": "du", "label": None}]
+    assert "1 bad row" in refused(open_taught, tmp_path, rows, bad_dev).message
+
+
+def test_lists_of_documents_may_lack_their_labels(tmp_path):
+    rows = [NESTED[0], NESTED[1] | {"labels": None}, NESTED[1] | {"labels": [None, 2]}]
+    task = open_taught(tmp_path, rows, DEV, document="documents", label="labels")
+    assert task.train.labelled().tolist() == [True, True, False]
+    assert [int(x) for x in np.isnan(task.train.targets)] == [0, 0, 0, 1, 0, 1, 1]
+
+
+def test_queries_to_transfer_are_whole_and_come_last(tmp_path):
+    transfer = [
+        {"query": query, "document": text} for text in ("ge", "gi") for query in ("go", "gu")
+    ]
+    task = open_taught(tmp_path, flat(NESTED), flat(DEV), transfer)
+    assert task.train.group_offsets.tolist() == [0, 3, 5, 7, 9]
+    assert (task.unlabelled.examples, task.unlabelled.inputs) == ((0, 2), (0, 4))
+    sources = task.sources()
+    assert sources["train"].group_offsets.tolist() == [0, 3, 5]
+    assert sources["transfer"].group_offsets.tolist() == [0, 2, 4]
+    assert (
+        sources["train"].content_digest()
+        == open_flat(tmp_path, flat(NESTED), flat(DEV)).train.content_digest()
+    )
+
+
+# Scores of a teacher in the rows
+
+
+SCORES = [[2.5, -1, 0.0], [3, 4.5]]
+
+
+def with_scores(rows):
+    return [row | {"score": scores} for row, scores in zip(rows, SCORES, strict=True)]
+
+
+def flat_scores(rows):
+    scores = [score for row in SCORES for score in row]
+    return [row | {"score": score} for row, score in zip(flat(rows), scores, strict=True)]
+
+
+BROUGHT = {"teacher_outputs": {"column": "score"}}
+
+
+@pytest.mark.parametrize("written", [jsonl, comma])
+def test_scores_may_stand_in_a_column(tmp_path, written):
+    ending = "csv" if written is comma else "jsonl"
+    nested = open_nested(tmp_path, with_scores(NESTED), DEV, **BROUGHT)
+    rows = flat_scores(NESTED)
+    expected = open_flat(tmp_path, rows, flat(DEV), written, ending, **BROUGHT)
+    for task in (nested, expected):
+        assert task.train.teacher_outputs.tolist() == [[2.5], [-1], [0], [3], [4.5]]
+        assert task.train.teacher_outputs.dtype == np.float32
+        assert task.dev.teacher_outputs is None
+    changed = open_nested(tmp_path, [with_scores(NESTED)[0], NESTED[1] | {"score": [3, 4]}], DEV)
+    assert changed.train.teacher_outputs is None  # nobody asks for them
+    mixed = [rows[3], *rows[:3], rows[4]]
+    found = open_flat(tmp_path, mixed, flat(DEV), written, ending, **BROUGHT)
+    assert found.train.teacher_outputs.tolist() == [[3], [4.5], [2.5], [-1], [0]]
+
+
+def test_a_teacher_in_the_dev_rows_can_be_measured(tmp_path):
+    dev = [row | {"score": list(range(len(row["labels"])))} for row in DEV]
+    task = open_nested(tmp_path, with_scores(NESTED), dev, **BROUGHT)
+    assert task.scores(task.dev.teacher_outputs)["mrr@10"] == pytest.approx((1 + 1 / 3) / 2)
+
+
+@pytest.mark.parametrize(
+    ("score", "reason"),
+    [
+        ([1.0, 2.0], "3 documents, but outputs for 2"),
+        (1.0, "3 documents, but outputs for 1"),
+        ([1.0, None, 2.0], "an output is missing, or NaN"),
+        ([1.0, float("nan"), 2.0], "an output is missing, or NaN"),
+        ([1.0, float("inf"), 2.0], "output inf is not finite"),
+        (["a", 1, 2], "output 'a' is no number"),
+        ([], "output [] is no number"),
+        (None, "no outputs of the teacher"),
+    ],
+)
+def test_bad_scores_are_named(tmp_path, score, reason):
+    rows = [NESTED[0] | {"score": score}, with_scores(NESTED)[1]]
+    [_, detail] = refused(open_nested, tmp_path, rows, DEV, **BROUGHT).message.split("\n  ")
+    assert detail == f"{tmp_path}/0.jsonl line 1: {reason}"
+
+
+def test_scores_in_files_of_their_own_are_refused():
+    tree = section("reranking", "a", "b", teacher_outputs={"files": "scores.jsonl"})
+    with pytest.raises(ValueError, match=r"teacher_outputs\.files: the scores of a query's"):
+        TypeAdapter(Task).validate_python(tree)
