@@ -103,16 +103,16 @@ def test_after_the_last_step_nothing_is_stopped(tiny_world, tmp_path):
 
 
 def told_at_the_end(marker: str, *arguments: str) -> None:
-    from distilcli.training import loop
+    from distilcli.distillation import objective
 
-    save = loop.save_model
+    save = objective.save_model
 
     def tell(*given: object) -> None:
         Path(marker).touch()
         signal.raise_signal(signal.SIGTERM)
         save(*given)
 
-    loop.save_model = tell
+    objective.save_model = tell
     patiently(*arguments)
 
 

@@ -19,6 +19,7 @@ from distilcli.config import reading
 from distilcli.config.data import RowFiles, RowHub
 from distilcli.config.experiment import MaskedLMExperiment, TaskExperiment
 from distilcli.config.models import TaskCheckpointStudent, TaskCopiedStudent
+from distilcli.config.row_outputs import RowOutputs
 from distilcli.config.tasks import (
     ClassificationTask,
     GlueTask,
@@ -242,7 +243,8 @@ def test_dump_is_read_back_as_the_same(path: Path, kind: str) -> None:
     rows = {} if kind == "glue" else {"train": ROWS, "dev": HUB}
     task = {"kind": kind, "max_length": 33, "skip_bad_rows": True, "transfer": TRANSFER}
     task |= rows | EVERYTHING[kind]
-    assert task.keys() == CLASSES[kind].model_fields.keys()  # nothing is left out here
+    # Nothing is left out here, but for what stands in the place of a teacher.
+    assert task.keys() | {"teacher_outputs"} == CLASSES[kind].model_fields.keys()
     experiment = load(
         path,
         task=task,
@@ -262,6 +264,19 @@ def test_dump_is_read_back_as_the_same(path: Path, kind: str) -> None:
     # Equal trees, and the very settings: what both lost would be equal as well.
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert {key: written["task"][key] for key in task} == task
+
+
+def test_dump_keeps_where_outputs_of_a_teacher_are(path: Path) -> None:
+    outputs = {"column": "c", "holds": "probabilities", "files": ["a b.jsonl", "1"], "id": "2"}
+    outputs |= {"format": "jsonl"}
+    assert outputs.keys() | {"columns"} == RowOutputs.model_fields.keys()
+    task = {"kind": "classification", "train": ROWS, "dev": HUB, "teacher_outputs": outputs}
+    student = {"kind": "checkpoint", "model": "m"}
+    experiment = load(path, task=task, teacher=None, student=student)
+    path.write_text(reading.dump(experiment), encoding="utf-8")
+    assert reading.load_experiment(path) == experiment
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert written["task"]["teacher_outputs"] == outputs | {"columns": None}
 
 
 @settings(max_examples=20)  # writing and reading YAML takes its time
