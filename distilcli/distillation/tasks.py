@@ -103,7 +103,7 @@ class TaskObjective(Objective):
         experiment = self.experiment
         if not experiment.loss.asks_for_teacher:
             return []
-        if self._inputs.teacher_outputs is not None:
+        if experiment.task.teacher_outputs is not None:
             return [RowTeacher(self._inputs)]
         if self._teacher is None or experiment.teacher is None:
             return []

@@ -176,6 +176,7 @@ def expand(
         "max_length": task.max_length,
         "skip_bad_rows": task.skip_bad_rows,
         "transfer": task.transfer,
+        "teacher_outputs": task.teacher_outputs,
     }
     if labels is None:
         return RegressionTask.model_validate({"kind": "regression", **common})

@@ -203,7 +203,7 @@ class WrittenOutputs:
         value = values[str(self._config.id)]
         if is_nothing(value) or not str(value).strip():
             raise BadExample(f"no id in {self._config.id}")
-        if isinstance(value, float) and value == int(value):
+        if isinstance(value, float) and value.is_integer():
             value = int(value)  # a table with a gap has floats
         return str(value).strip()
 

@@ -71,6 +71,26 @@ def filed(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> dict[str
 # Columns of the rows
 
 
+def test_a_glue_task_has_its_outputs(tmp_path):
+    header = "index\tsentence1\tsentence2\tlabel\n"
+    for split in ("train", "dev"):
+        lines = (f"{i}\t{split} {i}\tba\t{'not_' * i}entailment\n" for i in range(2))
+        write(tmp_path / f"{split}.tsv", header + "".join(lines))
+    rows = [
+        {
+            "sentence1": f"train {i}",
+            "sentence2": "ba",
+            "logits": {"not_entailment": 9, "entailment": i},
+        }
+        for i in (2, 1, 0)
+    ]
+    section = {"kind": "glue", "name": "RTE", "folder": str(tmp_path)}
+    section["teacher_outputs"] = filed(tmp_path, rows)
+    task = open_task(TypeAdapter(Task).validate_python(section), RecordingTokenizer(), None, True)
+    assert task.labels == ["entailment", "not_entailment"]
+    assert task.train.teacher_outputs.tolist() == [[0, 9], [1, 9]]
+
+
 def test_rows_bring_their_outputs(tmp_path):
     train = [row | {"logits": one} for row, one in zip(ROWS, scores(1, 2, 3, 4), strict=True)]
     task = opened(tmp_path, train, teacher_outputs={})
@@ -223,6 +243,16 @@ def test_a_text_of_both_splits_may_have_one_output_or_two(tmp_path):
     once = outputs([*ROWS, DEV[1]], [1, 2, 3, 4, 6])
     task = opened(tmp_path, dev=dev, teacher_outputs=filed(tmp_path, once))
     assert (first_logits(task)[0], task.dev.teacher_outputs[0, 0]) == (1, 1)
+
+
+def test_an_infinite_id_has_no_outputs(tmp_path):
+    rows = [{**row, "key": number} for row, number in zip(ROWS, [1.0, 2.0, 3.0], strict=False)]
+    rows.append({**ROWS[3], "key": float("inf")})
+    train = {"files": [str(write(tmp_path / "train.parquet", parquet(rows)))]}
+    keyed = [{"key": key, "logits": one} for key, one in enumerate(scores(0, 1, 2, 3))]
+    error = refusal(tmp_path, train=train, teacher_outputs=filed(tmp_path, keyed, id="key"))
+    assert error.message.startswith(f"{tmp_path}/train.parquet: 1 bad row")
+    assert "(key inf)" in error.message
 
 
 def test_several_outputs_of_a_text_must_be_alike(tmp_path):
