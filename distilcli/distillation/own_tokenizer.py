@@ -122,7 +122,7 @@ def identity_of_readers(experiment: TaskExperiment, task: OpenTask) -> Identity:
             digest = tokenizer_fingerprint(own)
             found[f"{key}.model tokenizer"] = Fingerprint(one.model, digest)
     places = experiment.task.places()
-    for split, inputs in (("train", task.train), ("dev", task.dev)):
+    for split, inputs in task.sources().items():
         digest = digest_of_shown(inputs.shown)
         found[f"task.{split} texts"] = Fingerprint(places[split], digest)
     return found

@@ -210,6 +210,14 @@ def test_what_a_run_depends_on_has_the_texts_and_the_tokenizer(tasks, teachers, 
     identity = TaskRun(found).identity(parts, tmp_path)
     mine = {"teacher.model tokenizer", "task.train texts", "task.dev texts"}
     assert mine < identity.keys()
+    rows = tasks.task("tagging")["train"] | {"format": "conll"}
+    without = {"train": None, "transfer": rows}
+    alone = experiment(
+        tasks, "tagging", teachers["tagging"], task=without, loss={"labels": {"weight": 0}}
+    )
+    of_transfer = TaskRun(alone).identity(assemble_task(alone, CPU), tmp_path)
+    assert {"task.transfer texts", "task.dev texts"} < of_transfer.keys()
+    assert "task.train texts" not in of_transfer
     packed = experiment(tasks, "tagging", teachers["tagging"])
     parts.task.own_readers = frozenset()
     assert not mine & TaskRun(packed).identity(parts, tmp_path).keys()
