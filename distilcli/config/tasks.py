@@ -55,6 +55,11 @@ class TaughtTask(BaseTask):
         "null: it is the model that `teacher` names.",
     )
 
+    @property
+    def writes_outputs(self) -> bool:
+        """Whether a model's outputs can be written down, a row of outputs for each row."""
+        return True
+
     @model_validator(mode="after")
     def _outputs_fit(self) -> Self:
         if self.teacher_outputs is not None:
@@ -212,6 +217,11 @@ class RerankingTask(RowTask):
         """Always."""
         return True
 
+    @property
+    def writes_outputs(self) -> bool:
+        """No: a query may be several rows."""
+        return False
+
     def check_outputs(self, outputs: RowOutputs) -> None:
         """Refuse what a query's candidates cannot have.
 
@@ -245,6 +255,11 @@ class QuestionAnsweringTask(RowTask):
     score: Literal["f1", "exact_match"] = Field(
         "f1", description="Score by which the student is chosen and compared."
     )
+
+    @property
+    def writes_outputs(self) -> bool:
+        """No: they are of the tokens of one tokenizer."""
+        return False
 
     def check_outputs(self, outputs: RowOutputs) -> None:
         """Refuse them: tokens are not the same for two tokenizers, and answers are among tokens."""

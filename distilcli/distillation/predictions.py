@@ -67,7 +67,15 @@ def for_model(
         model: folder or hub name.
         rows: files whose rows take the place of those to train on; none: there are none.
         id_column: column of ids; None: that of `task.teacher_outputs`, if there is one.
+
+    Raises:
+        ConfigError: outputs of this kind of task are not written down.
     """
+    if not experiment.task.writes_outputs:
+        raise ConfigError(
+            "the outputs of this kind of task are not written down",
+            "Name the model as teacher of an experiment; teacher.cache keeps its outputs.",
+        )
     named = experiment.teacher
     if named is not None and named.model == model:
         teacher = named.model_copy(update={"others": []})

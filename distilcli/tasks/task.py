@@ -205,15 +205,8 @@ class OpenTask(ABC):
 
     @property
     def shown_columns(self) -> Sequence[str]:
-        """Columns of what a model is shown of a row, where outputs are written down by rows.
-
-        Raises:
-            ConfigError: outputs of this kind of task are not.
-        """
-        raise ConfigError(
-            "the outputs of this kind of task are not written down",
-            "Name the model as teacher of an experiment; teacher.cache keeps its outputs.",
-        )
+        """Columns of what a model is shown of a row, where outputs are written down by rows."""
+        raise NotImplementedError
 
     #: Whether what is shown of a row are words, each of which may have outputs.
     reads_words: ClassVar[bool] = False

@@ -344,6 +344,7 @@ def test_other_experiments_and_models_are_refused(tasks, teachers, tmp_path, mon
     assert "it has no head for this task" in refused(*words, *output)
     answers = tasks.experiment("question-answering")
     Path("qa.yaml").write_text(yaml.safe_dump(answers))
-    error = refused(str(tasks.model), "--config", "qa.yaml", *output)
-    assert error == "the outputs of this kind of task are not written down"
+    for words in ([], ["--id", "id"]):
+        error = refused(str(tasks.model), "--config", "qa.yaml", *output, *words)
+        assert error == "the outputs of this kind of task are not written down"
     assert not Path("s.jsonl").exists()
