@@ -39,7 +39,10 @@ class GroupedPlan(StepPlan):
         assert global_batch_size % samples_per_group == 0, "the experiment sees to that"
         self.samples_per_group = samples_per_group
         # Any samples may be drawn as a group: whether all fit is known now, not in epoch 3.
-        largest = int(np.sort(lengths)[-samples_per_group:].sum())
+        drawable = np.sort(lengths)
+        if num_epochs != 1 and len(lengths) % samples_per_group:
+            drawable = drawable.repeat(2)  # a group of two epochs may have a sample of each
+        largest = int(drawable[-samples_per_group:].sum())
         if largest > tokens_per_micro_batch:
             raise ConfigError(
                 f"train.tokens_per_micro_batch {tokens_per_micro_batch} is under the {largest} "

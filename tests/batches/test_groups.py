@@ -67,10 +67,23 @@ def test_groups_of_one_are_the_plan_without_groups():
 
 def test_a_group_that_may_be_too_long_is_refused_at_the_start():
     longest = int(np.sort(LENGTHS)[-GROUP:].sum())
-    plan(longest)
+    plan(longest, epochs=1)
     with pytest.raises(ConfigError, match=f"under the {longest} tokens") as caught:
-        plan(longest - 1)
+        plan(longest - 1, epochs=1)
     assert f"Raise it to {longest}" in caught.value.hint
+
+
+def test_a_group_of_two_epochs_may_have_the_longest_sample_twice():
+    """It fits into a micro-batch wherever such a group is drawn."""
+    lengths = np.array([40, 1, 1, 1, 1], dtype=np.int32)
+    with pytest.raises(ConfigError, match="under the 80 tokens"):
+        GroupedPlan(lengths, 2, 79, 0, None, 2)
+    made = GroupedPlan(lengths, 2, 80, 0, None, 2)
+    drawn = [lengths[made.samples(step)].sum() for step in range(200)]
+    assert max(drawn) == 80
+    assert all(made.micro_batches(step, 0, 1) for step in range(200))
+    GroupedPlan(lengths, 2, 41, 0, 1, 2)  # of one epoch
+    GroupedPlan(lengths[:4], 2, 41, 0, None, 2)  # epochs of whole groups
 
 
 def test_more_processes_than_groups_are_refused():
