@@ -45,7 +45,7 @@ def load_padded_teacher(
         max_length: tokens of a text, or of a pair, at most, if it is fine-tuned.
 
     Raises:
-        ConfigError: its hypotheses are of other classes than the task's.
+        ConfigError: its hypotheses are of other classes than the task's, or too long.
         ModelError: it or its tokenizer cannot be loaded, it has no head for this task or other
             classes, or gives other outputs where it is padded.
     """
@@ -152,19 +152,25 @@ def _hypothesis_reader(
     against = [i for i, name in enumerate(names) if name.startswith("contradict")]
     # Models of two outputs have what does not follow as one.
     against = against or [i for i, name in enumerate(names) if "entail" in name[1:]]
+    section = "hypothesis" if teacher.hypothesis else "hypotheses"
     opposite = against[0] if against and not task.outputs.of_one_class else None
     needed = 1 if task.outputs.of_one_class else 2
     if len(entailing) != 1 or len(entailing) + len(against) < needed:
         raise ModelError(
-            f"{where}: its outputs are {', '.join(names[:8])}; for {key}."
-            f"{'hypothesis' if teacher.hypothesis else 'hypotheses'} one must be called entailment"
-            + (needed == 2)
-            * ", and another one contradiction",
+            f"{where}: its outputs are {', '.join(names[:8])}; for {key}.{section} one must be "
+            "called entailment" + (needed == 2) * ", and another one contradiction",
             "Use a model of natural language inference, or name them in id2label of its "
             "config.json.",
         )
     sentences = hypotheses_of(teacher, task.labels, key)
-    return HypothesisReader(tokenizer, longest, sentences, entailing[0], opposite)
+    reader = HypothesisReader(tokenizer, longest, sentences, entailing[0], opposite)
+    if reader.room is not None and reader.room < 1:
+        raise ConfigError(
+            f"{key}.{section}: with the longest of them nothing of a text fits into the {longest} "
+            f"tokens that {teacher.model} takes",
+            "Write shorter ones.",
+        )
+    return reader
 
 
 def hypotheses_of(teacher: TaskTeacherModel, labels: Sequence[str], key: str) -> list[str]:

@@ -130,6 +130,15 @@ class HypothesisReader(Reader):
         self._hypotheses = list(hypotheses)
         self._entailment, self._opposite = entailment, opposite
 
+    @property
+    def room(self) -> int | None:
+        """Tokens that are left for a text beside the longest hypothesis; None: any number."""
+        if self.longest is None:
+            return None
+        nothing = [""] * len(self._hypotheses)
+        around = self._text(nothing, self._hypotheses, verbose=False)["input_ids"]
+        return self.longest - max(map(len, around))
+
     def identity(self) -> list[object]:
         """The hypotheses and the outputs that are read, too."""
         read = [self._hypotheses, self._entailment, self._opposite]

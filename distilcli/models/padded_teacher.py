@@ -82,7 +82,8 @@ class PaddedTeacher(nn.Module):
     def reading(self) -> str:
         """Digest of how it reads and what its outputs are, but for its weights; hexadecimal."""
         how = [self._reader.identity(), self._columns, list(self._filling), self._head]
-        return text_digest(to_json([tokenizer_fingerprint(self.tokenizer), how]))
+        text = [tokenizer_fingerprint(self.tokenizer), self.tokenizer.truncation_side]
+        return text_digest(to_json([text, how]))
 
     @torch.no_grad()
     def run(self, shown: Sequence[Shown], tokens_per_batch: int) -> Tensor:
@@ -141,8 +142,7 @@ class PaddedTeacher(nn.Module):
         Raises:
             ModelError: they do, or the outputs are not of the head's kind.
         """
-        lengths = self._reader.read(shown).inputs.lengths
-        pair = [shown[min(i, len(shown) - 1)] for i in self._ends(shown, lengths)]
+        pair = self._ends(shown[:: -(-len(shown) // _TRIED)])
         try:
             together = self.run(pair, 2**30)
             apart = torch.cat([self.run([one], 2**30) for one in pair])
@@ -151,6 +151,7 @@ class PaddedTeacher(nn.Module):
                 f"{where}: it cannot be run on padded batches ({error})",
                 "Use a teacher of another type.",
             ) from error
+        self.num_cut = 0  # these two are read only to see whether the model can be used
         room = _TOLERANCE * apart.abs().clamp(min=1.0)
         if not bool(((together - apart).abs() <= room).all()) and bool(apart.isfinite().all()):
             raise ModelError(
@@ -159,10 +160,11 @@ class PaddedTeacher(nn.Module):
                 "teacher, or the tokenizer that was saved with it.",
             )
 
-    def _ends(self, shown: Sequence[Shown], lengths: np.ndarray) -> tuple[int, int]:
-        """Indices of a short and of a long one among what is shown."""
-        owners = np.asarray(self._reader.read(shown).owners)
-        return int(owners[lengths.argmin()]), int(owners[lengths.argmax()])
+    def _ends(self, shown: Sequence[Shown]) -> list[Shown]:
+        """The shortest and the longest of what is shown."""
+        read = self._reader.read(shown)
+        lengths = read.inputs.lengths
+        return [shown[read.owners[int(place)]] for place in (lengths.argmin(), lengths.argmax())]
 
 
 # What gives the outputs of a task: a model that is run packed, or one that reads for itself.

@@ -79,6 +79,18 @@ def test_a_text_that_is_too_long_is_cut_as_the_tokenizer_cuts_it():
     assert teacher.num_cut == sum(length > 12 for length in lengths) == 2
 
 
+def test_which_end_of_a_text_is_cut_is_a_part_of_how_it_is_read():
+    found = []
+    for side in ("right", "left"):
+        tokenizer = TOKENIZERS["roberta"]()
+        tokenizer.truncation_side = side
+        model = random_model("roberta", "sequence", CLASSES)
+        teacher = PaddedTeacher(model, tokenizer, "sequence", TextReader(tokenizer, 6), None)
+        found.append((teacher.reading(), teacher.run(PAIRS, 99)))
+    assert not torch.equal(found[0][1], found[1][1])
+    assert found[0][0] != found[1][0]
+
+
 def test_classes_come_in_the_order_of_the_task():
     model = random_model("albert", "sequence", CLASSES)
     tokenizer = TOKENIZERS["albert"]()

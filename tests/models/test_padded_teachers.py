@@ -16,7 +16,7 @@ from task_models import make_model
 from distilcli.config.models import TaskTeacherModel
 from distilcli.errors import ConfigError, DistilError, ModelError
 from distilcli.models.load_padded_teacher import columns_of, hypotheses_of, load_padded_teacher
-from distilcli.models.own_tokens import HypothesisReader
+from distilcli.models.own_tokens import HypothesisReader, TextReader
 from distilcli.models.padded import is_packed, load_padded
 from distilcli.tasks.outputs import AnyOf, OneOf
 
@@ -173,6 +173,26 @@ def test_a_model_that_padding_changes_is_refused(tmp_path):
     assert message.endswith("its outputs for a text change with the texts beside it in a batch")
 
 
+def test_few_texts_are_read_to_try_the_padding_and_none_counts_as_cut(saved, monkeypatch):
+    """What a run tells of texts that are cut is of those that the teacher is asked about."""
+    seen = []
+    read = TextReader.read
+
+    def counted(reader, shown):
+        seen.append(len(shown))
+        return read(reader, shown)
+
+    monkeypatch.setattr(TextReader, "read", counted)
+    task = task_of(["a", "b", "c"])
+    task.dev.shown = SHOWN * 200
+    teacher = TaskTeacherModel.model_validate({"model": str(saved)})
+    found = load_padded_teacher(teacher, task, "teacher", 6)
+    assert max(seen) <= 256
+    assert found.num_cut == 0
+    found.run(SHOWN, 10_000)
+    assert found.num_cut == 1
+
+
 def test_a_type_without_this_head_is_refused(tmp_path):
     save(random_model("bart", "sequence", ["a", "b", "c"]), tmp_path)
     with pytest.raises(ModelError, match="transformers has no bart that tags tokens"):
@@ -274,3 +294,15 @@ def test_hypotheses_of_other_classes_are_refused(entailing):
 
 def test_the_tiny_models_have_the_names_that_are_asked_for():
     assert configuration("albert", ["x", "y"]).id2label == {0: "x", 1: "y"}
+
+
+def test_hypotheses_that_leave_no_room_for_a_text_are_refused(entailing, tmp_path):
+    """Fewer tokens than the model takes, but for those around them."""
+    shutil.copytree(entailing, tmp_path / "short")
+    path = tmp_path / "short" / "tokenizer_config.json"
+    tree = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": 12}
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    sentences = {"a": "ba", "b": "be", "c": "ba be bi bo bu"}
+    assert load(tmp_path / "short", hypotheses=sentences)._reader.room > 0
+    error = refusal(tmp_path / "short", hypotheses=sentences | {"c": "ba be bi bo bu da de di do"})
+    assert error.message.startswith("teacher.hypotheses: with the longest of them nothing of a ")
