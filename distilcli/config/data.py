@@ -223,7 +223,8 @@ class TransferHub(Transfer, RowHub):
     """Rows without labels of a data set on the hub, or of a folder that `datasets` can load."""
 
 
-def _row_source_kind(value: Any) -> str:
+def row_source_kind(value: Any) -> str:
+    """The tag of a source of rows: `hub` or `files`."""
     if isinstance(value, dict):
         return "hub" if "hub" in value else "files"
     return "hub" if isinstance(value, RowHub) else "files"
@@ -231,9 +232,9 @@ def _row_source_kind(value: Any) -> str:
 
 RowSource = Annotated[
     Annotated[RowFiles, Tag("files")] | Annotated[RowHub, Tag("hub")],
-    Discriminator(_row_source_kind),
+    Discriminator(row_source_kind),
 ]
 TransferSource = Annotated[
     Annotated[TransferFiles, Tag("files")] | Annotated[TransferHub, Tag("hub")],
-    Discriminator(_row_source_kind),
+    Discriminator(row_source_kind),
 ]

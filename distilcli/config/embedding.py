@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from distilcli.config.data import RowFiles, RowHub, as_list
+from distilcli.config.data import RowFiles, RowHub, as_list, row_source_kind
 from distilcli.config.experiment import BaseExperiment
 from distilcli.config.fields import Length, OutputFolder, Section, Tokens, Width
 from distilcli.config.loss_terms import TermConfig
@@ -32,12 +32,6 @@ from distilcli.config.training import OptimConfig, TaskTrain, TaskValidation
 
 EMBEDDING = "embedding"
 _FORMATS = Literal["auto", "text", "csv", "tsv", "jsonl", "parquet"]
-
-
-def _is_hub(value: object) -> str:
-    if isinstance(value, dict):
-        return "hub" if "hub" in value else "files"
-    return "hub" if isinstance(value, RowHub) else "files"
 
 
 class TextFiles(RowFiles):
@@ -104,18 +98,20 @@ class JudgementHub(_Judgements, RowHub):
 
 
 _Texts = Annotated[
-    Annotated[TextFiles, Tag("files")] | Annotated[RowHub, Tag("hub")], Discriminator(_is_hub)
+    Annotated[TextFiles, Tag("files")] | Annotated[RowHub, Tag("hub")],
+    Discriminator(row_source_kind),
 ]
 _PairSource = Annotated[
-    Annotated[PairFiles, Tag("files")] | Annotated[PairHub, Tag("hub")], Discriminator(_is_hub)
+    Annotated[PairFiles, Tag("files")] | Annotated[PairHub, Tag("hub")],
+    Discriminator(row_source_kind),
 ]
 _DocumentSource = Annotated[
     Annotated[DocumentFiles, Tag("files")] | Annotated[DocumentHub, Tag("hub")],
-    Discriminator(_is_hub),
+    Discriminator(row_source_kind),
 ]
 _JudgementSource = Annotated[
     Annotated[JudgementFiles, Tag("files")] | Annotated[JudgementHub, Tag("hub")],
-    Discriminator(_is_hub),
+    Discriminator(row_source_kind),
 ]
 _Columns = Annotated[list[str], Field(min_length=1, max_length=3)]
 

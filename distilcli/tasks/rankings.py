@@ -21,12 +21,17 @@ def ndcg(scores: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]) -> fl
 
     Source: Jarvelin and Kekalainen 2002, *Cumulated Gain-Based Evaluation of IR Techniques*.
     """
-    return _dcg(labels[_order(scores, labels)]) / _dcg(np.sort(labels)[::-1])
+    return ndcg_of(top_labels(scores, labels), labels)
+
+
+def ndcg_of(top: Float[np.ndarray, " top"], labels: Float[np.ndarray, " n"]) -> float:
+    """`ndcg` of the first 10 candidates' labels, given those of all."""
+    return _dcg(top) / _dcg(np.sort(labels)[::-1])
 
 
 def reciprocal_rank(scores: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]) -> float:
     """1 over the rank of the first candidate with a label above 0; 0 where it is below rank 10."""
-    ranks = np.flatnonzero(labels[_order(scores, labels)][:CUT] > 0)
+    ranks = np.flatnonzero(top_labels(scores, labels) > 0)
     return 1.0 / (1 + float(ranks[0])) if len(ranks) else 0.0
 
 
@@ -60,10 +65,12 @@ def rank_correlation(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"
     return float((signs[0] * signs[1]).sum()) / math.sqrt(ordered[0] * ordered[1])
 
 
-def _order(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Candidates from the best score to the worst; of equal scores the less relevant first."""
-    order: np.ndarray = np.lexsort((labels, -scores))
-    return order
+def top_labels(
+    scores: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " top"]:
+    """Labels of the 10 best candidates, the best first; of equal scores the less relevant first."""
+    found: np.ndarray = labels[np.lexsort((labels, -scores))[:CUT]]
+    return found
 
 
 def _dcg(labels: np.ndarray) -> float:

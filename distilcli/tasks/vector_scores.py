@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int64
 
+from distilcli.tasks.rankings import ndcg_of, top_labels
+
 NEIGHBOURS = 10
 _ROWS_AT_ONCE = 512
 
@@ -49,30 +51,23 @@ def retrieval_scores(
 ) -> dict[str, float]:
     """nDCG@10 and recall@10 of a search by cosine, means over the queries.
 
-    The gain of a document is its grade, as trec_eval has it. Documents of one cosine stand in the
-    order that is worst for the query, so that vectors that say nothing score nothing.
+    See `rankings.ndcg`: documents of one cosine stand in the order that is worst for the query, so
+    that vectors that say nothing score nothing.
 
     Args:
         queries: vectors.
         documents: vectors.
         relevant: of each query, the grade (above 0) of each relevant document by its index.
-    Source: Jarvelin, Kekalainen 2002, *Cumulated gain-based evaluation of IR techniques*.
     """
     queries, documents = unit(queries.astype(np.float64)), unit(documents.astype(np.float64))
     ndcg, recall = [], []
     for vector, grades in zip(queries, relevant, strict=True):
         gains = np.zeros(len(documents))
         gains[list(grades)] = list(grades.values())
-        cosines = documents @ vector
-        top = np.lexsort((gains, -cosines))[:NEIGHBOURS]
-        ideal = np.sort(gains)[::-1][:NEIGHBOURS]
-        ndcg.append(_dcg(gains[top]) / _dcg(ideal))
-        recall.append(np.count_nonzero(gains[top]) / len(grades))
+        top = top_labels(documents @ vector, gains)
+        ndcg.append(ndcg_of(top, gains))
+        recall.append(np.count_nonzero(top) / len(grades))
     return {"ndcg@10": float(np.mean(ndcg)), "recall@10": float(np.mean(recall))}
-
-
-def _dcg(gains: np.ndarray) -> float:
-    return float((gains / np.log2(np.arange(2, len(gains) + 2))).sum())
 
 
 def mean_cosine(one: np.ndarray, other: np.ndarray) -> float | None:
