@@ -176,15 +176,18 @@ def expand(
         "max_length": task.max_length,
         "skip_bad_rows": task.skip_bad_rows,
         "transfer": task.transfer,
-        "teacher_outputs": task.teacher_outputs,
     }
+    found: ClassificationTask | RegressionTask
     if labels is None:
-        return RegressionTask.model_validate({"kind": "regression", **common})
-    order = list(labels)
-    if teacher_labels is not None and same_classes(teacher_labels, labels):
-        order = teacher_labels
-    classes = {"labels": order, "positive": positive_class(task.name, task.folder is None)}
-    return ClassificationTask.model_validate({"kind": "classification", **classes, **common})
+        found = RegressionTask.model_validate({"kind": "regression", **common})
+    else:
+        order = list(labels)
+        if teacher_labels is not None and same_classes(teacher_labels, labels):
+            order = teacher_labels
+        classes = {"labels": order, "positive": positive_class(task.name, task.folder is None)}
+        found = ClassificationTask.model_validate({"kind": "classification", **classes, **common})
+    # Not among what is checked: `predict` asks for ids alone, which settings may not say.
+    return found.model_copy(update={"teacher_outputs": task.teacher_outputs})
 
 
 def _file(folder: str, stem: str, glue: _Glue) -> RowFiles:

@@ -12,7 +12,7 @@ from task_reading import RecordingTokenizer
 from tiny_tasks import pair_tokenizer
 
 from distilcli.config.row_outputs import RowOutputs
-from distilcli.config.tasks import Task
+from distilcli.config.tasks import GlueTask, Task
 from distilcli.errors import ConfigError, DataError
 from distilcli.tasks.open import open_task
 from distilcli.tasks.task import OpenTask
@@ -89,6 +89,17 @@ def test_a_glue_task_has_its_outputs(tmp_path):
     task = open_task(TypeAdapter(Task).validate_python(section), RecordingTokenizer(), None, True)
     assert task.labels == ["entailment", "not_entailment"]
     assert task.train.teacher_outputs.tolist() == [[0, 9], [1, 9]]
+
+
+def test_a_glue_task_has_its_ids(tmp_path):
+    """As `predict` reads them."""
+    for split in ("train", "dev"):
+        write(tmp_path / f"{split}.tsv", f"index\tsentence\tlabel\n7\t{split}\t1\n")
+    config = GlueTask(kind="glue", name="SST-2", folder=str(tmp_path))
+    ids = config.model_copy(update={"teacher_outputs": RowOutputs.of_ids("index")})
+    tokenizer: Any = RecordingTokenizer()
+    task = open_task(ids, tokenizer, None, True)
+    assert [example.taught for example in task.examples] == ["7"]
 
 
 def test_rows_bring_their_outputs(tmp_path):
