@@ -96,7 +96,8 @@ def load_finetuned(
             "Fine-tune it first: the same experiment with teacher=null and "
             "'student={kind: checkpoint, model: ...}'; what lies in runs/NAME/student has one.",
         )
-    _check_order(task, model.config, f"{role} {name}")
+    hint = "Evaluate it with an experiment of its own, whose task.labels are in its order."
+    _check_order(task, model.config, f"{role} {name}", hint)
     _check_inputs(task, model, f"{role} {name}")
     return model
 
@@ -116,11 +117,11 @@ def build_task_student(
     model: PreTrainedModel
     with seeded(experiment.seed):
         if isinstance(student, TaskCheckpointStudent):
-            model, _ = _load(student.model, None, task, "student")
+            model = _source(student.model, task, "student")
         else:
             source: Any = teacher
             if student.source is not None:
-                source, _ = _load(student.source, None, task, "source")
+                source = _source(student.source, task, "source")
             # Where there is no teacher, or one with other tokens, a source was asked for.
             assert isinstance(source, PreTrainedModel)
             model = copy_layers(source, layers_of(source, student))
@@ -131,6 +132,15 @@ def build_task_student(
     model.train(False)
     _check_length(experiment, model, "the student")
     _check_inputs(task, model, "the student")
+    return model
+
+
+def _source(name: str, task: OpenTask, role: str) -> Any:
+    """The model that a student starts from; one with the task's head has it in the task's order."""
+    model, missing = _load(name, None, task, role)
+    if not missing:
+        hint = "Set task.labels to its order, or start from a model that has no such head."
+        _check_order(task, model.config, f"{role} {name}", hint)
     return model
 
 
@@ -211,8 +221,8 @@ def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str
         )
 
 
-def _check_order(task: OpenTask, config: Any, where: str) -> None:
-    """Refuse a head whose outputs are the task's classes in another order: scores would be wrong.
+def _check_order(task: OpenTask, config: Any, where: str, hint: str) -> None:
+    """Refuse a head whose outputs are the task's classes in another order: it would mix them up.
 
     Outputs without names, or named otherwise, are taken as they come.
     """
@@ -222,7 +232,7 @@ def _check_order(task: OpenTask, config: Any, where: str) -> None:
         raise ModelError(
             f"{where}: its outputs are in the order {', '.join(names[:8])}, the task's in the "
             f"order {', '.join(task.labels[:8])}",
-            "Evaluate it with an experiment of its own, whose task.labels are in its order.",
+            hint,
         )
 
 

@@ -21,7 +21,7 @@ from head_models import (
 from task_models import CLASSES, make_inputs, make_model, run_padded
 from tiny_families import fitting
 
-from distilcli.errors import ConfigError
+from distilcli.errors import ConfigError, ModelError
 from distilcli.models.families import FAMILIES, encoder_layers
 from distilcli.models.task_models import build_task_student, load_finetuned_teacher
 
@@ -43,6 +43,19 @@ def test_a_copy_of_every_layer_computes_what_its_source_does(body, head, tmp_pat
     # What is trained is no view of the teacher.
     pointers = {parameter.data_ptr() for parameter in teacher.parameters()}
     assert not pointers & {parameter.data_ptr() for parameter in student.parameters()}
+
+
+@pytest.mark.parametrize("student", [{"kind": "checkpoint"}, {"num_layers": 1}])
+def test_a_head_with_the_classes_in_another_order_is_refused(student, tmp_path):
+    """The student would begin with its classes mixed up."""
+    source = make_model("bert", "sequence")
+    task = task_of("sequence")
+    source.config.id2label = dict(enumerate(reversed(task.labels)))
+    key = "model" if "kind" in student else "source"
+    experiment = experiment_of(student | {key: saved(source, tmp_path)})
+    with pytest.raises(ModelError, match="its outputs are in the order") as caught:
+        build_task_student(experiment, task, None)
+    assert caught.value.hint.startswith("Set task.labels to its order")
 
 
 @each_body
