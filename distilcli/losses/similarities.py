@@ -38,7 +38,7 @@ def similarity_kl(
         return F.log_softmax((unit @ unit.T / temperature).masked_fill(own, -torch.inf), dim=-1)
 
     log_q, log_p = log_shares(student), log_shares(teacher)
-    # On the diagonal both are -inf: a text is none of its own neighbours.
+    # On the diagonal both are -inf: a text is not a neighbour of itself.
     differences = (log_p - log_q).masked_fill(own, 0.0)
     return (log_p.exp() * differences).sum()
 

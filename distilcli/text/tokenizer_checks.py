@@ -26,7 +26,7 @@ def check_special_tokens(
     Args:
         tokenizer: of a model.
         name: of the model.
-        needs: the tokens; where [MASK] is none of them, nothing is asked of it.
+        needs: the tokens; where [MASK] is not among them, nothing is asked of it.
 
     Raises:
         ModelError: which token is missing or taken; its message opens with `name`.
