@@ -108,6 +108,29 @@ def _listed(text: str) -> list[Any]:
     return found
 
 
+def parsed_number(value: Any, what: str) -> float:
+    """The number in a cell that holds something; infinite where it is larger than any float.
+
+    Args:
+        value: of the cell.
+        what: it is, for messages.
+
+    Raises:
+        BadExample: it is no number.
+    """
+    no_number = BadExample(f"{what} {_short(value)} is no number")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise no_number
+    if isinstance(value, str) and "_" in value:
+        raise no_number  # to Python 1_0 is 10
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except ValueError:
+        raise no_number from None
+
+
 def number_of(value: Any) -> float:
     """The number in a cell, one that float32 can hold.
 
@@ -117,17 +140,7 @@ def number_of(value: Any) -> float:
     """
     if is_nothing(value) or (isinstance(value, str) and not value.strip()):
         raise NoLabel("no label")
-    no_number = BadExample(f"label {_short(value)} is no number")
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise no_number
-    if isinstance(value, str) and "_" in value:
-        raise no_number  # to Python 1_0 is 10
-    try:
-        found = float(value)
-    except OverflowError:
-        found = math.inf
-    except ValueError:
-        raise no_number from None
+    found = parsed_number(value, "label")
     if not abs(found) <= _LARGEST:
         raise (NoLabel if math.isnan(found) else BadExample)(f"label {_short(value)} is not finite")
     return found

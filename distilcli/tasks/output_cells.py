@@ -9,10 +9,8 @@ Probabilities become logits: their logarithms where one class is right, log p - 
 are. A probability of 0 counts as the smallest normal number of float32, so that it stays finite.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ from distilcli.errors import shortened
 from distilcli.files.json_text import parse_json
 from distilcli.tasks.classes import Classes
 from distilcli.tasks.examples import BadExample, is_nothing
+from distilcli.tasks.labels import parsed_number
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -233,17 +232,7 @@ def _number(value: Any) -> float:
     """The number in a cell, one that float32 can hold."""
     if is_nothing(value):
         raise BadExample("an output is missing, or NaN")
-    no_number = BadExample(f"output {_short(value)} is no number")
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise no_number
-    if isinstance(value, str) and "_" in value:
-        raise no_number  # to Python 1_0 is 10
-    try:
-        found = float(value)
-    except OverflowError:
-        found = math.inf
-    except ValueError:
-        raise no_number from None
+    found = parsed_number(value, "output")
     if not abs(found) <= _LARGEST:
         raise BadExample(f"output {_short(value)} is not finite")
     return found
