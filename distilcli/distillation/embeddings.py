@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from distilcli.batches.groups import GroupedPlan
 from distilcli.batches.plan import Draws, StepPlan
@@ -34,6 +35,7 @@ from distilcli.evaluation.embeddings import compare_encoders, encoder_scores
 from distilcli.evaluation.result import Result
 from distilcli.files.digests import text_digest
 from distilcli.files.json_text import to_json
+from distilcli.models.attention import use_packed_attention
 from distilcli.models.checks import check_tokenizer
 from distilcli.models.inside import shape_of
 from distilcli.models.saving import save_model
@@ -151,10 +153,15 @@ class EmbeddingObjective(Objective):
         """
         if not self.num_held_out:
             return {"teacher_score": None, "constant_score": None}
-        teacher = self._teacher.to(accelerator.device)
+        teacher, source = self._teacher, self.experiment.teacher
+        if (
+            teacher.dtype != torch.float32
+        ):  # as `eval` measures it, with weights that are not rounded
+            teacher = load_encoder(source.model, source.revision, "teacher")
+            use_packed_attention(teacher)
         found = encoder_scores(
             self.data,
-            teacher,
+            nn.Module.to(teacher, accelerator.device),
             self.encoding,
             accelerator,
             self.experiment.train.tokens_per_micro_batch,
@@ -164,7 +171,7 @@ class EmbeddingObjective(Objective):
         score = found.values[self.data.score]
         if not score > 0.0:
             raise ModelError(
-                f"teacher {self.experiment.teacher.model}: its {self.data.score}, {score:.3f}, is "
+                f"teacher {source.model}: its {self.data.score}, {score:.3f}, is "
                 "no better than the 0 of vectors that are all the same",
                 "Check task.pooling, and that it was trained as a sentence encoder.",
             )

@@ -167,10 +167,20 @@ class TaskObjective(Objective):
             return {"teacher_score": None, "constant_score": constant}
         found: dict[str, float | None] = {}
         models = (self._teacher, *self._others)
-        for called, model in zip(called_teachers(self.experiment), models, strict=True):
-            score = self._checked_score(model, called.where, constant, accelerator)
+        named = zip(self.experiment.teacher.by_key, called_teachers(self.experiment), strict=True)
+        for (key, called), model in zip(named, models, strict=True):
+            exact = self._in_full_precision(key, model)
+            score = self._checked_score(exact, called.where, constant, accelerator)
             found[f"{called.key}_score"] = score
         return found | {"constant_score": constant}
+
+    def _in_full_precision(self, key: str, teacher: TaskModel) -> TaskModel:
+        """A teacher as `eval` measures it: loaded again where its weights have been rounded."""
+        if teacher.dtype == torch.float32:
+            return teacher
+        exact = load_finetuned_teacher(self.experiment, self.task, key)
+        assert exact is not None, "its section is there"
+        return exact
 
     def _checked_score(
         self, teacher: TaskModel, where: str, constant: float, accelerator: Accelerator

@@ -126,7 +126,11 @@ def outputs_of(
     device: torch.device,
     tokens_per_micro_batch: int,
 ) -> list[tuple[int, np.ndarray]]:
-    """Each of these inputs' index with the model's outputs, float32 [rows, outputs]."""
+    """Each of these inputs' index with the model's outputs, float32 [rows, outputs].
+
+    They are computed in the precision of the model's weights, whatever the caller's autocast says.
+    In bf16 outputs that are nearly equal become equal, and a ranking would not be the model's own.
+    """
     was_training = model.training
     model.eval()
     found: list[tuple[int, np.ndarray]] = []
@@ -134,7 +138,8 @@ def outputs_of(
         if isinstance(model, PaddedTeacher):
             outputs = model.run([inputs.shown[i] for i in group], tokens_per_micro_batch)
         else:
-            outputs, _ = run_model(model, pack_inputs(inputs, group).to(device))
+            with torch.autocast(device.type, enabled=False):
+                outputs, _ = run_model(model, pack_inputs(inputs, group).to(device))
         ends = np.cumsum(inputs.num_outputs_of[group])[:-1]
         found += zip(group, np.split(outputs.float().cpu().numpy(), ends), strict=True)
     model.train(was_training)

@@ -114,7 +114,9 @@ def _vectors_of(
     found: list[tuple[int, np.ndarray]] = []
     for group in by_length(samples, inputs.lengths, tokens_per_micro_batch):
         batch = pack_inputs(inputs, group).to(accelerator.device)
-        vectors, _ = encode(model, batch, encoding)
+        # In the precision of the weights: rounded to bf16, other texts may be the nearest.
+        with torch.autocast(accelerator.device.type, enabled=False):
+            vectors, _ = encode(model, batch, encoding)
         found += zip(group, vectors.cpu().numpy(), strict=True)
     model.train(was_training)
     return found
