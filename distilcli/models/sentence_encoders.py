@@ -36,6 +36,7 @@ _POOLING = "1_Pooling"
 _PROMPTS = "config_sentence_transformers.json"
 _TRANSFORMER = "sentence_bert_config.json"
 _OUR_PROMPT = "text"  # what a prompt of the experiment is called in a student's folder
+_ROLES = ("query", "document")  # prompts that the package takes to encode one of these
 _PACKAGE = "sentence_transformers.models"
 Pooling = Literal["mean", "cls", "max"]
 # As older versions of the package write them, which newer ones read.
@@ -142,6 +143,10 @@ def encoding_of(experiment: EmbeddingExperiment) -> Encoding:
     folder = read_folder(teacher.model, teacher.revision, "teacher")
     prompts, default = dict(folder.prompts), folder.default_prompt
     if task.prompt is not None:
+        # What stands before queries and documents because it stands before every text goes, too.
+        before = "" if default is None else prompts[default]
+        general = {name for name in _ROLES if prompts.get(name) == before}
+        prompts = {name: text for name, text in prompts.items() if name not in general}
         prompts[_OUR_PROMPT], default = task.prompt, _OUR_PROMPT
     given = task.retrieval
     if given is not None and given.query_prompt is not None:
@@ -321,6 +326,19 @@ def encode(
     return vectors, hidden
 
 
+def _prompts_of(encoding: Encoding) -> dict[str, str]:
+    """All prompts by name, with those of queries and documents.
+
+    Where a folder does not name these two, `encode_query` and `encode_document` of the package put
+    nothing before a text, whatever the default prompt is.
+    """
+    prompts, reading = dict(encoding.prompts), encoding.reading
+    if any((*prompts.values(), reading.query_prompt, reading.document_prompt)):
+        prompts.setdefault("query", reading.query_prompt)
+        prompts.setdefault("document", reading.document_prompt)
+    return prompts
+
+
 def write_encoder_files(folder: Path, encoding: Encoding, width: int) -> None:
     """Write what makes the folder of a model one of sentence-transformers.
 
@@ -342,7 +360,7 @@ def write_encoder_files(folder: Path, encoding: Encoding, width: int) -> None:
         f"{_POOLING}/config.json": {"word_embedding_dimension": width, **modes},
         _TRANSFORMER: {"max_seq_length": reading.max_length, "do_lower_case": reading.lowers},
         _PROMPTS: {
-            "prompts": dict(encoding.prompts),
+            "prompts": _prompts_of(encoding),
             "default_prompt_name": encoding.default_prompt,
             "similarity_fn_name": "cosine",
         },

@@ -221,13 +221,57 @@ def test_the_package_makes_the_same_vectors_of_what_is_written(
     assert model.get_embedding_dimension() == 32
 
 
+@pytest.mark.parametrize(
+    ("of_teacher", "asked", "query", "document"),
+    [
+        ({}, {"prompt": "ga "}, "ga ", "ga "),
+        # As the package itself writes a folder without prompts.
+        ({"prompts": {"query": "", "document": ""}}, {"prompt": "ga "}, "ga ", "ga "),
+        ({"prompts": {"query": "ba ", "passage": "da "}}, {}, "ba ", "da "),
+        ({"prompts": {"query": "ba "}}, {"prompt": "ga "}, "ba ", "ga "),
+        ({"prompts": {"old": "ba "}, "default_prompt_name": "old"}, {}, "ba ", "ba "),
+        # As an earlier student has them: all say the same.
+        (
+            {
+                "prompts": {"text": "ba ", "query": "ba ", "document": "ba "},
+                "default_prompt_name": "text",
+            },
+            {"prompt": "ga "},
+            "ga ",
+            "ga ",
+        ),
+        ({}, {}, "", ""),
+    ],
+)
+def test_the_package_puts_the_same_prompts_before_queries_and_documents(
+    folder, tmp_path, of_teacher, asked, query, document
+):
+    package = pytest.importorskip("sentence_transformers")
+    write_sentence_files(folder, prompts=of_teacher)
+    encoding = encoding_of(experiment(folder, **asked))
+    assert (encoding.reading.query_prompt, encoding.reading.document_prompt) == (query, document)
+    written = tmp_path / "written"
+    save_model(
+        load_encoder(str(folder)),
+        word_tokenizer(),
+        written,
+        add_files=lambda new: write_encoder_files(new, encoding, 32),
+    )
+    model = package.SentenceTransformer(str(written), device="cpu")
+    for encode_role, prompt in ((model.encode_query, query), (model.encode_document, document)):
+        expected = model.encode([prompt + text for text in TEXTS], prompt="")
+        torch.testing.assert_close(encode_role(TEXTS), expected, atol=1e-6, rtol=0)
+    again = encoding_of(experiment(written))
+    assert again.reading == encoding.reading
+
+
 def test_what_is_written_is_read_again(folder):
-    encoding = Encoding("max", True, READING, {"query": "ba ", "text": "da "}, "text")
+    reading = Reading("da ", "ba ", "da ", False, 20)
+    encoding = Encoding("max", True, reading, {"query": "ba ", "text": "da "}, "text")
     write_encoder_files(folder, encoding, 32)
     found = encoding_of(experiment(folder))
-    reading = Reading("da ", "ba ", "da ", False, 20)
     assert found == Encoding("max", True, reading, found.prompts, "text")
-    assert dict(found.prompts) == dict(encoding.prompts)
+    assert dict(found.prompts) == {"query": "ba ", "text": "da ", "document": "da "}
     other = Encoding("mean", False, READING, {}, None)
     assert own_encoding(str(folder), other).pooling == "max"
     (folder / "modules.json").unlink()
