@@ -13,7 +13,9 @@ from distilcli.distillation.other_teachers import load_other_finetuned, own_read
 from distilcli.distillation.own_tokenizer import refuse_own_readers
 from distilcli.distillation.run_kind import Parts, experiment_tokenizer
 from distilcli.errors import ConfigError
-from distilcli.losses.table import TASK_TERMS
+from distilcli.losses.candidates import candidates_of
+from distilcli.losses.table import TASK_TERMS, wanted_terms
+from distilcli.losses.terms import Counts, OutputTerm
 from distilcli.models.checks import check_tokenizer
 from distilcli.models.own_readers import first_reads_itself
 from distilcli.models.placement import resolve_precision
@@ -139,4 +141,26 @@ def _check_labels(experiment: TaskExperiment, task: OpenTask) -> None:
         raise ConfigError(
             "loss.labels.weight is above 0, and no row to train on has a label",
             "Set loss.labels.weight=0, so that only the teacher is learned from.",
+        )
+    if task.train.group_offsets is not None:
+        _check_candidates(experiment, task, np.diff(task.train.group_offsets).tolist())
+
+
+def _check_candidates(experiment: TaskExperiment, task: OpenTask, sizes: list[int]) -> None:
+    """Refuse a loss on rankings that no query to train on has anything for."""
+    found = candidates_of(task.train.targets, sizes)
+    counts = Counts(
+        int(task.train.lengths.sum()), sum(sizes), found.labelled, found.lists, found.pairs
+    )
+    for term in wanted_terms(TASK_TERMS, experiment.loss, experiment.is_taught):
+        if not isinstance(term, OutputTerm) or term.count(counts):
+            continue
+        why = (
+            "has a relevant document (a label above 0) beside another one with a label"
+            if found.lists
+            else "has two candidates or more"
+        )
+        raise ConfigError(
+            f"loss.{term.name}.weight is above 0, and no query to train on {why}",
+            f"Look at the rows, or set loss.{term.name}.weight=0.",
         )

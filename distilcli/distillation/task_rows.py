@@ -97,7 +97,7 @@ def rows_of(task: OpenTask, title: str) -> Result:
     columns = ["split", "examples", "inputs", "tokens", "cut", "tokens cut", "bad rows left out"]
     shares = (f"{share:.2%} of {split}" for split, share in task.unknown_shares.items())
     lines = [
-        f"outputs: {', '.join(task.labels)}",
+        f"outputs: {task.outputs.in_words or ', '.join(task.labels)}",
         f"unknown tokens: {', '.join(shares)}",
         cuts_of(task),
         *task.notes,

@@ -37,6 +37,8 @@ class Outputs(ABC):
     problem_type: ClassVar[str]
     #: Whether one of several classes is right.
     of_one_class: ClassVar[bool] = False
+    #: What they are, for people; None: the classes say it.
+    in_words: ClassVar[str | None] = None
 
     def rows(
         self, outputs: Float[Tensor, "outputs classes"], lengths: Sequence[int]
@@ -152,6 +154,7 @@ class Number(Outputs):
     """A number."""
 
     problem_type = "regression"
+    in_words = "a number"
 
     def hard(self, rows: Rows) -> Float[Tensor, ""]:
         """The squared error."""
@@ -172,6 +175,8 @@ class Number(Outputs):
 
 class Relevance(Number):
     """A score of each candidate of a query; those of one query are compared with each other."""
+
+    in_words = "a score of each candidate"
 
     def counts(self, batch: TaskBatch) -> Counts:
         """Tokens, candidates, queries whose labels say what is relevant, lists, pairs."""
@@ -194,6 +199,8 @@ class Spans(OneOf):
 
     The rows are two distributions over the tokens of each input: all starts, then all ends.
     """
+
+    in_words = "where the answer starts and ends"
 
     def rows(
         self, outputs: Float[Tensor, "tokens 2"], lengths: Sequence[int]

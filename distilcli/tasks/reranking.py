@@ -14,6 +14,7 @@ import numpy as np
 
 from distilcli.config.tasks import RerankingTask
 from distilcli.errors import DataError
+from distilcli.losses.candidates import is_labelled
 from distilcli.tasks import rankings
 from distilcli.tasks.examples import BadExample, Examples, NoLabel, is_nothing
 from distilcli.tasks.inputs import Cut, Inputs, join
@@ -77,6 +78,7 @@ class Reranking(OpenTask):
         train, dev = [*splits.train.usable, *splits.unlabelled.usable], splits.dev
         of_all = [*train, *splits.transfer.usable]
         self.notes = [_sizes_of("train", of_all), _sizes_of("dev", dev.usable)]
+        self.notes += _unlabelled_beside_others(splits.train.usable)
         self._ranked = self._ranked_queries(dev)
         self._warn(train, dev.usable)
 
@@ -110,6 +112,15 @@ class Reranking(OpenTask):
             self.warnings.append(
                 f"task.train: {alone:,} of {len(train):,} queries have one candidate alone, which "
                 "no loss on an order learns from"
+            )
+        labelled = [example for example in train if not all(map(math.isnan, example.labels))]
+        several = [np.array(example.labels) for example in labelled if len(example.labels) > 1]
+        silent = sum(not is_labelled(labels) for labels in several)
+        if silent:
+            self.warnings.append(
+                f"task.train: {silent:,} of {len(labelled):,} queries with labels have no relevant "
+                "document (a label above 0) beside another one with a label: loss.labels learns "
+                "nothing from them"
             )
         if len(self._ranked) < len(dev):
             self.warnings.append(
@@ -185,7 +196,7 @@ def _reader(config: RerankingTask) -> RowReader[QueryExample]:
         number = len(example.documents)
         if example.key is not None:
             return replace(example, labels=(_relevance(labels, may_lack_labels),))
-        if may_lack_labels and (is_nothing(labels) or labels in ("", [])):
+        if may_lack_labels and (is_nothing(labels) or labels == ""):
             return example
         if not isinstance(labels, list) or len(labels) != number:
             found = f"{len(labels)} of them" if isinstance(labels, list) else "no list"
@@ -280,6 +291,18 @@ def _inputs(
     offsets = np.cumsum([0, *(len(e.documents) for e in examples)], dtype=np.int64)
     inputs = join(ids, types, [[0]] * len(ids), labels, texts)
     return replace(inputs, group_offsets=offsets), cut
+
+
+def _unlabelled_beside_others(examples: Sequence[QueryExample]) -> list[str]:
+    """How many documents have no label, although others of their query have one."""
+    found = [sum(map(math.isnan, example.labels)) for example in examples]
+    if not any(found):
+        return []
+    queries = sum(map(bool, found))
+    return [
+        f"documents of task.train without a label beside others with one: {sum(found):,}, of "
+        f"{queries:,} queries; loss.labels leaves them out"
+    ]
 
 
 def _sizes_of(split: str, examples: Sequence[QueryExample]) -> str:

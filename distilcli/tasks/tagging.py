@@ -79,6 +79,12 @@ class Tagging(OpenTask):
             return self._inputs(sentences, tokenizer, config.max_length)
 
         self.make_inputs(splits, make, "task.max_length", config.max_length)
+        untagged = sum(sentence.tags.count(_NO_TAG) for sentence in train.usable)
+        if untagged:
+            self.notes = [
+                f"words of task.train without a tag beside others with one: {untagged:,}; the "
+                "teacher alone tags them"
+            ]
         # A sentence's words lie one after another, in one input or in several.
         self._words_of_sentences = [
             sum(tag is not None for tag in sentence.tags) for sentence in dev.usable

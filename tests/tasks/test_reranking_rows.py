@@ -120,6 +120,7 @@ def test_another_cut_into_queries_is_another_content(tmp_path):
         ({"document": []}, "no documents in document"),
         ({"document": ["ba", ""], "label": [1, 0]}, "no text in document"),
         ({"document": ["ba", "be"], "label": [1]}, "2 documents in document, but in label 1 of"),
+        ({"document": ["ba", "be"], "label": []}, "2 documents in document, but in label 0 of"),
         ({"document": ["ba", "be"], "label": 1}, "2 documents in document, but in label no list"),
         ({"document": ["ba", "be"], "label": [1, None]}, "no label"),
     ],
@@ -193,6 +194,24 @@ def test_queries_that_say_nothing_of_an_order_are_told(tmp_path):
         "task.dev: 1 of 3 queries have candidates of one label alone: every order of them has the "
         "score 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "silent"),
+    [([0, 0], 1), ([None, 0], 1), ([1, None], 1), ([1, 0], 0), ([1, 1], 0), ([None, None], 0)],
+)
+def test_queries_whose_labels_compare_nothing_are_told(tmp_path, labels, silent):
+    """Those without any label are counted as such."""
+    rows = [*NESTED, {"query": "du", "documents": ["de", "di"], "labels": labels}]
+    files = [write(tmp_path / f"{n}.jsonl", jsonl(part)) for n, part in enumerate((rows, DEV))]
+    tree = section("reranking", *files, document="documents", label="labels")
+    config = TypeAdapter(Task).validate_python(tree)
+    task = open_task(config, TextTokenizer(TOKENIZER), None, True)
+    expected = (
+        "task.train: 1 of 3 queries with labels have no relevant document (a label above 0) beside "
+        "another one with a label: loss.labels learns nothing from them"
+    )
+    assert task.warnings == [expected] * silent
 
 
 def test_the_same_queries_in_both_splits_are_refused(tmp_path):

@@ -286,7 +286,7 @@ NOTHING: dict[str, list[Any]] = {
     "classification": [None, NAN, "", "  ", -100, -100.0, "-100"],
     "multi-label": [None, NAN, -100, [-100, -100], [None], "-100"],
     "regression": [None, NAN, "", " ", "nan"],
-    "reranking": [None, NAN, [None, ""], [], ""],
+    "reranking": [None, NAN, [None, ""], [NAN, NAN], ""],
     "tagging": [None, NAN, [], "", [None, ""], [-100, "-100"], [None, -100]],
     "question-answering": [None, NAN, [], {"text": [], "answer_start": []}],
 }
@@ -330,14 +330,18 @@ def test_words_are_passed_over_or_left_to_the_teacher(tmp_path: Path) -> None:
     assert first.targets.tolist() == [IGNORE_INDEX, 0]
     assert task.unlabelled is None  # the sentence has a tag
     assert task.num_examples == (3, 1)
+    assert task.notes == [
+        "words of task.train without a tag beside others with one: 1; the teacher alone tags them"
+    ]
 
 
-@pytest.mark.parametrize("kind", ["classification", "multi-label", "tagging"])
+@pytest.mark.parametrize("kind", ["classification", "multi-label", "tagging", "reranking"])
 def test_a_part_of_a_label_is_no_missing_label(tmp_path: Path, kind: str) -> None:
     wrong: dict[str, Any] = {
         "classification": ["x"],
         "multi-label": ["x", None],
         "tagging": ["x"],
+        "reranking": [],
     }
     train, dev, _ = ROWS[kind]
     rows = [*train, train[0] | {LABEL.get(kind, "label"): wrong[kind]}]
@@ -360,6 +364,10 @@ def test_a_candidate_may_lack_its_label(tmp_path: Path) -> None:
     assert task.train.group_offsets.tolist() == [0, 2, 4, 5]
     np.testing.assert_array_equal(task.train.targets, [1, NAN, NAN, 3, NAN])
     assert task.train.labelled().tolist() == [True, True, False]
+    assert task.notes[-1] == (
+        "documents of task.train without a label beside others with one: 2, of 2 queries; "
+        "loss.labels leaves them out"
+    )
 
 
 def test_no_class_is_a_label_where_there_may_be_several(tmp_path: Path) -> None:
