@@ -220,6 +220,11 @@ def shortened(text: str, most: int) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
+def counted(number: int, one: str) -> str:
+    """A number of things in words, such as `1 row` or `1,200 rows`."""
+    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
+
+
 def either(names: Sequence[str]) -> str:
     """Alternatives in words: `a, b or c`."""
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

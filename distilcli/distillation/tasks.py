@@ -42,6 +42,7 @@ from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER, Asked
 from distilcli.evaluation.dev_examples import TaskScores, dev_scores, measured_scores
 from distilcli.evaluation.result import Result
 from distilcli.evaluation.task import compare_on_task
+from distilcli.files.digests import array_digest
 from distilcli.losses.table import TASK_TERMS, hidden_terms, inner_terms
 from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.models.task_models import load_finetuned, load_finetuned_teacher
@@ -236,6 +237,12 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         places = self.experiment.task.places()
         for split, inputs in parts.task.sources().items():
             found[f"task.{split} rows"] = Fingerprint(places[split], inputs.content_digest())
+            outputs = self.experiment.task.teacher_outputs
+            if outputs is not None and inputs.teacher_outputs is not None:
+                found[f"task.teacher_outputs of {split} rows"] = Fingerprint(
+                    places[split] if outputs.files is None else ", ".join(outputs.files),
+                    array_digest([inputs.teacher_outputs]),
+                )
         found |= identity_of_readers(self.experiment, parts.task)
         return found | identity_of_models(self.experiment)
 

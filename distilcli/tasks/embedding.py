@@ -8,7 +8,8 @@ import numpy as np
 
 from distilcli.config.embedding import EmbeddingTask, PairFiles, PairHub
 from distilcli.files.digests import array_digest
-from distilcli.tasks.examples import BadExample, Examples, read_examples
+from distilcli.tasks.cells import text_of
+from distilcli.tasks.examples import Examples, read_examples
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import number_of
 from distilcli.tasks.retrieval import RetrievalRows, read_retrieval
@@ -201,7 +202,7 @@ def _train_rows(config: EmbeddingTask) -> Examples[tuple[str, ...]]:
     columns = config.texts
 
     def convert(values: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(_text_of(values, column) for column in columns)
+        return tuple(text_of(values[column], column) for column in columns)
 
     as_row = None if len(columns) > 1 else lambda line: {columns[0]: line}
     by_ending = {} if as_row is None else {".txt": "text"}
@@ -214,17 +215,10 @@ def _pair_rows(
     source: PairFiles | PairHub, skip_bad_rows: bool
 ) -> Examples[tuple[str, str, float]]:
     def convert(values: dict[str, Any]) -> tuple[str, str, float]:
-        first, second = (_text_of(values, column) for column in (source.first, source.second))
+        first, second = (text_of(values[c], c) for c in (source.first, source.second))
         return first, second, number_of(values[source.score])
 
     columns = [source.first, source.second, source.score]
     rows = read_examples(source, "task.dev", columns, convert, {})
     rows.check(skip_bad_rows)
     return rows
-
-
-def _text_of(values: Mapping[str, Any], column: str) -> str:
-    text = values[column]
-    if not isinstance(text, str) or not text.strip():
-        raise BadExample(f"no text in {column}")
-    return text

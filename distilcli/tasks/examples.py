@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from distilcli.config.data import RowFiles, RowHub
-from distilcli.errors import ConfigError, DataError, ModelError
+from distilcli.errors import ConfigError, DataError, ModelError, counted
 from distilcli.text.conll import conll_rows, is_like_conll
 from distilcli.text.globs import matching_files
 from distilcli.text.hub import hub_rows
@@ -64,13 +64,14 @@ class Examples(Generic[Example]):
         if self.bad and not skip_bad_rows:
             more = len(self.bad) - _SHOWN
             raise DataError(
-                f"{self.name}: {len(self.bad):,} bad row{'s' if len(self.bad) > 1 else ''}",
+                f"{self.name}: {counted(len(self.bad), 'bad row')}",
                 "Fix them, or leave them out with task.skip_bad_rows=true.",
                 [*self.bad[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])],
             )
         if not self.usable and not num_others:
-            bad = f" but {len(self.bad):,} bad ones, such as {self.bad[0]}" if self.bad else ""
-            raise DataError(f"{self.name}: there are no rows{bad}")
+            bad = counted(len(self.bad), "bad one")
+            but = f" but {bad}, first {self.bad[0]}" if self.bad else ""
+            raise DataError(f"{self.name}: there are no rows{but}")
 
     def change(self, change: Callable[[Example], Example]) -> None:
         """Change every usable example; those of which `change` raises `BadExample` are bad."""
@@ -97,7 +98,11 @@ class Examples(Generic[Example]):
 
 @contextmanager
 def bad_rows_first(
-    train: Examples[Any], dev: Examples[Any], skip_bad_rows: bool, num_others: int = 0
+    train: Examples[Any],
+    dev: Examples[Any],
+    skip_bad_rows: bool,
+    num_others: int = 0,
+    others: Sequence[Examples[Any]] = (),
 ) -> Iterator[None]:
     """Where classes cannot be told in the block, refuse bad rows, which may be why, instead.
 
@@ -106,10 +111,13 @@ def bad_rows_first(
         dev: dev examples.
         skip_bad_rows: bad rows are left out.
         num_others: training examples without labels.
+        others: more examples that may tell them.
     """
     try:
         yield
     except (ConfigError, DataError, ModelError):
+        for split in others:
+            split.check(skip_bad_rows)
         train.check(skip_bad_rows, num_others)
         dev.check(skip_bad_rows)
         raise

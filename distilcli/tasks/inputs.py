@@ -101,7 +101,7 @@ class Inputs:
         return digest.hexdigest()
 
     def content_digest(self) -> str:
-        """Digest of everything: what a model is shown, where it is read, and all targets."""
+        """Digest of what a model is shown, where it is read, and all targets; not of a teacher."""
         arrays = [
             self.token_ids,
             self.token_types,
@@ -110,8 +110,8 @@ class Inputs:
             self.output_offsets,
             self.targets,
         ]
-        some = self.group_offsets, self.teacher_outputs
-        return array_digest([*arrays, *(array for array in some if array is not None)])
+        groups = [] if self.group_offsets is None else [self.group_offsets]
+        return array_digest([*arrays, *groups])
 
 
 @dataclass(frozen=True)

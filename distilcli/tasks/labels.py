@@ -12,7 +12,6 @@
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
@@ -21,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from distilcli.files.json_text import parse_json
+from distilcli.tasks.cells import without_zeros
 from distilcli.tasks.examples import BadExample, NoLabel, is_nothing
 from distilcli.text.row import IGNORE_INDEX
 
-_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 _ON, _OFF = {"1", "true"}, {"0", "false"}
 _PASSED_OVER = {str(IGNORE_INDEX), f"{IGNORE_INDEX}.0"}
 _LARGEST = float(np.finfo(np.float32).max)
@@ -46,9 +45,7 @@ def class_text(value: Any) -> str:
             raise BadExample(f"label {value!r} is not finite")
         text = str(int(value)) if value == int(value) else str(value)
     elif isinstance(value, str):
-        text = value.strip()
-        number_of = _WHOLE_NUMBER.fullmatch(text)
-        text = number_of[1] if number_of else text
+        text = without_zeros(value.strip())
     else:
         kind = "list" if isinstance(value, list) else type(value).__name__
         raise BadExample(f"label {_short(value)} is a {kind}, not one class")
@@ -193,5 +190,4 @@ def refuse_vector(row: tuple[str, ...]) -> None:
 
 def class_key(name: str) -> str:
     """What two ways of writing a class have in common: capitals and 1.0 for 1 do not count."""
-    number_of = _WHOLE_NUMBER.fullmatch(name.strip())
-    return (number_of[1] if number_of else name.strip()).casefold()
+    return without_zeros(name.strip()).casefold()

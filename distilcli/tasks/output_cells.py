@@ -49,12 +49,14 @@ class Meaning:
         are_probabilities: whether they are probabilities, not logits or numbers.
         any_of: whether each class is right or not by itself.
         is_number: whether they are a number.
+        may_be_lists: whether the order of the classes is known to whoever wrote the outputs down.
     """
 
     labels: Sequence[str]
     are_probabilities: bool
     any_of: bool
     is_number: bool
+    may_be_lists: bool = True
 
     def logits(self, cell: Cell) -> np.ndarray:
         """The outputs as a model would give them, float32 of the shape of `cell.values`.
@@ -77,6 +79,11 @@ class Meaning:
         """The values, in the order of the classes."""
         number = cell.values.shape[-1]
         if cell.names is None:
+            if not self.may_be_lists:
+                raise BadExample(
+                    "outputs in a list, where others are by class; list the classes in "
+                    "task.labels, in the order of its values, or write it by class, too"
+                )
             if number != len(self.labels):
                 raise BadExample(f"{number} outputs, but there are {len(self.labels)} classes")
             return cell.values
@@ -106,13 +113,25 @@ class Meaning:
         return logs - np.log(np.maximum(1 - values, _SMALLEST)) if self.any_of else logs
 
 
+def look_like_probabilities(rows: np.ndarray, any_of: bool) -> bool:
+    """Whether outputs that are said to be logits are from 0 to 1, and add up to 1.
+
+    Args:
+        rows: float [outputs, classes].
+        any_of: whether each class is right or not by itself, so that they need not add up.
+    """
+    if not ((rows >= 0) & (rows <= 1)).all():
+        return False
+    return any_of or bool((np.abs(rows.sum(axis=1) - 1) <= _MAX_ERROR).all())
+
+
 def number_cell(value: Any) -> Cell:
     """The number in a cell.
 
     Raises:
         BadExample: there is none.
     """
-    if is_nothing(value) or value == "":
+    if value is None or value == "":
         raise BadExample(_NONE)
     return Cell(None, np.array([_number(value)]))
 
@@ -146,8 +165,10 @@ def columns_cell(names: Sequence[str], values: Sequence[Any]) -> Cell:
         BadExample: one of them is missing or no number.
     """
     for name, value in zip(names, values, strict=True):
-        if is_nothing(value) or value == "":
+        if value is None or value == "":
             raise BadExample(f"{_NONE} for the class {name!r}")
+        if is_nothing(value):
+            raise BadExample(f"the output for the class {name!r} is NaN")
     return Cell(tuple(names), _array(values))
 
 
@@ -175,7 +196,7 @@ def word_cells(value: Any) -> Cell:
     value = _parsed(value)
     if not isinstance(value, list):
         raise BadExample(f"outputs {_short(value)} are no list with one entry for each word")
-    cells = [None if is_nothing(word) else _word(index, word) for index, word in enumerate(value)]
+    cells = [None if word is None else _word(index, word) for index, word in enumerate(value)]
     first = next((cell for cell in cells if cell is not None), None)
     if first is None:
         raise BadExample(_NONE)
@@ -207,16 +228,17 @@ def _like(first: Cell, cell: Cell, index: int) -> np.ndarray:
 
 def _parsed(value: Any) -> Any:
     """The value; of text the JSON that it is."""
-    if is_nothing(value):
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise BadExample(_NONE)
+    if is_nothing(value):
+        raise BadExample("NaN in place of outputs")
     if not isinstance(value, str):
         return value
-    if not value.strip():
-        raise BadExample(_NONE)
     try:
         return parse_json(value)
     except ValueError:
-        raise BadExample(f"outputs {_short(value)} are no JSON") from None
+        quotes = "; JSON has its names in double quotes" if "'" in value else ""
+        raise BadExample(f"outputs {_short(value)} are no JSON{quotes}") from None
 
 
 def _array(values: Sequence[Any]) -> np.ndarray:
@@ -230,8 +252,10 @@ def _array(values: Sequence[Any]) -> np.ndarray:
 
 def _number(value: Any) -> float:
     """The number in a cell, one that float32 can hold."""
+    if value is None:
+        raise BadExample("an output is missing")
     if is_nothing(value):
-        raise BadExample("an output is missing, or NaN")
+        raise BadExample("an output is NaN")
     found = parsed_number(value, "output")
     if not abs(found) <= _LARGEST:
         raise BadExample(f"output {_short(value)} is not finite")

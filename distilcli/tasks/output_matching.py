@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distilcli.errors import DataError
+from distilcli.errors import DataError, counted
 from distilcli.tasks.examples import BadExample, Examples
 
 # Outputs of one text by one model differ by rounding, where it is shown among other texts.
@@ -22,11 +22,13 @@ class Filed:
 
     Attributes:
         outputs: as they are written, and as logits once the classes are known.
+        place: file and number of the row, for messages.
     """
 
     key: Key
     texts: bytes | None
     outputs: Any
+    place: str = ""
 
 
 class Matching:
@@ -56,8 +58,8 @@ class Matching:
         self._given_to_dev: Counter[Key] = Counter()
         self._refuse_several()
 
-    def for_train(self, example: Any, texts: bytes) -> np.ndarray:
-        """The outputs of an example to train on, each time it is asked for the next ones.
+    def for_train(self, example: Any, texts: bytes) -> Filed:
+        """The row with the outputs of an example to train on, each time the next one.
 
         Raises:
             BadExample: there are none, or not so many; or an id has other texts.
@@ -71,8 +73,8 @@ class Matching:
             raise BadExample(f"no outputs{of_which} for it in {self._name}{self._said(key)}")
         return self._checked(rows[number], texts)
 
-    def for_dev(self, example: Any, texts: bytes) -> np.ndarray | None:
-        """The outputs of an example to be measured on; None: there are none.
+    def for_dev(self, example: Any, texts: bytes) -> Filed | None:
+        """The row with the outputs of an example to be measured on; None: there are none.
 
         Raises:
             BadExample: an id has other texts.
@@ -87,13 +89,12 @@ class Matching:
             self._given_to_dev[key] += 1
         return self._checked(rows[number], texts) if number < len(rows) else None
 
-    def _checked(self, row: Filed, texts: bytes) -> np.ndarray:
+    def _checked(self, row: Filed, texts: bytes) -> Filed:
         if row.texts is not None and row.texts != texts:
             raise BadExample(
-                f"{self._name} has other texts for it{self._said(row.key)}: not the same row"
+                f"{row.place} has other texts for it{self._said(row.key)}: not the same row"
             )
-        outputs: np.ndarray = row.outputs
-        return outputs
+        return row
 
     def _said(self, key: Key) -> str:
         return f" ({self._id} {key!s})" if self._id is not None else ""
@@ -110,11 +111,11 @@ class Matching:
                 doubtful.append(key)
         if not doubtful:
             return
-        what = "ids" if self._id is not None else "texts"
+        what = "id" if self._id is not None else "text"
         ids = [str(key) for key in doubtful[:_SHOWN]] if self._id is not None else []
         raise DataError(
-            f"{self._name}: {len(doubtful):,} {what} have several outputs, and nothing says which "
-            "row each is for",
+            f"{self._name}: several outputs for {counted(len(doubtful), what)}, and nothing says "
+            "which row each is for",
             "Give each row of the task its own outputs, by a column of ids: task.teacher_outputs.id"
             if self._id is None
             else "Give each id once.",

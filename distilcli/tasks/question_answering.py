@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from distilcli.config.tasks import QuestionAnsweringTask
 from distilcli.tasks import squad
+from distilcli.tasks.cells import text_of
 from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.examples import BadExample, is_nothing
 from distilcli.tasks.inputs import Cut, Inputs, join
@@ -188,10 +189,7 @@ def log_sums_of_spans(
 
 
 def _unlabelled(values: dict[str, Any]) -> Question:
-    question, context = values["question"], values["context"]
-    for name, text in (("question", question), ("context", context)):
-        if not isinstance(text, str) or not text.strip():
-            raise BadExample(f"no {name}")
+    question, context = (text_of(values[name], name) for name in _SHOWN)
     return Question(question, context, [])
 
 

@@ -16,6 +16,7 @@ from distilcli.config.tasks import RerankingTask
 from distilcli.errors import DataError
 from distilcli.losses.candidates import is_labelled
 from distilcli.tasks import rankings
+from distilcli.tasks.cells import id_of, text_of
 from distilcli.tasks.examples import BadExample, Examples, NoLabel, is_nothing
 from distilcli.tasks.inputs import Cut, Inputs, join
 from distilcli.tasks.labels import number_of
@@ -179,16 +180,16 @@ def _reader(config: RerankingTask) -> RowReader[QueryExample]:
     ids = [config.query_id] if config.query_id else []
 
     def unlabelled(values: dict[str, Any]) -> QueryExample:
-        query = _text(values[config.query], config.query)
+        query = text_of(values[config.query], config.query)
         documents = values[config.document]
         if not isinstance(documents, list):
-            key = _key(values[ids[0]], ids[0]) if ids else query.strip()
-            return QueryExample(query, (_text(documents, config.document),), (math.nan,), key)
+            key = id_of(values[ids[0]], ids[0]) if ids else query.strip()
+            return QueryExample(query, (text_of(documents, config.document),), (math.nan,), key)
         if ids:
-            _key(values[ids[0]], ids[0])
+            id_of(values[ids[0]], ids[0])
         if not documents:
             raise BadExample(f"no documents in {config.document}")
-        texts = tuple(_text(document, config.document) for document in documents)
+        texts = tuple(text_of(document, config.document) for document in documents)
         return QueryExample(query, texts, (math.nan,) * len(texts), None)
 
     def convert(values: dict[str, Any], may_lack_labels: bool) -> QueryExample:
@@ -254,18 +255,6 @@ def _together(rows: Sequence[QueryExample]) -> QueryExample:
         labels=tuple(label for row in rows for label in row.labels),
         taught=joined_cells([row.taught for row in rows]),
     )
-
-
-def _key(value: Any, column: str) -> str:
-    if value is None or isinstance(value, list | dict) or not str(value).strip():
-        raise BadExample(f"no id in {column}")
-    return str(value).strip()
-
-
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise BadExample(f"no text in {column}")
-    return value
 
 
 def _relevance(value: Any, may_lack_label: bool) -> float:

@@ -5,7 +5,8 @@ from typing import Any
 
 from distilcli.config.embedding import DocumentFiles, DocumentHub, Retrieval
 from distilcli.errors import DataError
-from distilcli.tasks.examples import BadExample, Examples, is_nothing, read_examples
+from distilcli.tasks.cells import id_of, text_of
+from distilcli.tasks.examples import BadExample, Examples, read_examples
 from distilcli.tasks.labels import number_of
 
 
@@ -74,9 +75,7 @@ def _named_texts(
     seen: set[str] = set()
 
     def convert(values: dict[str, Any]) -> tuple[str, str]:
-        name, text = _name_of(values[source.id], source.id), values[source.text]
-        if not isinstance(text, str) or not text.strip():
-            raise BadExample(f"no text in {source.text}")
+        name, text = id_of(values[source.id], source.id), text_of(values[source.text], source.text)
         if name in seen:
             raise BadExample(f"a second text is called {name}")
         seen.add(name)
@@ -95,7 +94,7 @@ def _judgements(
     source = config.relevant
 
     def convert(values: dict[str, Any]) -> _Judgement:
-        query, document = (_name_of(values[c], c) for c in (source.query, source.document))
+        query, document = (id_of(values[c], c) for c in (source.query, source.document))
         for name, known, what in ((query, queries, "query"), (document, documents, "document")):
             if name not in known:
                 raise BadExample(f"no {what} is called {name}")
@@ -104,13 +103,3 @@ def _judgements(
 
     columns = [source.query, source.document, *([] if source.grade is None else [source.grade])]
     return read_examples(source, "task.retrieval.relevant", columns, convert, {})
-
-
-def _name_of(value: Any, column: str) -> str:
-    """A name that is text or a whole number."""
-    if is_nothing(value) or isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadExample(f"no name in {column}")
-    name = str(value).strip()
-    if not name:
-        raise BadExample(f"no name in {column}")
-    return name

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from distilcli.config.tasks import ClassificationTask, MultiLabelTask, RegressionTask
+from distilcli.tasks.cells import text_of
 from distilcli.tasks.classes import Classes, class_names, doubtful
-from distilcli.tasks.examples import BadExample, Examples, NoLabel, bad_rows_first
+from distilcli.tasks.examples import Examples, NoLabel, bad_rows_first
 from distilcli.tasks.inputs import Cut, Inputs, join, no_label
 from distilcli.tasks.labels import class_text
 from distilcli.tasks.splits import RowReader, named_by_outputs, read_splits
@@ -44,7 +45,7 @@ class SequenceTask(OpenTask):
         train, dev, num_others = splits.train, splits.dev, splits.num_unlabelled
         self._some_classes_only = num_others > 0
         self._columns, self._listed = columns_of(config), getattr(config, "labels", None)
-        with bad_rows_first(train, dev, config.skip_bad_rows, num_others):
+        with bad_rows_first(train, dev, config.skip_bad_rows, num_others, splits.others):
             named = named_by_outputs(config, splits)
             self.labels = self.choose_labels(named, train, dev, teacher_labels)
         self._classes = Classes(self.labels)
@@ -122,13 +123,7 @@ def _reader(config: SequenceSettings, parse: Callable[[Any], Any]) -> RowReader[
     columns = columns_of(config)
 
     def unlabelled(values: dict[str, Any]) -> TextExample:
-        texts = []
-        for column in columns:
-            text = values[column]
-            if not isinstance(text, str) or not text.strip():
-                raise BadExample(f"no text in {column}")
-            texts.append(text)
-        return TextExample(tuple(texts), None)
+        return TextExample(tuple(text_of(values[column], column) for column in columns), None)
 
     def convert(values: dict[str, Any], may_lack_label: bool) -> TextExample:
         example = unlabelled(values)

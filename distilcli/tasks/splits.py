@@ -73,6 +73,11 @@ class Splits(Generic[Example]):
         return [self.train, self.unlabelled, self.transfer]
 
     @property
+    def others(self) -> list[Examples[Example]]:
+        """Those of `task.transfer`, where there is one."""
+        return [self.transfer] if self.has_transfer else []
+
+    @property
     def num_unlabelled(self) -> int:
         """Examples to train on that only a teacher labels."""
         return len(self.unlabelled.usable) + len(self.transfer.usable)
@@ -165,12 +170,13 @@ def named_by_outputs(config: Settings, splits: Splits[Any]) -> Settings:
 
     Raises:
         ConfigError: neither the settings nor the outputs name the classes.
+        DataError: there are no outputs.
     """
     if splits.written is None or config.teacher_outputs is None:
         return config
     given = getattr(config, "labels", None)
     names = splits.written.names(one for split in splits.to_train for one in split.usable)
-    splits.written.check_order(given, names)
+    splits.written.check_order(given, names, config.skip_bad_rows)
     if given is not None or names is None:
         return config
     return config.model_copy(update={"labels": names})

@@ -63,7 +63,7 @@ class Tagging(OpenTask):
         splits = read_splits(config, _reader(config), may_lack_labels)
         train, dev, num_others = splits.train, splits.dev, splits.num_unlabelled
         found = {tag for sentence in train.usable for tag in sentence.tags if tag}
-        with bad_rows_first(train, dev, config.skip_bad_rows, num_others):
+        with bad_rows_first(train, dev, config.skip_bad_rows, num_others, splits.others):
             given = named_by_outputs(config, splits).labels
             self.labels = class_names(found, given, teacher_labels, num_others > 0)
         self._classes = Classes(self.labels)

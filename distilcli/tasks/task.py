@@ -126,6 +126,8 @@ class OpenTask(ABC):
         of_transfer = overlap(transferred, measured, ("task.transfer", "task.dev"), "rows")
         found = self.overlap, replace(of_transfer, are_same=False)
         self.warnings = [one.warning for one in found if one.warning]
+        if splits.written is not None:
+            self.warnings += splits.written.warnings
 
     def make_inputs(
         self,

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from distilcli.config.row_outputs import RowOutputs
-from distilcli.errors import ConfigError
+from distilcli.errors import ConfigError, counted
+from distilcli.tasks.cells import id_of
 from distilcli.tasks.examples import BadExample, Examples, is_nothing, read_examples
 from distilcli.tasks.output_cells import (
     Cell,
     Meaning,
     class_cell,
     columns_cell,
+    look_like_probabilities,
     number_cell,
     number_cells,
     word_cells,
@@ -56,6 +58,9 @@ class WrittenOutputs:
     Args:
         config: where they are.
         columns: of the rows of the task.
+
+    Attributes:
+        warnings: what looks wrong with the outputs once they are settled, in a sentence each.
     """
 
     def __init__(self, config: RowOutputs, columns: Columns) -> None:
@@ -63,6 +68,8 @@ class WrittenOutputs:
         self._columns = columns
         self._of_outputs = config.columns_of(columns.is_number)
         self._filed: Examples[Filed] | None = None
+        self._may_be_lists = self._has_some = True
+        self.warnings: list[str] = []
         if config.source is not None:
             self._filed = self._read_files()
 
@@ -98,7 +105,7 @@ class WrittenOutputs:
         return _with_taught(example, self._id(values) if by_id else self._texts(example))
 
     def names(self, train: Iterable[Any]) -> list[str] | None:
-        """The classes, in the order in which the first outputs name them; None: they do not.
+        """The classes, in the order in which the first outputs that name them do; None: none do.
 
         Args:
             train: examples to train on.
@@ -107,27 +114,41 @@ class WrittenOutputs:
             return None
         if self._config.columns is not None:
             return list(self._config.columns)
-        first: Any
+        cells: Iterable[Any] = (example.taught for example in train)
         if self._filed is not None:
-            first = next((filed.outputs for filed in self._filed.usable), None)
-        else:
-            first = next((example.taught for example in train), None)
-        return list(first.names) if first is not None and first.names is not None else None
+            cells = (filed.outputs for filed in self._filed.usable)
+        cells = list(cells)
+        self._has_some = bool(cells)
+        named = next((cell.names for cell in cells if cell.names is not None), None)
+        return None if named is None else list(named)
 
-    def check_order(self, labels: Sequence[str] | None, names: Sequence[str] | None) -> None:
+    def check_order(
+        self, labels: Sequence[str] | None, names: Sequence[str] | None, skip_bad_rows: bool
+    ) -> None:
         """Refuse lists where nobody says which class is which.
+
+        Args:
+            labels: `task.labels`.
+            names: what `names` has found.
+            skip_bad_rows: whether bad rows of the files are left out.
 
         Raises:
             ConfigError: neither `task.labels` nor the outputs name the classes.
+            DataError: the files have no outputs that could.
         """
+        self._may_be_lists = labels is not None
         is_asked = not self._columns.is_number and not self.are_ids_alone
-        if labels is None and names is None and is_asked:
+        if labels is not None or names is not None or not is_asked:
+            return
+        if self._has_some:
             raise ConfigError(
                 "task.labels: the teacher's outputs are lists, and nothing says which class each "
                 "value is of",
                 "List the classes in task.labels, in the order of the outputs; or write the "
                 "outputs as objects, by class.",
             )
+        if self._filed is not None:
+            self._filed.check(skip_bad_rows)
 
     def settle(
         self,
@@ -157,33 +178,62 @@ class WrittenOutputs:
             self._config.holds == "probabilities",
             not one_is_right,
             self._columns.is_number,
+            self._may_be_lists,
         )
         if self._filed is None:
             for split in (*train, dev):
-                split.change(lambda one: self._settled(one, one.taught, meaning))
-            return
-        self._filed.change(lambda filed: replace(filed, outputs=meaning.logits(filed.outputs)))
-        self._filed.check(skip_bad_rows)
-        matching = Matching(self._filed, train, dev, self._config.id)
-        for split in train:
-            split.change(lambda one: self._settled(one, matching.for_train(one, self._texts(one))))
-        dev.change(lambda one: self._settled(one, matching.for_dev(one, self._texts(one))))
+                split.change(lambda one: self._of_row(one, meaning))
+        else:
+            self._filed.change(lambda filed: replace(filed, outputs=meaning.logits(filed.outputs)))
+            self._filed.check(skip_bad_rows)
+            matching = Matching(self._filed, train, dev, self._config.id)
+            for split in train:
+                split.change(lambda one: self._of_file(one, matching.for_train))
+            dev.change(lambda one: self._of_file(one, matching.for_dev))
+        self._doubt(meaning, [one.taught for split in train for one in split.usable])
 
-    def _settled(self, example: Any, outputs: Any, meaning: Meaning | None = None) -> Any:
-        """An example with the outputs of its row, or of its words."""
-        if outputs is None:
+    def _doubt(self, meaning: Meaning, outputs: Sequence[np.ndarray]) -> None:
+        """Warn of logits that look like probabilities, of which the softmax is nearly even."""
+        if meaning.are_probabilities or meaning.is_number or not outputs:
+            return
+        if look_like_probabilities(np.concatenate(outputs), meaning.any_of):
+            each = "each is from 0 to 1" + ("" if meaning.any_of else ", and they add up to 1")
+            self.warnings.append(
+                f"task.teacher_outputs.holds: logits, but the outputs look like probabilities: "
+                f"{each}; if that is what they are, set it to probabilities"
+            )
+
+    def _of_row(self, example: Any, meaning: Meaning) -> Any:
+        """An example with the outputs that its row brings."""
+        if example.taught is None:
+            return example
+        return self._settled(example, meaning.logits(example.taught))
+
+    def _of_file(self, example: Any, find: Callable[[Any, bytes], Filed | None]) -> Any:
+        """An example with the outputs that a row of the files has for it."""
+        row = find(example, self._texts(example))
+        if row is None:
             return _with_taught(example, None)
-        found = outputs if meaning is None else meaning.logits(outputs)
+        try:
+            return self._settled(example, row.outputs)
+        except BadExample as error:
+            raise BadExample(f"{error}, in {row.place}") from None
+
+    def _settled(self, example: Any, found: np.ndarray) -> Any:
+        """An example with its outputs, of those of its words that have some."""
         if self._columns.is_read is None:
             return _with_taught(example, found[None])
         is_read = np.array(self._columns.is_read(example), dtype=bool)
-        if len(found) != len(is_read):
-            read = "documents" if self._columns.is_number else "words"
-            raise BadExample(f"{len(is_read)} {read}, but outputs for {len(found)}")
+        self._check_number(len(is_read), len(found))
         missing = np.flatnonzero(is_read & np.isnan(found).any(axis=1))
         if len(missing):
             raise BadExample(f"no outputs of the teacher for word {missing[0] + 1}")
         return _with_taught(example, found[is_read])
+
+    def _check_number(self, read: int, found: int) -> None:
+        if read != found:
+            what = "document" if self._columns.is_number else "word"
+            raise BadExample(f"{counted(read, what)}, but outputs for {found:,}")
 
     def _texts(self, example: Any) -> bytes:
         return digest_of_texts(*self._columns.texts_of(example))
@@ -200,12 +250,8 @@ class WrittenOutputs:
         return class_cell(value) if self._columns.is_read is None else word_cells(value)
 
     def _id(self, values: dict[str, Any]) -> str:
-        value = values[str(self._config.id)]
-        if is_nothing(value) or not str(value).strip():
-            raise BadExample(f"no id in {self._config.id}")
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # a table with a gap has floats
-        return str(value).strip()
+        column = str(self._config.id)
+        return id_of(values[column], column)
 
     def _read_files(self) -> Examples[Filed]:
         """The rows of the files; texts must be there where rows are matched by them."""
@@ -213,15 +259,18 @@ class WrittenOutputs:
         by_id = self._config.id is not None
 
         def convert(values: dict[str, Any]) -> Filed:
-            texts = b""
+            texts, cell = b"", self._cell(values)
             if all(column in values for column in shown):
-                texts = self._texts(self._columns.example(values))
+                example = self._columns.example(values)
+                texts = self._texts(example)
+                if self._columns.is_read is not None:
+                    self._check_number(len(self._columns.is_read(example)), len(cell.values))
             key = self._id(values) if by_id else texts
-            return Filed(key, texts or None, self._cell(values))
+            return Filed(key, texts or None, cell)
 
         assert self._config.source is not None
         needed = [str(self._config.id)] if by_id else shown
-        return read_examples(
+        found = read_examples(
             self._config.source,
             "task.teacher_outputs",
             list(dict.fromkeys([*needed, *self._of_outputs])),
@@ -229,6 +278,11 @@ class WrittenOutputs:
             {},
             optional=shown,
         )
+        found.usable[:] = [
+            replace(filed, place=place)
+            for filed, place in zip(found.usable, found.places, strict=True)
+        ]
+        return found
 
 
 def _with_taught(example: Any, taught: Any) -> Any:

@@ -301,7 +301,8 @@ def test_resuming_with_other_outputs_is_refused(tasks, teachers, tmp_path):
     rows[3]["score"] += 0.5
     scored.write_text("".join(json.dumps(row) + "\n" for row in rows))
     error = run("train", "--config", of_file, "--resume", code=2)["error"]
-    assert "task.train rows" in error["message"]
+    assert f"has changed since: task.teacher_outputs of train rows ({scored})" in error["message"]
+    assert "task.train" not in error["message"]
 
 
 @pytest.mark.parametrize(

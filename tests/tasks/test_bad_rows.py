@@ -149,7 +149,7 @@ BAD = {
             ("question 5", "the answer '' is not in the context at character 0"),
             ("question 6", "the answer 'bi' is not in the context at character 99"),
             ("question 7", "no column 'answers'; there are: id, question, context"),
-            ("question 8", "no question"),
+            ("question 8", "no text in question"),
             ("question 9", "answers are not of SQuAD's form ('answer_start')"),
             (
                 "question 10",
@@ -187,7 +187,7 @@ BAD = {
             ]
         ),
         [
-            ("line 2", "no context"),
+            ("line 2", "no text in context"),
             ("line 3", "no column 'context'; there are: id, question, answers"),
             (
                 "line 4",

@@ -118,7 +118,7 @@ def test_titles_stand_before_texts(tmp_path, world):
     [
         ("corpus", [{"_id": "d0", "text": " "}], "no text in text"),
         ("corpus", [{"_id": "d0", "text": "ba"}] * 2, "a second text is called d0"),
-        ("corpus", [{"_id": None, "text": "ba"}], "no name in _id"),
+        ("corpus", [{"_id": None, "text": "ba"}], "no id in _id"),
         ("relevant", [{"query-id": 9, "corpus-id": "d0", "score": 1}], "no query is called 9"),
         ("relevant", [{"query-id": 0, "corpus-id": "x", "score": 1}], "no document is called x"),
         ("relevant", [{"query-id": 0, "corpus-id": "d0", "score": "x"}], "is no number"),

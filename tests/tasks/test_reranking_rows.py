@@ -348,8 +348,8 @@ def test_a_teacher_in_the_dev_rows_can_be_measured(tmp_path):
     [
         ([1.0, 2.0], "3 documents, but outputs for 2"),
         (1.0, "3 documents, but outputs for 1"),
-        ([1.0, None, 2.0], "an output is missing, or NaN"),
-        ([1.0, float("nan"), 2.0], "an output is missing, or NaN"),
+        ([1.0, None, 2.0], "an output is missing"),
+        ([1.0, float("nan"), 2.0], "an output is NaN"),
         ([1.0, float("inf"), 2.0], "output inf is not finite"),
         (["a", 1, 2], "output 'a' is no number"),
         ([], "output [] is no number"),

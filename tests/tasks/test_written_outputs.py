@@ -1,72 +1,19 @@
 """Outputs of a teacher in a file: which row of the task each is for, and what is refused."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from output_rows import DEV, ROWS, filed, first_logits, jsonl, opened, outputs, refusal, scores
 from pydantic import TypeAdapter
 from row_files import comma, parquet, tab, write
 from task_reading import RecordingTokenizer
-from tiny_tasks import pair_tokenizer
 
 from distilcli.config.row_outputs import RowOutputs
 from distilcli.config.tasks import GlueTask, Task
 from distilcli.errors import ConfigError, DataError
 from distilcli.tasks.open import open_task
-from distilcli.tasks.task import OpenTask
-from distilcli.text.tokenizers import TextTokenizer
-
-TEXTS = ["ba be", "bi", "bo bu", "da"]
-ROWS = [
-    {"text": text, "label": label} for text, label in zip(TEXTS, ["a", "b", "a", "b"], strict=True)
-]
-DEV = [{"text": "do", "label": "a"}, {"text": "du", "label": "b"}]
-
-
-def scores(*numbers: float) -> list[dict[str, float]]:
-    """Logits of two classes, by name."""
-    return [{"a": number, "b": -1.0} for number in numbers]
-
-
-def outputs(rows: list[dict[str, Any]], numbers: list[float]) -> list[dict[str, Any]]:
-    """What a file has for rows: their texts, and logits."""
-    shown = [{key: row[key] for key in row if key != "label"} for row in rows]
-    return [row | {"logits": one} for row, one in zip(shown, scores(*numbers), strict=True)]
-
-
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    return {"files": [str(write(path, text))]}
-
-
-def opened(folder: Path, train=ROWS, dev=DEV, kind="classification", **task: Any) -> OpenTask:
-    section = {"kind": kind, "dev": jsonl(folder / "dev.jsonl", dev)} | task
-    is_source = isinstance(train, dict)
-    section["train"] = train if is_source else jsonl(folder / "train.jsonl", train)
-    tokenizer: Any = RecordingTokenizer()
-    if kind == "tagging":
-        tokenizer = TextTokenizer(pair_tokenizer())
-    return open_task(TypeAdapter(Task).validate_python(section), tokenizer, None, True)
-
-
-def first_logits(task: OpenTask) -> list[float]:
-    """Of each row to train on the logit of the first class."""
-    assert task.train.teacher_outputs is not None
-    assert task.train.teacher_outputs.dtype == np.float32
-    return task.train.teacher_outputs[:, 0].tolist()
-
-
-def refusal(folder: Path, kind: type = DataError, **task: Any) -> Any:
-    with pytest.raises(kind) as caught:
-        opened(folder, **task)
-    return caught.value
-
-
-def filed(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-    return jsonl(folder / "scores.jsonl", rows) | settings
-
 
 # Columns of the rows
 
@@ -273,7 +220,7 @@ def test_several_outputs_of_a_text_must_be_alike(tmp_path):
     rows[-1]["logits"]["a"] = 2.0
     error = refusal(tmp_path, teacher_outputs=filed(tmp_path, rows))
     assert error.message == (
-        f"{tmp_path}/scores.jsonl: 1 texts have several outputs, and nothing says which row each "
+        f"{tmp_path}/scores.jsonl: several outputs for 1 text, and nothing says which row each "
         "is for"
     )
     assert "task.teacher_outputs.id" in error.hint
@@ -303,7 +250,7 @@ def test_rows_of_files_are_matched_by_ids(tmp_path):
         ([1, 2, 3, 5], [1, 2, 3, 4], "train.jsonl line 4: no outputs for it in"),
         ([1, 2, 3, 4], [1, 2, 3, None], "scores.jsonl line 4: no id in key"),
         ([1, 2, 3, 4], [2, 1, 3, 4], "has other texts for it (key 1): not the same row"),
-        ([1, 2, 3, 4], [1, 2, 3, 3], "scores.jsonl: 1 ids have several outputs"),
+        ([1, 2, 3, 4], [1, 2, 3, 3], "scores.jsonl: several outputs for 1 id, and"),
     ],
 )
 def test_ids_that_do_not_fit_are_refused(tmp_path, ids, of_file, message):
