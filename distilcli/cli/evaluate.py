@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from distilcli.cli.cards import write_student_card
 from distilcli.cli.console import Console
 from distilcli.cli.models_to_measure import Wanted, experiment_of, models_to_measure
 from distilcli.cli.results import results_folder, settle_runs, show_and_write
@@ -11,6 +12,7 @@ from distilcli.distillation.measured_text import settings_of
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.errors import ConfigError
 from distilcli.training.processes import single_accelerator
+from distilcli.training.run_folder import RunFolder
 
 
 def run(wanted: Wanted, console: Console) -> None:
@@ -28,6 +30,9 @@ def run(wanted: Wanted, console: Console) -> None:
     result = kind.compare(paths, asked, single_accelerator(), console)
     record = {"experiment": found.name if found else None, **result.record}
     record = show_and_write(record, folder, lambda: console.show_to_people(result), console)
+    run = None if folder is None else RunFolder(folder)
+    if run is not None and run.experiment.exists() and run.student.exists():
+        write_student_card(run, None, {}, console)
     console.result(record)
 
 

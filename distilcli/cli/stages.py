@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distilcli.cli import train as one
+from distilcli.cli.cards import write_student_card
 from distilcli.cli.console import Console, duration
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.stages import AnyExperiment, Stage, StagedExperiment
@@ -71,6 +72,9 @@ def run(staged: StagedExperiment, *, resume: bool, force: bool, console: Console
         ]
         if accelerator.is_main_process:
             folder.publish_student()
+            last = results[-1]
+            held_out = last.held_out if last is not None else {}
+            write_student_card(folder.run, staged, held_out, console)
     _show(folder, results, console)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from distilcli.cli.cards import write_student_card
 from distilcli.cli.console import Console, duration
 from distilcli.cli.training_log import NOT_SAID, TrainingLog
 from distilcli.config.experiment import BaseExperiment
+from distilcli.config.kinds import KINDS
 from distilcli.distillation.identity import Identity, identity_of_model
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.run_kinds import kind_of
@@ -131,7 +133,7 @@ def take(
         with console.bar("train") as bar:
             log = TrainingLog(console, bar)
             events = Events(console.note, console.warn, log.metrics)
-            return train(
+            result = train(
                 experiment,
                 objective,
                 accelerator,
@@ -141,6 +143,9 @@ def take(
                 tracked_as=among.tracked_as,
                 goes_on=among.goes_on,
             )
+        if accelerator.is_main_process and isinstance(experiment, KINDS):
+            write_student_card(folder, experiment, result.held_out, console)
+        return result
 
 
 def _sequences(count: int, unlabelled: int) -> str:

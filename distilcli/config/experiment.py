@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
+from distilcli.config.cards import CardConfig
 from distilcli.config.data import DataConfig, MaskingConfig
 from distilcli.config.fields import Name, OutputFolder, Section, Seed
 from distilcli.config.losses import BaseLoss, LossConfig, TaskLossConfig
@@ -46,6 +47,7 @@ class BaseExperiment(Section):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     validation: BaseValidation = Field(default_factory=BaseValidation)
+    card: CardConfig = Field(default_factory=CardConfig)
 
     # Whether a teacher too large to lie beside the student can wait in host memory.
     can_offload: ClassVar[bool] = False

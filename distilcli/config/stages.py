@@ -68,6 +68,9 @@ class _Overlay(Section):
     validation: dict[str, Any] = Field(
         default_factory=dict, description="Held-out validation while training."
     )
+    card: dict[str, Any] = Field(
+        default_factory=dict, description="What the student's card says of language and licence."
+    )
 
 
 class StageOverlay(_Overlay):

@@ -1,8 +1,9 @@
 """The mark of a folder that this tool wrote, without which it is neither replaced nor removed.
 
 `distilcli.json` says which version wrote the folder, what the folder is, and the SHA-256 of every
-file in it; transformers passes over it. A checkpoint has `checkpoint.json` instead, a token store
-`settings.json`, a run folder `environment.json`.
+file in it; transformers passes over it. A card, which comes later and is written anew, says by
+itself whether it is as this tool wrote it (`signed_text.py`). A checkpoint has `checkpoint.json`
+instead, a token store `settings.json`, a run folder `environment.json`.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from distilcli import __version__
 from distilcli.errors import RunFolderError
 from distilcli.files.digests import sha256_of_file
 from distilcli.files.json_text import parse_json, to_json
+from distilcli.files.signed_text import is_signed_file
 
 MARK = "distilcli.json"
 _SHOWN = 5  # foreign files that a message names
@@ -81,6 +83,8 @@ def _foreign_entries(folder: Path, mark: dict[str, Any] | None) -> list[str]:
     found = []
     for name in _files_below(folder):
         if name == MARK and mark is not None:
+            continue
+        if is_signed_file(folder / name):
             continue
         if name not in own:
             found.append(name)

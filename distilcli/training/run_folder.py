@@ -40,6 +40,9 @@ _FREE_KEYS = frozenset(
         "train.keep_checkpoints",
         "train.timeout_seconds",
         "train.trackers",
+        "card.language",
+        "card.license",
+        "card.datasets",
         "output_dir",
     }
 )

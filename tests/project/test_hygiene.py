@@ -28,10 +28,11 @@ ORDER = [
     "distillation",
     "training",
     "suites",
+    "cards",
     "cli",
     "__main__",
 ]
-MAX_ARROWS = 80  # between folders; a new one should have a reason
+MAX_ARROWS = 95  # between folders; a new one should have a reason
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TEXT_SUFFIXES = {".py", ".sh", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg"}

@@ -1,0 +1,285 @@
+"""Cards of students: what the hub reads of them, what is said, and that nobody's words are lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from card_runs import make_run, write_results
+from huggingface_hub import ModelCard
+from tiny_experiments import bert, word_tokenizer
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
+
+from distilcli.cards.card import CARD, Written, metadata_of, write_card
+from distilcli.cards.export import card_of_export
+from distilcli.cards.facts import facts_of_folder, facts_of_run
+from distilcli.cards.student import card_of
+from distilcli.evaluation.result import Table
+
+HUB_PLACE = (
+    "/home/me/.cache/hub/models--someone--a-bert/snapshots/0123456789abcdef/model.safetensors"
+)
+SECRET = "/home/alice/secret"
+
+
+def masked_lm(teacher: str = "someone/a-bert") -> dict:
+    sources = [{"hub": "wikimedia/wikipedia", "subset": "20231101.en"}]
+    return {"teacher": {"model": teacher}, "data": {"sources": sources, "store": f"{SECRET}/store"}}
+
+
+def on_task(**task: object) -> dict:
+    rows = {"train": {"files": [f"{SECRET}/train.csv"]}, "dev": {"files": [f"{SECRET}/dev.csv"]}}
+    student = {"kind": "checkpoint", "model": f"{SECRET}/start"}
+    return {"teacher": {"model": f"{SECRET}/teacher"}, "student": student, "task": rows | task}
+
+
+def head(kind, **config):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 24, "vocab_size": len(word_tokenizer())}
+    return kind(BertConfig(**(shape | config)))
+
+
+def loaded(folder: Path) -> ModelCard:
+    """As the hub's own client reads it, which raises where the model-index is not valid."""
+    card = ModelCard.load(folder / CARD)
+    assert yaml.safe_load(card.data.to_yaml()) == metadata_of(folder / CARD)
+    return card
+
+
+def written(run) -> ModelCard:
+    assert write_card(run.student, card_of(facts_of_run(run))) is Written.WRITTEN
+    return loaded(run.student)
+
+
+def test_masked_lm_training_from_the_hub_is_said_as_the_hub_wants_it(tmp_path):
+    run = make_run(tmp_path / "demo", masked_lm())
+    places = {"teacher.model weights": {"place": HUB_PLACE, "digest": "0"}}
+    run.identity.write_text(json.dumps(places))
+    own = {"accuracy": 0.25, "loss": 4.0, "agreement": 0.5, "num_masked": 7}
+    write_results(
+        run, own, {"accuracy": 0.5, "loss": 3.0}, text={"store": "s", "split": "held_out"}
+    )
+    card = written(run)
+    assert card.data.base_model == ["someone/a-bert"]
+    assert card.data.datasets == ["wikimedia/wikipedia"]
+    assert card.data.pipeline_tag == "fill-mask"
+    assert card.data.library_name == "transformers"
+    assert card.data.model_name == "demo"
+    accuracy, loss = card.data.eval_results
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", 0.25)
+    assert (loss.metric_type, loss.metric_value) == ("loss", 4.0)
+    assert accuracy.dataset_type == "wikimedia/wikipedia"
+    assert accuracy.dataset_config == "20231101.en"
+    assert "(commit 0123456789ab)" in card.text
+    assert "| accuracy | 25.0 % | 50.0 % |" in card.text
+    assert "| agreement with the teacher | 50.0 % | - |" in card.text
+    assert "2 steps, 200 tokens, 4 s" in card.text
+    assert "A CPU, 2 cores" in card.text
+    assert 'pipeline("fill-mask"' in card.text
+    assert "alice" not in card.content
+    assert card.data.license is None
+
+
+def test_a_file_that_is_no_card_says_nothing(tmp_path):
+    for text in (
+        "",
+        "# none",
+        "---\n- a\n---\n",
+        "---\na: [\n---\n",
+        "---\n!!python/name:a\n---\n",
+    ):
+        (tmp_path / CARD).write_text(text)
+        assert metadata_of(tmp_path / CARD) == {}
+
+
+@pytest.mark.parametrize(
+    ("task", "student", "score", "tag", "said"),
+    [
+        (
+            {"kind": "classification", "text_pair": "second"},
+            head(BertForSequenceClassification, id2label={0: "no", 1: "yes", 2: "both"}),
+            "accuracy",
+            "text-classification",
+            '{"text": "The first text.", "text_pair": "The second."}',
+        ),
+        (
+            {"kind": "multi-label"},
+            head(
+                BertForSequenceClassification,
+                id2label={0: "a", 1: "b"},
+                problem_type="multi_label_classification",
+            ),
+            "micro_f1",
+            "text-classification",
+            "top_k=None",
+        ),
+        (
+            {"kind": "regression"},
+            head(BertForSequenceClassification, num_labels=1),
+            "spearman",
+            "text-classification",
+            'function_to_apply="none"',
+        ),
+        (
+            {"kind": "reranking"},
+            head(BertForSequenceClassification, num_labels=1),
+            "ndcg@10",
+            "text-ranking",
+            '"text_pair": "A document."',
+        ),
+        (
+            {"kind": "tagging"},
+            head(BertForTokenClassification, id2label={0: "X", 1: "Y"}),
+            "accuracy",
+            "token-classification",
+            "It knows these classes and no others: X, Y.",
+        ),
+        (
+            {"kind": "question-answering"},
+            head(BertForQuestionAnswering),
+            "f1",
+            "question-answering",
+            "AutoModelForQuestionAnswering",
+        ),
+    ],
+    ids=lambda value: value.get("kind", "") if isinstance(value, dict) else "",
+)
+def test_each_kind_of_task_has_its_tag_and_its_code(task, student, score, tag, said, tmp_path):
+    run = make_run(tmp_path / "demo", on_task(**task), student)
+    write_results(run, {score: 0.5}, {score: 1.0}, score=score, dev=None)
+    card = written(run)
+    assert card.data.pipeline_tag == tag
+    [result] = card.data.eval_results
+    assert (result.metric_value, result.dataset_name) == (0.5, "dev.csv")
+    assert result.task_type == tag
+    assert said in card.text
+    assert "secret" not in card.content
+    compile(card.text.split("```python\n")[1].split("```")[0], "card", "exec")
+
+
+def test_glue_is_glue_wherever_its_files_lie(tmp_path):
+    task = {"kind": "glue", "name": "SST-2", "folder": f"{SECRET}/SST-2"}
+    experiment = on_task() | {"task": task}
+    run = make_run(tmp_path / "demo", experiment, head(BertForSequenceClassification))
+    write_results(run, {"accuracy": 0.9}, {"accuracy": 0.95}, score="accuracy", dev=None)
+    card = written(run)
+    assert card.data.datasets == ["nyu-mll/glue"]
+    [result] = card.data.eval_results
+    assert (result.dataset_config, result.dataset_split) == ("sst2", "validation")
+    assert 'classify("A text.")' in card.text
+
+
+def test_what_the_author_says_comes_before_what_the_teacher_says(tmp_path):
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    block = "language: de\nlicense: mit\nbase_model: someone/first"
+    (teacher / CARD).write_text(f"---\n{block}\n---\n# Theirs\n")
+    run = make_run(tmp_path / "one", masked_lm(str(teacher)))
+    card = written(run)
+    assert (card.data.language, card.data.license) == (["de"], "mit")
+    assert card.data.base_model == ["someone/first"]
+    said = {"language": ["en", "fr"], "license": "apache-2.0", "datasets": "someone/text"}
+    card = written(make_run(tmp_path / "two", masked_lm(str(teacher)) | {"card": said}))
+    assert (card.data.language, card.data.license) == (["en", "fr"], "apache-2.0")
+    assert card.data.datasets == ["wikimedia/wikipedia", "someone/text"]
+
+
+def test_the_card_of_before_is_not_forgotten(tmp_path):
+    """What only the machine of the training knew is kept where the card is written elsewhere."""
+    run = make_run(tmp_path / "demo", masked_lm(f"{SECRET}/teacher") | {"card": {"license": "mit"}})
+    written(run)
+    run.experiment.write_text(run.experiment.read_text().replace("license: mit", "license: null"))
+    own = {"accuracy": 0.25}
+    write_results(run, own, {}, text={"store": "s"})
+    card = written(run)
+    assert card.data.license == "mit"
+    assert [one.metric_value for one in card.data.eval_results] == [0.25]
+
+
+def test_a_card_that_somebody_edited_stays(tmp_path):
+    run = make_run(tmp_path / "demo", masked_lm())
+    written(run)
+    path = run.student / CARD
+    assert write_card(run.student, card_of(facts_of_run(run))) is Written.UNCHANGED
+    edited = path.read_text() + "My own words.\n"
+    path.write_text(edited)
+    assert write_card(run.student, card_of(facts_of_run(run))) is Written.KEPT
+    assert path.read_text() == edited
+
+
+def test_scores_of_training_are_said_until_there_are_better_ones(tmp_path):
+    run = make_run(tmp_path / "demo", masked_lm())
+    held_out = {"held_out/accuracy": 0.125, "held_out/loss": 5.0}
+    write_card(run.student, card_of(facts_of_run(run, held_out=held_out)))
+    assert "| accuracy | 12.5 % |" in loaded(run.student).text
+    assert "while it was trained" in loaded(run.student).text
+    write_results(run, {"accuracy": 0.25}, {}, text={"store": "s"})
+    assert "12.5" not in written(run).text
+
+
+def test_results_of_other_models_or_of_another_kind_are_not_its_own(tmp_path):
+    run = make_run(tmp_path / "demo", masked_lm())
+    write_results(run, {"accuracy": 0.25}, {}, text={"store": "s"})
+    results = json.loads(run.results.read_text())
+    results["models"]["own"]["path"] = "other/student"
+    run.results.write_text(json.dumps(results))
+    assert "It has not been measured" in written(run).text
+    run.results.write_text(json.dumps({"suite": "glue", "tasks": {}}))
+    assert write_card(run.student, card_of(facts_of_run(run))) is Written.UNCHANGED
+
+
+def test_stages_are_all_told_and_their_students_are_no_bases(tmp_path):
+    data = masked_lm()["data"]
+    rows = on_task(kind="classification")["task"]
+    experiment = {
+        "output_dir": str(tmp_path),
+        "teacher": {"model": "someone/a-bert"},
+        "stages": [
+            {"name": "general", "data": data},
+            {"name": "task", "task": rows, "teacher": {"model": "someone/tuned"}},
+        ],
+    }
+    run = make_run(tmp_path / "demo", experiment, head(BertForSequenceClassification))
+    card = written(run)
+    assert card.data.base_model == ["someone/a-bert", "someone/tuned"]
+    assert card.data.datasets == ["wikimedia/wikipedia"]
+    assert card.data.pipeline_tag == "text-classification"
+    assert "Stage general: Losses" in card.text
+    assert card.data.get("model-index") is None
+
+
+def test_any_folder_of_a_model_has_a_card(tmp_path):
+    model = bert()
+    model.save_pretrained(tmp_path / "some")
+    word_tokenizer().save_pretrained(tmp_path / "some")
+    write_card(tmp_path / "some", card_of(facts_of_folder(tmp_path / "some")))
+    card = loaded(tmp_path / "some")
+    assert "A BERT of 4 layers and width 32" in card.text
+    assert f"{sum(one.numel() for one in model.parameters()):,} parameters" in card.text
+    assert "knows nothing of its training" in card.text
+
+
+def test_the_card_of_an_export_names_its_files_and_the_student(tmp_path):
+    run = make_run(tmp_path / "demo", masked_lm())
+    facts = facts_of_folder(run.student)
+    assert facts.name == "demo"
+    table = Table("On held-out text", ["file", "MiB"], [["onnx/model.onnx", "1.0"]])
+    files = ("onnx/model_quantized.onnx", "onnx/model.onnx")
+    (tmp_path / "export").mkdir()
+    card = card_of_export(facts, table, files, is_quantized=True, student="someone/student")
+    write_card(tmp_path / "export", card)
+    card = loaded(tmp_path / "export")
+    assert card.data.base_model == ["someone/student"]
+    assert card.data.base_model_relation == "quantized"
+    assert "onnx" in card.data.tags
+    assert 'InferenceSession("onnx/model_quantized.onnx")' in card.text
+    assert "| onnx/model.onnx | 1.0 |" in card.text
+    write_card(tmp_path / "export", card_of_export(facts, table, files, is_quantized=True))
+    card = loaded(tmp_path / "export")
+    assert card.data.base_model == ["someone/a-bert"]
+    assert card.data.get("base_model_relation") is None
