@@ -6,7 +6,7 @@ beside the file, in FILE.parts, until the file is whole: a kill costs one part.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from distilcli.cli.models_to_measure import Wanted, experiment_of
 from distilcli.cli.results import run_of, settle_runs
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.predictions import Predictions, check_output, for_model
-from distilcli.distillation.task_rows import tell_of_task
+from distilcli.distillation.task_rows import tell_of_shown
 from distilcli.distillation.teacher_outputs import remove_outputs
 from distilcli.distillation.teachers import run_once
-from distilcli.errors import ConfigError, DistilError, ModelError, RunFolderError
+from distilcli.errors import ConfigError, DistilError, ModelError, RunFolderError, counted
 from distilcli.evaluation.asked import Asked
 from distilcli.files.atomic import locked, replacing, unwritten
 from distilcli.training.folder_checks import check_apart, folders_read
@@ -71,13 +71,16 @@ def run(wanted: WantedPredictions, console: Console) -> None:
     outputs = experiment.task.teacher_outputs
     experiment = for_model(experiment, model, wanted.rows, wanted.id_column)
     accelerator = make_accelerator(experiment)
-    with main_process_first(accelerator):
+    words = _WORDS | (_WORDS_OF_ROWS if wanted.rows else {})
+    with main_process_first(accelerator), _in_other_words(words):
         column = None if outputs is None else outputs.column
         predictions = Predictions.open(experiment, column, accelerator.device)
-    tell_of_task(predictions.task, console)
+    tell_of_shown(predictions.task, console, words)
     found = predict(predictions, wanted.output, accelerator, console.note)
     accelerator.end_training()
-    console.say(f"{found.rows:,} rows in {duration(found.seconds)}: {', '.join(found.columns)}")
+    console.say(
+        f"{counted(found.rows, 'row')} in {duration(found.seconds)}: {', '.join(found.columns)}"
+    )
     console.say(f"written: {wanted.output}")
     console.result(found.record() | {"model": model, "output": str(wanted.output)})
 
@@ -156,7 +159,7 @@ def predict(
                 raise unwritten(f"{parts}:", error, RunFolderError, _ANOTHER_FILE) from error
 
         of_main_process(accelerator, take)
-        with _in_other_words():
+        with _in_other_words(_WORDS):
             run_once(predictions.model, outputs, accelerator, predictions.tokens, on_note)
         if accelerator.is_main_process:
             try:
@@ -175,16 +178,28 @@ def predict(
     )
 
 
+# What this command says instead of the words of training.
+_WORDS = {
+    "the teacher's outputs for training inputs": "the model's outputs for inputs",
+    "the teacher's outputs": "the model's outputs",
+    ", or teacher.cache=null to find the input in a step": "",
+    "name another folder in teacher.cache, or set it to null": "name another file",
+    "teacher reads the texts": "MODEL reads the texts",
+}
+# Other rows are opened as those of task.transfer, which is no word of this command line.
+_WORDS_OF_ROWS = {
+    "task.transfer.files": "--rows",
+    "task.transfer.format": "--rows",
+    "Set it to": "Give it the ending of",
+    "no row to train on has a label": "the rows have no labels",
+    "task.transfer": "--rows",
+}
+
+
 @contextmanager
-def _in_other_words() -> Iterator[None]:
-    """Errors of a teacher's outputs in the words of this command."""
+def _in_other_words(words: Mapping[str, str]) -> Iterator[None]:
+    """Errors of training in the words of this command."""
     try:
         yield
     except DistilError as error:
-        words = {
-            "the teacher's outputs for training inputs": "the model's outputs for inputs",
-            "the teacher's outputs": "the model's outputs",
-            ", or teacher.cache=null to find the input in a step": "",
-            "name another folder in teacher.cache, or set it to null": "name another file",
-        }
         raise error.reworded(words) from error

@@ -77,5 +77,7 @@ class Section(BaseModel):
 
     #: Keys that it once had, and what each is called now, from this section on.
     renamed: ClassVar[dict[str, str]] = {}
+    #: What keys of other kinds of this section are called here.
+    called: ClassVar[dict[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True)

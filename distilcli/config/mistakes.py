@@ -111,6 +111,9 @@ def _unknown_key(
             kind = dotted_key((*key[:-1], "kind"))
             text = f"needs {kind}={either(with_key)}; this section is {without}"
             text += "" if kind_is_given else ", the default"
+        if name in section.called:
+            suggestion = (*key[:-1], section.called[name])
+            text += f", where it is called {dotted_key(suggestion)}"
     else:
         others = [field for other in choices.values() for field in other.model_fields]
         near = _nearest(name, own) or _nearest(name, others)

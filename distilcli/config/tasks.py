@@ -1,6 +1,6 @@
 """Settings of downstream tasks: one section for each kind of task, with its rows and columns."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
@@ -187,6 +187,8 @@ class RegressionTask(TextTask):
 class RerankingTask(RowTask):
     """An order for the candidates of a query: a score of each pair of query and document."""
 
+    called: ClassVar[dict[str, str]] = {"text": "query", "text_pair": "document"}
+
     kind: Literal["reranking"]
     query: str = Field("query", description="Column of the query.")
     document: str = Field(
@@ -281,6 +283,8 @@ class QuestionAnsweringTask(RowTask):
 
 class TaggingTask(RowTask):
     """A tag for each word of a sentence."""
+
+    called: ClassVar[dict[str, str]] = {"text": "words", "label": "tags"}
 
     kind: Literal["tagging"]
     max_length: Annotated[Length, Field(ge=8)] | None = Field(

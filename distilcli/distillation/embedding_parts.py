@@ -133,7 +133,7 @@ def tell_of_texts(data: OpenEmbedding, encoding: Encoding, audience: Audience) -
     audience.note(encoding.in_words)
     for split, number in data.num_bad.items():
         if number:
-            audience.warn(f"{split}: {number:,} bad rows are left out")
+            audience.warn(f"{split}: bad rows left out: {number:,}")
     if data.num_unjudged:
         audience.note(_unjudged(data))
     for warning in data.warnings:
@@ -161,11 +161,11 @@ def texts_table(data: OpenEmbedding, encoding: Encoding, share: float, title: st
         encoding.in_words,
         f"rows to train on: {data.num_rows:,}, with {data.texts_per_row} text(s) each",
         f"unknown tokens: {share:.2%} of train",
-        *(f"{split}: {bad:,} bad rows are left out" for split, bad in data.num_bad.items() if bad),
+        *(f"{split}: bad rows left out: {bad:,}" for split, bad in data.num_bad.items() if bad),
         *([_unjudged(data)] if data.num_unjudged else []),
     ]
     return Result(Table(title, columns, rows), lines, record, data.warnings)
 
 
 def _unjudged(data: OpenEmbedding) -> str:
-    return f"{data.num_unjudged:,} queries are left out: no document is relevant to them"
+    return f"queries left out, to which no document is relevant: {data.num_unjudged:,}"

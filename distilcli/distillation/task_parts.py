@@ -111,7 +111,7 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
     for split, share in task.unknown_shares.items():
         warning = unknown_warning(share, tokenizer)
         if warning:
-            task.warnings.append(f"task.{split}: {warning}")
+            task.warn_of_inputs(split, warning)
     return task
 
 

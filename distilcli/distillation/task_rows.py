@@ -1,5 +1,6 @@
 """The rows of a task, looked at before anything is trained or measured on them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from distilcli.config.data import RowFiles
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.run_kind import Audience
 from distilcli.distillation.task_parts import open_task_of
-from distilcli.errors import ConfigError
+from distilcli.errors import ConfigError, counted
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result, Table
 from distilcli.models.task_models import teacher_labels
@@ -58,7 +59,7 @@ def tell_of_task(task: OpenTask, audience: Audience) -> None:
         ("dev", task.num_examples[1], task.skipped.dev),
     ):
         if skipped:
-            audience.warn(f"{split}: {skipped:,} bad rows are left out of {count + skipped:,}")
+            audience.warn(f"{split}: bad rows left out: {skipped:,} of {count + skipped:,}")
     for note in (cuts_of(task), *task.notes):
         audience.note(note)
     if task.unlabelled is not None:
@@ -72,6 +73,32 @@ def tell_of_task(task: OpenTask, audience: Audience) -> None:
         audience.note(f"{key} reads the texts by itself, with its own tokenizer, and padded")
     for warning in task.warnings:
         audience.warn(warning)
+
+
+def tell_of_shown(task: OpenTask, audience: Audience, words: Mapping[str, str]) -> None:
+    """Tell what becomes of rows that a model is shown, and of nothing that is measured.
+
+    Args:
+        task: with these rows as those to train on.
+        audience: is told.
+        words: what is said instead of words of the settings.
+    """
+
+    def said(text: str) -> str:
+        for old, new in words.items():
+            text = text.replace(old, new)
+        return text
+
+    skipped = task.skipped.train + task.skipped.transfer
+    if skipped:
+        audience.warn(f"bad rows left out: {skipped:,} of {len(task.examples) + skipped:,}")
+    cut = task.cuts[0] if task.unlabelled is None else task.cuts[0] + task.unlabelled.cut
+    if cut.inputs:
+        audience.note(f"cut: {counted(cut.inputs, 'text')}, {cut.share:.1%} of the tokens")
+    for key in sorted(task.own_readers):
+        audience.note(said(f"{key} reads the texts by itself, with its own tokenizer, and padded"))
+    for warning in task.warnings_of_inputs:
+        audience.warn(said(warning))
 
 
 def with_other_dev(experiment: TaskExperiment, files: tuple[str, ...]) -> TaskExperiment:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from distilcli.config.data import RowFiles, RowHub
-from distilcli.errors import ConfigError, DataError, ModelError, counted
+from distilcli.errors import ConfigError, DataError, ModelError, counted, either
 from distilcli.text.conll import conll_rows, is_like_conll
 from distilcli.text.globs import matching_files
 from distilcli.text.hub import hub_rows
@@ -202,7 +202,8 @@ def _rows(
             file_format = _format_of(path, by_ending, key, formats)
         elif file_format not in formats:
             raise ConfigError(
-                f"{key}.format: {file_format} is not for a task of this kind", "Choose another one."
+                f"{key}.format: {file_format} is not for a task of this kind",
+                f"Set it to {_known(formats)}.",
             )
         try:
             with path.open("rb") as raw:
@@ -235,11 +236,15 @@ def _format_of(path: Path, by_ending: dict[str, str], key: str, formats: set[str
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     last = endings[-1] if endings else ""
     file_format = by_ending.get(last) or ENDINGS.get(last)
+    if file_format == "text" and "text" not in formats:
+        raise ConfigError(
+            f"{key}.format: {path} is plain text, and these rows need columns",
+            f"Set it to {_known(formats)}, if the file is that.",
+        )
     if file_format not in formats:
         raise ConfigError(
             f"{key}.format: {path} has no ending that tells its format",
-            f"Set it to {'text, ' if 'text' in formats else ''}csv, tsv, jsonl, parquet, squad or "
-            "conll.",
+            f"Set it to {_known(formats)}.",
         )
     if file_format == "text" and "conll" in formats and _is_like_conll(path):
         raise ConfigError(
@@ -247,6 +252,12 @@ def _format_of(path: Path, by_ending: dict[str, str], key: str, formats: set[str
             "Set it to conll; or to text, if each line is a sentence.",
         )
     return file_format
+
+
+def _known(formats: set[str]) -> str:
+    """The formats that rows of a kind of task may have, in words."""
+    order = ["text", *_ROW_FORMATS, "squad", "conll"]
+    return either([one for one in order if one in formats])
 
 
 def _is_like_conll(path: Path) -> bool:

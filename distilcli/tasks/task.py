@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distilcli.errors import ConfigError, extra
+from distilcli.errors import ConfigError, counted, extra
 from distilcli.tasks.decisions import Decisions
 from distilcli.tasks.inputs import Cut, Inputs, end_to_end, has_label, part_of
 from distilcli.tasks.outputs import Head, Outputs
@@ -52,6 +52,8 @@ class OpenTask(ABC):
         overlap: dev examples that are trained on, too.
         cuts: what of the training and of the dev texts is in no input, because it is too long.
         warnings: what a user should know of the rows, in a sentence each.
+        warnings_of_inputs: those of them that are of what a model is shown besides `dev`, and do
+            not only matter to training and measuring.
         unknown_shares: how many of the tokens of each of `sources` are [UNK].
         score: name of the score by which students are chosen and compared.
         agreement_means: what `agreement` is the share of, for people.
@@ -74,6 +76,7 @@ class OpenTask(ABC):
     skipped: Skipped
     overlap: Overlap
     warnings: list[str]
+    warnings_of_inputs: list[str]
     unknown_shares: dict[str, float]
     score: str
     agreement_means: str
@@ -126,6 +129,7 @@ class OpenTask(ABC):
         of_transfer = overlap(transferred, measured, ("task.transfer", "task.dev"), "rows")
         found = self.overlap, replace(of_transfer, are_same=False)
         self.warnings = [one.warning for one in found if one.warning]
+        self.warnings_of_inputs = []
         if splits.written is not None:
             self.warnings += splits.written.warnings
 
@@ -165,10 +169,22 @@ class OpenTask(ABC):
         of_rows = {"train": cuts[0] + cuts[1], "transfer": cuts[2], "dev": of_dev}
         for split, cut in of_rows.items():
             if cut.share > _MUCH_CUT:
-                self.warnings.append(
-                    f"task.{split}: {key} {limit} cuts {cut.share:.1%} of the tokens, in "
-                    f"{cut.inputs:,} texts; raise it, as far as the models have positions"
+                self.warn_of_inputs(
+                    split,
+                    f"{key} {limit} cuts {cut.share:.1%} of the tokens, in "
+                    f"{counted(cut.inputs, 'text')}; raise it, as far as the models have positions",
                 )
+
+    def warn_of_inputs(self, split: str, warning: str) -> None:
+        """Add a warning of what a model is shown.
+
+        Args:
+            split: the key below `task` that names the rows.
+            warning: a sentence.
+        """
+        self.warnings.append(f"task.{split}: {warning}")
+        if split != "dev":
+            self.warnings_of_inputs.append(self.warnings[-1])
 
     def _add_outputs(self, splits: Splits[Any]) -> None:
         """Give the inputs the outputs of the teacher that came with their rows."""

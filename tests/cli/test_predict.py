@@ -209,6 +209,43 @@ def test_other_rows_need_no_labels(tasks, teachers, tmp_path):
     assert [row["score"] for row in rows_of(output)] != [row["score"] for row in rows[:2]]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rows.bin", "ba\n", "--rows: ROWS has no ending that tells its format"),
+        ("rows.csv", "other\nba\n", "ROWS line 1: no column 'text'"),
+        ("rows.csv", "text\n \n", "ROWS: 1 bad row"),
+        ("none.*", "", "--rows: ROWS matches no file"),
+    ],
+)
+def test_bad_rows_are_told_in_the_words_of_predict(tasks, teachers, tmp_path, name, text, message):
+    settings = config(tmp_path, tasks, "regression", teachers / "regression")
+    rows = tmp_path / name
+    if text:
+        rows.write_text(text)
+    words = ["--config", settings, "--output", tmp_path / "s.jsonl", "--rows", rows]
+    error = run("predict", teachers / "regression", *words, code=2)["error"]
+    assert message.replace("ROWS", str(rows)) in error["message"]
+    for word in ("task.transfer", "task.train"):
+        assert word not in error["message"] + error["hint"]
+
+
+def test_that_rows_are_measured_on_elsewhere_is_no_warning_of_predict(tasks, teachers, tmp_path):
+    """The dev rows themselves, say; that much is cut is one, and names the option."""
+    teacher = teachers / "regression"
+    settings = config(tmp_path, tasks, "regression", teacher, task={"max_length": 8})
+    dev = tasks.root / "regression" / "dev.csv"
+    words = ["--config", settings, "--rows", dev, "--output", tmp_path / "s.jsonl"]
+    shown = tiny_suites.invoke(str(teacher), *map(str, words), command="predict")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert shown.exit_code == 0, shown.output
+    warnings = [line for line in shown.stderr.splitlines() if line.startswith("warning: ")]
+    assert [line.partition(" cuts ")[0] for line in warnings] == [
+        "warning: --rows: task.max_length 8"
+    ]
+    assert "task.t" not in shown.output
+
+
 def test_rows_without_labels_are_among_those_to_train_on(tasks, teachers, tmp_path):
     """A student of the file, which knows rows of task.transfer too, is that of the model."""
     teacher = teachers / "classification"

@@ -22,6 +22,13 @@ from distilcli.errors import ConfigError
     [
         (on(max_lenght=8), "task.max_lenght: unknown key; did you mean task.max_length?"),
         (on(skip_bad_row=True), "task.skip_bad_row: unknown key; did you mean task.skip_bad_rows?"),
+        (
+            on(kind="tagging", text="w"),
+            "task.text: needs task.kind=classification, multi-label or regression; this section is "
+            "tagging, where it is called task.words",
+        ),
+        (on(kind="tagging", label="w"), "this section is tagging, where it is called task.tags"),
+        (on(kind="reranking", text="w"), "is reranking, where it is called task.query"),
         (on(words="w"), "task.words: needs task.kind=tagging; this section is classification"),
         (
             on(stride=3),

@@ -187,4 +187,4 @@ def test_training_warns_of_the_rows_it_leaves_out(two_bad, monkeypatch):
         AcceleratorState._reset_state(reset_partial_state=True)
     assert result.exit_code == 0, result.output
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
-    assert warnings == ["warning: train: 2 bad rows are left out of 160"]
+    assert warnings == ["warning: train: bad rows left out: 2 of 160"]

@@ -53,7 +53,7 @@ def test_plain_text_is_a_text_a_line(tmp_path):
     assert shown(opened({"train": other | {"format": "text"}})) == ["la"]
     with pytest.raises(ConfigError) as caught:
         opened({"train": other})
-    assert caught.value.hint == "Set it to text, csv, tsv, jsonl, parquet, squad or conll."
+    assert caught.value.hint == "Set it to text, jsonl, csv, tsv or parquet."
 
 
 def test_the_texts_of_pairs_and_triples_stand_row_by_row(tmp_path):

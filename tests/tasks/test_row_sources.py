@@ -58,16 +58,18 @@ def test_a_file_that_is_none_of_its_format_is_refused(tmp_path, kind, name, cont
 
 
 def test_formats_are_told_by_endings_or_must_be_said(tmp_path):
-    for kind, name in [
-        ("classification", "rows.txt"),
-        ("regression", "rows"),
-        ("question-answering", "rows.txt"),
-        ("tagging", "rows.data.gz"),
+    unknown, plain = "has no ending that tells its format", "is plain text, and these rows need"
+    for kind, name, message, also in [
+        ("classification", "rows.txt", plain, ""),
+        ("regression", "rows", unknown, ""),
+        ("question-answering", "rows.txt", plain, ", squad"),
+        ("tagging", "rows.data.gz", unknown, ", conll"),
     ]:
         path = write(tmp_path / name, "")
         error = refusal(section(kind, path, path), ConfigError)
-        assert error.message == f"task.train.format: {path} has no ending that tells its format"
-        assert "csv, tsv, jsonl, parquet, squad or conll" in error.hint
+        assert error.message.startswith(f"task.train.format: {path} {message}")
+        *others, last = f"jsonl, csv, tsv, parquet{also}".split(", ")
+        assert error.hint.startswith(f"Set it to {', '.join(others)} or {last}")
 
 
 @pytest.mark.parametrize(

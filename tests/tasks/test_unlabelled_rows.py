@@ -182,12 +182,15 @@ def test_plain_text_is_no_pair(tmp_path: Path, kind: str) -> None:
     path.write_text("da\n", encoding="utf-8")
     train = [row | {"second": "bu"} for row in ROWS[kind][0]]
     for source, message in (
-        ({}, f"task.transfer.format: {path} has no ending that tells its format"),
+        ({}, f"task.transfer.format: {path} is plain text, and these rows need columns"),
         ({"format": "text"}, "task.transfer.format: text is not for a task of this kind"),
     ):
         with pytest.raises(ConfigError) as caught:
             opened(tmp_path, kind, train, train, {"files": [str(path)]} | source, **pair)
         assert caught.value.message == message
+        assert "text" not in caught.value.hint
+        assert "conll" not in caught.value.hint
+        assert ("squad" in caught.value.hint) == (kind == "question-answering")
 
 
 def test_parquet_needs_no_column_of_labels(tmp_path: Path) -> None:
