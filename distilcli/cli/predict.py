@@ -78,9 +78,8 @@ def run(wanted: WantedPredictions, console: Console) -> None:
     tell_of_shown(predictions.task, console, words)
     found = predict(predictions, wanted.output, accelerator, console.note)
     accelerator.end_training()
-    console.say(
-        f"{counted(found.rows, 'row')} in {duration(found.seconds)}: {', '.join(found.columns)}"
-    )
+    rows, columns = counted(found.rows, "row"), ", ".join(found.columns)
+    console.say(f"{rows} in {duration(found.seconds)}: {columns}")
     console.say(f"written: {wanted.output}")
     console.result(found.record() | {"model": model, "output": str(wanted.output)})
 

@@ -6,6 +6,8 @@
 - -100: a word with this tag is passed over, neither trained on nor scored; a sentence of nothing
   else has no label. Of a class it is no label; among numbers it is a number.
 - 1, 1.0, "1" and "1.0": one class, 1.
+- The text nan: a class of this name, which `classes.doubtful` warns of; among numbers NaN, and so
+  no label.
 - true and false: classes of these names, but not beside the numbers 0 and 1; no numbers.
 - Lists of 0 and 1 (or true and false), of one length: a value for each class, in their order.
 - Capitals do not count where only one class is meant without them.

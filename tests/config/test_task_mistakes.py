@@ -27,8 +27,16 @@ from distilcli.errors import ConfigError
             "task.text: needs task.kind=classification, multi-label or regression; this section is "
             "tagging, where it is called task.words",
         ),
-        (on(kind="tagging", label="w"), "this section is tagging, where it is called task.tags"),
-        (on(kind="reranking", text="w"), "is reranking, where it is called task.query"),
+        (
+            on(kind="tagging", label="w"),
+            "task.label: needs task.kind=classification, multi-label, regression or reranking; "
+            "this section is tagging, where it is called task.tags",
+        ),
+        (
+            on(kind="reranking", text_pair="w"),
+            "task.text_pair: needs task.kind=classification, multi-label or regression; this "
+            "section is reranking, where it is called task.document",
+        ),
         (on(words="w"), "task.words: needs task.kind=tagging; this section is classification"),
         (
             on(stride=3),
