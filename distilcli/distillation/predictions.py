@@ -78,7 +78,9 @@ def for_model(
         )
     named = experiment.teacher
     if named is not None and named.model == model:
-        teacher = named.model_copy(update={"others": []})
+        # Its outputs are kept in the file, whether or not a run would keep them.
+        cache = TaskTeacher.model_fields["cache"].default
+        teacher = named.model_copy(update={"others": [], "cache": cache})
     else:
         precision = "auto" if named is None else named.precision
         teacher = TaskTeacher(model=model, precision=precision)

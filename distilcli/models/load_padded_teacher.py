@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distilcli.config.models import TaskTeacherModel
-from distilcli.errors import ConfigError, ModelError
+from distilcli.errors import ConfigError, ModelError, shortened
 from distilcli.models.own_tokens import (
     HypothesisReader,
     Reader,
@@ -45,7 +45,8 @@ def load_padded_teacher(
         max_length: tokens of a text, or of a pair, at most, if it is fine-tuned.
 
     Raises:
-        ConfigError: its hypotheses are of other classes than the task's, or too long.
+        ConfigError: its hypotheses are of other classes than the task's, or too long; or so is a
+            question.
         ModelError: it or its tokenizer cannot be loaded, it has no head for this task or other
             classes, or gives other outputs where it is padded.
     """
@@ -65,6 +66,8 @@ def load_padded_teacher(
             longest = min(max_length, longest or max_length)
         columns = columns_of(output_names(model.config, where), task, where)
         reader = _READERS[task.head](tokenizer, longest)
+        if isinstance(reader, WindowReader):
+            _check_questions(reader, task, where)
     found = PaddedTeacher(model, tokenizer, task.head, reader, columns)
     found.check_padding(task.dev.shown, where)
     return found
@@ -80,6 +83,19 @@ def _check_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, w
             f"of its tokenizer has the id {tokenizer.pad_token_id}",
             "Its positions begin after padding: use the tokenizer that was saved with the model.",
         )
+
+
+def _check_questions(reader: WindowReader, task: OpenTask, where: str) -> None:
+    """Refuse questions that leave no room for a context among the tokens that a model takes."""
+    found = reader.without_room([*task.train.shown, *task.dev.shown])
+    if found is None:
+        return
+    question, tokens = found
+    raise ConfigError(
+        f"{where}: it takes {reader.longest} tokens, and its tokenizer makes {tokens} of the "
+        f"question {shortened(repr(question), 60)} alone, which leaves none for a context",
+        "Lower task.max_question_length, or use a teacher that takes longer texts.",
+    )
 
 
 def output_names(config: object, where: str) -> list[str]:

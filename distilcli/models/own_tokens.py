@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from distilcli.tasks.inputs import Inputs, join
 from distilcli.tasks.shown import Shown, ShownWindow, ShownWords
 from distilcli.tasks.tagging import pieces_of_words
+from distilcli.tasks.task import batched
 from distilcli.text.tokenizers import TextTokenizer
 
 # The logarithm of the smallest normal float32: no token has a lower probability of a start.
@@ -215,6 +216,19 @@ class WordReader(Reader):
 
 class WindowReader(Reader):
     """A question and a piece of its context, read at every token."""
+
+    def without_room(self, shown: Sequence[Shown]) -> tuple[str, int] | None:
+        """A question that leaves no token for a context, with the tokens that it takes; or None."""
+        if self.longest is None:
+            return None
+        questions = list(dict.fromkeys(_window(one).question for one in shown))
+        for part in batched(len(questions)):
+            some = questions[part]
+            around = self._text(some, [""] * len(some), verbose=False)["input_ids"]
+            for question, ids in zip(some, around, strict=True):
+                if len(ids) >= self.longest:
+                    return question, len(ids)
+        return None
 
     def read(self, shown: Sequence[Shown]) -> Read:
         """Each window as one input; the end of a piece that is too long is not shown."""

@@ -48,6 +48,12 @@ class MultiLabel(SequenceTask):
                 split.change(_without_vector)
             return class_names(found, config.labels, teacher_labels, some_only)
         given: list[str] | None = config.labels
+        if self._outputs_name_classes:
+            raise ConfigError(
+                f"task.labels: the rows have {length} values of 0 or 1, the teacher's outputs name "
+                f"{len(given or [])} classes, and nothing says which value is of which class",
+                "List the classes in task.labels, in the order of the values in the rows.",
+            )
         if given is not None and len(given) != length:
             raise ConfigError(
                 f"task.labels: {len(given)} classes, but the rows have {length} values of 0 or 1",

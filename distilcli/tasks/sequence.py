@@ -47,6 +47,7 @@ class SequenceTask(OpenTask):
         self._columns, self._listed = columns_of(config), getattr(config, "labels", None)
         with bad_rows_first(train, dev, config.skip_bad_rows, num_others, splits.others):
             named = named_by_outputs(config, splits)
+            self._outputs_name_classes = named is not config
             self.labels = self.choose_labels(named, train, dev, teacher_labels)
         self._classes = Classes(self.labels)
         self.keep_usable(splits, config.skip_bad_rows, self.named, lambda example: example.texts)

@@ -1,5 +1,6 @@
 """Teachers with tokenizers of their own in training: what is kept, what it depends on, refusals."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from distilcli.batches.plan import Draws
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.own_tokenizer import OwnOutputs, ReadingTeacher
+from distilcli.distillation.predictions import Predictions, for_model
 from distilcli.distillation.task_parts import assemble_task
 from distilcli.distillation.tasks import TaskObjective, TaskRun
 from distilcli.errors import ConfigError, ModelError
@@ -242,6 +244,39 @@ def test_what_needs_a_teacher_of_the_same_tokens_is_refused(tasks, teachers, sec
     message = refusal(found)
     assert message.startswith(expected)
     assert str(teachers["classification"]) in message
+
+
+def test_to_write_its_outputs_to_a_file_a_teacher_needs_no_cache(tasks, teachers):
+    model = teachers["classification"]
+    without = experiment(tasks, "classification", model, teacher={"cache": None})
+    assert refusal(without).startswith("teacher.cache: null, but teacher.model")
+    found = Predictions.open(for_model(without, str(model), (), None), None, CPU)
+    assert isinstance(found.model, PaddedTeacher)
+    assert len(found.rows) == found.task.train.num_samples
+
+
+def test_a_question_that_leaves_no_room_for_a_context_is_refused(tasks, tmp_path):
+    """In tokens of the teacher, which takes fewer than the student."""
+    model = random_model("electra", "span", ["start", "end"], max_position_embeddings=8)
+    rows = [
+        {"question": "bo", "context": "ba be", "answers": {"text": ["be"], "answer_start": [3]}},
+        {"question": "ba be bi bo bu da", "context": "ba", "answers": None},
+    ]
+    tokenizer, path = TOKENIZERS["electra"](), tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    [around] = tokenizer([rows[1]["question"]], [""])["input_ids"]
+    needed = len(around)
+    assert needed == 3 + 6
+    task = {"train": {"files": [str(path)]}, "stride": 1}
+    message = refusal(
+        experiment(tasks, "question-answering", save(model, tmp_path / "electra"), task=task)
+    )
+    assert message == (
+        f"teacher {tmp_path}/electra: it takes 8 tokens, and its tokenizer makes {needed} of the "
+        "question 'ba be bi bo bu da' alone, which leaves none for a context"
+    )
+    task |= {"max_question_length": 1}
+    assemble_task(experiment(tasks, "question-answering", tmp_path / "electra", task=task), CPU)
 
 
 def test_other_classes_are_refused(tasks, tmp_path):

@@ -84,6 +84,37 @@ def test_lists_are_in_the_order_of_the_labels_which_must_be_said(tmp_path):
     )
 
 
+@pytest.mark.parametrize("where", ["rows", "files", "columns", "dev"])
+def test_values_of_0_or_1_have_the_classes_in_an_order_that_must_be_said(tmp_path, where):
+    """Not in the order in which an object happens to name them."""
+    vectors = [[0, 1], [1, 0], [1, 1], [0, 0]]
+    shown = [{"text": text} for text in ("ba be", "bi", "bo bu", "da")]
+    rows = [row | {"labels": one} for row, one in zip(shown, vectors, strict=True)]
+    dev = [{"text": "do", "labels": [1, 0]}, {"text": "du", "labels": [1, 1]}]
+    said = [{"b": 3.0, "a": number} for number in (1.0, 2.0, 4.0, 5.0)]
+    settings: dict[str, Any] = {"kind": "multi-label", "dev": dev, "train": rows}
+    if where == "columns":
+        settings["train"] = [row | one for row, one in zip(rows, said, strict=True)]
+        settings["teacher_outputs"] = {"columns": {"b": "b", "a": "a"}}
+    else:
+        taught = [row | {"logits": one} for row, one in zip(shown, said, strict=True)]
+        settings["teacher_outputs"] = filed(tmp_path, taught)
+    if where == "rows":
+        settings["train"] = [row | one for row, one in zip(rows, taught, strict=True)]
+        settings["teacher_outputs"] = {}
+    if where == "dev":
+        settings |= {"train": [row | {"labels": None} for row in rows]}
+    with pytest.raises(ConfigError) as caught:
+        opened(tmp_path, **settings)
+    assert caught.value.exit_code == 2
+    assert caught.value.message.startswith(
+        "task.labels: the rows have 2 values of 0 or 1, the teacher's outputs name 2 classes, and"
+    )
+    task = opened(tmp_path, **settings, labels=["a", "b"])
+    assert task.dev.targets.tolist() == [[1, 0], [1, 1]]
+    assert task.train.teacher_outputs.tolist() == [[1, 3], [2, 3], [4, 3], [5, 3]]
+
+
 def test_a_bad_row_is_named_with_its_file_and_number(tmp_path):
     cells = [[1, 2], [0, 0], None, [1, 2, 3]]
     train = [row | {"logits": cell} for row, cell in zip(ROWS, cells, strict=True)]
