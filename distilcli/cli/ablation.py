@@ -13,11 +13,12 @@ from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.distillation.task_rows import look_at_rows
 from distilcli.errors import DistilError
+from distilcli.evaluation.result import is_share
 from distilcli.files.json_text import to_json
 from distilcli.suites.ablation_results import ablation_table
 from distilcli.suites.ablations import load_ablation, plan_ablation, plan_probes
 from distilcli.suites.plan import SuiteRun
-from distilcli.suites.results import Results, is_share, shown
+from distilcli.suites.results import Results, shown
 from distilcli.suites.run_lengths import RunLength, length_of, seconds_per_step, steps_within
 from distilcli.suites.runs import finished_scores, recover_runs, take
 from distilcli.training.folder_checks import check_places

@@ -11,7 +11,13 @@ from typing import Annotated
 import typer
 
 from distilcli import __version__
-from distilcli.cli import guard, measure_commands, run_commands, start_commands
+from distilcli.cli import (
+    guard,
+    measure_commands,
+    report_command,
+    run_commands,
+    start_commands,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,6 +68,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         [
             "distilcli suite glue runs/my-student --data glue --seeds 3",
             "distilcli suite configs/ablations/maps.yaml --seeds 3 --jobs 2",
+        ],
+    ),
+    "report": (
+        report_command.report,
+        [
+            "distilcli report runs/quickstart",
+            "distilcli report runs/one runs/other --output comparison.html",
         ],
     ),
     "schema": (start_commands.schema, ["distilcli schema > schema.json"]),

@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distilcli.config.losses import LossConfig
+
+# Scores that are no shares.
+_NO_SHARES = frozenset({"loss", "kl", "loss_per_character", *LossConfig.model_fields})
+
 
 @dataclass(frozen=True)
 class Table:
@@ -29,6 +34,11 @@ class Result:
     lines: Sequence[str]
     record: dict[str, Any]
     warnings: Sequence[str] = field(default=())
+
+
+def is_share(score: str) -> bool:
+    """Whether a score is shown in percent."""
+    return score not in _NO_SHARES
 
 
 def percent(share: float | None) -> str:

@@ -4,24 +4,15 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from distilcli.config.losses import LossConfig
 from distilcli.config.suite import DISTILLED, STUDENT, TEACHER, Suite
 from distilcli.config.tasks import ClassificationTask, GlueTask, Task
 from distilcli.evaluation.calibration import RELIABILITY_TITLES
+from distilcli.evaluation.result import is_share
 from distilcli.suites.published import SCORES
 from distilcli.tasks import glue
 
 # Scores by (task, model, seed); the first of a run is the one by which models are compared.
 Results = dict[tuple[str, str, int], dict[str, float]]
-
-
-# Scores that are no shares.
-_NO_SHARES = frozenset({"loss", "kl", "loss_per_character", *LossConfig.model_fields})
-
-
-def is_share(score: str) -> bool:
-    """Whether a score is shown in percent."""
-    return score not in _NO_SHARES
 
 
 def shown(score: str, value: float) -> str:

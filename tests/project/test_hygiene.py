@@ -29,6 +29,7 @@ ORDER = [
     "training",
     "suites",
     "cards",
+    "report",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,88 @@
+"""`distilcli report`: run folders as a page with figures, and as Markdown."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+from distilcli import __version__
+from distilcli.cli.console import Console
+from distilcli.errors import ConfigError, extra
+from distilcli.files.atomic import recover_all
+from distilcli.report.run_facts import is_run
+from distilcli.report.writing import check_target, write_report
+
+_PAGE = "report.html"
+
+
+def run(
+    folders: Sequence[Path], output: Path | None, markdown: Path | None, console: Console
+) -> None:
+    """Write the report of runs, and say where it is."""
+    check_extra()
+    target = output or _default_target(folders)
+    text = markdown or target.with_suffix(".md")
+    _check_folders(folders)
+    check_target("--output", target, (".html", ".htm"))
+    check_target("--markdown", text, (".md", ".markdown"))
+    console.result(make(folders, target, text, console))
+
+
+def check_extra() -> None:
+    """Refuse where figures cannot be drawn.
+
+    Raises:
+        ConfigError: saying what to install.
+    """
+    with extra("report", "distilcli report needs jinja2 and matplotlib"):
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+
+
+def make(
+    folders: Sequence[Path], target: Path, markdown: Path, console: Console
+) -> dict[str, str | list[str]]:
+    """Make both files of a report; what is said of it to programs."""
+    from distilcli.report.html_page import html_of
+    from distilcli.report.markdown_page import markdown_of
+    from distilcli.report.pages import page_of
+
+    page = page_of(folders, _foot(folders))
+    text = markdown_of(page, {})
+    write_report("--output", target, html_of(page))
+    write_report("--markdown", markdown, text)
+    console.say(f"written: {target}")
+    console.say(f"written: {markdown}")
+    return {"report": str(target), "markdown": str(markdown), "runs": [str(one) for one in folders]}
+
+
+def _foot(folders: Sequence[Path]) -> list[str]:
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    named = ", ".join(str(folder) for folder in folders)
+    return [f"Made of {named} by distilcli {__version__}, {now}."]
+
+
+def _default_target(folders: Sequence[Path]) -> Path:
+    if len(folders) > 1:
+        raise ConfigError(
+            "a report of several runs needs a place of its own",
+            "Give --output FILE.html, such as --output comparison.html.",
+        )
+    return folders[0] / _PAGE
+
+
+def _check_folders(folders: Sequence[Path]) -> None:
+    """Refuse what is neither a run nor a suite, before anything is read."""
+    for folder in folders:
+        if not folder.exists():
+            raise ConfigError(
+                f"{folder}: there is no such folder", "Name a run folder, such as runs/NAME."
+            )
+        if not is_run(folder):
+            raise ConfigError(
+                f"{folder}: is not the folder of a run",
+                "Name a folder with experiment.yaml in it.",
+            )
+        recover_all(folder)
+    doubles = {f for f in folders if [o.resolve() for o in folders].count(f.resolve()) > 1}
+    if doubles:
+        raise ConfigError(f"{min(map(str, doubles))} is named twice", "Name each run once.")

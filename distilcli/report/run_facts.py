@@ -1,0 +1,199 @@
+"""What lies in a run folder, read once and forgivingly: what cannot be read is said, not raised."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distilcli.config.reading import load_of_run
+from distilcli.config.yaml_tree import read_yaml
+from distilcli.errors import DistilError
+from distilcli.files.json_text import parse_json
+from distilcli.report.model_facts import ModelFacts, facts_of_model
+from distilcli.training.run_folder import RunFolder
+
+TEACHER_CONFIGURATION = "teacher.model configuration"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run, as far as its folder tells.
+
+    Attributes:
+        root: its folder.
+        tree: its settings, defaults included; of several stages those of all.
+        settings: the same of the run itself: of several stages those of the last one.
+        environment: machine and versions.
+        identity: fingerprints, each with a place and a digest.
+        records: of each step, as metrics.jsonl has them.
+        results: what `eval` measured; None: nothing.
+        scores: what a suite wrote beside its student; None: nothing.
+        exports: what was measured of exported students, by the folder's name.
+        teacher: the teacher's shape; None: it cannot be known.
+        initial: that of the student before training.
+        student: that of the trained student; None: there is none yet.
+        stages: the runs of its stages.
+        problems: what could not be read, a sentence each.
+    """
+
+    root: Path
+    tree: dict[str, Any]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    identity: dict[str, Any]
+    records: list[dict[str, Any]]
+    results: dict[str, Any] | None
+    scores: dict[str, Any] | None
+    exports: dict[str, dict[str, Any]]
+    teacher: ModelFacts | None
+    initial: ModelFacts | None
+    student: ModelFacts | None
+    stages: "list[RunFacts]" = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return str(self.tree.get("name") or self.root.resolve().name)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has trained its student to the end."""
+        return self.student is not None
+
+    @property
+    def last_step(self) -> int:
+        """The last step of which there is a record; 0 where there is none."""
+        return int(self.records[-1]["step"]) if self.records else 0
+
+    @property
+    def task(self) -> str | None:
+        """The kind of task that it is on; None: masked-LM training."""
+        task = self.settings.get("task")
+        return str(task.get("kind")) if isinstance(task, dict) else None
+
+    @property
+    def teacher_name(self) -> str | None:
+        """The model that it learns from; None: no model."""
+        teacher = self.settings.get("teacher")
+        return str(teacher["model"]) if isinstance(teacher, dict) and "model" in teacher else None
+
+    @property
+    def seed(self) -> Any:
+        """What its random numbers come from."""
+        return self.settings.get("seed")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return RunFolder(folder).experiment.is_file()
+
+
+def read_run(root: Path) -> RunFacts:
+    """Read a run folder."""
+    folder = RunFolder(root)
+    problems: list[str] = []
+    tree = _tree(folder.experiment, problems)
+    identity = _object(folder.identity, problems) or {}
+    return RunFacts(
+        root=root,
+        tree=tree,
+        settings=_settings(folder.experiment, tree),
+        environment=_object(folder.environment, problems) or {},
+        identity=identity,
+        records=_records(folder.metrics, problems),
+        results=_object(folder.results, problems),
+        scores=_object(folder.scores, problems),
+        exports=_exports(root, problems),
+        teacher=_teacher(identity, folder),
+        initial=facts_of_model(folder.initial_student),
+        student=facts_of_model(folder.student),
+        stages=[read_run(stage.root) for stage in _in_order(folder)],
+        problems=problems,
+    )
+
+
+def _in_order(folder: RunFolder) -> list[RunFolder]:
+    """The stages by their number, which opens the names of their folders."""
+
+    def number(stage: RunFolder) -> tuple[int, str]:
+        first = stage.root.name.partition("-")[0]
+        return int(first) if first.isdigit() else 0, stage.root.name
+
+    return sorted((s for s in folder.stage_folders() if is_run(s.root)), key=number)
+
+
+def _tree(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return read_yaml(path)
+    except DistilError as error:
+        problems.append(error.message)
+        return {}
+
+
+def _settings(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run by their names of now; as they are where those cannot be found."""
+    try:
+        return load_of_run(path).model_dump(mode="json")
+    except DistilError:
+        return tree
+
+
+def _read(path: Path, problems: list[str], use: Callable[[bytes], Any]) -> Any:
+    """What is made of a file; None where it is not there, or where that fails."""
+    try:
+        return use(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be read ({' '.join(str(error).split())})")
+        return None
+
+
+def _object(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    def use(content: bytes) -> dict[str, Any]:
+        found = parse_json(content)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+        return found
+
+    found: dict[str, Any] | None = _read(path, problems, use)
+    return found
+
+
+def _records(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The records of steps; a line that a kill has cut short is left out, and said."""
+    lines = _read(path, problems, bytes.splitlines) or []
+    records, broken = [], 0
+    for line in lines:
+        try:
+            record = parse_json(line)
+            record["step"] = int(record["step"])
+        except (ValueError, TypeError, LookupError):
+            broken += 1
+        else:
+            records.append(record)
+    if broken:
+        problems.append(f"{broken} of the {len(lines):,} lines of {path.name} cannot be read")
+    return records
+
+
+def _exports(root: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """export.json of the folders that were exported into the run folder."""
+    found = {}
+    for path in sorted(root.glob("*/export.json")):
+        record = _object(path, problems)
+        if record is not None:
+            found[path.parent.name] = record
+    return found
+
+
+def _teacher(identity: dict[str, Any], folder: RunFolder) -> ModelFacts | None:
+    """The teacher where it was when the run began; nothing is fetched."""
+    try:
+        place = Path(identity[TEACHER_CONFIGURATION]["place"])
+    except (LookupError, TypeError):
+        return None
+    beside = folder.root / place  # of a run that was moved with its teacher
+    found = next((one for one in (place, beside) if one.is_file()), None)
+    return None if found is None else facts_of_model(found.parent)

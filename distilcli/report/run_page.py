@@ -1,0 +1,175 @@
+"""The page about one run: what it comes to first, then its sections."""
+
+from distilcli.report.blocks import Block, KeyFigure, KeyFigures, Missing, Page
+from distilcli.report.measured import main_score, measured_models, the_student, the_teacher
+from distilcli.report.run_facts import RunFacts
+from distilcli.report.run_sections import measured_on, sections_of_run
+from distilcli.report.series import HELD_OUT, keys_of, length_of
+from distilcli.report.words import (
+    ARROW,
+    TIMES,
+    duration,
+    joined,
+    percent,
+    short_count,
+    title_of,
+    value_of,
+)
+
+
+def page_of_run(run: RunFacts, foot: list[str]) -> Page:
+    """The page about one run."""
+    opening: list[Block] = []
+    figures = key_figures(run)
+    if figures:
+        opening.append(KeyFigures(figures))
+    lacking = missing_of(run)
+    if lacking:
+        opening.append(Missing(lacking))
+    sections = sections_of_run(run)
+    for number, stage in enumerate(run.stages, start=1):
+        sections += sections_of_run(stage, f"stage-{number}-")
+    return Page(run.name, kicker_of(run), lede_of(run), opening, sections, foot)
+
+
+def kicker_of(run: RunFacts) -> str:
+    """What kind of run it is."""
+    kind = {
+        None: "masked-LM training",
+        "embedding": "embeddings",
+    }.get(run.task, f"the task {str(run.task).replace('_', ' ')}")
+    what = "Distillation" if has_teacher(run) else "Training without a teacher"
+    return f"{what}: {kind}"
+
+
+def has_teacher(run: RunFacts) -> bool:
+    """Whether a model or a file is its teacher."""
+    task = run.settings.get("task")
+    is_file = isinstance(task, dict) and task.get("teacher_outputs") is not None
+    return run.teacher_name is not None or is_file
+
+
+def lede_of(run: RunFacts) -> str:
+    """What was distilled from what, and what came of it."""
+    return " ".join(part for part in (_what_from_what(run), _what_came(run)) if part)
+
+
+def _what_from_what(run: RunFacts) -> str:
+    made = run.student or run.initial
+    student = "A student"
+    if made is not None:
+        size = f" and {short_count(made.parameters)} parameters" if made.parameters else ""
+        student = f"A {made.family} of {made.layers} layers{size}"
+    verb = "distilled" if run.is_finished else "being distilled"
+    if run.teacher_name is None:
+        if has_teacher(run):
+            return f"{student}, {verb} from outputs in a file."
+        return f"{student}, {verb.replace('distilled', 'trained')} without a teacher."
+    teacher = run.teacher_name
+    if run.teacher is not None:
+        teacher += f", a {run.teacher.family} of {run.teacher.layers} layers"
+        if run.teacher.parameters:
+            teacher += f" and {short_count(run.teacher.parameters)} parameters"
+    others = (run.settings.get("teacher") or {}).get("others") or []
+    more = f" and {len(others)} more" if others else ""
+    return f"{student}, {verb} from {teacher}{more}."
+
+
+def _what_came(run: RunFacts) -> str:
+    models = measured_models(run.results)
+    teacher, student = the_teacher(models), the_student(models, run.name)
+    if teacher is None or student is None or student.kept is None:
+        return ""
+    score = title_of(main_score(run.results, models) or "score")
+    text = f"It keeps {percent(student.kept)} of its teacher's {score} on {measured_on(run)}"
+    parts = []
+    if teacher.parameters and student.parameters:
+        share = percent(student.parameters / teacher.parameters, 0)
+        parts.append(f"has {share} of its parameters")
+    if teacher.latency_ms and student.latency_ms:
+        parts.append(f"is {teacher.latency_ms / student.latency_ms:.1f} times as fast")
+    return f"{joined([text, *parts])}."
+
+
+def key_figures(run: RunFacts) -> list[KeyFigure]:
+    """The four numbers that come first, as far as they are known."""
+    models = measured_models(run.results)
+    teacher, student = the_teacher(models), the_student(models, run.name)
+    found: list[KeyFigure] = []
+    if student is not None:
+        score = main_score(run.results, models)
+        if student.kept is not None and student is not teacher and teacher is not None:
+            assert score is not None
+            both = [value_of(score, one.scores.get(score)) for one in (teacher, student)]
+            label = f"of the teacher's {title_of(score)} kept"
+            found.append(KeyFigure(percent(student.kept), label, f" {ARROW} ".join(both)))
+        elif score is not None and score in student.scores:
+            found.append(KeyFigure(value_of(score, student.scores[score]), title_of(score)))
+    found += _size_figures(run)
+    length = length_of(run.records)
+    if length.steps:
+        note = f"{short_count(length.tokens)} tokens, {length.steps:,} steps"
+        found.append(KeyFigure(duration(length.seconds), "of training", note))
+    return found
+
+
+def _size_figures(run: RunFacts) -> list[KeyFigure]:
+    models = measured_models(run.results)
+    teacher, student = the_teacher(models), the_student(models, run.name)
+    found = []
+    made = run.student or run.initial
+    parameters = student.parameters if student else (made.parameters if made else None)
+    of_teacher = (
+        teacher.parameters if teacher else (run.teacher.parameters if run.teacher else None)
+    )
+    if parameters:
+        note = f"{percent(parameters / of_teacher, 0)} of the teacher's" if of_teacher else ""
+        found.append(KeyFigure(short_count(parameters), "parameters", note))
+    if teacher and student and teacher.latency_ms and student.latency_ms:
+        ratio = teacher.latency_ms / student.latency_ms
+        note = f"{teacher.latency_ms:,.1f} ms {ARROW} {student.latency_ms:,.1f} ms, CPU"
+        found.append(KeyFigure(f"{ratio:.1f}{TIMES}", "as fast, one at a time", note))
+    return found
+
+
+def missing_of(run: RunFacts) -> list[str]:
+    """What the folder does not have, with the command that makes it."""
+    found = list(run.problems)
+    if not run.records and not run.stages:
+        found.append("Training has not begun, or metrics.jsonl is not there: no curves.")
+    elif not run.is_finished and not run.stages:
+        found.append(
+            f"The run is not finished: the last record is that of step {run.last_step:,}, and "
+            "there is no trained student. The same distilcli train command with --resume goes on."
+        )
+    if run.stages:
+        found += _missing_of_stages(run)
+    elif run.records and not keys_of(run.records, HELD_OUT):
+        found.append("No held-out scores were recorded while it trained: validation.every is 0.")
+    if run.results is None and run.is_finished:
+        found.append(f"It was not measured: distilcli eval {run.root} writes results.json.")
+    elif run.results is not None:
+        models = measured_models(run.results)
+        if models and not any(one.latency_ms for one in models):
+            found.append(f"Speed was not measured: distilcli eval {run.root} --speed.")
+    if run.teacher is None and run.teacher_name is not None and not run.stages:
+        found.append(
+            f"The teacher {run.teacher_name} is not where it was when the run began, so its shape "
+            "and the layer map are left out."
+        )
+    return found
+
+
+def _missing_of_stages(run: RunFacts) -> list[str]:
+    declared = run.tree.get("stages") or []
+    begun = len(run.stages)
+    found = []
+    if begun < len(declared):
+        found.append(f"{len(declared) - begun} of its {len(declared)} stages have not begun.")
+    found += [
+        f"Stage {stage.root.name} is not finished: its last record is that of step "
+        f"{stage.last_step:,}."
+        for stage in run.stages
+        if not stage.is_finished
+    ]
+    return found
