@@ -277,6 +277,7 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
         if asked.dev:
             experiment = with_other_dev(experiment, asked.dev)
         task = look_at_rows(experiment, audience)
+        told = len(task.notes)
         models: dict[str, TaskModel] = {}
         teachers = {called.name: called.model for called in called_teachers(experiment)}
         teacher = load_finetuned_teacher(experiment, task)
@@ -284,6 +285,8 @@ class TaskRun(RunKind[TaskExperiment, TaskParts]):
             others = load_other_finetuned(experiment, task, task_tokenizer(experiment))
             models = dict(zip(teachers, (teacher, *others), strict=True))
         models |= {label: load_finetuned(path, task) for label, path in paths.items()}
+        for note in task.notes[told:]:
+            audience.note(note)
         paths = teachers | {ALL_TEACHERS: ", ".join(teachers.values())} | paths
         tokens = experiment.train.tokens_per_micro_batch
         shares = experiment.teacher.shares if experiment.teacher is not None else ()

@@ -20,7 +20,7 @@ from distilcli.models.padded import (
     num_embeddings,
 )
 from distilcli.models.padded_teacher import PaddedTeacher
-from distilcli.tasks.classes import same_classes
+from distilcli.tasks.classes import places_of, same_classes
 from distilcli.tasks.labels import class_key
 from distilcli.tasks.task import OpenTask
 from distilcli.text.tokenizer_checks import check_tokens
@@ -137,11 +137,7 @@ def columns_of(names: Sequence[str], task: OpenTask, where: str) -> list[int] | 
     if task.head == "span" or len(labels) == 1:
         return None
     if same_classes(names, labels):
-        keys = list(names)
-        wanted = list(labels)
-        if set(keys) != set(wanted):
-            keys, wanted = [class_key(name) for name in names], [class_key(x) for x in labels]
-        columns = [keys.index(name) for name in wanted]
+        columns = places_of(labels, names)
         return None if columns == list(range(len(names))) else columns
     numbers = [str(index) for index in range(len(names))]
     generic = [f"LABEL_{index}" for index in range(len(names))]

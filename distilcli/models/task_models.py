@@ -18,6 +18,7 @@ from distilcli.models.families import (
     FAMILIES,
     family_of,
     is_of_head,
+    last_of_head,
     num_positions,
     takes_token_types,
 )
@@ -30,9 +31,8 @@ from distilcli.models.own_readers import first_reads_itself, must_read_itself
 from distilcli.models.padded import any_config
 from distilcli.models.padded_teacher import TaskModel
 from distilcli.models.students import set_dropout
-from distilcli.tasks.classes import same_classes
+from distilcli.tasks.classes import places_of, same_classes
 from distilcli.tasks.inputs import TaskBatch, pack_inputs
-from distilcli.tasks.labels import class_key
 from distilcli.tasks.task import OpenTask
 
 _NAMES = {name for family in FAMILIES.values() for name in family.head_classes}
@@ -96,8 +96,7 @@ def load_finetuned(
             "Fine-tune it first: the same experiment with teacher=null and "
             "'student={kind: checkpoint, model: ...}'; what lies in runs/NAME/student has one.",
         )
-    hint = "Evaluate it with an experiment of its own, whose task.labels are in its order."
-    _check_order(task, model.config, f"{role} {name}", hint)
+    put_in_order(task, model, f"{role} {name}")
     _check_inputs(task, model, f"{role} {name}")
     return model
 
@@ -139,8 +138,7 @@ def _source(name: str, task: OpenTask, role: str) -> Any:
     """The model that a student starts from; one with the task's head has it in the task's order."""
     model, missing = _load(name, None, task, role)
     if not missing:
-        hint = "Set task.labels to its order, or start from a model that has no such head."
-        _check_order(task, model.config, f"{role} {name}", hint)
+        put_in_order(task, model, f"{role} {name}")
     return model
 
 
@@ -221,19 +219,37 @@ def _check_length(experiment: TaskExperiment, model: PreTrainedModel, where: str
         )
 
 
-def _check_order(task: OpenTask, config: Any, where: str, hint: str) -> None:
-    """Refuse a head whose outputs are the task's classes in another order: it would mix them up.
+@torch.no_grad()
+def put_in_order(task: OpenTask, model: PreTrainedModel, where: str) -> None:
+    """Put a head's outputs into the order of the task's classes, by their names.
 
-    Outputs without names, or named otherwise, are taken as they come.
+    Its rows are permuted, and a note of the task says so. Outputs without names, or named
+    otherwise, are taken as they come.
+
+    Args:
+        task: with its classes.
+        model: with a head for it; changed in place.
+        where: opens the note.
     """
+    config: Any = model.config
     names = [str(config.id2label[index]) for index in sorted(config.id2label)]
-    in_order = [class_key(name) for name in names] == [class_key(name) for name in task.labels]
-    if task.head != "span" and not in_order and same_classes(names, task.labels):
-        raise ModelError(
-            f"{where}: its outputs are in the order {', '.join(names[:8])}, the task's in the "
-            f"order {', '.join(task.labels[:8])}",
-            hint,
-        )
+    if task.head == "span" or not same_classes(names, task.labels):
+        return
+    places = places_of(task.labels, names)
+    if places == list(range(len(names))):
+        return
+    last = last_of_head(model)
+    for parameter in (last.weight, last.bias):
+        if parameter is not None:
+            parameter.copy_(parameter[places].clone())
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {name: index for index, name in enumerate(task.labels)}
+    note = (
+        f"{where}: its outputs are in the order {', '.join(names[:8])}, and are put into that of "
+        f"the task, {', '.join(task.labels[:8])}"
+    )
+    if note not in task.notes:
+        task.notes = [*task.notes, note]
 
 
 def _check_inputs(task: OpenTask, model: PreTrainedModel, where: str) -> None:

@@ -163,6 +163,19 @@ def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
     return keys == {class_key(name) for name in other}
 
 
+def places_of(labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Which of some names each class is.
+
+    Args:
+        labels: the classes.
+        names: of the same classes, as `same_classes` has it.
+    """
+    known, wanted = list(names), list(labels)
+    if set(known) != set(wanted):
+        known, wanted = ([class_key(name) for name in side] for side in (names, labels))
+    return [known.index(name) for name in wanted]
+
+
 def _way_out(names: Sequence[str], of_teacher: Sequence[str]) -> str:
     """What to do where the teacher's classes are not the task's."""
     if {class_key(name) for name in names} < {class_key(name) for name in of_teacher}:

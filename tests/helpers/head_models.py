@@ -35,6 +35,7 @@ def task_of(head: str, labels: list[str] | None = None) -> Any:
         train=rows,
         dev=rows,
         own_readers=frozenset(),
+        notes=(),
     )
 
 

@@ -21,7 +21,7 @@ from head_models import (
 from task_models import CLASSES, make_inputs, make_model, run_padded
 from tiny_families import fitting
 
-from distilcli.errors import ConfigError, ModelError
+from distilcli.errors import ConfigError
 from distilcli.models.families import FAMILIES, encoder_layers
 from distilcli.models.task_models import build_task_student, load_finetuned_teacher
 
@@ -45,17 +45,30 @@ def test_a_copy_of_every_layer_computes_what_its_source_does(body, head, tmp_pat
     assert not pointers & {parameter.data_ptr() for parameter in student.parameters()}
 
 
-@pytest.mark.parametrize("student", [{"kind": "checkpoint"}, {"num_layers": 1}])
-def test_a_head_with_the_classes_in_another_order_is_refused(student, tmp_path):
-    """The student would begin with its classes mixed up."""
-    source = make_model("bert", "sequence")
-    task = task_of("sequence")
-    source.config.id2label = dict(enumerate(reversed(task.labels)))
+@each_body
+@pytest.mark.parametrize("head", ["sequence", "token"])
+@pytest.mark.parametrize("student", [{"kind": "checkpoint"}, {"num_layers": 3}])
+def test_a_head_with_the_classes_in_another_order_is_put_in_order(body, head, student, tmp_path):
+    """By their names: the student computes what its source does, of every class."""
+    source = make_model(body, head, num_layers=3)
+    task = task_of(head)
+    names = task.labels[1:] + task.labels[:1]
+    source.config.id2label = dict(enumerate(names))
     key = "model" if "kind" in student else "source"
     experiment = experiment_of(student | {key: saved(source, tmp_path)})
-    with pytest.raises(ModelError, match="its outputs are in the order") as caught:
-        build_task_student(experiment, task, None)
-    assert caught.value.hint.startswith("Set task.labels to its order")
+    found = build_task_student(experiment, task, None)
+    inputs = make_inputs(LENGTHS, head)
+    with torch.no_grad():
+        own, expected = (run_padded(m, inputs, [0, 1, 5]).outputs for m in (found, source))
+    places = [names.index(label) for label in task.labels]
+    assert places != sorted(places)
+    torch.testing.assert_close(own, expected[:, places], rtol=0, atol=0)
+    assert [found.config.id2label[i] for i in range(len(names))] == task.labels
+    [note] = task.notes
+    assert note == (
+        f"{'student' if 'kind' in student else 'source'} {tmp_path}: its outputs are in the order "
+        f"{', '.join(names)}, and are put into that of the task, {', '.join(task.labels)}"
+    )
 
 
 @each_body

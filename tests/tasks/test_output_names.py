@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from task_models import make_inputs, make_model
 from task_rows import labelled_rows
@@ -61,23 +62,27 @@ def test_names_of_outputs_that_are_none_are_said(
 
 
 @pytest.mark.parametrize("order", ["abc", "ABC", "xyz", "cab"])
-def test_outputs_in_another_order_are_refused(tmp_path: Path, order: str) -> None:
+def test_outputs_in_another_order_are_put_in_order(tmp_path: Path, order: str) -> None:
     """Else a model that is evaluated beside others would be scored as if it were wrong."""
     rows = make_inputs([5], "sequence")
     task: Any = SimpleNamespace(
-        head="sequence", outputs=OneOf(), labels=["a", "b", "c"], train=rows, dev=rows
+        head="sequence", outputs=OneOf(), labels=["a", "b", "c"], train=rows, dev=rows, notes=()
     )
     model = make_model("bert", "sequence", 3)
     model.config.id2label = dict(enumerate(order))
     model.save_pretrained(tmp_path)
-    if order != "cab":
-        load_finetuned(str(tmp_path), task)
-        return
-    with pytest.raises(ModelError) as caught:
-        load_finetuned(str(tmp_path), task)
-    assert caught.value.message == (
-        f"student {tmp_path}: its outputs are in the order c, a, b, the task's in the order a, b, c"
-    )
+    found = load_finetuned(str(tmp_path), task)
+    places = [1, 2, 0] if order == "cab" else [0, 1, 2]
+    assert torch.equal(found.classifier.weight, model.classifier.weight[places])
+    assert torch.equal(found.classifier.bias, model.classifier.bias[places])
+    notes = [
+        f"student {tmp_path}: its outputs are in the order c, a, b, and are put into that of the "
+        "task, a, b, c"
+    ]
+    assert list(task.notes) == (notes if order == "cab" else [])
+    if order == "cab":
+        assert found.config.id2label == {0: "a", 1: "b", 2: "c"}
+        assert found.config.label2id == {"a": 0, "b": 1, "c": 2}
 
 
 def test_inputs_that_a_model_has_no_embedding_for_are_refused() -> None:

@@ -143,6 +143,17 @@ def is_of_head(model: PreTrainedModel, name: str) -> bool:
     return is_pooler or not name.startswith(body)
 
 
+def last_of_head(model: PreTrainedModel) -> nn.Linear:
+    """The projection of a task's head whose rows are the outputs: the last one outside the body."""
+    body = f"{model.base_model_prefix}."
+    projections = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(body)
+    ]
+    return projections[-1]
+
+
 def head_features(
     model: MaskedLM, hidden: Float[Tensor, "tokens hidden"]
 ) -> Float[Tensor, "tokens embedding"]:
