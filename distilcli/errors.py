@@ -99,6 +99,10 @@ class NonFiniteLossError(DistilError):
     """A loss or the gradient became infinite or NaN; the weights were not updated."""
 
 
+class CertificateError(DistilError):
+    """An export does not compute what its model computes; it was not written."""
+
+
 class ProcessLostError(DistilError):
     """Another process of the run hangs or is gone; the last checkpoint stands."""
 

@@ -12,6 +12,7 @@ import typer
 
 from distilcli import __version__
 from distilcli.cli import (
+    export_command,
     guard,
     measure_commands,
     report_command,
@@ -61,6 +62,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         [
             "distilcli predict runs/teacher --config mine.yaml --output scores.jsonl",
             "distilcli predict DIR --config mine.yaml --rows more.csv --output s.parquet",
+        ],
+    ),
+    "export": (
+        export_command.export,
+        [
+            "distilcli export runs/quickstart --output quickstart-onnx",
+            "distilcli export runs/mine --output mine-onnx --formats int8 --max-drop 0.01",
         ],
     ),
     "suite": (

@@ -20,7 +20,7 @@ def run(wanted: Wanted, console: Console) -> None:
     settle_runs(wanted.models)
     asked = wanted.asked
     found = experiment_of(wanted)
-    experiment = found or _settings_of_models(wanted)
+    experiment = found or settings_of_models(wanted)
     if found is None:
         asked = replace(asked, teacher=None)  # it is in the settings
     kind = kind_of(experiment)
@@ -36,7 +36,7 @@ def run(wanted: Wanted, console: Console) -> None:
     console.result(record)
 
 
-def _settings_of_models(wanted: Wanted) -> BaseExperiment:
+def settings_of_models(wanted: Wanted) -> BaseExperiment:
     """Settings for models that belong to no run, which are measured on text.
 
     Raises:

@@ -111,7 +111,7 @@ def evaluate(
         if suite_name is not None or any(value is not None for value in moved.values()):
             moved |= {"--teacher": teacher, "--output": None if output is None else str(output)}
             raise _suite_instead(suite_name, models or [], moved)
-        names, overrides = _names_and_overrides(models)
+        names, overrides = names_and_overrides(models)
         output = None if output is None else option_output("--output", output)
         config = None if config is None else config_path(config)
         teacher = None if teacher is None else option_path("--teacher", teacher)
@@ -184,7 +184,7 @@ def predict(
     was.
     """
     with guard.console(json_output, "predicting") as console:
-        names, overrides = _names_and_overrides(models)
+        names, overrides = names_and_overrides(models)
         if len(names) != 1:
             raise ConfigError(
                 f"one model is needed, and {len(names) or 'none'} is given",
@@ -205,7 +205,7 @@ def predict(
             command.run(wanted, console)
 
 
-def _names_and_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def names_and_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """The models among the words of a command line, and the overrides."""
     given = words or []
     overrides = [word for word in given if is_override(word)]
@@ -290,7 +290,7 @@ def suite(
     settings. Runs that are done are not run again.
     """
     with guard.console(json_output, "comparing models on tasks") as console:
-        names, overrides = _names_and_overrides(models)
+        names, overrides = names_and_overrides(models)
         from distilcli.cli import suite as command
 
         wanted = command.WantedSuite(

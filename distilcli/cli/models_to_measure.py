@@ -57,6 +57,20 @@ def experiment_of(wanted: Wanted) -> AnyExperiment | None:
     return None
 
 
+def model_of(name: str) -> str:
+    """The model that is named: of a run its student.
+
+    Raises:
+        ModelError: the run has none yet.
+    """
+    found = run_of(name)
+    if found is None or found.root != Path(name):
+        return name
+    if not found.student.exists():
+        raise ModelError(f"{found.root}: this run has no student yet", "Train it to its end.")
+    return str(found.student)
+
+
 def models_to_measure(wanted: Wanted, kind: AnyKind) -> dict[str, str]:
     """Label to path of every model: of a run its student, at start too where that is kept.
 

@@ -15,14 +15,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from distilcli.cli.console import Console, duration
-from distilcli.cli.models_to_measure import Wanted, experiment_of
-from distilcli.cli.results import run_of, settle_runs
+from distilcli.cli.models_to_measure import Wanted, experiment_of, model_of
+from distilcli.cli.results import settle_runs
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.predictions import Predictions, check_output, for_model
 from distilcli.distillation.task_rows import tell_of_shown
 from distilcli.distillation.teacher_outputs import remove_outputs
 from distilcli.distillation.teachers import run_once
-from distilcli.errors import ConfigError, DistilError, ModelError, RunFolderError, counted
+from distilcli.errors import ConfigError, DistilError, RunFolderError, counted
 from distilcli.evaluation.asked import Asked
 from distilcli.files.atomic import locked, replacing, unwritten
 from distilcli.training.folder_checks import check_apart, folders_read
@@ -64,7 +64,7 @@ def run(wanted: WantedPredictions, console: Console) -> None:
             "the experiment is not on a task, and predict writes the outputs of a task",
             "Give the --config of an experiment with a task section.",
         )
-    model = _model_of(wanted.model)
+    model = model_of(wanted.model)
     check_output(wanted.output, experiment.task.teacher_outputs)
     places = {"MODEL": model} | folders_read(experiment)
     check_apart({"--output": wanted.output}, places)
@@ -82,20 +82,6 @@ def run(wanted: WantedPredictions, console: Console) -> None:
     console.say(f"{rows} in {duration(found.seconds)}: {columns}")
     console.say(f"written: {wanted.output}")
     console.result(found.record() | {"model": model, "output": str(wanted.output)})
-
-
-def _model_of(name: str) -> str:
-    """The model that is named: of a run its student.
-
-    Raises:
-        ModelError: the run has none yet.
-    """
-    found = run_of(name)
-    if found is None or found.root != Path(name):
-        return name
-    if not found.student.exists():
-        raise ModelError(f"{found.root}: this run has no student yet", "Train it to its end.")
-    return str(found.student)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from distilcli.distillation.masked_lm_parts import (
     make_student,
     parts_of,
 )
-from distilcli.distillation.measured_text import check_tokenizers, held_out_text, other_text
+from distilcli.distillation.measured_text import text_to_measure
 from distilcli.distillation.objective import Objective, Scores
 from distilcli.distillation.other_teachers import called_teachers, load_others
 from distilcli.distillation.run_kind import (
@@ -56,7 +56,6 @@ from distilcli.distillation.tokenization import (
     Tokenization,
     ensure_store,
     tokenization_of,
-    tokenization_of_student,
 )
 from distilcli.errors import ConfigError, DataError, ModelError
 from distilcli.evaluation.asked import ALL_TEACHERS, Asked
@@ -338,15 +337,7 @@ class MaskedLMRun(RunKind[MaskedLMExperiment, TextParts]):
             label: load_masked_lm(path, role="student", needs_head=needs_head)
             for label, path in paths.items()
         }
-        if asked.text:
-            tokenization = tokenization_of_student(experiment, next(iter(paths.values())))
-            text = other_text(experiment, asked, tokenization, paths, audience)
-        else:
-            tokenization = tokenization_of(experiment)
-            if tokenization.kept is not None:
-                # A model of the whole vocabulary would take the ids of a part for its own.
-                check_tokenizers(experiment, tokenization, paths)
-            text = held_out_text(experiment, tokenization)
+        text = text_to_measure(experiment, paths, asked, audience)
         for name, model in models.items():
             check_vocabulary(model, text.store.manifest.vocab_size, name)
         if not predicts_tokens(experiment, models.values()):

@@ -15,7 +15,11 @@ from distilcli.corpus.alignment import spelling_of
 from distilcli.corpus.store import Split, TokenStore
 from distilcli.corpus.text_cache import Reading, text_store
 from distilcli.distillation.run_kind import Audience, show_progress
-from distilcli.distillation.tokenization import Tokenization
+from distilcli.distillation.tokenization import (
+    Tokenization,
+    tokenization_of,
+    tokenization_of_student,
+)
 from distilcli.errors import DataError, ModelError
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.held_out import held_out_masker
@@ -49,6 +53,30 @@ def settings_of(models: Sequence[str], teacher: str | None) -> MaskedLMExperimen
     length = min(settings.data.max_length, *positions)
     data = settings.data.model_copy(update={"max_length": length})
     return settings.model_copy(update={"data": data})
+
+
+def text_to_measure(
+    experiment: MaskedLMExperiment, paths: dict[str, str], asked: Asked, audience: Audience
+) -> Text:
+    """The text that models are measured on: what is asked for, else what the store holds out.
+
+    Args:
+        experiment: all settings.
+        paths: of the models, by what they are called.
+        asked: on which text.
+        audience: told how far reading is.
+
+    Raises:
+        ConfigError, DataError, ModelError: see `other_text` and `held_out_text`.
+    """
+    if asked.text:
+        tokenization = tokenization_of_student(experiment, next(iter(paths.values())))
+        return other_text(experiment, asked, tokenization, paths, audience)
+    tokenization = tokenization_of(experiment)
+    if tokenization.kept is not None:
+        # A model of the whole vocabulary would take the ids of a part for its own.
+        check_tokenizers(experiment, tokenization, paths)
+    return held_out_text(experiment, tokenization)
 
 
 def held_out_text(experiment: MaskedLMExperiment, tokenization: Tokenization) -> Text:

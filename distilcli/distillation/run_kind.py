@@ -19,10 +19,11 @@ from distilcli.config.experiment import BaseExperiment
 from distilcli.corpus.prepare import Progress
 from distilcli.distillation.identity import Identity
 from distilcli.distillation.objective import Objective
+from distilcli.errors import ModelError
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result
 from distilcli.models.padded_teacher import TaskModel
-from distilcli.text.tokenizers import load_tokenizer
+from distilcli.text.tokenizers import load_tokenizer, tokenizer_fingerprint
 
 
 class ProgressBar(Protocol):
@@ -195,3 +196,24 @@ def experiment_tokenizer(experiment: BaseExperiment) -> PreTrainedTokenizerFast:
     """The tokenizer that reads the experiment's text."""
     revision = experiment.teacher.revision if experiment.teacher else None
     return load_tokenizer(experiment.tokenizer_source, revision)
+
+
+def student_tokenizer(
+    name: str, expected: PreTrainedTokenizerFast | None = None
+) -> PreTrainedTokenizerFast:
+    """The tokenizer that lies beside a student.
+
+    Args:
+        name: folder or hub name of the student.
+        expected: the one that it must be, with which rows have been read; None: any.
+
+    Raises:
+        ModelError: it is another one, or there is none.
+    """
+    tokenizer = load_tokenizer(name)
+    if expected is None or tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(expected):
+        return tokenizer
+    raise ModelError(
+        f"student {name}: its tokenizer is another than that of the experiment",
+        "Name the experiment that it was trained with: --config FILE.",
+    )

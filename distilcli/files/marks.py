@@ -43,6 +43,15 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
     return mark if is_ours else None
 
 
+def changed_files(folder: Path) -> list[str]:
+    """Names of the files of a marked folder that are not what they were; none without a mark."""
+    mark = read_mark(folder)
+    own = {} if mark is None else mark.get("files")
+    if not isinstance(own, dict):
+        return []
+    return [name for name, digest in own.items() if _is_changed(folder / name, digest)]
+
+
 def refuse_foreign(folder: Path) -> None:
     """Refuse to replace or remove a folder in which there is anything that this tool did not write.
 

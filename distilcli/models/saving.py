@@ -53,7 +53,7 @@ def save_model(
                 setattr(model.config, name, value)
             with quietly():
                 model.save_pretrained(new)
-                _save_tokenizer(tokenizer, new, has_token_types=takes_token_types(model))
+                save_tokenizer(tokenizer, new, has_token_types=takes_token_types(model))
             add_files(new)
             check(new)
             write_mark(new, "student")
@@ -66,9 +66,7 @@ def save_model(
         ) from error
 
 
-def _save_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, folder: Path, has_token_types: bool
-) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, has_token_types: bool) -> None:
     """Write the tokenizer for a model with or without token types.
 
     A BERT's tokenizer gives token types, and a DistilBERT refuses them: in transformers 4

@@ -31,6 +31,9 @@ _PACKAGES = (
     "pyyaml",
     "scikit-learn",
     "scipy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
 )
 # What changes how a run is computed or launched; no variable that may hold a secret.
 _VARIABLES = (

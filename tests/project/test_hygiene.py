@@ -29,11 +29,12 @@ ORDER = [
     "training",
     "suites",
     "cards",
+    "export",
     "report",
     "cli",
     "__main__",
 ]
-MAX_ARROWS = 95  # between folders; a new one should have a reason
+MAX_ARROWS = 102  # between folders; a new one should have a reason
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TEXT_SUFFIXES = {".py", ".sh", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg"}

@@ -1,0 +1,1 @@
+"""Students as ONNX files and in half precision, certified against the model they are made of."""

@@ -1,0 +1,292 @@
+"""`distilcli export`: what it writes, what it refuses, and who loads it without torch."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_suites
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
+from task_models import make_model
+from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distilcli.errors import CertificateError
+from distilcli.export import certificates, folder, int8
+from distilcli.export.certificates import Certificate, check_drop, check_same
+from distilcli.files.marks import refuse_foreign, write_mark
+
+refused = functools.partial(tiny_suites.refused, command="export")
+LABELS = ["no", "yes"]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> TinyTasks:
+    return make_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    """A DistilBERT with a head for pairs, marked as this tool marks students."""
+    root = tmp_path_factory.mktemp("models") / "student"
+    model = make_model("distilbert", "sequence", 2, 2, vocab=len(pair_tokenizer()))
+    model.config.id2label = dict(enumerate(LABELS))
+    model.config.label2id = {name: index for index, name in enumerate(LABELS)}
+    model.save_pretrained(root)
+    tokenizer = pair_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(root)
+    write_mark(root, "student")
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(tasks, student, tmp_path_factory) -> Path:
+    source = {"kind": "checkpoint", "model": str(student)}
+    path = tmp_path_factory.mktemp("config") / "pairs.yaml"
+    return tasks.write_config(path, "classification", student=source)
+
+
+def export(*words: str | Path, code: int = 0) -> Any:
+    """The record that the command prints."""
+    result = tiny_suites.invoke(*map(str, words), "--json", command="export")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert result.exit_code == code, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def exported(student, config, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """All formats but one, of a model that has learnt nothing: its score may fall."""
+    output = tmp_path_factory.mktemp("exports") / "pairs"
+    formats = ["--formats", "onnx,int8,bf16", "--max-drop", "1"]
+    record = export(student, "--config", config, "--output", output, *formats)
+    return output, record
+
+
+@pytest.mark.slow
+def test_every_file_and_every_figure_is_there(exported, student):
+    output, record = exported
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert names == {
+        "config.json",
+        "README.md",
+        "distilcli.json",
+        "export.json",
+        "model.safetensors",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    written = json.loads((output / "export.json").read_text(encoding="utf-8"))
+    assert record == written | {"output": str(output)}
+    assert written["score"] == "accuracy"
+    assert written["formats"]["onnx"]["difference"] < 1e-5
+    assert written["formats"]["onnx"]["drop"] == 0.0
+    assert written["formats"]["onnx"]["scores"]["32"] == pytest.approx(written["scores"])
+    assert set(written["formats"]["int8"]["scores"]) == {"1", "32"}
+    assert 1e-3 < written["formats"]["int8"]["difference"] < 1.0
+    assert set(written["speed"]) == {"student", "onnx", "int8"}
+    assert written["speed"]["int8"]["mib"] < written["speed"]["onnx"]["mib"]
+    own = json.loads((student / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == own["id2label"] == {"0": "no", "1": "yes"}
+    weights = load_file(output / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    refuse_foreign(output)  # raises where a file is not as its mark says
+
+
+# Runs where torch, transformers and this package cannot be imported.
+_ELSEWHERE = """
+import sys
+
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "distilcli", "optimum"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Forbidden())
+import json, pathlib, numpy, onnxruntime, tokenizers
+
+folder = pathlib.Path(sys.argv[1])
+tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.enable_padding(pad_id=0)
+found = tokenizer.encode_batch([("ga ge", "ba bi"), ("go", "do di du da")])
+shown = {
+    "input_ids": numpy.array([one.ids for one in found]),
+    "attention_mask": numpy.array([one.attention_mask for one in found]),
+}
+for name in ("model", "model_quantized"):
+    session = onnxruntime.InferenceSession(folder / "onnx" / f"{name}.onnx")
+    print(json.dumps(session.run(["logits"], shown)[0].tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_without_torch_computes_the_same(exported, student):
+    output, _ = exported
+    command = [sys.executable, "-c", _ELSEWHERE, str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole, quantized = (np.array(json.loads(line)) for line in done.stdout.splitlines())
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    texts = tokenizer(["ga ge", "go"], ["ba bi", "do di du da"], padding=True, return_tensors="pt")
+    model = AutoModelForSequenceClassification.from_pretrained(student)
+    with torch.no_grad():
+        expected = model(**texts).logits.numpy()
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+    assert 0.0 < np.abs(quantized - expected).max() < 1.0
+
+
+@pytest.mark.slow
+def test_a_graph_of_other_weights_is_refused(student, config, tmp_path, monkeypatch):
+    """Spoilt on the way to the file: exit code 1, and what was there stays."""
+    write = folder.write_onnx
+
+    def spoilt(graph, example, path):
+        with torch.no_grad():
+            bias = graph.model.classifier.bias
+            bias += 2e-4
+            write(graph, example, path)
+            bias -= 2e-4
+
+    monkeypatch.setattr(folder, "write_onnx", spoilt)
+    output = tmp_path / "export"
+    record = export(student, "--config", config, "--output", output, code=1)
+    message = record["error"]["message"]
+    assert message.startswith("onnx/model.onnx: its outputs are up to 0.0002 away")
+    assert "0.0001 is allowed; nothing is written" in message
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_score_that_falls_too_far_is_refused():
+    found = Certificate({32: {"accuracy": 0.86}}, 0.02, 0.3)
+    check_drop(found, 0.02, "accuracy", 0.88, "it")
+    with pytest.raises(CertificateError, match=r"0\.8600, the model's 0\.8800: it falls by 0\.02"):
+        check_drop(found, 0.019, "accuracy", 0.88, "it")
+    with pytest.raises(CertificateError):
+        check_drop(Certificate({}, float("nan"), 0.0), 1.0, "accuracy", 0.88, "it")
+
+
+def test_outputs_that_are_nan_are_not_the_same():
+    check_same(Certificate({}, 0.0, 1e-4), "it")
+    for difference in (1.01e-4, float("nan")):
+        with pytest.raises(CertificateError, match="nothing is written"):
+            check_same(Certificate({}, 0.0, difference), "it")
+
+
+def test_weights_that_were_changed_are_refused(student, config, tmp_path):
+    spoilt = shutil.copytree(student, tmp_path / "student")
+    weights = load_file(spoilt / "model.safetensors")
+    weights["classifier.weight"][0, 0] += 1.0
+    save_file(weights, spoilt / "model.safetensors", {"format": "pt"})
+    words = str(spoilt), "--config", str(config), "--output", str(tmp_path / "export")
+    message = refused(*words)
+    assert (
+        f"student {spoilt}: its model.safetensors has changed since distilcli wrote it" in message
+    )
+    assert os.listdir(tmp_path) == ["student"]
+
+
+def test_weights_that_are_not_finite_are_refused(student, config, tmp_path):
+    spoilt = shutil.copytree(student, tmp_path / "student")
+    (spoilt / "distilcli.json").unlink()
+    weights = load_file(spoilt / "model.safetensors")
+    weights["classifier.weight"][0, 0] = float("nan")
+    save_file(weights, spoilt / "model.safetensors", {"format": "pt"})
+    words = str(spoilt), "--config", str(config), "--output", str(tmp_path / "export")
+    assert "classifier.weight holds NaN or infinite values" in refused(*words)
+    assert os.listdir(tmp_path) == ["student"]
+
+
+def test_a_head_that_is_left_out_is_refused(student, config, tmp_path):
+    headless = shutil.copytree(student, tmp_path / "student")
+    (headless / "distilcli.json").unlink()
+    weights = load_file(headless / "model.safetensors")
+    kept = {name: one for name, one in weights.items() if not name.startswith("classifier")}
+    save_file(kept, headless / "model.safetensors", {"format": "pt"})
+    words = str(headless), "--config", str(config), "--output", str(tmp_path / "export")
+    assert "it has no head for this task (classifier.bias is missing)" in refused(*words)
+    assert os.listdir(tmp_path) == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("formats", "message"),
+    [
+        ("onnx,int4", "'int4' is not a format"),
+        ("", "'' is not a format"),
+        ("fp16,bf16", "fp16 and bf16 would both be model.safetensors"),
+    ],
+)
+def test_formats_that_cannot_be(formats, message, student, config, tmp_path):
+    words = "--config", str(config), "--output", str(tmp_path / "export"), "--formats", formats
+    assert message in refused(str(student), *words)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_someone_else_wrote_is_not_replaced(student, config, tmp_path):
+    other = tmp_path / "export"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine", encoding="utf-8")
+    words = str(student), "--config", str(config), "--output", str(other)
+    assert f"{other}: not replaced" in refused(*words)
+    assert os.listdir(other) == ["notes.txt"]
+
+
+def test_an_export_into_the_student_is_refused(student, config):
+    words = str(student), "--config", str(config), "--output", str(student / "onnx")
+    assert "would be written over or into" in refused(*words)
+
+
+def test_a_folder_of_no_run_needs_an_experiment(student, tmp_path):
+    message = refused(str(student), "--output", str(tmp_path / "export"))
+    assert "no experiment" in message
+
+
+def test_text_says_nothing_of_a_task(student, config, tmp_path):
+    words = "--config", str(config), "--output", str(tmp_path / "export"), "--text", "a.txt"
+    assert "--text measures masked-LM models" in refused(str(student), *words)
+
+
+def test_products_that_lose_most_stay_in_fp32(monkeypatch, tmp_path):
+    """One, then two, as long as the score has fallen too far, and half of them at most."""
+    tried: list[tuple[str, ...]] = []
+    drops = iter([0.1, 0.05, 0.0])
+
+    def measured(subject, run, reference, name, left_out=()):
+        return Certificate({}, next(drops), 0.0, left_out)
+
+    monkeypatch.setattr(int8, "write_int8", lambda source, target, out=(): tried.append(tuple(out)))
+    monkeypatch.setattr(int8, "by_onnxruntime", lambda path: None)
+    monkeypatch.setattr(int8, "certificate", measured)
+    monkeypatch.setattr(int8, "_by_disturbance", lambda *_: list("abcd"))
+    subject = type("Subject", (), {"score": "accuracy"})()
+    source = tmp_path / "model.onnx"
+    found = int8.certified_int8(subject, source, source, 0.9, 0.005, lambda _: None)
+    assert tried == [(), ("a",), ("a", "b")]
+    assert found.left_out == ("a", "b")
+
+
+def test_both_batch_sizes_count(monkeypatch):
+    """Of scores in batches of 1 and of 32 the lower one."""
+    values = {1: 0.80, 32: 0.85}
+
+    class Subject:
+        score = "accuracy"
+
+        def scores(self, run, size, name):
+            return {"accuracy": values[size]}
+
+    monkeypatch.setattr(certificates, "largest_difference", lambda *_: 0.1)
+    found = certificates.certificate(Subject(), None, 0.9, "it")
+    assert found.drop == pytest.approx(0.1)
+    assert found.record()["scores"] == {"1": {"accuracy": 0.80}, "32": {"accuracy": 0.85}}
