@@ -23,10 +23,10 @@ from distilcli.errors import DistilError, Interrupted
 from distilcli.models.loading import read_config
 from distilcli.models.saving import save_model
 from distilcli.training.folder_checks import check_places
-from distilcli.training.loop import TrainResult
 from distilcli.training.preflight import preflight
 from distilcli.training.processes import make_accelerator, of_main_process
 from distilcli.training.staged_run import StagedFolder
+from distilcli.training.train_result import TrainResult
 
 
 def prepare(staged: StagedExperiment, num_proc: int, console: Console) -> None:

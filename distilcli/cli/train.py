@@ -18,12 +18,13 @@ from distilcli.distillation.objective import Objective
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.evaluation.result import number
 from distilcli.training.folder_checks import check_places
-from distilcli.training.loop import Events, TrainResult, train
+from distilcli.training.loop import Events, train
 from distilcli.training.preflight import Preflight, preflight
 from distilcli.training.processes import main_process_first, make_accelerator, of_main_process
 from distilcli.training.profiling import Profile, profile_steps
 from distilcli.training.resuming import check_identity
 from distilcli.training.run_folder import RunFolder
+from distilcli.training.train_result import TrainResult
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
 # mistake should not wait longer than that.

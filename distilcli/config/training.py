@@ -86,10 +86,15 @@ class TrainConfig(Section):
     timeout_seconds: Seconds = Field(
         1800.0, description="How long processes wait for one that hangs before the run fails."
     )
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
         default_factory=list,
         description="Trackers to report to, through accelerate; they are installed with "
-        "distilcli[track] and distilcli[wandb].",
+        "distilcli[track], distilcli[wandb], distilcli[mlflow] and distilcli[trackio].",
+    )
+    upload_student: StrictBool = Field(
+        False,
+        description="Give trackers that keep files a copy of the student at the end; false: they "
+        "are told where it lies.",
     )
 
     @model_validator(mode="after")

@@ -6,7 +6,9 @@ torchrun --nproc_per_node 2 -m distilcli train --config configs/quickstart.yaml 
 
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,31 +39,8 @@ from distilcli.training.resuming import step_to_go_on_from, take_projections, ta
 from distilcli.training.run_folder import RunFolder
 from distilcli.training.state import TrainState, from_record, to_record
 from distilcli.training.steps import Stepper
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a finished run.
-
-    Attributes:
-        run_folder: where everything lies.
-        student: folder of the trained student.
-        steps: optimiser steps done.
-        student_step: the step that `student` was taken from: the best by its held-out scores.
-        tokens: tokens trained on.
-        seconds: time spent training.
-        held_out: scores of `student` as metrics; empty without held-out samples.
-        already_finished: there was nothing left to do.
-    """
-
-    run_folder: str
-    student: str
-    steps: int
-    student_step: int
-    tokens: int
-    seconds: float
-    held_out: dict[str, float]
-    already_finished: bool
+from distilcli.training.tracking import Trackers
+from distilcli.training.train_result import TrainResult
 
 
 @dataclass(frozen=True)
@@ -101,6 +80,7 @@ class Trainer:
         self.writer = CheckpointWriter(self.folder.checkpoints, experiment.train.keep_checkpoints)
         self.stepper = Stepper(experiment, objective, accelerator)
         self.metrics = Metrics(objective.module, accelerator)
+        self.trackers = Trackers(experiment, accelerator.is_main_process, events.on_warning)
         self.identity = identity
 
     @property
@@ -170,10 +150,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.append_metrics(records)
             self.events.on_metrics(records[-1], self.stepper.total_steps)
-        if self.experiment.train.trackers:
-            for record in records:
-                values = {key: value for key, value in record.items() if key != "step"}
-                self.accelerator.log(values, step=record["step"])
+        self.trackers.log(records)
 
     def save(self, wait: bool) -> None:
         """Write a checkpoint of the present state and rotate the older ones.
@@ -288,9 +265,8 @@ class Trainer:
         """
         self.stepper.close()
         self.writer.wait()
+        self.trackers.close()
         if goes_on:
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
             if self.experiment.train.compile:
                 torch.compiler.reset()  # else its graphs count towards the limit of the next run
         else:
@@ -350,10 +326,12 @@ def train(
         if slow is not None:
             events.on_note(slow)
     # To the end: after the last step a request to stop changes nothing any more.
-    with StopSignals().listening() as stop:
+    with StopSignals().listening() as stop, closing(trainer.trackers):
         if not already_finished:
-            _take_steps(trainer, stop, tracked_as or experiment.name)
+            trainer.trackers.start(tracked_as or experiment.name, resumed=resume)
+            _take_steps(trainer, stop)
         result = trainer.finish(already_finished)
+        trainer.trackers.end(result.figures, result.steps, Path(result.student))
         if goes_on:
             trainer.refuse_to_go_on(stop)
         trainer.close(goes_on)
@@ -385,10 +363,8 @@ def _interrupted(stop: StopSignals, when: str) -> Interrupted:
     )
 
 
-def _take_steps(trainer: Trainer, stop: StopSignals, tracked_as: str) -> None:
-    """From the present state to the last step, with trackers; see `Trainer.run`."""
-    if trainer.experiment.train.trackers:
-        trainer.accelerator.init_trackers(tracked_as)
+def _take_steps(trainer: Trainer, stop: StopSignals) -> None:
+    """From the present state to the last step; see `Trainer.run`."""
     try:
         with trainer.stepper.naming_the_lost():
             trainer.run(stop)

@@ -1,9 +1,8 @@
 """The processes of a run: what each is told of the others, and how they wait for one another."""
 
-import importlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -13,33 +12,31 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.utils import DistributedType, broadcast_object_list
 
 from distilcli.config.experiment import BaseExperiment
-from distilcli.errors import ConfigError, DistilError, ProcessLostError, extra
+from distilcli.errors import ConfigError, DistilError, ProcessLostError
 from distilcli.training.host_memory import settle_host_memory
-from distilcli.training.run_folder import RunFolder
+from distilcli.training.tracking import check_trackers
 
 _Found = TypeVar("_Found")
 
 
 def make_accelerator(experiment: BaseExperiment) -> Accelerator:
-    """The accelerator of one run: its devices, trackers, and plain data parallelism.
+    """The accelerator of one run: its devices, and plain data parallelism.
 
     On a CPU it also settles how the process keeps memory; call it before anything is computed.
 
     Raises:
-        ConfigError: accelerate is configured for sharding, or for other devices than GPUs and CPUs.
+        ConfigError: accelerate is configured for sharding, or for other devices than GPUs and CPUs;
+            or a tracker is not installed.
         DistilError: the processes of the launch do not find one another.
     """
     _refuse_sharding(experiment)
     _check_gpus()
-    _check_trackers(experiment.train.trackers)
-    folder = RunFolder(experiment.run_folder)
+    check_trackers(experiment.train.trackers)
     gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
     with _joining(experiment.train.timeout_seconds):
         accelerator = Accelerator(
             cpu=_launched_on_cpus(),
-            log_with=list(experiment.train.trackers) or None,
-            project_dir=str(folder.root),
             kwargs_handlers=[gradients, processes],
             mixed_precision="no",
         )
@@ -129,17 +126,6 @@ def _check_gpus() -> None:
             f"LOCAL_RANK is {local_rank}, but this host has {gpus} GPU{'s' if gpus > 1 else ''}",
             f"Start at most {gpus} processes here: --nproc_per_node {gpus}.",
         )
-
-
-# The extra of this package that each of `train.trackers` comes with.
-TRACKER_EXTRAS = {"tensorboard": "track", "wandb": "wandb"}
-
-
-def _check_trackers(trackers: Sequence[str]) -> None:
-    """Refuse trackers that are not installed, which accelerate would leave out without a word."""
-    for name in trackers:
-        with extra(TRACKER_EXTRAS[name], f"train.trackers: {name} is not installed"):
-            importlib.import_module(name)
 
 
 def _launched_on_cpus() -> bool:

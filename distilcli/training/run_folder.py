@@ -43,6 +43,7 @@ _FREE_KEYS = frozenset(
         "card.language",
         "card.license",
         "card.datasets",
+        "train.upload_student",
         "output_dir",
     }
 )
@@ -69,6 +70,7 @@ class RunFolder:
         self.identity = root / "identity.json"
         self.results = root / "results.json"
         self.scores = root / "scores.json"
+        self.trackers = root / "trackers.json"
 
     @property
     def trace(self) -> Path:
@@ -183,7 +185,7 @@ class RunFolder:
             if folder.exists():
                 remove_folder(folder)
         # What was measured here was measured on the student that goes.
-        files = [self.metrics, self.identity]
+        files = [self.metrics, self.identity, self.trackers]
         files += [self.results] if is_marked(self.results) else []
         files += [self.scores] if _holds_scores(self.scores) else []
         for file in files:
@@ -234,6 +236,17 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
+    def last_record(self) -> int:
+        """The last step that `metrics.jsonl` has a record of; 0 if it has none."""
+        try:
+            lines = self.metrics.read_bytes().splitlines()
+        except OSError:
+            return 0
+        for line in reversed(lines):
+            with suppress(ValueError, TypeError, LookupError):  # cut short by a kill, or damaged
+                return int(parse_json(line)["step"])
+        return 0
+
     def truncate_metrics(self, step: int) -> None:
         """Drop the records of steps after `step`, which a resume will do again.
 
@@ -279,8 +292,8 @@ class RunFolder:
             before = read_yaml(self.experiment)
         except ConfigError as error:
             raise RunFolderError(error.message, "Choose another name=...") from error
-        old = dict(_leaves(_as_of_now(before, type(experiment)), ""))
-        new = dict(_leaves(experiment.model_dump(mode="json"), ""))
+        old = dict(leaves(_as_of_now(before, type(experiment)), ""))
+        new = dict(leaves(experiment.model_dump(mode="json"), ""))
         differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
         return sorted(differing - self._free_keys)
 
@@ -298,10 +311,11 @@ def _as_of_now(tree: dict[str, Any], kind: type[BaseExperiment]) -> dict[str, An
         return renamed  # of another kind, or edited: what differs will be named
 
 
-def _leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+def leaves(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    """What stands at the ends of a tree of settings, each with its dotted key after `prefix`."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, tree
 

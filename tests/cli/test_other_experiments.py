@@ -194,7 +194,7 @@ def test_tensorboard(tiny_world, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     records = quick(tiny_world, tmp_path, "train.trackers=[tensorboard]")
-    [events] = (tmp_path / "tiny").rglob("events.out.tfevents.*")
+    [events] = (tmp_path / "tiny" / "tiny").glob("events.out.tfevents.*")
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
     assert {"loss/total", "loss/kl", "loss/mlm", "loss/cos"} <= set(accumulator.Tags()["scalars"])

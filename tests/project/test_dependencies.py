@@ -1,7 +1,6 @@
 """Every package that is imported is declared, and what an extra brings says which extra."""
 
 import ast
-import importlib
 import re
 import sys
 import tomllib
@@ -16,7 +15,9 @@ from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.training import TrainConfig
 from distilcli.errors import ConfigError, extra
 from distilcli.tasks.task import scikit_metrics
-from distilcli.training.processes import TRACKER_EXTRAS, make_accelerator
+from distilcli.training import tracking
+from distilcli.training.processes import make_accelerator
+from distilcli.training.tracker_kinds import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -110,20 +111,20 @@ def test_the_check_would_notice(tmp_path: Path) -> None:
 
 def test_every_tracker_has_an_extra_that_brings_it() -> None:
     offered = get_args(get_args(TrainConfig.model_fields["trackers"].annotation)[0])
-    assert set(offered) == TRACKER_EXTRAS.keys()
-    for tracker, name in TRACKER_EXTRAS.items():
-        assert tracker in names(EXTRAS[name])
+    assert set(offered) == TRACKERS.keys()
+    for tracker, kind in TRACKERS.items():
+        assert {tracker, f"{tracker}-skinny"} & names(EXTRAS[kind.extra])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+@pytest.mark.parametrize("tracker", list(TRACKERS))
 def test_a_tracker_that_is_not_installed_is_not_left_out(
     tiny_world, monkeypatch, tracker, fresh_accelerator
 ) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(tracking, "import_module", missing)
     settings = tiny_world.experiment()
     settings["train"] |= {"trackers": [tracker]}
     with pytest.raises(ConfigError) as caught:
@@ -131,7 +132,7 @@ def test_a_tracker_that_is_not_installed_is_not_left_out(
     assert caught.value.message == (
         f"train.trackers: {tracker} is not installed (No module named '{tracker}')"
     )
-    assert caught.value.hint == f"pip install 'distilcli[{TRACKER_EXTRAS[tracker]}]'"
+    assert caught.value.hint == f"pip install 'distilcli[{TRACKERS[tracker].extra}]'"
     assert caught.value.exit_code == 2
 
 

@@ -87,8 +87,12 @@ def test_sigint_with_a_tracker(tiny_world, undisturbed, tmp_path):
     stopped = stop_at(6, tmp_path, signal.SIGINT, *arguments)
     assert stopped.code == 130
     assert stopped.stdout == ""
-    [events] = tmp_path.rglob("events.out.tfevents.*")
+    [events] = (run_folder(tmp_path) / "tiny").glob("events.out.tfevents.*")
     written = EventAccumulator(str(events)).Reload().Scalars("loss/total")
     assert [event.step for event in written] == list(range(1, last_step(run_folder(tmp_path)) + 1))
     finish(shlex.split(stopped.stderr.splitlines()[-1])[1:])
     assert_same_end(tmp_path, undisturbed)
+    [_, events] = sorted((run_folder(tmp_path) / "tiny").glob("events.out.tfevents.*"))
+    went_on = EventAccumulator(str(events)).Reload().Scalars("loss/total")
+    steps = [event.step for event in (*written, *went_on)]
+    assert steps == list(range(1, STEPS + 1))
