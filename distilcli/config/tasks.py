@@ -219,11 +219,6 @@ class RerankingTask(RowTask):
         """Always."""
         return True
 
-    @property
-    def writes_outputs(self) -> bool:
-        """No: a query may be several rows."""
-        return False
-
     def check_outputs(self, outputs: RowOutputs) -> None:
         """Refuse what a query's candidates cannot have.
 
@@ -231,10 +226,10 @@ class RerankingTask(RowTask):
             ValueError: naming the key below `teacher_outputs`.
         """
         super().check_outputs(outputs)
-        if outputs.files is not None:
+        if outputs.id is not None:
             raise ValueError(
-                "teacher_outputs.files: the scores of a query's candidates are read from a column "
-                "of its rows; leave files out, and name the column"
+                "teacher_outputs.id: the scores of a query's candidates are matched by query and "
+                "document; leave id out"
             )
 
 

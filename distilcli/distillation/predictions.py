@@ -76,6 +76,11 @@ def for_model(
             "the outputs of this kind of task are not written down",
             "Name the model as teacher of an experiment; teacher.cache keeps its outputs.",
         )
+    if id_column is not None and experiment.task.ranks:
+        raise ConfigError(
+            "--id: the scores of a query's candidates are matched by query and document",
+            "Leave it out.",
+        )
     named = experiment.teacher
     if named is not None and named.model == model:
         # Its outputs are kept in the file, whether or not a run would keep them.

@@ -150,12 +150,18 @@ def number_cells(value: Any) -> Cell:
     return Cell(None, _array(values)[:, None])
 
 
-def joined_cells(cells: Sequence[Cell | None]) -> Cell | None:
-    """The outputs of several rows that are one example; None: some have none."""
+def joined_cells(cells: Sequence[Any]) -> Any:
+    """What several rows that are one example say of outputs; None: some say nothing.
+
+    Args:
+        cells: of each row its outputs, or the keys that they are kept under.
+    """
     known = [cell for cell in cells if cell is not None]
     if len(known) < len(cells):
         return None
-    return Cell(None, np.concatenate([cell.values for cell in known]))
+    if all(isinstance(cell, Cell) for cell in known):
+        return Cell(None, np.concatenate([cell.values for cell in known]))
+    return tuple(key for keys in known for key in keys)
 
 
 def columns_cell(names: Sequence[str], values: Sequence[Any]) -> Cell:

@@ -52,19 +52,24 @@ class Matching:
         self._of_key: dict[Key, list[Filed]] = defaultdict(list)
         for row in filed.usable:
             self._of_key[row.key].append(row)
-        self._wanted = Counter(_key_of(one) for split in train for one in split.usable)
-        self._measured = Counter(_key_of(one) for one in dev.usable)
+        self._wanted = Counter(
+            key for split in train for one in split.usable for key in keys_of(one)
+        )
+        self._measured = Counter(key for one in dev.usable for key in keys_of(one))
         self._given: Counter[Key] = Counter()
         self._given_to_dev: Counter[Key] = Counter()
         self._refuse_several()
 
-    def for_train(self, example: Any, texts: bytes) -> Filed:
-        """The row with the outputs of an example to train on, each time the next one.
+    def for_train(self, key: Key, texts: bytes) -> Filed:
+        """The row with what is kept under a key for rows to train on, each time the next one.
+
+        Args:
+            key: one of `keys_of` an example.
+            texts: digest of its texts.
 
         Raises:
             BadExample: there are none, or not so many; or an id has other texts.
         """
-        key = _key_of(example)
         rows = self._of_key.get(key, [])
         number = 0 if self._id is not None else self._given[key]
         self._given[key] += 1
@@ -73,13 +78,16 @@ class Matching:
             raise BadExample(f"no outputs{of_which} for it in {self._name}{self._said(key)}")
         return self._checked(rows[number], texts)
 
-    def for_dev(self, example: Any, texts: bytes) -> Filed | None:
-        """The row with the outputs of an example to be measured on; None: there are none.
+    def for_dev(self, key: Key, texts: bytes) -> Filed | None:
+        """The row with what is kept under a key for dev rows; None: there is none.
+
+        Args:
+            key: one of `keys_of` an example.
+            texts: digest of its texts.
 
         Raises:
             BadExample: an id has other texts.
         """
-        key = _key_of(example)
         rows = self._of_key.get(key, [])
         number = 0
         if self._id is None:
@@ -132,6 +140,7 @@ def _alike(rows: Sequence[Filed]) -> bool:
     )
 
 
-def _key_of(example: Any) -> Key:
-    key: Key = example.taught
-    return key
+def keys_of(example: Any) -> Sequence[Key]:
+    """What an example's outputs are kept under: one key, or one for each of its parts."""
+    found: Key | tuple[Key, ...] = example.taught
+    return found if isinstance(found, tuple) else (found,)

@@ -60,7 +60,7 @@ class PredictedRows:
         return list(dict.fromkeys([*ids, *self.task.shown_columns, self.column]))
 
     def __len__(self) -> int:
-        return len(self.task.examples)
+        return sum(len(self.task.written_rows(example)) for example in self.task.examples)
 
     def rows(self, outputs: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:
         """Each row with its outputs.
@@ -70,16 +70,16 @@ class PredictedRows:
         """
         coming = (self._written(row) for some in outputs for row in shortest(some))
         for example in self.task.examples:
-            row: dict[str, Any] = {}
-            if self.id_column is not None:
-                row[self.id_column] = example.taught
-            row |= self.task.shown_of(example)
-            is_read = self.task.read_words(example)
-            if is_read is None:
-                row[self.column] = next(coming)
-            else:
-                row[self.column] = [next(coming) if one else None for one in is_read]
-            yield row
+            for shown, is_read in self.task.written_rows(example):
+                row: dict[str, Any] = {}
+                if self.id_column is not None:
+                    row[self.id_column] = example.taught
+                row |= shown
+                if is_read is None:
+                    row[self.column] = next(coming)
+                else:
+                    row[self.column] = [next(coming) if one else None for one in is_read]
+                yield row
 
     def _written(self, values: Sequence[float]) -> Any:
         if not self.labels:
@@ -122,10 +122,10 @@ def _write_parquet(rows: PredictedRows, outputs: Iterable[np.ndarray], path: Pat
     of_row: Any = pa.float32()
     if rows.labels:
         of_row = pa.struct([(label, pa.float32()) for label in rows.labels])
-    shown: Any = pa.string()
-    if rows.task.reads_words:
-        of_row, shown = pa.list_(of_row), pa.list_(shown)
-    types = dict.fromkeys(rows.task.shown_columns, shown) | {rows.column: of_row}
+    if rows.task.lists_outputs:
+        of_row = pa.list_(of_row)
+    types: dict[str, Any] = dict.fromkeys(rows.task.listed_columns, pa.list_(pa.string()))
+    types[rows.column] = of_row
     schema = pa.schema([(name, types.get(name, pa.string())) for name in rows.columns])
     with pq.ParquetWriter(path, schema) as writer:
         some: list[dict[str, Any]] = []

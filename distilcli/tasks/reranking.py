@@ -24,7 +24,7 @@ from distilcli.tasks.output_cells import joined_cells
 from distilcli.tasks.outputs import Relevance
 from distilcli.tasks.sequence import tokenized
 from distilcli.tasks.splits import RowReader, read_splits
-from distilcli.tasks.task import OpenTask
+from distilcli.tasks.task import OpenTask, WrittenRow
 from distilcli.text.overlap import digest_of_texts, overlap
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -68,6 +68,7 @@ class Reranking(OpenTask):
         may_lack_labels: bool = False,
     ) -> None:
         self.score = config.score
+        self._config = config
         self.labels = ["LABEL_0"]  # as transformers calls a single output
         splits = read_splits(config, _reader(config), may_lack_labels)
         self.keep_usable(splits, config.skip_bad_rows, lambda example: example, _texts_of)
@@ -80,8 +81,40 @@ class Reranking(OpenTask):
         of_all = [*train, *splits.transfer.usable]
         self.notes = [_sizes_of("train", of_all), _sizes_of("dev", dev.usable)]
         self.notes += _unlabelled_beside_others(splits.train.usable)
+        # Rows that are written down are so if some row to train on is.
+        self._are_nested = any(example.key is None for example in self.examples)
         self._ranked = self._ranked_queries(dev)
         self._warn(train, dev.usable)
+
+    @property
+    def shown_columns(self) -> Sequence[str]:
+        """Columns of query and document, and of the query's id where rows have one document."""
+        config = self._config
+        has_id = config.query_id is not None and not self._are_nested
+        ids = [str(config.query_id)] if has_id else []
+        return [*ids, config.query, config.document]
+
+    @property
+    def listed_columns(self) -> Sequence[str]:
+        """The column of the documents, where a row has all of a query."""
+        return [self._config.document] if self._are_nested else []
+
+    @property
+    def lists_outputs(self) -> bool:
+        """Whether a row has all documents of a query."""
+        return self._are_nested
+
+    def written_rows(self, example: QueryExample) -> Sequence[WrittenRow]:
+        """A query with its documents, or each document in a row of its own."""
+        config = self._config
+        if self._are_nested:
+            shown = {config.query: example.query, config.document: list(example.documents)}
+            return [(shown, [True] * len(example.documents))]
+        ids = {} if config.query_id is None else {config.query_id: example.key}
+        return [
+            (ids | {config.query: example.query, config.document: document}, None)
+            for document in example.documents
+        ]
 
     def _ranked_queries(self, dev: Examples[QueryExample]) -> list[int]:
         """The dev queries that can be scored: some candidate is relevant.
@@ -183,9 +216,11 @@ def _reader(config: RerankingTask) -> RowReader[QueryExample]:
         query = text_of(values[config.query], config.query)
         documents = values[config.document]
         if not isinstance(documents, list):
-            key = id_of(values[ids[0]], ids[0]) if ids else query.strip()
+            # Files of scores need no ids: they are matched by query and document.
+            has_id = bool(ids) and ids[0] in values
+            key = id_of(values[ids[0]], ids[0]) if has_id else query.strip()
             return QueryExample(query, (text_of(documents, config.document),), (math.nan,), key)
-        if ids:
+        if ids and ids[0] in values:
             id_of(values[ids[0]], ids[0])
         if not documents:
             raise BadExample(f"no documents in {config.document}")
@@ -217,6 +252,8 @@ def _reader(config: RerankingTask) -> RowReader[QueryExample]:
         {},
         texts_of=_texts_of,
         is_read=lambda example: [True] * len(example.documents),
+        parts_of=lambda example: [(example.query, text) for text in example.documents],
+        matched=[config.query, config.document],
         joined=_joined,
     )
 

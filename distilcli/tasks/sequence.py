@@ -13,7 +13,7 @@ from distilcli.tasks.examples import Examples, NoLabel, bad_rows_first
 from distilcli.tasks.inputs import Cut, Inputs, join, no_label
 from distilcli.tasks.labels import class_text
 from distilcli.tasks.splits import RowReader, named_by_outputs, read_splits
-from distilcli.tasks.task import OpenTask, batched, check_score
+from distilcli.tasks.task import OpenTask, WrittenRow, batched, check_score
 from distilcli.text.tokenizers import TextTokenizer
 
 SequenceSettings = ClassificationTask | MultiLabelTask | RegressionTask
@@ -82,9 +82,9 @@ class SequenceTask(OpenTask):
         """Columns of the texts."""
         return self._columns
 
-    def shown_of(self, example: TextExample) -> dict[str, Any]:
+    def written_rows(self, example: TextExample) -> Sequence[WrittenRow]:
         """The texts of an example, by column."""
-        return dict(zip(self._columns, example.texts, strict=True))
+        return [(dict(zip(self._columns, example.texts, strict=True)), None)]
 
     def parse(self, value: Any) -> Any:
         """The label of a row; raises `BadExample`."""

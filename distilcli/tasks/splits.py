@@ -31,6 +31,8 @@ class RowReader(Generic[Example]):
         joined: puts rows together where several of them make one example.
         texts_of: what a model is shown of an example.
         is_read: which words of an example have outputs; None: an example has one output.
+        parts_of: see `Columns`.
+        matched: columns by which rows are matched with those of files; None: `shown`.
     """
 
     shown: list[str]
@@ -43,6 +45,8 @@ class RowReader(Generic[Example]):
     joined: Callable[[Examples[Example]], Examples[Example]] = lambda rows: rows
     texts_of: Callable[[Example], Sequence[str]] = lambda _: ()
     is_read: Callable[[Example], Sequence[bool]] | None = None
+    parts_of: Callable[[Example], Sequence[Sequence[str]]] | None = None
+    matched: list[str] | None = None
 
 
 @dataclass
@@ -160,7 +164,12 @@ def _written_outputs(config: RowTask, reader: RowReader[Example]) -> WrittenOutp
     if config.teacher_outputs is None:
         return None
     columns = Columns(
-        reader.shown, reader.unlabelled, reader.texts_of, config.asks_for_number, reader.is_read
+        reader.matched or reader.shown,
+        reader.unlabelled,
+        reader.texts_of,
+        config.asks_for_number,
+        reader.is_read,
+        reader.parts_of,
     )
     return WrittenOutputs(config.teacher_outputs, columns)
 

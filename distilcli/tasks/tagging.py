@@ -22,7 +22,7 @@ from distilcli.tasks.labels import tag_text
 from distilcli.tasks.outputs import OneOf
 from distilcli.tasks.shown import ShownWords
 from distilcli.tasks.splits import RowReader, named_by_outputs, read_splits
-from distilcli.tasks.task import OpenTask, batched, check_score, scikit_metrics
+from distilcli.tasks.task import OpenTask, WrittenRow, batched, check_score, scikit_metrics
 from distilcli.text.row import IGNORE_INDEX
 from distilcli.text.tokenizers import TextTokenizer
 
@@ -47,7 +47,6 @@ class Tagging(OpenTask):
     """A tag for each word."""
 
     head = "token"
-    reads_words = True
     outputs = OneOf()
     agreement_means = "words of the dev examples with the tag that the teacher says"
 
@@ -140,13 +139,19 @@ class Tagging(OpenTask):
         """The column of the words."""
         return [self._words]
 
-    def shown_of(self, example: Sentence) -> dict[str, Any]:
-        """The words of a sentence, by column."""
-        return {self._words: example.words}
+    @property
+    def listed_columns(self) -> Sequence[str]:
+        """The column of the words."""
+        return [self._words]
 
-    def read_words(self, example: Sentence) -> Sequence[bool]:
-        """Which words have outputs: those that are not passed over."""
-        return _is_read(example)
+    @property
+    def lists_outputs(self) -> bool:
+        """Always: outputs for each word."""
+        return True
+
+    def written_rows(self, example: Sentence) -> Sequence[WrittenRow]:
+        """The words of a sentence, of which those that are not passed over have outputs."""
+        return [({self._words: example.words}, _is_read(example))]
 
     def _named(self, sentence: Sentence) -> Sentence:
         tags = [tag and self._classes.name_of(tag) for tag in sentence.tags]

@@ -18,6 +18,11 @@ from distilcli.text.overlap import Overlap, digest_of_texts, overlap
 _MUCH_CUT = 0.05  # of the tokens
 
 
+# What a model is shown of a row, by column, and which of its words or documents have outputs; None:
+# it has one output.
+WrittenRow = tuple[dict[str, Any], Sequence[bool] | None]
+
+
 @dataclass(frozen=True)
 class Skipped:
     """Rows that were left out.
@@ -226,16 +231,19 @@ class OpenTask(ABC):
         """Columns of what a model is shown of a row, where outputs are written down by rows."""
         raise NotImplementedError
 
-    #: Whether what is shown of a row are words, each of which may have outputs.
-    reads_words: ClassVar[bool] = False
+    @property
+    def listed_columns(self) -> Sequence[str]:
+        """Those of `shown_columns` that hold lists of texts."""
+        return []
 
-    def shown_of(self, example: Any) -> dict[str, Any]:
-        """What a model is shown of an example, by `shown_columns`."""
+    @property
+    def lists_outputs(self) -> bool:
+        """Whether a row has a list of outputs, such as one for each word."""
+        return False
+
+    def written_rows(self, example: Any) -> Sequence[WrittenRow]:
+        """The rows that an example is written down as, where outputs are written down by rows."""
         raise NotImplementedError
-
-    def read_words(self, example: Any) -> Sequence[bool] | None:
-        """Which words of an example have outputs; None: the example has one output."""
-        return None
 
     @abstractmethod
     def scores(self, outputs: np.ndarray) -> dict[str, float]:

@@ -25,7 +25,7 @@ from distilcli.tasks.output_cells import (
     number_cells,
     word_cells,
 )
-from distilcli.tasks.output_matching import Filed, Matching
+from distilcli.tasks.output_matching import Filed, Key, Matching, keys_of
 from distilcli.text.overlap import digest_of_texts
 
 
@@ -34,12 +34,14 @@ class Columns:
     """What of the rows of a kind of task matters here.
 
     Attributes:
-        shown: columns of what a model is shown.
+        shown: columns by which rows of files are matched.
         example: makes an example of these columns; raises `BadExample`.
         texts_of: the texts of an example.
         is_number: whether the output is a number.
         is_read: which words or documents of an example have outputs; None: an example has one
             output.
+        parts_of: the texts of each part of an example whose outputs are matched one by one, such as
+            query and document; None: an example is matched as a whole.
     """
 
     shown: Sequence[str]
@@ -47,6 +49,7 @@ class Columns:
     texts_of: Callable[[Any], Sequence[str]]
     is_number: bool
     is_read: Callable[[Any], Sequence[bool]] | None
+    parts_of: Callable[[Any], Sequence[Sequence[str]]] | None = None
 
 
 class WrittenOutputs:
@@ -101,8 +104,9 @@ class WrittenOutputs:
             return example
         if self._config.files is None and not self.are_ids_alone:
             return _with_taught(example, self._cell(values))
-        by_id = self._config.id is not None
-        return _with_taught(example, self._id(values) if by_id else self._texts(example))
+        if self._config.id is not None:
+            return _with_taught(example, self._id(values))
+        return _with_taught(example, self._keys(example))
 
     def names(self, train: Iterable[Any]) -> list[str] | None:
         """The classes, in the order in which the first outputs that name them do; None: none do.
@@ -210,14 +214,30 @@ class WrittenOutputs:
         return self._settled(example, meaning.logits(example.taught))
 
     def _of_file(self, example: Any, find: Callable[[Any, bytes], Filed | None]) -> Any:
-        """An example with the outputs that a row of the files has for it."""
-        row = find(example, self._texts(example))
+        """An example with the outputs that rows of the files have for it."""
+        if self._columns.parts_of is not None:
+            return _with_taught(example, self._of_parts(keys_of(example), find))
+        [key] = keys_of(example)
+        row = find(key, self._texts(example))
         if row is None:
             return _with_taught(example, None)
         try:
             return self._settled(example, row.outputs)
         except BadExample as error:
             raise BadExample(f"{error}, in {row.place}") from None
+
+    def _of_parts(
+        self, keys: Sequence[Key], find: Callable[[Any, Any], Filed | None]
+    ) -> np.ndarray | None:
+        """The outputs of all parts of an example, [parts, 1]; None: some have none."""
+        rows = []
+        for number, key in enumerate(keys, start=1):
+            try:
+                rows.append(find(key, key))
+            except BadExample as error:
+                raise BadExample(f"document {number}: {error}") from None
+        known = [row.outputs for row in rows if row is not None]
+        return np.stack(known) if len(known) == len(rows) else None
 
     def _settled(self, example: Any, found: np.ndarray) -> Any:
         """An example with its outputs, of those of its words that have some."""
@@ -234,6 +254,11 @@ class WrittenOutputs:
         if read != found:
             what = "document" if self._columns.is_number else "word"
             raise BadExample(f"{counted(read, what)}, but outputs for {found:,}")
+
+    def _keys(self, example: Any) -> Key | tuple[Key, ...]:
+        if self._columns.parts_of is None:
+            return self._texts(example)
+        return tuple(digest_of_texts(*texts) for texts in self._columns.parts_of(example))
 
     def _texts(self, example: Any) -> bytes:
         return digest_of_texts(*self._columns.texts_of(example))
@@ -258,19 +283,22 @@ class WrittenOutputs:
         shown = list(self._columns.shown)
         by_id = self._config.id is not None
 
-        def convert(values: dict[str, Any]) -> Filed:
+        def convert(values: dict[str, Any]) -> list[Filed]:
             texts, cell = b"", self._cell(values)
+            keys: Key | tuple[Key, ...] = texts
             if all(column in values for column in shown):
                 example = self._columns.example(values)
-                texts = self._texts(example)
+                texts, keys = self._texts(example), self._keys(example)
                 if self._columns.is_read is not None:
                     self._check_number(len(self._columns.is_read(example)), len(cell.values))
-            key = self._id(values) if by_id else texts
-            return Filed(key, texts or None, cell)
+            if isinstance(keys, tuple):
+                parts = zip(keys, cell.values, strict=True)
+                return [Filed(key, None, Cell(None, value)) for key, value in parts]
+            return [Filed(self._id(values) if by_id else keys, texts or None, cell)]
 
         assert self._config.source is not None
         needed = [str(self._config.id)] if by_id else shown
-        found = read_examples(
+        rows = read_examples(
             self._config.source,
             "task.teacher_outputs",
             list(dict.fromkeys([*needed, *self._of_outputs])),
@@ -278,10 +306,10 @@ class WrittenOutputs:
             {},
             optional=shown,
         )
-        found.usable[:] = [
-            replace(filed, place=place)
-            for filed, place in zip(found.usable, found.places, strict=True)
-        ]
+        found: Examples[Filed] = Examples(rows.name, bad=rows.bad)
+        for place, row in zip(rows.places, rows.usable, strict=True):
+            found.usable += [replace(filed, place=place) for filed in row]
+            found.places += [place] * len(row)
         return found
 
 

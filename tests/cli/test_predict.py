@@ -27,6 +27,7 @@ KINDS = {
     "multi-label": ("sequence", ["b", "d", "f"]),
     "regression": ("sequence", ["LABEL_0"]),
     "tagging": ("token", ["B-X", "I-X", "O"]),
+    "reranking": ("sequence", ["LABEL_0"]),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -61,7 +62,7 @@ def test_a_student_of_the_file_is_bitwise_the_student_of_the_model(kind, tasks, 
     """Also where rows of the file are in another order, and if it is Parquet."""
     teacher = teachers / kind
     settings = config(tmp_path, tasks, kind, teacher, name="of-model")
-    ending = "parquet" if kind in ("multi-label", "tagging") else "jsonl"
+    ending = "parquet" if kind in ("multi-label", "tagging", "reranking") else "jsonl"
     scored = predict(tmp_path, teacher, settings, f"scores.{ending}")
     if ending == "jsonl":
         lines = scored.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -205,6 +206,35 @@ def test_that_rows_are_measured_on_elsewhere_is_no_warning_of_predict(tasks, tea
         "warning: --rows: task.max_length 8"
     ]
     assert "task.t" not in shown.output
+
+
+def test_candidates_are_scored_one_a_row_or_all_of_a_query(tasks, teachers, tmp_path):
+    """As the rows have them; the scores are those of transformers' own call."""
+    teacher = teachers / "reranking"
+    settings = config(tmp_path, tasks, "reranking", teacher)
+    rows = tmp_path / "rows.jsonl"
+    queries = [
+        {"query": "ka", "documents": ["ba be", "bu"]},
+        {"query": "ke", "documents": ["fa", "fa fe", "da"]},
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in queries))
+    words = ["--rows", rows, "teacher.precision=fp32"]
+    nested = rows_of(predict(tmp_path, teacher, settings, "nested.jsonl", *words))
+    assert [list(row) for row in nested] == [["query", "documents", "score"]] * 2
+    flat = [{"query": q["query"], "documents": d} for q in queries for d in q["documents"]]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in flat))
+    found = rows_of(predict(tmp_path, teacher, settings, "flat.jsonl", *words))
+    plain = make_model("bert", "sequence", 1, 2, vocab=len(pair_tokenizer())).eval()
+    scores = [score for row in nested for score in row["score"]]
+    for row, shown, score in zip(found, flat, scores, strict=True):
+        encoded = pair_tokenizer()(*shown.values(), return_token_type_ids=True)
+        inputs = {name: torch.tensor([values]) for name, values in encoded.items()}
+        expected = plain(**inputs).logits[0, 0].item()
+        assert row == shown | {"score": pytest.approx(expected, abs=1e-5)}
+        assert score == pytest.approx(expected, abs=1e-5)
+    output = ["--output", str(tmp_path / "x.jsonl"), "--id", "query"]
+    error = refused(str(teacher), "--config", str(settings), *output)
+    assert error == "--id: the scores of a query's candidates are matched by query and document"
 
 
 def test_rows_without_labels_are_among_those_to_train_on(tasks, teachers, tmp_path):

@@ -61,8 +61,8 @@ def test_the_column_is_what_predict_writes() -> None:
             "teacher_outputs: answers are found among the tokens of one tokenizer",
         ),
         (
-            {"kind": "reranking", "teacher_outputs": {"files": "a"}},
-            "teacher_outputs.files: the scores of a query's candidates are read from a column of",
+            {"kind": "reranking", "teacher_outputs": {"files": "a", "id": "key"}},
+            "teacher_outputs.id: the scores of a query's candidates are matched by query and doc",
         ),
     ],
 )

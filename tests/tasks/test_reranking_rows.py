@@ -360,9 +360,3 @@ def test_bad_scores_are_named(tmp_path, score, reason):
     rows = [NESTED[0] | {"score": score}, with_scores(NESTED)[1]]
     [_, detail] = refused(open_nested, tmp_path, rows, DEV, **BROUGHT).message.split("\n  ")
     assert detail == f"{tmp_path}/0.jsonl line 1: {reason}"
-
-
-def test_scores_in_files_of_their_own_are_refused():
-    tree = section("reranking", "a", "b", teacher_outputs={"files": "scores.jsonl"})
-    with pytest.raises(ValueError, match=r"teacher_outputs\.files: the scores of a query's"):
-        TypeAdapter(Task).validate_python(tree)
