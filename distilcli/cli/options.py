@@ -26,7 +26,15 @@ TASK_TEMPLATES = (
     "tagging",
     "question-answering",
 )
-TEMPLATES = ("quickstart", "masked-lm", *TASK_TEMPLATES, "stages", "suite")
+TEMPLATES = (
+    "quickstart",
+    "masked-lm",
+    *TASK_TEMPLATES,
+    "unlabelled",
+    "embedding",
+    "stages",
+    "suite",
+)
 SCHEMAS = ("masked-lm", "task", "embedding", "suite", "ablation", "stages")
 
 ConfigOption = Annotated[

@@ -22,6 +22,7 @@ from distilcli.config.fields import Length, OutputFolder, Section, Tokens, Width
 from distilcli.config.loss_terms import TermConfig
 from distilcli.config.models import (
     CopiedEncoderStudent,
+    Layers,
     NamedTeacher,
     TaskCheckpointStudent,
     student_kind,
@@ -229,8 +230,18 @@ class EmbeddingTeacher(NamedTeacher):
     )
 
 
+class CopiedSentenceEncoder(CopiedEncoderStudent):
+    """A student whose layers are copied from a larger encoder."""
+
+    layers: Layers = Field(
+        "spread",
+        description="Which source layers to copy: a strategy or a list of indices from 0. spread "
+        "keeps the last one, whose states are pooled, and the first one.",
+    )
+
+
 EmbeddingStudent = Annotated[
-    Annotated[CopiedEncoderStudent, Tag("copied")]
+    Annotated[CopiedSentenceEncoder, Tag("copied")]
     | Annotated[TaskCheckpointStudent, Tag("checkpoint")],
     Discriminator(student_kind),
 ]
@@ -257,7 +268,7 @@ class SimilaritiesConfig(TermConfig):
 
     weight: ScheduledWeight = Field(1.0, description="Weight of the similarities.")
     temperature: ScheduledTemperature = Field(
-        0.05, description="Temperature of the softmax over the cosines of a text with the others."
+        0.2, description="Temperature of the softmax over the cosines of a text with the others."
     )
     matryoshka: list[Width] = Field(
         default_factory=list,
@@ -269,6 +280,11 @@ class SimilaritiesConfig(TermConfig):
     def _widths_differ(self) -> "SimilaritiesConfig":
         if len(set(self.matryoshka)) < len(self.matryoshka):
             raise ValueError(f"matryoshka names a width twice: {self.matryoshka}")
+        if self.matryoshka and not self.largest_weight:
+            raise ValueError(
+                f"matryoshka: {self.matryoshka}, but weight is 0, and it is this term that is "
+                "compared at those widths; give it a weight, or leave matryoshka out"
+            )
         return self
 
 
@@ -320,7 +336,7 @@ class EmbeddingExperiment(BaseExperiment):
     task: EmbeddingTask = Field(description="The texts, and what vectors are measured on.")
     teacher: EmbeddingTeacher = Field(description="The teacher.")
     student: EmbeddingStudent = Field(
-        default_factory=CopiedEncoderStudent, description="How the student starts, and its size."
+        default_factory=CopiedSentenceEncoder, description="How the student starts, and its size."
     )
     loss: EmbeddingLoss = Field(default_factory=EmbeddingLoss)
     optim: OptimConfig = Field(default_factory=OptimConfig)

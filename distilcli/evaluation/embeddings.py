@@ -195,9 +195,7 @@ def _retained(
     scores: Mapping[str, float], found: Mapping[str, Mapping[str, Any]], score: str
 ) -> float | None:
     """The share that is retained of the teacher's score, if that is above 0."""
-    if TEACHER not in found:
-        return 1.0
-    reference = found[TEACHER]["scores"][score]
+    reference = (found[TEACHER]["scores"] if TEACHER in found else scores)[score]
     return scores[score] / reference if reference > 0 else None
 
 

@@ -98,8 +98,19 @@ class Folder:
     pools_prompts: bool = True
 
 
-def read_folder(name: str, revision: str | None, role: str) -> Folder:
+def read_folder(
+    name: str,
+    revision: str | None,
+    role: str,
+    asked: Literal["auto"] | Pooling = "auto",
+) -> Folder:
     """What the folder of a model says of pooling, normalisation, length and prompts.
+
+    Args:
+        name: folder or hub name.
+        revision: of the hub.
+        role: what the model is, for messages.
+        asked: pooling in place of what the folder says; auto: none.
 
     Raises:
         ModelError: there is no such model, a file of it is not valid, or it has a module that this
@@ -111,7 +122,7 @@ def read_folder(name: str, revision: str | None, role: str) -> Folder:
         return Folder()
     kinds = _kinds_of(modules, files)
     pooling_path = next(path for kind, path in kinds if kind == "Pooling")
-    pooling, pools_prompts = _pooling_of(files, f"{pooling_path}/config.json")
+    pooling, pools_prompts = _pooling_of(files, f"{pooling_path}/config.json", asked)
     own = files.json_object(_TRANSFORMER) or {}
     said = files.json_object(_PROMPTS) or {}
     prompts = said.get("prompts") or {}
@@ -140,7 +151,7 @@ def encoding_of(experiment: EmbeddingExperiment) -> Encoding:
         ModelError: see `read_folder`.
     """
     task, teacher = experiment.task, experiment.teacher
-    folder = read_folder(teacher.model, teacher.revision, "teacher")
+    folder = read_folder(teacher.model, teacher.revision, "teacher", task.pooling)
     prompts, default = dict(folder.prompts), folder.default_prompt
     if task.prompt is not None:
         # What stands before queries and documents because it stands before every text goes, too.
@@ -230,7 +241,8 @@ def _kinds_of(modules: Any, files: ModelFiles) -> list[tuple[str, str]]:
         raise ModelError(
             f"{files.where}: it has {what}; Transformer, Pooling and Normalize, in this order, can "
             "be distilled",
-            "Use another teacher, or name the encoder's own folder and set task.pooling.",
+            f"Use another teacher. To learn the vectors that are pooled before it, copy the folder "
+            f"without its {MODULES} and set task.pooling: it is a plain encoder then.",
         )
     if kinds[0][1] not in ("", "."):
         raise ModelError(
@@ -240,12 +252,14 @@ def _kinds_of(modules: Any, files: ModelFiles) -> list[tuple[str, str]]:
     return kinds
 
 
-def _pooling_of(files: ModelFiles, name: str) -> tuple[Pooling, bool]:
-    """The pooling that a folder says, and whether the tokens of prompts are pooled."""
+def _pooling_of(
+    files: ModelFiles, name: str, asked: Literal["auto"] | Pooling
+) -> tuple[Pooling, bool]:
+    """The pooling that is asked for or a folder says, and whether tokens of prompts are pooled."""
     tree = files.json_object(name)
     if tree is None:
         raise _not_valid(files, MODULES, f"there is no {name}")
-    said = tree.get("pooling_mode")
+    said = tree.get("pooling_mode") if asked == "auto" else asked
     if said is None:
         found = [key for key, value in tree.items() if key.startswith("pooling_mode_") and value]
         modes = {key: mode for mode, key in _MODES.items()}

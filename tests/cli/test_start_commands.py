@@ -72,8 +72,9 @@ def test_every_template_is_valid_and_called_as_its_file(kind):
     else:
         experiment = reading.load_experiment(Path("first.yaml"))
         name = experiment.name
-        assert isinstance(experiment, TaskExperiment) == (kind in TASK_TEMPLATES)
-        if isinstance(experiment, TaskExperiment):
+        of_tasks = (*TASK_TEMPLATES, "unlabelled")
+        assert isinstance(experiment, TaskExperiment) == (kind in of_tasks)
+        if kind in (*TASK_TEMPLATES, "embedding"):
             assert experiment.task.kind == kind
     assert name == "first"
     command = "suite" if kind == "suite" else "train --config"

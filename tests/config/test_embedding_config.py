@@ -41,6 +41,8 @@ def test_the_kind_of_the_task_says_which_experiment_it_is(read, tmp_path):
     experiment = read()
     assert experiment.loss.weights == {"cosine": 1.0, "mse": 0.0, "similarities": 1.0}
     assert experiment.task.texts == ["text"]
+    assert experiment.student.layers == "spread"
+    assert experiment.loss.similarities.temperature == 0.2
     assert experiment.rows_per_group == 32
     again = tmp_path / "again.yaml"
     again.write_text(dump(experiment), encoding="utf-8")
@@ -81,6 +83,10 @@ def test_the_score_is_that_of_what_there_is_to_measure_on(read):
         (["task.score=ndcg@10"], "score: ndcg@10 is measured on task.retrieval, which is null"),
         (["loss.cosine.weight=0", "loss.similarities.weight=0"], "every weight is 0"),
         (["loss.similarities.matryoshka=[64, 64]"], "matryoshka names a width twice"),
+        (
+            ["loss.similarities.matryoshka=[64]", "loss.similarities.weight=0"],
+            "matryoshka: [64], but weight is 0",
+        ),
         (["loss.labels.weight=1"], "loss.labels"),
         (["teacher.others=[]"], "teacher.others"),
         (["teacher=null"], "teacher"),
@@ -107,7 +113,7 @@ def test_an_ablation_may_be_of_embeddings_that_are_measured(tmp_path):
     path = write(tmp_path / "x.yaml", {"name": "x", "base": base, "changes": changes})
     runs = plan_ablation(load_ablation(path, []), 1, path)
     found = [run.experiment.loss.similarities.temperature for run in runs]
-    assert found == [0.05, 0.1]
+    assert found == [0.2, 0.1]
     path = write(path, {"name": "x", "base": base | {"task": TREE["task"]}, "changes": changes})
     with pytest.raises(ConfigError, match="there is nothing to compare on"):
         plan_ablation(load_ablation(path, []), 1, path)

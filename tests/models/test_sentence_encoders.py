@@ -121,6 +121,21 @@ def test_what_cannot_be_computed_is_refused_by_name(folder, files, said):
     assert caught.value.exit_code == 2
 
 
+def test_the_ways_out_that_are_named_lead_out(folder):
+    """Without the files that say Dense, and with another pooling than the one that is unknown."""
+    write_sentence_files(folder, more=("Dense",))
+    with pytest.raises(ModelError) as caught:
+        encoding_of(experiment(folder, pooling="cls"))
+    assert "copy the folder without its modules.json and set task.pooling" in caught.value.hint
+    (folder / "modules.json").unlink()
+    assert encoding_of(experiment(folder, pooling="cls")).pooling == "cls"
+    write_sentence_files(folder, {"pooling_mode": "lasttoken"})
+    with pytest.raises(ModelError) as caught:
+        encoding_of(experiment(folder))
+    assert "set task.pooling to one of them" in caught.value.hint
+    assert encoding_of(experiment(folder, pooling="max")).pooling == "max"
+
+
 @pytest.mark.parametrize(
     ("modules", "said"),
     [

@@ -190,10 +190,14 @@ def test_eval_measures_the_student_beside_its_teacher(world, trained):
     assert student["parameters"] < teacher["parameters"]
     assert Path(trained["run_folder"], "results.json").exists()
     other = world.root / "other.tsv"
-    other.write_text("\n".join((world.root / "pairs.tsv").read_text().splitlines()[:20]) + "\n")
+    header, *pairs = (world.root / "pairs.tsv").read_text().splitlines()
+    turned = [pair[: pair.rindex("\t")] + f"\t{5 - float(pair.split()[-1])}" for pair in pairs]
+    other.write_text("\n".join([header, *turned]) + "\n")  # each pair alike where it was not
     again = invoke("eval", trained["run_folder"], "--dev", str(other), "--speed")
     assert again["dev"] == [str(other)]
-    assert again["models"]["vectors"]["scores"]["spearman"] != score
+    assert again["models"]["vectors"]["scores"]["spearman"] == pytest.approx(-score)
+    # Of a score of 0 or less nothing can be retained, the teacher's own included.
+    assert [one["retained"] for one in again["models"].values()] == [None, None]
     assert again["models"]["vectors"]["passes"][0]["inputs"] <= 2 * NUM_PAIRS
 
 
