@@ -14,9 +14,11 @@ import yaml
 
 from distilcli.errors import WriteError
 from distilcli.files.atomic import unwritten, write_atomically
-from distilcli.files.signed_text import is_signed_file, signed
+from distilcli.files.signed_text import is_signed_file, signed, unsigned
 
 CARD = "README.md"
+# What stands in the code of a card until the model has a name on the hub.
+HERE = "path/to/this/folder"
 # What opens a file that a card may be: anything longer is none.
 _MAX_BYTES = 2**20
 _BLOCK = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", flags=re.DOTALL)
@@ -64,13 +66,28 @@ def write_card(folder: Path, card: Card) -> Written:
             return Written.KEPT
         if path.read_text(encoding="utf-8") == card.text:
             return Written.UNCHANGED
+    _write(path, card.text)
+    return Written.WRITTEN
+
+
+def name_in_card(path: Path, repository: str) -> None:
+    """Write the hub's name of a model into the code of its card, unless a person has edited that.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    if is_signed_file(path):
+        text = unsigned(path.read_text(encoding="utf-8")).replace(HERE, repository)
+        _write(path, signed(text))
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        write_atomically(path, card.text)
+        write_atomically(path, text)
     except OSError as error:
         raise unwritten(
             f"{path}: the card", error, WriteError, "Free disk space or fix the permissions."
         ) from error
-    return Written.WRITTEN
 
 
 def metadata_of(path: Path) -> dict[str, Any]:

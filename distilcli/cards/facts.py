@@ -44,7 +44,6 @@ class Facts:
         measured: None: nothing was.
         training: lines on how long it was trained, and on what.
         metadata: what an earlier card of it said, and others must not forget.
-        repository: its own name on the hub; None: it has none yet.
     """
 
     name: str
@@ -57,7 +56,6 @@ class Facts:
     measured: Measured | None = None
     training: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    repository: str | None = None
 
     @property
     def experiment(self) -> AnyExperiment | None:

@@ -212,6 +212,17 @@ def table_of(tag: str, measured: Measured) -> str:
     return markdown_table(columns, rows)
 
 
+def table_of_index(index: Any) -> str:
+    """What an earlier card said in its model-index, for people."""
+    try:
+        [result] = index[0]["results"]
+        where, metrics = str(result["dataset"]["name"]), result["metrics"]
+        rows = [[str(one["name"]), f"{one['value']:g}"] for one in metrics]
+    except (LookupError, TypeError, ValueError):
+        return "Its scores are in the metadata of this card."
+    return f"On {where}:\n\n{markdown_table(['', 'this model'], rows)}"
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; the first column is words, the others figures."""
     lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]

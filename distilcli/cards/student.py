@@ -9,7 +9,7 @@ from typing import Any
 
 from distilcli import __version__
 from distilcli.cards import history, measured
-from distilcli.cards.card import Card
+from distilcli.cards.card import HERE, Card
 from distilcli.cards.facts import Facts
 from distilcli.cards.sources import Source, data_sets_of, texts
 from distilcli.cards.usage import RANKING, SIMILARITY, Use, code_of
@@ -37,7 +37,6 @@ def body_of(facts: Facts, code: str | None = None, before_use: Sequence[str] = (
         code: how it is used, as a block of code; None: as the student itself is.
         before_use: more paragraphs after the scores.
     """
-    name = facts.repository or "path/to/this/folder"
     parts = [
         f"# {facts.name}",
         _summary(facts),
@@ -45,7 +44,7 @@ def body_of(facts: Facts, code: str | None = None, before_use: Sequence[str] = (
         _scores(facts),
         *before_use,
         "## Use",
-        code or f"```python\n{code_of(facts.use, name)}\n```",
+        code or f"```python\n{code_of(facts.use, HERE)}\n```",
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(facts)),
         *_made(facts),
@@ -121,6 +120,8 @@ def _learns_from_file(experiment: AnyExperiment) -> bool:
 
 def _scores(facts: Facts) -> str:
     own = facts.measured
+    if own is None and facts.metadata.get("model-index"):
+        return measured.table_of_index(facts.metadata["model-index"])
     if own is None:
         return "It has not been measured: `distilcli eval` does that, and writes this card anew."
     where = own.data["name"]

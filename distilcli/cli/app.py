@@ -71,6 +71,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
             "distilcli export runs/mine --output mine-onnx --formats int8 --max-drop 0.01",
         ],
     ),
+    "push": (
+        run_commands.push,
+        [
+            "distilcli push runs/my-student my-name/my-student",
+            "distilcli push build/my-student my-name/my-student --public",
+        ],
+    ),
     "suite": (
         measure_commands.suite,
         [

@@ -13,6 +13,8 @@ from distilcli.errors import ConfigError
 from distilcli.files.paths import option_path
 
 if TYPE_CHECKING:
+    from distilcli.cli.console import Console
+    from distilcli.cli.push import Push
     from distilcli.config.experiment import MaskedLMExperiment
     from distilcli.config.kinds import AnyExperiment
     from distilcli.config.stages import StagedExperiment
@@ -48,6 +50,38 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 SkipOption = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Leave out rows of a task that cannot be used.")
 ]
+PushOption = Annotated[
+    str | None,
+    typer.Option(
+        "--push-to-hub",
+        metavar="ORG/NAME",
+        help="Send the result to this repository on the hub, private if it is new.",
+    ),
+]
+PublicOption = Annotated[
+    bool, typer.Option("--public", help="Let everyone see what is sent to the hub.")
+]
+
+
+def push_words(repository: str | None, public: bool) -> list[str]:
+    """The options about the hub as they are typed."""
+    words = [] if repository is None else ["--push-to-hub", repository]
+    return [*words, "--public"] if public else words
+
+
+def push_of(repository: str | None, public: bool, console: "Console") -> "Push | None":
+    """The upload that is asked for, if one is.
+
+    Raises:
+        ConfigError: --public stands alone.
+    """
+    if repository is None:
+        if public:
+            raise ConfigError("--public says who sees what --push-to-hub sends", "Give both.")
+        return None
+    from distilcli.cli.push import Push
+
+    return Push(repository, public, console)
 
 
 def config_path(config: Path) -> Path:

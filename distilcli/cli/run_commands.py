@@ -17,9 +17,13 @@ from distilcli.cli.options import (
     ConfigOption,
     JsonOption,
     Overrides,
+    PublicOption,
+    PushOption,
     SkipOption,
     named_experiment,
     named_masked_lm,
+    push_of,
+    push_words,
 )
 from distilcli.errors import ConfigError, Interrupted
 from distilcli.files.paths import option_output, option_path
@@ -265,6 +269,8 @@ def train(
         ),
     ] = None,
     skip_bad_rows: SkipOption = False,
+    push_to_hub: PushOption = None,
+    public: PublicOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Train the student, and first make whatever is missing.
@@ -279,9 +285,12 @@ def train(
             raise ConfigError("--resume and --force cannot be used together")
         if dry_run and profile:
             raise ConfigError("--dry-run and --profile cannot be used together")
-        go_on = functools.partial(resume_command, config, overrides)
+        words, push = push_words(push_to_hub, public), push_of(push_to_hub, public, console)
+        go_on = functools.partial(resume_command, config, [*overrides, *words])
         command = _training_of(experiment)
         if dry_run:
+            if push is not None:
+                push.check(may_create=False)
             command.dry_run(experiment, console)
             return
         if profile:
@@ -289,7 +298,7 @@ def train(
             return
         try:
             with guard.stopping(guard.GO_ON, go_on):
-                command.run(experiment, resume=resume, force=force, console=console)
+                command.run(experiment, resume=resume, force=force, console=console, push=push)
         except Interrupted as interrupted:
             interrupted.hint = go_on()
             raise
@@ -302,3 +311,25 @@ def _training_of(experiment: Any) -> Any:
     from distilcli.config.stages import StagedExperiment
 
     return stages if isinstance(experiment, StagedExperiment) else one_run
+
+
+def push(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|FOLDER", help="The run, or the folder of a model.")
+    ],
+    repository: Annotated[
+        str, typer.Argument(metavar="ORG/NAME", help="Its name on the hub, which may be new.")
+    ],
+    public: PublicOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Send a student and its card to the hub.
+
+    It goes into one commit of a repository that is private unless you say otherwise. What the hub
+    has already is not sent again, so that the same command takes up an upload that was cut off.
+    """
+    with guard.console(json_output, f"sending {model} to the hub") as console:
+        from distilcli.cli import push as command
+
+        wanted = command.Push(repository, public, console)
+        command.run(option_path("RUN|FOLDER", model), wanted, console)

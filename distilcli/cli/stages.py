@@ -16,6 +16,7 @@ from typing import Any
 from distilcli.cli import train as one
 from distilcli.cli.cards import write_student_card
 from distilcli.cli.console import Console, duration
+from distilcli.cli.push import Push
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.stages import AnyExperiment, Stage, StagedExperiment
 from distilcli.distillation.run_kinds import kind_of
@@ -45,14 +46,23 @@ def prepare(staged: StagedExperiment, num_proc: int, console: Console) -> None:
     console.result({"stages": records})
 
 
-def run(staged: StagedExperiment, *, resume: bool, force: bool, console: Console) -> None:
-    """Train all stages, or those that are not finished."""
+def run(
+    staged: StagedExperiment,
+    *,
+    resume: bool,
+    force: bool,
+    console: Console,
+    push: Push | None = None,
+) -> None:
+    """Train all stages, or those that are not finished, and send the student if it is asked for."""
     for stage in staged.stages:
         check_places(stage.experiment)
     accelerator = make_accelerator(staged.stages[0].experiment)
     folder = StagedFolder(staged)
     folder.check(resume=resume, force=force)
     accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
+    if push is not None:
+        of_main_process(accelerator, push.check)
     with ExitStack() as held:
         finished = of_main_process(
             accelerator, lambda: _enter(folder, held, resume=resume, force=force, console=console)
@@ -75,7 +85,8 @@ def run(staged: StagedExperiment, *, resume: bool, force: bool, console: Console
             last = results[-1]
             held_out = last.held_out if last is not None else {}
             write_student_card(folder.run, staged, held_out, console)
-    _show(folder, results, console)
+    record = _show(folder, results, console)
+    console.result(record if push is None else push.send(folder.run.student, record))
 
 
 def dry_run(staged: StagedExperiment, console: Console) -> None:
@@ -198,7 +209,10 @@ def _train(
     return result
 
 
-def _show(folder: StagedFolder, results: list[TrainResult | None], console: Console) -> None:
+def _show(
+    folder: StagedFolder, results: list[TrainResult | None], console: Console
+) -> dict[str, Any]:
+    """What the whole run came to, for people; the same for programs."""
     staged, last = folder.staged, results[-1]
     assert last is not None
     student = str(folder.run.student)
@@ -208,7 +222,7 @@ def _show(folder: StagedFolder, results: list[TrainResult | None], console: Cons
         for stage, result in zip(staged.stages, results, strict=True)
     ]
     whole = replace(last, run_folder=str(folder.run.root), student=student)
-    console.result({**asdict(whole), "stages": stages})
+    return {**asdict(whole), "stages": stages}
 
 
 def _finished(stage: Stage) -> dict[str, Any]:

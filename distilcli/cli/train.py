@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from distilcli.cli.cards import write_student_card
 from distilcli.cli.console import Console, duration
+from distilcli.cli.push import Push
 from distilcli.cli.training_log import NOT_SAID, TrainingLog
 from distilcli.config.experiment import BaseExperiment
 from distilcli.config.kinds import KINDS
@@ -39,12 +40,14 @@ class AmongOthers:
         models: what it goes on from, by what that is: a part of its identity.
         tracked_as: the project that trackers report to; None: the experiment's name.
         goes_on: whether the processes go on to another run.
+        on_enter: called by the main process before anything is loaded or made.
         on_begin: called by the main process before anything of this run is written or removed.
     """
 
     models: Mapping[str, str] = field(default_factory=dict)
     tracked_as: str | None = None
     goes_on: bool = False
+    on_enter: Callable[[], None] = lambda: None
     on_begin: Callable[[], None] = lambda: None
 
 
@@ -102,12 +105,23 @@ class Start:
             self.folder.begin(self.experiment, force=self.force)
 
 
-def run(experiment: BaseExperiment, *, resume: bool, force: bool, console: Console) -> None:
-    """Train the experiment's student."""
+def run(
+    experiment: BaseExperiment,
+    *,
+    resume: bool,
+    force: bool,
+    console: Console,
+    push: Push | None = None,
+) -> None:
+    """Train the experiment's student, and send it to the hub if it is asked for."""
     folder = RunFolder(experiment.run_folder)
-    result = take(experiment, folder, AmongOthers(), resume=resume, force=force, console=console)
+    among = AmongOthers(on_enter=push.check if push is not None else lambda: None)
+    result = take(experiment, folder, among, resume=resume, force=force, console=console)
     show(result, console)
-    console.result(asdict(result))
+    record = asdict(result)
+    if push is not None:
+        record = push.send(Path(result.student), record)
+    console.result(record)
 
 
 def take(
@@ -123,6 +137,7 @@ def take(
     check_places(experiment)
     accelerator = make_accelerator(experiment)
     folder.check(experiment, resume=resume, force=force)
+    of_main_process(accelerator, among.on_enter)
     with ExitStack() as held:  # the run folder, from the moment that something is written there
         start = Start(experiment, folder, among, resume, force, console, held)
         objective, identity = _objective(start, accelerator)

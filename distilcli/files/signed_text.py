@@ -22,6 +22,11 @@ def signed(text: str) -> str:
     return text + _LINE.format(text_digest(text))
 
 
+def unsigned(text: str) -> str:
+    """A text without the last line that `signed` gave it."""
+    return text[: text.rstrip("\n").rfind("\n") + 1]
+
+
 def is_signed(text: str) -> bool:
     """Whether a text is as `signed` gave it."""
     start = text.rstrip("\n").rfind("\n") + 1

@@ -60,6 +60,11 @@ def hub_answer(error: BaseException, revision: str, kind: str) -> tuple[str, str
     return None
 
 
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of the hub's answer that an error, or what led to it, is about."""
+    return next((status for cause in _causes(error) if (status := _status(cause))), None)
+
+
 def _status(error: BaseException) -> int | None:
     """The HTTP status of the answer that an error is about."""
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -15,7 +15,7 @@ from transformers import (
     BertForTokenClassification,
 )
 
-from distilcli.cards.card import CARD, Written, metadata_of, write_card
+from distilcli.cards.card import CARD, Written, metadata_of, name_in_card, write_card
 from distilcli.cards.export import card_of_export
 from distilcli.cards.facts import facts_of_folder, facts_of_run
 from distilcli.cards.student import card_of
@@ -212,12 +212,26 @@ def test_a_card_that_somebody_edited_stays(tmp_path):
     assert path.read_text() == edited
 
 
+def test_a_name_on_the_hub_is_written_into_the_code(tmp_path):
+    run = make_run(tmp_path / "demo", masked_lm())
+    written(run)
+    name_in_card(run.student / CARD, "someone/demo")
+    assert 'model="someone/demo"' in loaded(run.student).text
+    assert write_card(run.student, card_of(facts_of_run(run))) is Written.WRITTEN
+    path = run.student / CARD
+    path.write_text(path.read_text() + "mine\n")
+    name_in_card(path, "someone/demo")
+    assert "someone/demo" not in path.read_text()
+
+
 def test_scores_of_training_are_said_until_there_are_better_ones(tmp_path):
     run = make_run(tmp_path / "demo", masked_lm())
     held_out = {"held_out/accuracy": 0.125, "held_out/loss": 5.0}
     write_card(run.student, card_of(facts_of_run(run, held_out=held_out)))
     assert "| accuracy | 12.5 % |" in loaded(run.student).text
     assert "while it was trained" in loaded(run.student).text
+    write_card(run.student, card_of(facts_of_folder(run.student)))
+    assert "| accuracy | 0.125 |" in loaded(run.student).text
     write_results(run, {"accuracy": 0.25}, {}, text={"store": "s"})
     assert "12.5" not in written(run).text
 
