@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_experiments
 from scheduled_runs import Forked, started_as
-from tiny_experiments import listing
+from tiny_experiments import listing, metrics
 from tiny_suites import invoke, plain_score, regression_model, suite_file
 from tiny_tasks import NUM_TRAIN, TinyTasks, make_tasks
 from typer.testing import Result
@@ -218,6 +218,28 @@ def test_runs_are_processes_of_their_own(tmp_path, tasks):
     assert again.json == first.json
     assert "3 runs are done, 0 are to do" in again.stderr
     assert listing(folder / "regression") == before
+
+
+@pytest.mark.slow
+def test_rows_without_labels_are_for_the_distilled_student_alone(tmp_path, tasks, monkeypatch):
+    """It takes more steps in an epoch; the others are fine-tuned on labels."""
+    monkeypatch.setattr(runs, "subprocess", started_as(Forked))
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"b{a} d{a} fa g{b}\n" for a in "aeiu" for b in "aeiouaei"))
+    task = tasks.task("regression") | {"transfer": {"files": [str(more)]}}
+    one = {"task": task, "train": {"num_epochs": 1}}
+    file = suite_file(tmp_path / "suite.yaml", tasks, tasks={"numbers": one})
+    result = invoke(str(file), "--seeds", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    folder = tmp_path / "runs" / "whole" / "numbers"
+    steps = {}
+    for name in MODELS[:3]:
+        records = metrics(folder / f"{name}-1")
+        steps[name] = records[-1]["step"]
+        assert ("loss/kl" in records[-1]) == (name == "distilled")
+        assert np.isfinite(summaries(result)[name]["median"])
+    assert steps == {"teacher": NUM_TRAIN // 16, "student": NUM_TRAIN // 16, "distilled": 12}
+    assert NUM_TRAIN // 16 + 32 // 16 == 12
 
 
 # Teachers that were fine-tuned before

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from click.testing import Result
 from disturbed_runs import finish
 from own_tokenizer_models import learn, random_model, save
-from tiny_experiments import weights
+from tiny_experiments import metrics, weights
 from tiny_tasks import TinyTasks, make_tasks
 from typer.testing import CliRunner
 
@@ -119,6 +119,42 @@ def test_a_resume_looks_at_the_teacher_the_texts_and_its_tokenizer(tasks, teache
     result = invoke("train", *config, *STEPS, "--resume")
     assert result.exit_code == 2
     assert "teacher.model tokenizer" in result.stderr
+
+
+def test_a_model_of_entailment_is_enough_where_nothing_is_labelled(tasks, tmp_path):
+    """Classes have their names and their order from its hypotheses; the dev rows measure."""
+    outputs = ["contradiction", "neutral", "entailment"]
+    teacher = save(random_model("deberta-v2", "sequence", outputs), tmp_path / "nli")
+    rows = (tasks.root / "multi-label" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(json.loads(row)["text"] + "\n" for row in rows), encoding="utf-8")
+    task = tasks.task("multi-label") | {"transfer": {"files": [str(texts)]}}
+    del task["train"]
+    path = tasks.write_config(
+        tmp_path / "x.yaml",
+        "multi-label",
+        output_dir=str(tmp_path / "runs"),
+        task=task,
+        teacher={
+            "model": str(teacher),
+            "cache": str(tmp_path / "cache"),
+            "precision": "fp32",
+            "hypotheses": {"b": "of ba", "d": "of da", "f": "of fa"},
+        },
+        loss={"labels": {"weight": 0.0}},
+    )
+    prepared = json.loads(succeeded("prepare", "--config", str(path), "--json").stdout)
+    assert (prepared["train"]["examples"], prepared["without_labels"]["examples"]) == (0, len(rows))
+    said = succeeded("train", "--config", str(path)).stderr
+    assert f"rows to train on: 0 with a label, {len(rows)} without" in said
+    first, *_, last = metrics(tmp_path / "runs" / "multi-label")
+    assert last["loss/kl"] < 0.7 * first["loss/kl"]
+    assert "loss/hard" not in last
+    saved = json.loads((tmp_path / "runs/multi-label/student/config.json").read_text())
+    assert saved["id2label"] == {"0": "b", "1": "d", "2": "f"}
+    found = json.loads(succeeded("eval", str(tmp_path / "runs/multi-label"), "--json").stdout)
+    assert found["models"]["teacher"]["agreement"] == 1.0
+    assert found["models"]["multi-label"]["agreement"] > 1 / 8  # of all sets of the classes
 
 
 @pytest.mark.slow

@@ -250,6 +250,31 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(world, tmp_path):
     assert metrics(folder) == metrics(expected)
 
 
+@pytest.mark.slow
+def test_two_processes_train_the_same_student(world, tmp_path):
+    """But for rounding: the teacher's vectors, the steps, the scores and what is saved."""
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        settings = world.experiment(student=NO_DROPOUT, loss=EVERY_LOSS, output_dir=str(folder))
+        settings["teacher"] |= {"cache": str(folder / "cache")}
+        settings["task"] |= {"retrieval": world.retrieval()}
+        config = world.write_config(tmp_path / f"{number}.yaml", **settings)
+        finished = run("train", "--config", str(config), "--json", num_processes=number)
+        assert finished.code == 0, finished.stderr
+        told = finished.json
+        states = AutoModel.from_pretrained(told["student"]).state_dict()
+        [vectors] = (folder / "cache").iterdir()
+        found.append((states, told["held_out"], vectors.name, metrics(folder / "vectors")[-1]))
+    (alone, scores, entry, record), (shared, *others) = found
+    for name, weight in alone.items():
+        torch.testing.assert_close(shared[name], weight, rtol=1e-4, atol=1e-5)
+    assert others[0] == pytest.approx(scores, rel=1e-3)
+    assert others[1] == entry
+    assert others[2]["loss/total"] == pytest.approx(record["loss/total"], rel=1e-4)
+    assert others[2]["speed/tokens"] == record["speed/tokens"]
+
+
 def test_a_step_that_no_micro_batch_can_hold_is_refused_before_the_teacher_runs(world, tmp_path):
     """Which may take hours over all texts."""
     cache, settings = tmp_path / "cache", world.experiment()
