@@ -22,6 +22,7 @@ from distilcli.config.tasks import GlueTask, RerankingTask, TextTask
 from distilcli.errors import ConfigError
 from distilcli.files.json_text import parse_json
 from distilcli.hub.model_files import model_files
+from distilcli.hub.names import cached_model
 from distilcli.models.families import family_of, num_positions
 from distilcli.models.loading import read_config
 from distilcli.models.weights import weight_paths
@@ -181,7 +182,9 @@ def _facts_of_model(folder: Path, experiment: BaseExperiment | None = None) -> F
     )
     longest = _longest(experiment) or num_positions(config)
     kept = own_metadata(folder)
-    return Facts(folder.name, folder, use, shape, longest, metadata=kept)
+    cached = cached_model(f"{folder.absolute()}/")
+    name = folder.absolute().name if cached is None else cached[0]
+    return Facts(name, folder, use, shape, longest, metadata=kept)
 
 
 def _count(paths: Sequence[Path]) -> int:

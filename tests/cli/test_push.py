@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_server import Repository, hub_of
+from hub_contents import Repository
+from hub_server import hub_of
 from huggingface_hub import ModelCard, constants
 from typer.testing import CliRunner
 

@@ -8,61 +8,20 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from hashlib import sha1, sha256
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import datasets
 import pytest
+from hub_contents import COMMIT, LARGE, Repository, file_entry, folder_entry, oid_of
 from huggingface_hub import constants
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".onnx", ".parquet")  # what is uploaded before the commit
 Answer = tuple[int, dict[str, str]]  # a status and headers
-
-
-@dataclass
-class Repository:
-    """What one repository holds.
-
-    Attributes:
-        files: of each commit, the newest last.
-        names: commits by branch or tag, beside `main`.
-        is_private: whether only those with a token see it.
-        gated: whether nobody may read its files.
-        messages: of the commits that were made here.
-    """
-
-    files: dict[str, dict[str, bytes]]
-    names: dict[str, str] = field(default_factory=dict)
-    is_private: bool = False
-    is_gated: bool = False
-    messages: list[str] = field(default_factory=list)
-
-    @property
-    def head(self) -> str:
-        """The newest commit."""
-        return list(self.files)[-1]
-
-    def commit_of(self, revision: str) -> str | None:
-        """The commit that a revision is at."""
-        if revision == "main":
-            return self.head
-        commit = self.names.get(revision, revision)
-        return commit if commit in self.files else None
-
-    def add(self, files: Mapping[str, bytes], message: str) -> str:
-        """Make a commit that changes or adds some files."""
-        before = self.files[self.head]
-        commit = sha1(f"{len(self.files)}".encode()).hexdigest()
-        self.files[commit] = before | dict(files)
-        self.messages.append(message)
-        return commit
 
 
 class Hub(ThreadingHTTPServer):
@@ -75,6 +34,7 @@ class Hub(ThreadingHTTPServer):
         failures: answers by a pattern of the method and the path, each given so many times.
         breaks: how often the connection ends in the middle of a file.
         requests: names of files that were asked for.
+        ranges: parts of files that were asked for.
         asked: method and path of every request.
         tokens: what each may do: read or write.
         user: whose they are.
@@ -92,6 +52,7 @@ class Hub(ThreadingHTTPServer):
         self.failures: dict[str, tuple[int, Answer]] = {}
         self.breaks = 0
         self.requests: list[str] = []
+        self.ranges: list[str] = []
         self.asked: list[str] = []
         self.tokens: dict[str, str] = {}
         self.user = "someone"
@@ -145,7 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        self.path = unquote(urlsplit(self.path).path)
+        address = urlsplit(self.path)
+        self.path = unquote(address.path)
+        self.recursive = parse_qs(address.query).get("recursive", ["false"])[0].lower() == "true"
         self.body = self._read()
         request = f"{self.command} {self.path}"
         self.server.asked.append(request)
@@ -233,6 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None:
             self._send(200, headers, content, may_break=True)
             return
+        self.server.ranges.append(match[0])
         first, last = int(match[1]), int(match[2] or len(content) - 1)
         if first >= len(content):
             self._send(416, {"Content-Range": f"bytes */{len(content)}"})
@@ -259,10 +223,15 @@ class _Handler(BaseHTTPRequestHandler):
         repository, commit = found
         prefix = f"{folder.strip('/')}/" if folder and folder.strip("/") else ""
         files = repository.files[commit].items()
-        inside = [_entry(path, content) for path, content in files if path.startswith(prefix)]
-        if prefix and not inside:
+        below = {path: content for path, content in files if path.startswith(prefix)}
+        if prefix and not below:
             self._send(404, {"X-Error-Code": "EntryNotFound"})
             return
+        found_folders = {str(one) for path in below for one in Path(path).parents} - {"."}
+        inside = [folder_entry(one) for one in sorted(found_folders) if one.startswith(prefix)]
+        inside += [file_entry(path, content) for path, content in below.items()]
+        if not self.recursive:
+            inside = [one for one in inside if "/" not in one["path"].removeprefix(prefix)]
         self._json(inside)
 
     def paths_info(self, kind: str, name: str, revision: str) -> None:
@@ -271,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = found[0].files[found[1]]
         wanted = json.loads(self.body)["paths"]
-        self._json([_entry(path, files[path]) for path in wanted if path in files])
+        self._json([file_entry(path, files[path]) for path in wanted if path in files])
 
     # Writing
 
@@ -317,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
             mode = "lfs" if path.endswith(LARGE) else "regular"
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
             if path in files:
-                answers[-1]["oid"] = _oid(path, files[path])
+                answers[-1]["oid"] = oid_of(path, files[path])
         self._json({"files": answers})
 
     def large_files(self, name: str) -> None:
@@ -374,18 +343,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.wfile.write(content)
-
-
-def _oid(path: str, content: bytes) -> str:
-    """What git or its large files call a content."""
-    if path.endswith(LARGE):
-        return sha256(content).hexdigest()
-    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _entry(path: str, content: bytes) -> dict[str, Any]:
-    """A file in a list of files."""
-    return {"type": "file", "path": path, "size": len(content), "oid": _oid(path, content)}
 
 
 _NAME = r"([\w.-]+/[\w.-]+)"

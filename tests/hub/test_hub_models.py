@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import COMMIT, hub_of
+from hub_contents import COMMIT, Repository
+from hub_server import hub_of
 from huggingface_hub import constants
 from tiny_models import word_tokenizer
 
@@ -44,6 +45,47 @@ def test_what_is_in_the_cache_needs_no_hub(hub, teacher, ids, monkeypatch):
     model = loading.load_masked_lm("someone/some-bert")
     assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
     assert load_tokenizer("someone/some-bert").mask_token == "[MASK]"
+
+
+def test_offline_what_is_in_the_cache_is_enough(hub, teacher, ids, monkeypatch):
+    loading.load_masked_lm("someone/some-bert", revision="main")
+    load_tokenizer("someone/some-bert")
+    model_files._commit.cache_clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = len(hub.asked)
+    model = loading.load_masked_lm("someone/some-bert", revision="main")
+    assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
+    assert load_tokenizer("someone/some-bert").mask_token == "[MASK]"
+    assert len(hub.asked) == asked
+
+
+def test_a_download_that_breaks_is_taken_up_where_it_broke(hub, teacher, ids, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 256)  # what it has written down by then
+    hub.breaks = 3
+    model = loading.load_masked_lm("someone/some-bert")
+    assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
+    assert hub.breaks == 0
+    assert hub.ranges
+
+
+def test_a_gated_model_and_a_private_one_say_what_to_do(hub, saved):
+    files = {COMMIT: {path.name: path.read_bytes() for path in saved.iterdir()}}
+    hub.repositories["lab/gated"] = Repository(files, is_gated=True)
+    with pytest.raises(ModelError, match=r"access to it is restricted on the hub \(403\)"):
+        loading.load_masked_lm("lab/gated")
+    hub.repositories["lab/private"] = Repository(files, is_private=True)
+    with pytest.raises(ModelError, match=r"the hub has no such model for you \(401\)"):
+        loading.load_masked_lm("lab/private")
+
+
+def test_a_private_model_is_had_with_a_login(hub, saved, monkeypatch, teacher, ids):
+    files = {COMMIT: {path.name: path.read_bytes() for path in saved.iterdir()}}
+    hub.repositories["lab/private"] = Repository(files, is_private=True)
+    hub.tokens["hf_secret"] = "read"
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    model = loading.load_masked_lm("lab/private")
+    assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
 
 
 def test_an_index_of_the_hub_is_checked_before_anything_is_fetched(hub, saved):

@@ -6,7 +6,8 @@ What stands in the way is found before anything is made, and nothing ever shows 
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, Hub, Repository, hub_of
+from hub_contents import COMMIT, Repository
+from hub_server import Hub, hub_of
 from huggingface_hub import constants
 
 from distilcli.errors import ConfigError
