@@ -8,7 +8,6 @@ from distilcli import __version__
 from distilcli.cli.console import Console
 from distilcli.errors import ConfigError, extra
 from distilcli.files.atomic import recover_all
-from distilcli.report.run_facts import is_run
 from distilcli.report.writing import check_target, write_report
 
 _PAGE = "report.html"
@@ -19,9 +18,13 @@ def run(
 ) -> None:
     """Write the report of runs, and say where it is."""
     check_extra()
+    from distilcli.report.pages import check_runs
+
     target = output or _default_target(folders)
     text = markdown or target.with_suffix(".md")
-    _check_folders(folders)
+    check_runs(folders)
+    for folder in folders:
+        recover_all(folder)
     check_target("--output", target, (".html", ".htm"))
     check_target("--markdown", text, (".md", ".markdown"))
     console.result(make(folders, target, text, console))
@@ -68,21 +71,3 @@ def _default_target(folders: Sequence[Path]) -> Path:
             "Give --output FILE.html, such as --output comparison.html.",
         )
     return folders[0] / _PAGE
-
-
-def _check_folders(folders: Sequence[Path]) -> None:
-    """Refuse what is neither a run nor a suite, before anything is read."""
-    for folder in folders:
-        if not folder.exists():
-            raise ConfigError(
-                f"{folder}: there is no such folder", "Name a run folder, such as runs/NAME."
-            )
-        if not is_run(folder):
-            raise ConfigError(
-                f"{folder}: is not the folder of a run",
-                "Name a folder with experiment.yaml in it.",
-            )
-        recover_all(folder)
-    doubles = {f for f in folders if [o.resolve() for o in folders].count(f.resolve()) > 1}
-    if doubles:
-        raise ConfigError(f"{min(map(str, doubles))} is named twice", "Name each run once.")

@@ -12,6 +12,7 @@ from distilcli.report.measured import (
     Measured,
     main_score,
     measured_models,
+    scores_in_order,
     the_student,
     the_teacher,
 )
@@ -45,6 +46,7 @@ _ONLY_SEEDS = frozenset({"seed"})
 _MOST_IN_FULL = 6  # runs whose own sections follow
 _MOST_COLUMNS = 5
 _MOST_NAMED = 4
+_LONGEST_TITLE = 60
 
 
 def page_of_runs(runs: Sequence[RunFacts], foot: list[str]) -> Page:
@@ -65,7 +67,7 @@ def page_of_runs(runs: Sequence[RunFacts], foot: list[str]) -> Page:
         for number, run in enumerate(runs, start=1):
             sections += sections_of_run(run, f"run-{number}-")
     return Page(
-        title=joined([run.name for run in runs]) if len(runs) < 4 else f"{len(runs)} runs",
+        title=_title([run.name for run in runs]),
         kicker=f"Comparison of {len(runs)} runs",
         lede=_lede(runs, differing),
         opening=opening,
@@ -74,12 +76,25 @@ def page_of_runs(runs: Sequence[RunFacts], foot: list[str]) -> Page:
     )
 
 
+def _title(names: Sequence[str]) -> str:
+    title = joined(names)
+    return title if len(title) <= _LONGEST_TITLE else f"{len(names)} runs"
+
+
 def labelled(runs: Sequence[RunFacts]) -> list[RunFacts]:
-    """The runs under names that tell them apart: their own, or their folders where those repeat."""
+    """The runs under names that tell them apart: their own, with folders where those repeat."""
     names = [run.name for run in runs]
+    parts = [run.root.resolve().parts for run in runs]
+    for depth in range(2, max(map(len, parts)) + 1):
+        if len(set(names)) == len(names):
+            break
+        longer = ["/".join(one[-depth:]) for one in parts]
+        names = [
+            other if names.count(name) > 1 else name
+            for name, other in zip(names, longer, strict=True)
+        ]
     return [
-        replace(run, tree=run.tree | {"name": str(run.root)}) if names.count(run.name) > 1 else run
-        for run in runs
+        replace(run, tree=run.tree | {"name": name}) for run, name in zip(runs, names, strict=True)
     ]
 
 
@@ -140,27 +155,31 @@ def difference_blocks(
     """Settings and facts that differ, as tables."""
     blocks: list[Block] = []
     if differing:
-        blocks.append(_by_run("Settings that differ.", runs, differing))
+        blocks.append(_by_run("Settings that differ.", runs, differing, words=True))
     else:
         blocks.append(Paragraph("All settings are the same, but for names and folders."))
     facts = _differing_facts(runs)
     if facts:
         caption = "What else differs: contents that were read, versions, machines."
-        blocks.append(_by_run(caption, runs, facts))
+        blocks.append(_by_run(caption, runs, facts, words=True))
     return blocks
 
 
 def _by_run(
-    caption: str, runs: Sequence[RunFacts], rows: Mapping[str, Sequence[str]], note: str = ""
+    caption: str,
+    runs: Sequence[RunFacts],
+    rows: Mapping[str, Sequence[str]],
+    note: str = "",
+    words: bool = False,
 ) -> Grid:
     """A column for each run, or, of many runs, a row."""
     if len(runs) <= _MOST_COLUMNS:
         cells = [[key, *values] for key, values in rows.items()]
-        return Grid(caption, ["", *(run.name for run in runs)], cells, note)
+        return Grid(caption, ["", *(run.name for run in runs)], cells, note, words)
     turned = [
         [run.name, *(values[place] for values in rows.values())] for place, run in enumerate(runs)
     ]
-    return Grid(caption, ["run", *rows], turned, note)
+    return Grid(caption, ["run", *rows], turned, note, words)
 
 
 def _lede(runs: Sequence[RunFacts], differing: Mapping[str, Sequence[str]]) -> str:
@@ -209,9 +228,9 @@ def quality_blocks(runs: Sequence[RunFacts]) -> list[Block]:
     blocks: list[Block] = []
     students = [the_student(measured_models(run.results), run.name) for run in runs]
     if any(students):
-        names = dict.fromkeys(key for one in students if one for key in one.scores)
+        known = [one for one in students if one]
         rows: dict[str, list[str]] = {}
-        for key in names:
+        for key in scores_in_order(known, _common_score(runs)):
             cells = [None if one is None else one.scores.get(key) for one in students]
             rows[title_of(key)] = [_shown(key, cell) for cell in cells]
         rows |= _sizes(students)
@@ -220,12 +239,18 @@ def quality_blocks(runs: Sequence[RunFacts]) -> list[Block]:
         blocks.append(_by_run("The students as eval measured them.", runs, rows, note))
     lasts = [last_held_out(run) for run in runs]
     if any(lasts) and not all(students):
-        names = dict.fromkeys(key for one in lasts for key in one)
+        names = dict.fromkeys([*shown_scores(runs[0]), *(key for one in lasts for key in one)])
         rows = {title_of(k): [value_of(k, one.get(k)) for one in lasts] for k in names}
         blocks.append(_by_run("Held-out scores of the last validation.", runs, rows))
     if set(differing_settings(runs)) <= _ONLY_SEEDS and len(runs) > 1:
         blocks += _spread(runs)
     return blocks
+
+
+def _common_score(runs: Sequence[RunFacts]) -> str | None:
+    """The main score, where all that were measured have the same."""
+    scores = {main_score(run.results, measured_models(run.results)) for run in runs} - {None}
+    return scores.pop() if len(scores) == 1 else None
 
 
 def _shown(key: str, value: float | None) -> str:
@@ -263,7 +288,8 @@ def _spread(runs: Sequence[RunFacts]) -> list[Block]:
 def _scores_of(run: RunFacts) -> dict[str, float]:
     student = the_student(measured_models(run.results), run.name)
     scores = dict(student.scores) if student is not None else last_held_out(run)
-    return {key: value for key, value in scores.items() if key != "num_masked"}
+    order = scores_in_order([student], None) if student is not None else list(scores)
+    return {key: scores[key] for key in order}
 
 
 def training_blocks(runs: Sequence[RunFacts]) -> list[Block]:
@@ -274,7 +300,7 @@ def training_blocks(runs: Sequence[RunFacts]) -> list[Block]:
     if panels:
         caption = "Scores on held-out data while the students were trained. Dashed: the teacher's."
         blocks.append(over_steps("held-out", "Held-out quality", caption, panels, 2))
-    curves = _curves(runs, TOTAL, rough=True)
+    curves = [replace(one, series=one.series.smooth()) for one in _curves(runs, TOTAL)]
     if curves and _loss_is_comparable(runs):
         caption = "The total loss on training data: the mean of a twentieth of a run at each step."
         panel = loss_panel("total loss", curves)
@@ -287,7 +313,7 @@ def _loss_is_comparable(runs: Sequence[RunFacts]) -> bool:
 
 
 def _score_panel(runs: Sequence[RunFacts], score: str) -> Panel | None:
-    curves = _curves(runs, HELD_OUT + score, rough=False)
+    curves = _curves(runs, HELD_OUT + score)
     if not curves:
         return None
     teachers = [reference_of(the_teacher(measured_models(run.results)), score) for run in runs]
@@ -295,12 +321,12 @@ def _score_panel(runs: Sequence[RunFacts], score: str) -> Panel | None:
     return score_panel(score, curves, known.pop() if len(known) == 1 else None)
 
 
-def _curves(runs: Sequence[RunFacts], key: str, rough: bool) -> list[Curve]:
+def _curves(runs: Sequence[RunFacts], key: str) -> list[Curve]:
     curves = []
     for place, run in enumerate(runs):
         series = series_of(run.records, key)
         if len(series) > 1:
-            curves.append(Curve(run.name, series, SERIES[place % len(SERIES)], rough))
+            curves.append(Curve(run.name, series, SERIES[place % len(SERIES)]))
     return curves
 
 
@@ -315,10 +341,9 @@ def size_blocks(runs: Sequence[RunFacts]) -> list[Block]:
         if student is not None:
             models[run.name] = replace(student, name=run.name)
     pictures: list[Picture | None] = []
-    scores = {main_score(run.results, measured_models(run.results)) for run in runs} - {None}
-    if len(scores) == 1:
-        score = title_of(str(scores.pop()))
-        pictures.append(quality_picture("quality-by-size", list(models.values()), score))
+    score = _common_score(runs)
+    if score is not None:
+        pictures.append(quality_picture("quality-by-size", list(models.values()), title_of(score)))
     sizes = [
         (run.name, made.parameters, SERIES[place % len(SERIES)])
         for place, run in enumerate(runs)

@@ -89,7 +89,7 @@ def draw(key: str, title: str, description: str, size: tuple[int, int], paint: D
     """
     width, height = size
     with mpl.rc_context({**_STYLE, "svg.hashsalt": key}), _quietly():
-        gaps = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, hspace=0.09, wspace=0.02)
+        gaps = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, hspace=0.09, wspace=0.05)
         figure = Figure(figsize=(width / 72, height / 72), layout=gaps)
         FigureCanvasSVG(figure)
         paint(figure, width <= NARROW)

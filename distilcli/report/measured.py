@@ -123,10 +123,7 @@ _FEW = 4  # models that stand side by side; more of them stand one below the oth
 
 def results_grid(models: Sequence[Measured], score: str | None, caption: str, note: str) -> Grid:
     """All that was measured, as `eval` shows it."""
-    names = dict.fromkeys(key for one in models for key in one.scores)
-    first = [key for key in (score, "retained") if key in names]
-    last = [key for key in _BESIDE if key in names and key not in first]
-    keys = [*first, *(k for k in names if k not in (*first, *last, *_NOT_SHOWN)), *last]
+    keys = scores_in_order(models, score)
     sizes = {
         "parameters": [count(one.parameters) for one in models],
         "MiB": [_one_place(one.size_mib) for one in models],
@@ -134,11 +131,19 @@ def results_grid(models: Sequence[Measured], score: str | None, caption: str, no
     }
     rows = [[title_of(key), *(_cell(key, one) for one in models)] for key in keys]
     rows += [[name, *cells] for name, cells in sizes.items() if set(cells) != {DASH}]
-    strong = tuple(range(len(first)))
+    strong = [place for place, key in enumerate(keys) if key in (score, "retained")]
     if len(models) <= _FEW:
         return Grid(caption, ["", *(one.name for one in models)], rows, note, strong=strong)
     turned = [[one.name, *(row[place] for row in rows)] for place, one in enumerate(models, 1)]
     return Grid(caption, ["model", *(row[0] for row in rows)], turned, note)
+
+
+def scores_in_order(models: Sequence[Measured], score: str | None) -> list[str]:
+    """The scores that any of the models has: the main one and its share first."""
+    names = dict.fromkeys(key for one in models for key in one.scores)
+    first = [key for key in (score, "retained") if key in names]
+    last = [key for key in _BESIDE if key in names and key not in first]
+    return [*first, *(k for k in names if k not in (*first, *last, *_NOT_SHOWN)), *last]
 
 
 def _cell(key: str, one: Measured) -> str:

@@ -9,6 +9,7 @@ from distilcli.config.reading import load_of_run
 from distilcli.config.yaml_tree import read_yaml
 from distilcli.errors import DistilError
 from distilcli.files.json_text import parse_json
+from distilcli.files.paths import BUILTIN_PREFIX, resolve_path
 from distilcli.report.model_facts import ModelFacts, facts_of_model
 from distilcli.training.run_folder import RunFolder
 
@@ -58,8 +59,20 @@ class RunFacts:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has trained its student to the end."""
-        return self.student is not None
+        """Whether it has trained its student to the end, which may be gone since."""
+        written = (self.student, self.results, self.scores)
+        return any(one is not None for one in written)
+
+    @property
+    def all_records(self) -> list[dict[str, Any]]:
+        """Its records, and those of its stages one after the other."""
+        return self.records + [record for stage in self.stages for record in stage.records]
+
+    @property
+    def label(self) -> str:
+        """What it is called in the page of a run that it is a stage of."""
+        number, _, name = self.root.name.partition("-")
+        return f"Stage {number}: {name}"
 
     @property
     def last_step(self) -> int:
@@ -105,7 +118,7 @@ def read_run(root: Path) -> RunFacts:
         results=_object(folder.results, problems),
         scores=_object(folder.scores, problems),
         exports=_exports(root, problems),
-        teacher=_teacher(identity, folder),
+        teacher=_teacher(identity, folder, tree),
         initial=facts_of_model(folder.initial_student),
         student=facts_of_model(folder.student),
         stages=[read_run(stage.root) for stage in _in_order(folder)],
@@ -188,8 +201,14 @@ def _exports(root: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _teacher(identity: dict[str, Any], folder: RunFolder) -> ModelFacts | None:
-    """The teacher where it was when the run began; nothing is fetched."""
+def _teacher(
+    identity: dict[str, Any], folder: RunFolder, tree: dict[str, Any]
+) -> ModelFacts | None:
+    """The teacher where it was when the run began, or a built-in one; nothing is fetched."""
+    section = tree.get("teacher")
+    name = str(section.get("model")) if isinstance(section, dict) else ""
+    if name.startswith(BUILTIN_PREFIX):
+        return facts_of_model(Path(resolve_path(name)))
     try:
         place = Path(identity[TEACHER_CONFIGURATION]["place"])
     except (LookupError, TypeError):

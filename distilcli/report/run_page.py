@@ -1,5 +1,7 @@
 """The page about one run: what it comes to first, then its sections."""
 
+from dataclasses import replace
+
 from distilcli.report.blocks import Block, KeyFigure, KeyFigures, Missing, Page
 from distilcli.report.measured import main_score, measured_models, the_student, the_teacher
 from distilcli.report.run_facts import RunFacts
@@ -28,7 +30,8 @@ def page_of_run(run: RunFacts, foot: list[str]) -> Page:
         opening.append(Missing(lacking))
     sections = sections_of_run(run)
     for number, stage in enumerate(run.stages, start=1):
-        sections += sections_of_run(stage, f"stage-{number}-")
+        named = replace(stage, tree=stage.tree | {"name": stage.label})
+        sections += sections_of_run(named, f"stage-{number}-")
     return Page(run.name, kicker_of(run), lede_of(run), opening, sections, foot)
 
 
@@ -38,6 +41,8 @@ def kicker_of(run: RunFacts) -> str:
         None: "masked-LM training",
         "embedding": "embeddings",
     }.get(run.task, f"the task {str(run.task).replace('_', ' ')}")
+    if run.stages:
+        return f"Training in {len(run.tree.get('stages') or run.stages)} stages"
     what = "Distillation" if has_teacher(run) else "Training without a teacher"
     return f"{what}: {kind}"
 
@@ -61,6 +66,9 @@ def _what_from_what(run: RunFacts) -> str:
         size = f" and {short_count(made.parameters)} parameters" if made.parameters else ""
         student = f"A {made.family} of {made.layers} layers{size}"
     verb = "distilled" if run.is_finished else "being distilled"
+    if run.stages:
+        stages = joined([f"{stage.label[6:]} ({_stage_in_words(stage)})" for stage in run.stages])
+        return f"{student}, {verb.replace('distilled', 'trained')} in stages: {stages}."
     if run.teacher_name is None:
         if has_teacher(run):
             return f"{student}, {verb} from outputs in a file."
@@ -73,6 +81,13 @@ def _what_from_what(run: RunFacts) -> str:
     others = (run.settings.get("teacher") or {}).get("others") or []
     more = f" and {len(others)} more" if others else ""
     return f"{student}, {verb} from {teacher}{more}."
+
+
+def _stage_in_words(stage: RunFacts) -> str:
+    kind = "masked-LM training" if stage.task is None else stage.task.replace("_", " ")
+    if stage.teacher_name is not None:
+        return f"{kind} from {stage.teacher_name}"
+    return kind if has_teacher(stage) else f"{kind} without a teacher"
 
 
 def _what_came(run: RunFacts) -> str:
@@ -106,7 +121,7 @@ def key_figures(run: RunFacts) -> list[KeyFigure]:
         elif score is not None and score in student.scores:
             found.append(KeyFigure(value_of(score, student.scores[score]), title_of(score)))
     found += _size_figures(run)
-    length = length_of(run.records)
+    length = length_of(run.all_records)
     if length.steps:
         note = f"{short_count(length.tokens)} tokens, {length.steps:,} steps"
         found.append(KeyFigure(duration(length.seconds), "of training", note))
@@ -154,7 +169,7 @@ def missing_of(run: RunFacts) -> list[str]:
             found.append(f"Speed was not measured: distilcli eval {run.root} --speed.")
     if run.teacher is None and run.teacher_name is not None and not run.stages:
         found.append(
-            f"The teacher {run.teacher_name} is not where it was when the run began, so its shape "
+            f"Its teacher, {run.teacher_name}, is not where it was when the run began: its shape "
             "and the layer map are left out."
         )
     return found

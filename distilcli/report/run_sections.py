@@ -30,6 +30,7 @@ from distilcli.report.words import (
     compact,
     count,
     duration,
+    name_of_term,
     short_count,
     significant,
     title_of,
@@ -39,6 +40,7 @@ from distilcli.report.words import (
 # Of masked-LM training these say most, in this order; of a task the first ones.
 _TEXT_SCORES = ("accuracy", "agreement", "loss")
 _MOST_SCORES = 3
+_DIGITS = 16  # of a fingerprint
 
 
 def sections_of_run(run: RunFacts, prefix: str = "") -> list[Section]:
@@ -82,7 +84,8 @@ def quality_blocks(run: RunFacts, prefix: str) -> list[Block]:
     last = last_held_out(run)
     if not last:
         return []
-    rows = [[title_of(name), value_of(name, value)] for name, value in last.items()]
+    names = dict.fromkeys([*shown_scores(run), *last])
+    rows = [[title_of(name), value_of(name, last.get(name))] for name in names]
     caption = "Held-out scores of the last validation during training."
     return [Grid(caption, ["", run.name], rows, strong=(0,))]
 
@@ -165,7 +168,7 @@ def loss_picture(run: RunFacts, prefix: str) -> Picture | None:
     """The total and each term over the steps; None where there are fewer than two records."""
     terms = terms_of(run.records, run.task)
     named = {TOTAL: "total"} | {
-        key: f"{title_of(name)}{_weight(run, name)}" for key, name in terms.items()
+        key: f"{name_of_term(name)}{_weight(run, name)}" for key, name in terms.items()
     }
     if len(terms) == 1:
         del named[TOTAL]
@@ -278,7 +281,8 @@ def _shapes(run: RunFacts) -> Grid | None:
         "parameters in its files": [count(one.parameters) for one in known.values()],
     }
     rows = [[name, *cells] for name, cells in facts.items()]
-    return Grid("The shapes of both models.", ["", *known], rows)
+    what = "both models" if len(known) > 1 else f"the {next(iter(known))}"
+    return Grid(f"The shape of {what}.", ["", *known], rows)
 
 
 def copied_layers(run: RunFacts) -> list[int] | None:
@@ -325,7 +329,7 @@ def _like(name: Any) -> str:
 
 def cost_blocks(run: RunFacts) -> list[Block]:
     """Time, tokens and the machine."""
-    length = length_of(run.records)
+    length = length_of(run.all_records)
     environment = run.environment
     rows: list[list[str]] = []
     if length.steps:
@@ -382,12 +386,13 @@ def made_blocks(run: RunFacts) -> list[Block]:
         blocks.append(Grid("Seed, command and versions.", ["", ""], rows, words=True))
     if run.identity:
         prints = [
-            [what, str(one.get("digest")), str(one.get("place"))]
+            [what, str(one.get("digest"))[:_DIGITS], str(one.get("place"))]
             for what, one in run.identity.items()
             if isinstance(one, dict)
         ]
         columns = ["what the run depends on", "fingerprint", "where it was"]
-        blocks.append(Grid("Fingerprints of what it read.", columns, prints, words=True))
+        caption = f"Fingerprints of what it read: the first {_DIGITS} digits."
+        blocks.append(Grid(caption, columns, prints, words=True))
     if run.tree:
         text = yaml.safe_dump(run.tree, sort_keys=False, allow_unicode=True)
         blocks.append(Code("All settings: experiment.yaml", text, "yaml"))

@@ -19,18 +19,16 @@ _TITLES = {
     "f1": "F1",
     "macro_f1": "macro F1",
     "entity_f1": "entity F1",
-    "accuracy_f1": "mean of accuracy and F1",
-    "pearson_spearman": "mean of Pearson and Spearman",
+    "accuracy_f1": "accuracy and F1",
+    "pearson_spearman": "Pearson and Spearman",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
     "exact_match": "exact match",
     "loss_per_character": "loss a character",
     "ndcg": "nDCG",
     "mrr": "MRR",
     "size_mib": "MiB",
-    "masked_lm": "masked LM",
-    "logit_mse": "MSE of logits",
-    "margin_mse": "MSE of margins",
-    "reverse_kl": "reverse KL",
-    "jensen_shannon": "Jensen-Shannon",
     "cosine": "cosine to teacher",
     "neighbours": "neighbours kept",
     **RELIABILITY_TITLES,
@@ -38,8 +36,24 @@ _TITLES = {
 
 
 def title_of(score: str) -> str:
-    """What a score or a loss term is called."""
+    """What a score is called."""
     return _TITLES.get(score, score.replace("_", " "))
+
+
+_TERMS = {
+    "masked_lm": "masked LM",
+    "logit_mse": "MSE of logits",
+    "margin_mse": "MSE of margins",
+    "reverse_kl": "reverse KL",
+    "jensen_shannon": "Jensen-Shannon",
+    "cosine": "cosine distance",
+    "mse": "squared error",
+}
+
+
+def name_of_term(term: str) -> str:
+    """What a loss term is called."""
+    return _TERMS.get(term, term.replace("_", " "))
 
 
 def tick_of(score: str, value: float) -> str:

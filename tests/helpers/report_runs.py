@@ -16,7 +16,7 @@ from distilcli.config.reading import dump
 from distilcli.files.json_text import to_json
 from distilcli.models.copying import copy_layers
 from distilcli.models.saving import save_model
-from distilcli.report import curves, layer_drawing, scatter
+from distilcli.report import curves, intervals, layer_drawing, scatter
 
 ENVIRONMENT = {
     "distilcli": "0.2.0",
@@ -155,7 +155,7 @@ def plain_picture(key: str, title: str, description: str, size: tuple[int, int],
 
 def draw_nothing(monkeypatch: Any) -> None:
     """Take `plain_picture` for every figure."""
-    for module in (curves, layer_drawing, scatter):
+    for module in (curves, intervals, layer_drawing, scatter):
         monkeypatch.setattr(module, "draw", plain_picture)
 
 

@@ -64,7 +64,7 @@ def refused(*words: object) -> str:
 def test_what_is_no_run_is_refused(models, tmp_path):
     assert "there is no such folder" in refused(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "is not the folder of a run" in refused(tmp_path / "empty")
+    assert "is not the folder of a run, a suite" in refused(tmp_path / "empty")
     run = write_run(tmp_path, models)
     assert "named twice" in refused(run, run, "--output", tmp_path / "page.html")
 
