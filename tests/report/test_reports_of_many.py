@@ -39,7 +39,7 @@ def markdown(*folders: Path) -> str:
 # Several runs
 
 
-def test_differences_come_first(models, tmp_path):
+def test_how_runs_differ_comes_first(models, tmp_path):
     one = write_run(tmp_path, models, name="one", measured=results("one"))
     optim = {"lr": 1e-3}
     measured = results("other", accuracy=0.5)
