@@ -195,7 +195,7 @@ class _Making:
         run = by_onnxruntime(path)
         self.on_note(f"measuring {subject.score} of {path.name}")
         found = certificate(subject, run, reference, _ONNX, sizes=(_BATCH,))
-        check_same(found, _ONNX)
+        check_same(subject, found, _ONNX)
         check_drop(found, self.max_drop, subject.score, reference, _ONNX)
         certificates: dict[str, Certificate] = {"onnx": found}
         if "onnx" in self.formats:

@@ -177,11 +177,26 @@ def test_a_score_that_falls_too_far_is_refused():
         check_drop(Certificate({}, float("nan"), 0.0), 1.0, "accuracy", 0.88, "it")
 
 
-def test_outputs_that_are_nan_are_not_the_same():
-    check_same(Certificate({}, 0.0, 1e-4), "it")
-    for difference in (1.01e-4, float("nan")):
-        with pytest.raises(CertificateError, match="nothing is written"):
-            check_same(Certificate({}, 0.0, difference), "it")
+def test_outputs_may_differ_by_what_fp32_rounds(monkeypatch):
+    """By 0.0001, or by twice the model's own distance from fp64 where that is more."""
+
+    class Subject:
+        graph = torch.nn.Linear(2, 2)
+
+    asked: list[torch.dtype] = []
+
+    def rounding(subject, run):
+        asked.append(run.__closure__[0].cell_contents.weight.dtype)
+        return 2e-4
+
+    check_same(Subject(), Certificate({}, 0.0, 1e-4), "it")
+    monkeypatch.setattr(certificates, "largest_difference", rounding)
+    check_same(Subject(), Certificate({}, 0.0, 3.9e-4), "it")
+    for difference in (4.1e-4, float("nan")):
+        with pytest.raises(CertificateError, match=r"0\.0004 is allowed; nothing is written"):
+            check_same(Subject(), Certificate({}, 0.0, difference), "it")
+    assert asked == [torch.float64] * 3
+    assert Subject.graph.weight.dtype == torch.float32
 
 
 def test_weights_that_were_changed_are_refused(student, config, tmp_path):
