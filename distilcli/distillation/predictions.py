@@ -21,7 +21,11 @@ from distilcli.errors import ConfigError, RunFolderError
 from distilcli.models.checks import check_tokenizer
 from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.models.placement import resolve_precision
-from distilcli.models.task_models import load_finetuned_teacher, teacher_labels
+from distilcli.models.task_models import (
+    load_finetuned_teacher,
+    longest_input,
+    teacher_labels,
+)
 from distilcli.tasks.open import expanded
 from distilcli.tasks.predicted_rows import ENDINGS, PredictedRows, write_rows
 from distilcli.tasks.task import OpenTask
@@ -142,7 +146,10 @@ class Predictions:
         """
         task = open_task_of(experiment)
         asks_for_number = experiment.task.asks_for_number
-        rows = PredictedRows.of(task, asks_for_number, column, _id_column(experiment))
+        longest = None
+        if not task.own_readers:  # whose tokens are others
+            longest = experiment.task.max_length or longest_input(experiment)
+        rows = PredictedRows.of(task, asks_for_number, column, _id_column(experiment), longest)
         model = load_finetuned_teacher(experiment, task)
         assert model is not None
         assert experiment.teacher is not None

@@ -25,6 +25,7 @@ from distilcli.models.task_models import (
     longest_input,
     teacher_labels,
 )
+from distilcli.tasks.length_read import length_read
 from distilcli.tasks.open import open_task
 from distilcli.tasks.task import OpenTask
 from distilcli.text.tokenizer_checks import unknown_share, unknown_warning
@@ -88,11 +89,14 @@ def task_tokenizer(experiment: TaskExperiment) -> PreTrainedTokenizerFast:
 def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> OpenTask:
     """The task, with a warning where its tokenizer does not know its texts."""
     section, labels = experiment.task, teacher_labels(experiment)
+    read = length_read(section)
     if section.max_length is None:
-        section = section.model_copy(update={"max_length": longest_input(experiment)})
+        lengths = [longest_input(experiment), *([] if read is None else [read])]
+        section = section.model_copy(update={"max_length": min(lengths)})
     taught = experiment.is_taught
     task = open_task(section, TextTokenizer(tokenizer), labels, taught)
     _check_labels(experiment, task)
+    _tell_of_length(experiment, task, read)
 
     def reads_alike(other: PreTrainedTokenizerFast) -> bool:
         if experiment.augmentation is not None:  # which puts tokens of the first one into inputs
@@ -113,6 +117,25 @@ def _open(experiment: TaskExperiment, tokenizer: PreTrainedTokenizerFast) -> Ope
         if warning:
             task.warn_of_inputs(split, warning)
     return task
+
+
+def _tell_of_length(experiment: TaskExperiment, task: OpenTask, read: int | None) -> None:
+    """Say how much of a text the model behind a file has read, or that the student reads more."""
+    if read is None:
+        return
+    if experiment.task.max_length is None:
+        task.notes = [
+            *task.notes,
+            f"texts are cut at {read:,} tokens or fewer, as the model read them that made "
+            "task.teacher_outputs",
+        ]
+        return
+    more = int((task.train.lengths > read).sum())
+    if more:
+        task.warnings.append(
+            f"the model that made task.teacher_outputs read {read:,} tokens of a text, and "
+            f"{more:,} inputs to train on have more; set task.max_length={read}"
+        )
 
 
 def _check_micro_batches(experiment: TaskExperiment, task: OpenTask) -> None:

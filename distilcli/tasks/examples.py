@@ -172,6 +172,17 @@ def read_examples(
     return examples
 
 
+def first_values(source: RowFiles, columns: Sequence[str]) -> dict[str, Any]:
+    """What the first row of some files has in these columns; nothing where it is no row.
+
+    Raises:
+        ConfigError, DataError: see `read_examples`.
+    """
+    for _, row in _rows(source, "files", [], {}, columns, None):
+        return {} if isinstance(row, BadRow) else dict(row.values)
+    return {}
+
+
 def _name(source: RowFiles | RowHub) -> str:
     return source.hub if isinstance(source, RowHub) else ", ".join(source.files)
 

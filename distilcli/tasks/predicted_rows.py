@@ -9,6 +9,7 @@ import numpy as np
 
 from distilcli.errors import ConfigError
 from distilcli.files.json_text import to_json
+from distilcli.tasks.length_read import LENGTH_COLUMN
 from distilcli.tasks.task import OpenTask
 
 ENDINGS = (".jsonl", ".parquet")
@@ -24,15 +25,24 @@ class PredictedRows:
         labels: names of the outputs; empty: they are numbers.
         column: of the outputs.
         id_column: of the ids; None: there are none.
+        longest: tokens of a text that the model reads, where some texts have more; else None.
     """
 
     task: OpenTask
     labels: Sequence[str]
     column: str
     id_column: str | None
+    longest: int | None
 
     @classmethod
-    def of(cls, task: OpenTask, is_number: bool, column: str | None, id_column: str | None) -> Self:
+    def of(
+        cls,
+        task: OpenTask,
+        is_number: bool,
+        column: str | None,
+        id_column: str | None,
+        longest: int | None = None,
+    ) -> Self:
         """Rows of a task that was opened.
 
         Args:
@@ -40,24 +50,29 @@ class PredictedRows:
             is_number: whether its output is a number.
             column: of the outputs; None: `logits`, or `score` of numbers.
             id_column: of the ids; None: there are none.
+            longest: tokens of a text that the model reads at most; None: it is not known.
 
         Raises:
             ConfigError: one column would be two things.
         """
         column = column or ("score" if is_number else "logits")
         others = [*task.shown_columns, *([] if id_column is None else [id_column])]
+        # Rows of another meaning may have a column of that name: then the length is not said.
+        if LENGTH_COLUMN in (*others, column) or not _is_cut(task):
+            longest = None
         if column in others:
             raise ConfigError(
                 f"{column}: the rows have a column of this name, and so has the file to write",
                 "Name the column of the outputs: task.teacher_outputs.column.",
             )
-        return cls(task, [] if is_number else task.labels, column, id_column)
+        return cls(task, [] if is_number else task.labels, column, id_column, longest)
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns."""
         ids = [] if self.id_column is None else [self.id_column]
-        return list(dict.fromkeys([*ids, *self.task.shown_columns, self.column]))
+        length = [] if self.longest is None else [LENGTH_COLUMN]
+        return list(dict.fromkeys([*ids, *self.task.shown_columns, self.column, *length]))
 
     def __len__(self) -> int:
         return sum(len(self.task.written_rows(example)) for example in self.task.examples)
@@ -79,12 +94,21 @@ class PredictedRows:
                     row[self.column] = next(coming)
                 else:
                     row[self.column] = [next(coming) if one else None for one in is_read]
+                if self.longest is not None:
+                    row[LENGTH_COLUMN] = self.longest
                 yield row
 
     def _written(self, values: Sequence[float]) -> Any:
         if not self.labels:
             return values[0]
         return dict(zip(self.labels, values, strict=True))
+
+
+def _is_cut(task: OpenTask) -> bool:
+    """Whether some row to train on is not shown as a whole, in one input."""
+    cuts = [task.cuts[0], *([] if task.unlabelled is None else [task.unlabelled.cut])]
+    is_parted = task.head == "token" and len(task.train) > len(task.examples)
+    return is_parted or any(cut.inputs for cut in cuts)
 
 
 def shortest(outputs: np.ndarray) -> list[list[float]]:
@@ -125,7 +149,7 @@ def _write_parquet(rows: PredictedRows, outputs: Iterable[np.ndarray], path: Pat
     if rows.task.lists_outputs:
         of_row = pa.list_(of_row)
     types: dict[str, Any] = dict.fromkeys(rows.task.listed_columns, pa.list_(pa.string()))
-    types[rows.column] = of_row
+    types |= {rows.column: of_row, LENGTH_COLUMN: pa.int32()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in rows.columns])
     with pq.ParquetWriter(path, schema) as writer:
         some: list[dict[str, Any]] = []
