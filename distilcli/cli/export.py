@@ -10,6 +10,7 @@ from distilcli.cards.facts import facts_of_folder
 from distilcli.cli.console import Console
 from distilcli.cli.evaluate import settings_of_models
 from distilcli.cli.models_to_measure import Wanted, experiment_of, model_of
+from distilcli.cli.push import Push
 from distilcli.cli.results import settle_runs
 from distilcli.config.experiment import BaseExperiment
 from distilcli.distillation.identity import identity_of_model
@@ -48,8 +49,8 @@ class WantedExport:
     overrides: tuple[str, ...]
 
 
-def run(wanted: WantedExport, console: Console) -> None:
-    """Export the student and say what was measured."""
+def run(wanted: WantedExport, console: Console, push: Push | None = None) -> None:
+    """Export the student, say what was measured, and send it to the hub if it is asked for."""
     formats = _formats(wanted.formats)
     settle_runs([wanted.model])
     named = Wanted([wanted.model], wanted.asked, wanted.config, wanted.overrides)
@@ -64,6 +65,8 @@ def run(wanted: WantedExport, console: Console) -> None:
     recover(wanted.output)
     refuse_foreign(wanted.output)
     refuse_changed(model)
+    if push is not None:
+        push.check()
     subject = open_subject(kind, model, wanted.asked, console)
     identity = identity_of_model("model", model)
     facts = {
@@ -87,7 +90,12 @@ def run(wanted: WantedExport, console: Console) -> None:
         with_speed=wanted.asked.speed is not False,
         add_files=add_card,
     )
-    console.show(_shown(exported, subject.what, wanted.output))
+    result = _shown(exported, subject.what, wanted.output)
+    console.show_to_people(result)
+    record = result.record
+    if push is not None:
+        record = push.send(wanted.output, record)
+    console.result(record)
 
 
 def _write_card(

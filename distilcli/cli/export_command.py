@@ -7,7 +7,7 @@ import typer
 
 from distilcli.cli import guard
 from distilcli.cli.measure_commands import names_and_overrides
-from distilcli.cli.options import JsonOption, config_path
+from distilcli.cli.options import JsonOption, PublicOption, PushOption, config_path, push_of
 from distilcli.errors import ConfigError
 from distilcli.files.paths import option_output, option_path
 
@@ -83,6 +83,8 @@ def export(
             show_default=False,
         ),
     ] = True,
+    push_to_hub: PushOption = None,
+    public: PublicOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Write a student as ONNX, in int8 or half precision, checked.
@@ -117,4 +119,4 @@ def export(
             config=None if config is None else config_path(config),
             overrides=tuple(overrides),
         )
-        command.run(wanted, console)
+        command.run(wanted, console, push_of(push_to_hub, public, console))

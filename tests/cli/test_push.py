@@ -155,6 +155,25 @@ def test_several_stages_send_the_student_of_the_last(hub, tiny_world, tmp_path):
     assert [stage["stage"] for stage in record["stages"]] == ["one", "two"]
 
 
+@pytest.mark.slow
+def test_an_export_is_sent_with_its_card(hub, tiny_world, tmp_path):
+    text = ["--text", tiny_world.text, "--documents", "line", "--formats", "onnx", "--no-speed"]
+    output = tmp_path / "exported"
+    push = ["--push-to-hub", "someone/tiny-onnx"]
+    hub.tokens[TOKEN] = "read"
+    assert run("export", tiny_world.teacher, "--output", output, *text, *push)[0] == 2
+    assert not output.exists()
+    hub.tokens[TOKEN] = "write"
+    code, record, printed = run("export", tiny_world.teacher, "--output", output, *text, *push)
+    assert code == 0, printed
+    repository = hub.repositories["someone/tiny-onnx"]
+    sent = repository.files[repository.head]
+    assert sent["onnx/model.onnx"] == (output / "onnx" / "model.onnx").read_bytes()
+    card = ModelCard(sent["README.md"].decode())
+    assert card.data.library_name == "transformers.js"
+    assert record["hub"]["repository"] == "someone/tiny-onnx"
+
+
 def test_an_interrupted_run_is_told_to_go_on_with_the_same_destination():
     assert push_words("a/b", True) == ["--push-to-hub", "a/b", "--public"]
     assert push_words(None, False) == []
