@@ -18,7 +18,8 @@ from distilcli.cli.cards import write_student_card
 from distilcli.cli.console import Console, duration
 from distilcli.cli.push import Push
 from distilcli.config.experiment import MaskedLMExperiment
-from distilcli.config.stages import AnyExperiment, Stage, StagedExperiment
+from distilcli.config.kinds import AnyExperiment
+from distilcli.config.stages import Stage, StagedExperiment
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.errors import DistilError, Interrupted
 from distilcli.models.loading import read_config

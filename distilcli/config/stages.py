@@ -8,8 +8,8 @@
 
 What stands beside `stages` is what all of them share. A stage is the whole experiment with its own
 sections laid over that: of `teacher`, `task` and `augmentation` its own takes the place of the
-shared one, of all others the keys that it has. A stage with `task` is on a task, one with `data` is
-masked-LM training, and each leaves out what only the other has.
+shared one, of all others the keys that it has. A stage with `task` is on a task or on embeddings,
+one with `data` is masked-LM training, and each leaves out what only others have.
 
 Each stage is an experiment of its own (`Stage.experiment`) and is run as one, in a folder inside
 that of the whole run. Its student is the one that the stage before has trained.
@@ -24,16 +24,14 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from distilcli.config.embedding import EMBEDDING, EmbeddingExperiment
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
 from distilcli.config.fields import Name, OutputFolder, Section, Seed
-from distilcli.config.kinds import kind_of_tree
+from distilcli.config.kinds import KINDS, AnyExperiment, AnyKind, kind_of_tree
 from distilcli.config.mistakes import describe
 from distilcli.config.overrides import Key, Override, is_in, laid_over
 from distilcli.config.renamed import with_new_names
 from distilcli.errors import ConfigError
 
-AnyExperiment = MaskedLMExperiment | TaskExperiment
 STAGES = "stages"
 _OF_THE_RUN = frozenset({"name", "output_dir", "student"})
 _REPLACED = frozenset({"seed", "teacher", "task", "augmentation"})
@@ -183,7 +181,7 @@ def stages_of(
     except ValidationError as error:
         raise ConfigError(describe(error, StagesFile, path, before, list(overrides))) from error
     stages: list[Stage] = []
-    kinds: list[type[BaseExperiment]] = []
+    kinds: list[AnyKind] = []
     for index, overlay in enumerate(shape.stages):
         own = tree[STAGES][index]
         kind = _kind_of(tree, own, index, path)
@@ -206,7 +204,6 @@ def stages_of(
 
             said = describe(error, kind, path, before, list(overrides), place)
             raise ConfigError(said) from error
-        assert isinstance(experiment, (MaskedLMExperiment, TaskExperiment))
         stages.append(Stage(overlay.name, _with_head(experiment, stages)))
     _refuse_unused(tree, kinds, f"{path}: ")
     _check_together(stages, path)
@@ -230,9 +227,7 @@ def dump_stages(staged: StagedExperiment) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def _kind_of(
-    shared: dict[str, Any], own: dict[str, Any], index: int, path: Path
-) -> type[MaskedLMExperiment] | type[TaskExperiment]:
+def _kind_of(shared: dict[str, Any], own: dict[str, Any], index: int, path: Path) -> AnyKind:
     """What a stage trains on, by its own sections, else by those that all stages share."""
     for tree, where in ((own, f"{STAGES}.{index}"), (shared, f"{STAGES}.{index}")):
         found = [key for key in _DATA if key in tree]
@@ -243,16 +238,7 @@ def _kind_of(
                 "Give a stage data: {...} for masked-LM training, or task: {...}.",
             )
         if found:
-            if found == ["data"]:
-                return MaskedLMExperiment
-            if kind_of_tree(tree) is EmbeddingExperiment:
-                raise ConfigError(
-                    f"{path}: {where}.task.kind: {EMBEDDING} is an experiment of its own, and no "
-                    "stage",
-                    "Run it by itself, from the student of the last stage: "
-                    "student={kind: checkpoint, model: ...}.",
-                )
-            return TaskExperiment
+            return kind_of_tree(tree)
     raise ConfigError(
         f"{path}: {STAGES}.{index}: it has neither data nor task",
         "Give it data: {...} for masked-LM training, or task: {...}.",
@@ -275,7 +261,6 @@ def _merged(
     shared: dict[str, Any], own: dict[str, Any], kind: type[BaseExperiment]
 ) -> dict[str, Any]:
     """The sections of a stage, laid over those that all stages share."""
-    other = MaskedLMExperiment if kind is TaskExperiment else TaskExperiment
     merged: dict[str, Any] = {}
     for key in kind.model_fields.keys() - _OF_THE_RUN:
         if key == "seed" and own.get(key, shared.get(key)) is None:
@@ -283,19 +268,18 @@ def _merged(
         if key in own and (key in _REPLACED or key not in shared):
             merged[key] = own[key]
         elif key in shared:
-            merged[key] = _without_keys_of(other, shared[key], key, kind)
+            merged[key] = _without_keys_of_others(shared[key], key, kind)
             if key in own:
                 merged[key] = laid_over(merged[key], own[key])
     return copy.deepcopy(merged)
 
 
-def _without_keys_of(
-    other: type[BaseExperiment], section: Any, key: str, kind: type[BaseExperiment]
-) -> Any:
-    """A shared section, without the keys that only the other kind of experiment has there."""
-    if not isinstance(section, dict) or key not in other.model_fields:
+def _without_keys_of_others(section: Any, key: str, kind: type[BaseExperiment]) -> Any:
+    """A shared section, without the keys that only other kinds of experiments have there."""
+    if not isinstance(section, dict):
         return section
-    foreign = _keys_below(other, key) - _keys_below(kind, key)
+    of_others = [_keys_below(other, key) for other in KINDS if key in other.model_fields]
+    foreign = set[str]().union(*of_others) - _keys_below(kind, key)
     return {name: value for name, value in section.items() if name not in foreign}
 
 

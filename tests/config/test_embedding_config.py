@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from distilcli.config.embedding import EmbeddingExperiment
+from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.reading import dump, load_any_experiment, load_experiment
 from distilcli.errors import ConfigError
 from distilcli.suites.ablations import load_ablation, plan_ablation
@@ -16,6 +17,7 @@ TREE = {
     "task": {"kind": "embedding", "train": {"files": "texts.txt"}},
     "teacher": {"model": "t"},
 }
+DATA = {"sources": [{"files": "a.txt", "documents": "line"}], "store": "s"}
 DEV = {"files": "pairs.tsv"}
 RETRIEVAL = {name: {"files": f"{name}.jsonl"} for name in ("corpus", "queries", "relevant")}
 
@@ -100,9 +102,20 @@ def test_what_does_not_fit_together_is_named(read, overrides, said):
     assert said in caught.value.message
 
 
-def test_embeddings_are_no_stage(tmp_path):
-    tree = {"name": "x", "stages": [{"name": "a", "task": TREE["task"]}], "teacher": {"model": "t"}}
-    with pytest.raises(ConfigError, match="embedding is an experiment of its own, and no stage"):
+def test_a_stage_may_be_of_embeddings(tmp_path):
+    """Of a shared section it has the keys that it knows, and others those that they know."""
+    loss = {"similarities": {"weight": 2.0}, "masked_lm": {"weight": 3.0}}
+    stages = [{"name": "a", "task": TREE["task"]}, {"name": "b", "data": DATA}]
+    tree = {"name": "x", "stages": stages, "teacher": {"model": "t"}, "loss": loss}
+    found = load_any_experiment(write(tmp_path / "x.yaml", tree))
+    first, second = (stage.experiment for stage in found.stages)
+    assert isinstance(first, EmbeddingExperiment)
+    assert isinstance(second, MaskedLMExperiment)
+    assert first.loss.weights["similarities"] == 2.0
+    assert second.loss.weights["masked_lm"] == 3.0
+    assert second.student.model == "runs/x/stages/1-a/student"
+    tree["stages"][1]["loss"] = {"similarities": {"weight": 1.0}}
+    with pytest.raises(ConfigError, match=r"stages\.1\.loss\.similarities: unknown key"):
         load_any_experiment(write(tmp_path / "x.yaml", tree))
 
 
