@@ -12,7 +12,7 @@ from distilcli.cards import history, measured
 from distilcli.cards.card import own_metadata
 from distilcli.cards.measured import Measured
 from distilcli.cards.sources import Source, sources_of
-from distilcli.cards.usage import Use, use_of
+from distilcli.cards.usage import SIMILARITY, Use, use_of
 from distilcli.config.embedding import EmbeddingExperiment
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment, TaskExperiment
 from distilcli.config.kinds import AnyExperiment
@@ -25,6 +25,7 @@ from distilcli.hub.model_files import model_files
 from distilcli.hub.names import cached_model
 from distilcli.models.families import family_of, num_positions
 from distilcli.models.loading import read_config
+from distilcli.models.sentence_encoders import read_folder
 from distilcli.models.weights import weight_paths
 from distilcli.training.run_folder import RunFolder
 
@@ -180,7 +181,8 @@ def _facts_of_model(folder: Path, experiment: BaseExperiment | None = None) -> F
     shape = (
         f"{family.a_name} of {layers} layers and width {width:,} with {_count(paths):,} parameters"
     )
-    longest = _longest(experiment) or num_positions(config)
+    said = read_folder(where, None, "student").max_length if use.tag == SIMILARITY else None
+    longest = said or _longest(experiment) or num_positions(config)
     kept = own_metadata(folder)
     cached = cached_model(f"{folder.absolute()}/")
     name = folder.absolute().name if cached is None else cached[0]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from card_runs import make_run, write_results
 from huggingface_hub import ModelCard
+from tiny_embeddings import write_sentence_files
 from tiny_experiments import bert, word_tokenizer
 from transformers import (
     BertConfig,
@@ -245,6 +246,25 @@ def test_results_of_other_models_or_of_another_kind_are_not_its_own(tmp_path):
     assert "It has not been measured" in written(run).text
     run.results.write_text(json.dumps({"suite": "glue", "tasks": {}}))
     assert write_card(run.student, card_of(facts_of_run(run))) is Written.UNCHANGED
+
+
+def test_a_sentence_encoder_is_said_as_sentence_transformers_says_it(tmp_path):
+    rows = {"train": {"files": "texts.txt"}, "dev": {"files": f"{SECRET}/pairs.tsv"}}
+    task = {"kind": "embedding", "group_size": 8, **rows}
+    experiment = {"teacher": {"model": "someone/encoder"}, "task": task}
+    run = make_run(tmp_path / "demo", experiment)
+    write_sentence_files(run.student, length={"max_seq_length": 20})
+    own = {"spearman": 0.75, "spearman_8": 0.5}
+    write_results(run, own, {"spearman": 0.8}, score="spearman", dev=None)
+    card = written(run)
+    assert card.data.library_name == "sentence-transformers"
+    assert card.data.pipeline_tag == "sentence-similarity"
+    assert [(one.metric_type, one.metric_value) for one in card.data.eval_results] == [
+        ("spearman_cosine", 0.75),
+        ("spearman_cosine_8", 0.5),
+    ]
+    assert "longer than 20 tokens" in card.text
+    assert "SentenceTransformer(" in card.text
 
 
 def test_stages_are_all_told_and_their_students_are_no_bases(tmp_path):
