@@ -138,7 +138,7 @@ def rows_of(task: OpenTask, title: str) -> Result:
         )
         record["without_labels"]["examples_of"] = {"train": of_train, "transfer": of_transfer}
     record["unknown_share"] = task.unknown_shares
-    record["warnings"] = task.warnings
+    record |= {"notes": list(task.notes), "warnings": task.warnings}
     return Result(Table(title, columns, rows), lines, record, task.warnings)
 
 

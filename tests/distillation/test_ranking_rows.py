@@ -9,6 +9,7 @@ from tiny_tasks import pair_tokenizer
 
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.task_parts import open_task_of
+from distilcli.distillation.task_rows import rows_of
 from distilcli.errors import ConfigError
 
 ALONE = [{"query": query, "document": "be", "label": 1} for query in ("ba", "bi")]
@@ -68,6 +69,20 @@ def test_a_loss_that_nothing_is_compared_by_is_refused(experiment, rows, name, w
     start = f"loss.{name}.weight is above 0, and no query to train on {why}"
     assert caught.value.message.startswith(start)
     assert f"loss.{name}.weight=0" in caught.value.hint
+
+
+def test_prepare_says_what_outputs_are_and_which_documents_have_no_label(experiment):
+    some = [*HALF_LABELLED, *NOT_RELEVANT, DEV[0] | {"query": "la"}]
+    taught = experiment(some, labels=1.0, soft_targets=1.0)
+    found = rows_of(open_task_of(taught), "task of x")
+    assert found.lines[0] == "outputs: a score of each candidate"
+    said = (
+        "documents of task.train without a label beside others with one: 1, of 1 queries; "
+        "loss.labels leaves them out"
+    )
+    assert said in found.lines
+    assert said in found.record["notes"]
+    assert any("2 of 3 queries with labels have no relevant" in one for one in found.warnings)
 
 
 @pytest.mark.parametrize(
