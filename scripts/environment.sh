@@ -37,6 +37,20 @@ make_environment() {
     echo "$wanted" >"$stamp"
 }
 
+# The last release of transformers 4, beside the packages of .venv: tests load students with it.
+# Only what cannot be the same there: its own versions of two packages that it is made for.
+make_transformers4() {
+    local folder=.venv/transformers4
+    local packages=(transformers==4.57.6 huggingface-hub==0.36.2 tokenizers==0.22.2)
+    if [[ "$(cat "$folder/installed" 2>/dev/null)" == "${packages[*]}" ]]; then
+        return
+    fi
+    rm -rf "$folder"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+        --target "$folder" "${packages[@]}"
+    echo "${packages[*]}" >"$folder/installed"
+}
+
 make_environment
 # shellcheck disable=SC1091
 source .venv/bin/activate

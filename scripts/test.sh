@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
+make_transformers4
 
 validate-pyproject pyproject.toml
 ruff check

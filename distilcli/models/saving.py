@@ -70,7 +70,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, has_token_t
     """Write the tokenizer for a model with or without token types.
 
     A BERT's tokenizer gives token types, and a DistilBERT refuses them: in transformers 4
-    `model(**tokenizer(text))` would be a TypeError.
+    `model(**tokenizer(text))` would be a TypeError. It also reads older names than those that
+    transformers 5 writes.
     """
     try:
         tokenizer.save_pretrained(folder)
@@ -83,6 +84,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, has_token_t
     tree = json.loads(path.read_text(encoding="utf-8"))
     types = ["token_type_ids"] if has_token_types else []
     tree["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    # Names that transformers 4 reads as well, which has no others for them.
+    if tree.get("tokenizer_class") == "TokenizersBackend":
+        tree["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(tree.get("extra_special_tokens"), list):
+        tree["additional_special_tokens"] = tree.pop("extra_special_tokens")
     path.write_text(to_json(tree, indent=2) + "\n", encoding="utf-8")
 
 
