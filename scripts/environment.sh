@@ -23,6 +23,10 @@ make_environment() {
     if [[ -x .venv/bin/python && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]]; then
         return
     fi
+    if [[ ! -w . ]]; then
+        echo "error: you may not write to $PWD, where .venv is made; use a copy of your own" >&2
+        return 1
+    fi
     python=$(find_python)
     echo "making .venv with $("$python" --version); this takes some minutes" >&2
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
