@@ -10,6 +10,7 @@ has another size or time of change is another text.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from errno import EACCES
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from distilcli.config.data import DataConfig
 from distilcli.corpus.prepare import MIB, Progress, finished_store, prepare
 from distilcli.corpus.store import TokenStore
 from distilcli.errors import ConfigError, DataError
+from distilcli.files.atomic import unwritten
 from distilcli.files.json_text import to_json
 from distilcli.text.globs import matching_files
 from distilcli.text.sources import ENDINGS
@@ -91,12 +93,26 @@ def text_store(
     store = finished_store(data, tokenizer)  # one that is damaged is made anew below
     if store is not None:
         return store, folder
+    _check_place()
     # One process for each shard: to start more takes longer than to tokenise so little.
     shards = sum(status.st_size for status in sizes) // (data.shard_mib * MIB) + 1
     try:
         return prepare(data, tokenizer, min(shards, os.cpu_count() or 1), on_progress), folder
     except DataError as error:
         raise DataError(f"{_OPTION}: {error.message}", error.hint) from error
+
+
+def _check_place() -> None:
+    """Name the variable, which nobody who asks for a text has set, and not the store's key."""
+    place = cache_folder()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if not os.access(place, os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES), str(place))
+    except OSError as error:
+        hint = "Set XDG_CACHE_HOME to a folder that you may write to."
+        what = f"{_OPTION}: {place}, where its tokens are kept,"
+        raise unwritten(what, error, DataError, hint) from error
 
 
 def _files(patterns: Sequence[str]) -> list[Path]:

@@ -3,9 +3,12 @@
 Loads nothing of the hub's client before there is an error of it.
 """
 
+import errno
 from collections.abc import Iterator
 
 LOG_IN = "`hf auth login` (or HF_TOKEN)"
+# Where there is no home, or one that is read only.
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _MOST_CAUSES = 10  # a chain of causes may be a circle
 
 
@@ -29,6 +32,11 @@ def hub_answer(error: BaseException, revision: str, kind: str) -> tuple[str, str
         (cause for cause in _causes(error) if isinstance(cause, answers) or _status(cause)), error
     )
     status = _status(error)
+    if status is None and (unwritable := _unwritable(error)):
+        return (
+            f"what the hub sends cannot be kept: {unwritable}",
+            "Set HF_HOME to a folder that you may write to.",
+        )
     if isinstance(error, HFValidationError):
         return "no such folder, and not a name of the hub", "Check the path or the name."
     # `datasets` keeps of the hub's answer no more than a sentence.
@@ -69,6 +77,14 @@ def _status(error: BaseException) -> int | None:
     """The HTTP status of the answer that an error is about."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
+
+
+def _unwritable(error: BaseException) -> str | None:
+    """The file or folder of the cache that an error is about; an error of the network has none."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.filename and cause.errno in _NOT_WRITABLE:
+            return f"{cause.filename} ({cause.strerror})"
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

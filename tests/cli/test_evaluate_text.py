@@ -224,8 +224,10 @@ def test_what_is_refused(tiny_world, trained, tmp_path, monkeypatch, cache, argu
 def test_a_cache_that_cannot_be_written(trained, tmp_path, cache):
     cache.parent.parent.mkdir()
     cache.parent.write_text("a file in the way")
-    message = refused(str(trained), "--text", str(text_file(tmp_path)))
-    assert message.startswith(f"--text: {cache}/")
+    arguments = str(trained), "--text", str(text_file(tmp_path))
+    message = refused(*arguments)
+    assert message.startswith(f"--text: {cache}, where its tokens are kept, cannot be written (")
+    assert "Set XDG_CACHE_HOME to a folder that you may write to." in invoke(*arguments).stderr
     assert cache.parent.read_text() == "a file in the way"
 
 

@@ -88,6 +88,18 @@ def test_a_private_model_is_had_with_a_login(hub, saved, monkeypatch, teacher, i
     assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
 
 
+def test_a_cache_that_cannot_be_written(hub, tmp_path):
+    """As where there is no home; the path and the setting are named."""
+    (tmp_path / "cache").write_text("a file in the way")
+    with pytest.raises(ModelError) as caught:
+        loading.load_masked_lm("someone/some-bert")
+    assert "what the hub sends cannot be kept: " in caught.value.message
+    assert f"{tmp_path / 'cache'}" in caught.value.message
+    assert caught.value.message.endswith("(Not a directory)")
+    assert caught.value.hint == "Set HF_HOME to a folder that you may write to."
+    assert caught.value.exit_code == 2
+
+
 def test_an_index_of_the_hub_is_checked_before_anything_is_fetched(hub, saved):
     (saved / "model.safetensors").unlink()
     index = {"weight_map": {"a": "../../evil.bin"}}
