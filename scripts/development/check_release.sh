@@ -43,7 +43,7 @@ diff "$work/expected" "$work/found" || {
     exit 1
 }
 
-# build made the wheel from the source archive. What the tree itself gives is the same, byte by byte.
+# build made the wheel of the source archive. That of the tree itself is the same, byte by byte.
 "$work/build/bin/python" -m build --wheel --outdir "$work/tree" . >"$work/log"
 for folder in dist "$work/tree"; do
     "$work/build/bin/python" - "$folder/distilcli-$version-py3-none-any.whl" <<'EOF'
