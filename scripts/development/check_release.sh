@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds dist/*.whl and dist/*.tar.gz and checks them: metadata, contents, and that they work where
-# nothing else of this project is, installed by pip from wheel and source archive, by uv and by pipx.
+# nothing else of this project is, installed by pip from wheel and archive, by uv and by pipx.
 # TAG=v0.2.0 also asks that this is the version.
 # Some minutes and, with PyTorch for CUDA, some 20 GB below $TMPDIR: the wheel's dependencies are
 # downloaded once and installed three times. PYTHON=... names the interpreter to use.
