@@ -178,10 +178,10 @@ def predict(
 ) -> None:
     """Write down what a model says of the rows of a task.
 
-    It writes one row for each row to train on: its texts, and a logit for each class. An experiment
-    whose task.teacher_outputs names the file trains a student as if the model was its teacher. It
-    runs plain, under torchrun and under accelerate launch; what is killed goes on from where it
-    was.
+    It writes one row for each row to train on: its texts, and a logit for each class, or a score
+    for each text or candidate. An experiment whose task.teacher_outputs names the file trains a
+    student as if the model was its teacher. It runs plain, under torchrun and under accelerate
+    launch; what is killed goes on from where it was.
     """
     with guard.console(json_output, "predicting") as console:
         names, overrides = names_and_overrides(models)
