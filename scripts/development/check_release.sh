@@ -92,8 +92,8 @@ there=(--config "$root/configs/quickstart.yaml" "data.store=$work/store" "output
 export HF_HUB_OFFLINE=1
 clean/bin/distilcli prepare "${there[@]}"
 clean/bin/distilcli eval builtin:teacher "${there[@]}" --num-sequences 2
-# So are the examples that `distilcli new` writes.
-clean/bin/distilcli new quickstart >/dev/null
+# The experiments that `distilcli new` starts from are there, too.
+clean/bin/distilcli new quickstart first.yaml
 rm -rf clean # each of these environments is large
 
 check_version build/bin/uv tool run --python "$PYTHON" --from "$wheel" distilcli
