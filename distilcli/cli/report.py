@@ -1,16 +1,16 @@
 """`distilcli report`: run folders as a page with figures, and as Markdown."""
 
 import datetime
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from distilcli import __version__
 from distilcli.cli.console import Console
-from distilcli.errors import ConfigError, extra
+from distilcli.errors import ConfigError, DistilError, extra
 from distilcli.files.atomic import recover_all
 from distilcli.report.writing import check_target, write_report
-
-_PAGE = "report.html"
+from distilcli.training.run_folder import RunFolder
 
 
 def run(
@@ -28,6 +28,30 @@ def run(
     check_target("--output", target, (".html", ".htm"))
     check_target("--markdown", text, (".md", ".markdown"))
     console.result(make(folders, target, text, console))
+
+
+def check_at_start(folder: Path) -> None:
+    """Make sure that `write_at_end` can write a report, before a run begins.
+
+    Raises:
+        ConfigError: what draws it is not installed.
+        RunFolderError: something else lies in its place.
+    """
+    check_extra()
+    page, text = RunFolder(folder).reports
+    check_target("--report", page, (".html",))
+    check_target("--report", text, (".md",))
+
+
+def write_at_end(folder: Path, console: Console) -> None:
+    """Write the report of a run that is finished: the main process, and without failing the run."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    page, text = RunFolder(folder).reports
+    try:
+        make([folder], page, text, console)
+    except DistilError as error:
+        console.warn(f"no report: {error.message}")
 
 
 def check_extra() -> None:
@@ -70,4 +94,4 @@ def _default_target(folders: Sequence[Path]) -> Path:
             "a report of several runs needs a place of its own",
             "Give --output FILE.html, such as --output comparison.html.",
         )
-    return folders[0] / _PAGE
+    return RunFolder(folders[0]).reports[0]

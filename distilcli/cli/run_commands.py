@@ -271,6 +271,10 @@ def train(
     skip_bad_rows: SkipOption = False,
     push_to_hub: PushOption = None,
     public: PublicOption = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Write the page that distilcli report makes, at the end."),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Train the student, and first make whatever is missing.
@@ -286,7 +290,12 @@ def train(
         if dry_run and profile:
             raise ConfigError("--dry-run and --profile cannot be used together")
         words, push = push_words(push_to_hub, public), push_of(push_to_hub, public, console)
+        words += ["--report"] if report else []
         go_on = functools.partial(resume_command, config, [*overrides, *words])
+        if report:
+            from distilcli.cli import report as reports
+
+            reports.check_at_start(experiment.run_folder)
         command = _training_of(experiment)
         if dry_run:
             if push is not None:
@@ -299,6 +308,8 @@ def train(
         try:
             with guard.stopping(guard.GO_ON, go_on):
                 command.run(experiment, resume=resume, force=force, console=console, push=push)
+                if report:
+                    reports.write_at_end(experiment.run_folder, console)
         except Interrupted as interrupted:
             interrupted.hint = go_on()
             raise

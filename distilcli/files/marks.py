@@ -16,6 +16,9 @@ from distilcli.files.json_text import parse_json, to_json
 from distilcli.files.signed_text import is_signed_file
 
 MARK = "distilcli.json"
+# By which a file is known as a report, in HTML or Markdown, and how far from its beginning.
+REPORT_MARK, REPORT_MARK_IN_MARKDOWN = "distilcli report", "<!-- distilcli report -->"
+_REPORT_OPENING = 2000  # characters
 _SHOWN = 5  # foreign files that a message names
 
 
@@ -118,3 +121,13 @@ def _files_below(folder: Path) -> list[str]:
         if not is_folder or not any(path.iterdir()):
             names.append(f"{path.relative_to(folder)}{'/' if is_folder else ''}")
     return names
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file says that it is a report of ours."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            opening = file.read(_REPORT_OPENING)
+    except OSError:
+        return False
+    return f'content="{REPORT_MARK}"' in opening or opening.startswith(REPORT_MARK_IN_MARKDOWN)

@@ -4,10 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-# By which a file is known as a report of ours.
-HTML_MARK = "distilcli report"
-MARKDOWN_MARK = "<!-- distilcli report -->"
-
 
 @dataclass(frozen=True)
 class Paragraph:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from distilcli.report.blocks import HTML_MARK, Block, Page, Section
+from distilcli.files.marks import REPORT_MARK
+from distilcli.report.blocks import Block, Page, Section
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,7 +41,7 @@ def html_of(page: Page) -> str:
 
     style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
     page_html = environment.get_template("page.html").render(
-        page=page, parts=_parts(page), show=show, style=style, mark=HTML_MARK
+        page=page, parts=_parts(page), show=show, style=style, mark=REPORT_MARK
     )
     return f"{page_html}\n"
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from distilcli.files.marks import REPORT_MARK_IN_MARKDOWN
 from distilcli.report.blocks import (
-    MARKDOWN_MARK,
     Block,
     Code,
     Grid,
@@ -23,7 +23,7 @@ def markdown_of(page: Page, pictures: Mapping[str, str]) -> str:
         page: what is shown.
         pictures: the file of each figure, by its key.
     """
-    lines = [MARKDOWN_MARK, "", f"# {_text(page.title)}", "", _text(page.kicker)]
+    lines = [REPORT_MARK_IN_MARKDOWN, "", f"# {_text(page.title)}", "", _text(page.kicker)]
     if page.lede:
         lines += ["", _text(page.lede)]
     for block in page.opening:

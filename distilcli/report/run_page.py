@@ -67,7 +67,12 @@ def _what_from_what(run: RunFacts) -> str:
         student = f"A {made.family} of {made.layers} layers{size}"
     verb = "distilled" if run.is_finished else "being distilled"
     if run.stages:
-        stages = joined([f"{stage.label[6:]} ({_stage_in_words(stage)})" for stage in run.stages])
+        stages = joined(
+            [
+                f"{stage.root.name.partition('-')[2]} ({_stage_in_words(stage)})"
+                for stage in run.stages
+            ]
+        )
         return f"{student}, {verb.replace('distilled', 'trained')} in stages: {stages}."
     if run.teacher_name is None:
         if has_teacher(run):

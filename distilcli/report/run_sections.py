@@ -31,7 +31,6 @@ from distilcli.report.words import (
     count,
     duration,
     name_of_term,
-    short_count,
     significant,
     title_of,
     value_of,
@@ -336,7 +335,7 @@ def cost_blocks(run: RunFacts) -> list[Block]:
         speed = f"{length.tokens / length.seconds:,.0f}" if length.seconds else ""
         rows += [
             ["steps", count(length.steps)],
-            ["tokens trained on", f"{count(length.tokens)} ({short_count(length.tokens)})"],
+            ["tokens trained on", count(length.tokens)],
             ["time of training", duration(length.seconds)],
             ["tokens a second", speed],
             ["epochs begun", count(length.epoch)],

@@ -206,7 +206,9 @@ def size_picture(
         axes.set_xticks([*years, place], [*map(str, years), own_name])
         for year in years:
             of_year = [one for one in MODELS if one.year == year]
-            names = [f"{one.name} {short_count(one.parameters)}" for one in of_year]
+            sizes = [] if is_narrow else [short_count(one.parameters) for one in of_year]
+            names = [one.name for one in of_year]
+            names = [" ".join(pair) for pair in zip(names, sizes, strict=True)] if sizes else names
             _name_column(axes, year, names, [m.parameters for m in of_year], [SOFT] * len(names))
         names = [f"{name} {short_count(size)}" for name, size, _ in models]
         _name_column(axes, place, names, [s for _, s, _ in models], [c for _, _, c in models])

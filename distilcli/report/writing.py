@@ -4,10 +4,7 @@ from pathlib import Path
 
 from distilcli.errors import ConfigError, RunFolderError
 from distilcli.files.atomic import unwritten, write_atomically
-from distilcli.report.blocks import HTML_MARK, MARKDOWN_MARK
-
-_MARKS = (f'content="{HTML_MARK}"', MARKDOWN_MARK)
-_OPENING = 2000  # characters in which the mark stands
+from distilcli.files.marks import is_report
 
 
 def check_target(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
@@ -28,16 +25,6 @@ def check_target(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
             f"{path}: not replaced, because nothing in it says that distilcli wrote it",
             f"Name another file with {option}, or move that one elsewhere.",
         )
-
-
-def is_report(path: Path) -> bool:
-    """Whether a file says that it is a report of ours."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            opening = file.read(_OPENING)
-    except OSError:
-        return False
-    return any(mark in opening for mark in _MARKS)
 
 
 def write_report(option: str, path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from distilcli.distillation.identity import Identity, from_tree, to_tree
 from distilcli.errors import ConfigError, RunFolderError, WriteError
 from distilcli.files.atomic import recover_all, remove_folder, unwritten, write_atomically
 from distilcli.files.json_text import parse_json, to_json
-from distilcli.files.marks import refuse_foreign
+from distilcli.files.marks import is_report, refuse_foreign
 from distilcli.training import checkpoints
 from distilcli.training.environment import describe_environment
 from distilcli.training.run_lock import locked_run
@@ -70,6 +70,7 @@ class RunFolder:
         self.identity = root / "identity.json"
         self.results = root / "results.json"
         self.scores = root / "scores.json"
+        self.reports = (root / "report.html", root / "report.md")
         self.trackers = root / "trackers.json"
 
     @property
@@ -188,6 +189,7 @@ class RunFolder:
         files = [self.metrics, self.identity, self.trackers]
         files += [self.results] if is_marked(self.results) else []
         files += [self.scores] if _holds_scores(self.scores) else []
+        files += [path for path in self.reports if is_report(path)]
         for file in files:
             file.unlink(missing_ok=True)
 
