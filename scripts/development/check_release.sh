@@ -12,7 +12,9 @@ PYTHON=${PYTHON:-python3.11}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # An index that is set up for pip alone is found in both environments; versions are the pinned ones.
-export PIP_CONSTRAINT=$root/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
+# They are copied, as pip takes a path with blanks in this variable for several.
+cp constraints.txt "$work/constraints.txt"
+export PIP_CONSTRAINT=$work/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 
 "$PYTHON" -m venv "$work/build"
 "$work/build/bin/pip" install --quiet build pipx twine uv validate-pyproject
@@ -65,7 +67,7 @@ wheel=$PWD/dist/distilcli-$version-py3-none-any.whl
 "$work/build/bin/pip" download --quiet --dest "$work/wheelhouse" "$wheel" setuptools
 export PIP_NO_INDEX=1 PIP_FIND_LINKS=$work/wheelhouse
 export UV_NO_INDEX=1 UV_FIND_LINKS=$work/wheelhouse UV_PYTHON_DOWNLOADS=never
-export UV_CACHE_DIR=$work/uv UV_CONSTRAINT=$root/constraints.txt
+export UV_CACHE_DIR=$work/uv UV_CONSTRAINT=$work/constraints.txt
 export PIPX_HOME=$work/pipx PIPX_BIN_DIR=$work/pipx/bin PIPX_MAN_DIR=$work/pipx/man
 
 check_version() {
