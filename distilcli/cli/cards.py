@@ -17,6 +17,8 @@ def write_student_card(
     experiment: AnyExperiment | StagedExperiment | None,
     held_out: Mapping[str, float],
     console: Console,
+    *,
+    only_missing: bool = False,
 ) -> None:
     """Write the card of a run's student, anew where it is as distilcli wrote it.
 
@@ -27,7 +29,10 @@ def write_student_card(
         experiment: that was run; None: as the run folder has it.
         held_out: what training measured, see `facts_of_run`.
         console: told where a card is not written.
+        only_missing: leave a card that is there, as that of a run that had ended before.
     """
+    if only_missing and (run.student / CARD).exists():
+        return
     try:
         written = write_card(run.student, card_of(facts_of_run(run, experiment, held_out)))
     except DistilError as error:

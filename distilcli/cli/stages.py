@@ -85,7 +85,8 @@ def run(
             folder.publish_student()
             last = results[-1]
             held_out = last.held_out if last is not None else {}
-            write_student_card(folder.run, staged, held_out, console)
+            only_missing = finished >= len(staged.stages)
+            write_student_card(folder.run, staged, held_out, console, only_missing=only_missing)
     record = _show(folder, results, console)
     console.result(record if push is None else push.send(folder.run.student, record))
 

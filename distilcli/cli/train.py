@@ -160,7 +160,10 @@ def take(
                 goes_on=among.goes_on,
             )
         if accelerator.is_main_process and isinstance(experiment, KINDS):
-            write_student_card(folder, experiment, result.held_out, console)
+            only_missing = result.already_finished
+            write_student_card(
+                folder, experiment, result.held_out, console, only_missing=only_missing
+            )
         return result
 
 

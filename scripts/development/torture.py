@@ -51,6 +51,7 @@ HELD = [
     r"store/shards/shard-\d{5}\.json",
     rf"runs/{NAME}/(\.lock|experiment\.yaml|environment\.json|identity\.json|metrics\.jsonl)",
     rf"runs/{NAME}/(initial-student|student)/[a-z_]+\.(json|jinja|txt|safetensors)",
+    rf"runs/{NAME}/student/README\.md",  # its card
     rf"runs/{NAME}/checkpoints/step-\d{{8}}/(checkpoint\.json|(student|optimizer)\.safetensors)",
 ]
 # Where things are written before they get their names; between kill and next start they may be.

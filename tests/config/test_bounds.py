@@ -110,7 +110,7 @@ def test_every_number_among_the_options_has_an_upper_bound() -> None:
             if option.type.name.startswith(("int", "float")):
                 found += 1
                 assert getattr(option.type, "max", None), f"{command.name} {option.opts}"
-    assert found == 11
+    assert found == 12
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_what_a_limit_cuts_is_counted_and_much_is_warned_of(
     assert task.train.lengths.tolist() == [12, 4]
     assert task.cuts == (Cut(1, 20, 16), Cut(0, 0, 14))
     assert task.warnings == [
-        "task.train: task.max_length 12 cuts 55.6% of the tokens, in 1 texts; raise it, as far as "
+        "task.train: task.max_length 12 cuts 55.6% of the tokens, in 1 text; raise it, as far as "
         "the models have positions"
     ]
 
