@@ -20,6 +20,7 @@ from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result, Table
 from distilcli.export.folder import FORMATS, Exported, Format, refuse_changed, write_export
 from distilcli.export.opening import open_subject
+from distilcli.export.running import check_extra
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
 from distilcli.training.environment import describe_environment
@@ -63,7 +64,10 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
     kind.check_asked(wanted.asked)
     check_apart({"--output": wanted.output}, {"MODEL": model} | folders_read(experiment))
     recover(wanted.output)
-    refuse_foreign(wanted.output)
+    refuse_foreign(wanted.output, "export")
+    check_extra()
+    if wanted.output.is_dir() and any(wanted.output.iterdir()):
+        console.note(f"{wanted.output}: the export that is there is replaced, all of its files")
     refuse_changed(model)
     if push is not None:
         push.check()

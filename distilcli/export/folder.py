@@ -38,7 +38,7 @@ from distilcli.files.atomic import replacing, unwritten
 from distilcli.files.digests import sha256_of_file
 from distilcli.files.json_text import to_json
 from distilcli.files.marks import changed_files, refuse_foreign, write_mark
-from distilcli.models.families import family_of, takes_token_types
+from distilcli.models.families import family_of, num_positions, takes_token_types
 from distilcli.models.inside import shape_of
 from distilcli.models.loading import quietly
 from distilcli.models.saving import save_tokenizer
@@ -115,7 +115,7 @@ def write_export(
     """
     try:
         with replacing(folder) as new:
-            refuse_foreign(folder)
+            refuse_foreign(folder, "export")
             (new / "onnx").mkdir(parents=True)
             made = _Making(subject, new, formats, max_drop, on_note)
             found = made.everything(with_speed, facts)
@@ -175,7 +175,11 @@ class _Making:
             setattr(model.config, name, value)
         with quietly():
             model.config.save_pretrained(new)
-        save_tokenizer(subject.tokenizer, new, has_token_types=takes_token_types(model))
+        longest = num_positions(model.config)
+        if isinstance(subject, OfVectors):
+            longest = subject.encoding.reading.max_length
+        has_types = takes_token_types(model)
+        save_tokenizer(subject.tokenizer, new, has_token_types=has_types, cut_at=longest)
         if isinstance(subject, OfVectors):
             width = shape_of(model).width
             write_encoder_files(new, subject.encoding, width)

@@ -30,6 +30,18 @@ def by_torch(graph: Graph) -> Run:
     return run
 
 
+def check_extra() -> None:
+    """Refuse where exports cannot be made, before anything is measured.
+
+    Raises:
+        ConfigError: the extra `export` is not installed.
+    """
+    with extra("export", NEEDS):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+
+
 def by_onnxruntime(path: Path) -> Run:
     """Run an ONNX file on the CPU, with as many threads as torch has.
 

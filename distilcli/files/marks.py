@@ -55,10 +55,14 @@ def changed_files(folder: Path) -> list[str]:
     return [name for name, digest in own.items() if _is_changed(folder / name, digest)]
 
 
-def refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path, kind: str = "student") -> None:
     """Refuse to replace or remove a folder in which there is anything that this tool did not write.
 
     What was changed since is someone else's too. A folder that is empty or not there may be made.
+
+    Args:
+        folder: to be replaced or removed.
+        kind: what it must be by its mark: an export never takes the place of a student.
 
     Raises:
         RunFolderError: naming what there is.
@@ -68,6 +72,11 @@ def refuse_foreign(folder: Path) -> None:
             raise RunFolderError(f"{folder}: is a file, not a folder", "Name another folder.")
         return
     mark = read_mark(folder)
+    if mark is not None and mark["kind"] != kind:
+        raise RunFolderError(
+            f"{folder}: not replaced, because it is of another kind ({mark['kind']}, not {kind})",
+            "Name another folder.",
+        )
     found = _foreign_entries(folder, mark)
     if not found:
         return

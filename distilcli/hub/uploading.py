@@ -63,16 +63,16 @@ def checked_destination(destination: Destination, *, may_create: bool) -> Destin
     name = destination.repository
     if not is_repository_name(name):
         raise ConfigError(
-            f"--push-to-hub: {name!r} is not a name of the hub",
+            f"upload: {name!r} is not a name of the hub",
             "Give ORG/NAME, of letters, digits, '.', '_' and '-'.",
         )
     if is_offline():
         raise ConfigError(
-            "--push-to-hub: HF_HUB_OFFLINE is set, so nothing can be sent to the hub",
-            "Unset it, or leave --push-to-hub out.",
+            "upload: HF_HUB_OFFLINE is set, so nothing can be sent to the hub",
+            "Unset it, or upload nothing.",
         )
     if get_token() is None:
-        raise ConfigError("--push-to-hub: nobody is logged in to the hub", f"Log in: {LOG_IN}.")
+        raise ConfigError("upload: nobody is logged in to the hub", f"Log in: {LOG_IN}.")
     api = HfApi()
     with _in_words(name, ConfigError):
         found = Destination(_full_name(name, api.whoami()), destination.is_public)
@@ -97,7 +97,7 @@ def _full_name(name: str, account: dict[str, Any]) -> str:
     user = str(account.get("name"))
     if (account.get("auth") or {}).get("accessToken", {}).get("role") == "read":
         raise ConfigError(
-            f"--push-to-hub: the token of {user} may only read",
+            f"upload: the token of {user} may only read",
             f"Make one that may write ({WRITE_TOKENS}), and log in with it: {LOG_IN}.",
         )
     owner, slash, _ = name.partition("/")
@@ -107,7 +107,7 @@ def _full_name(name: str, account: dict[str, Any]) -> str:
     if owner != user and roles.get(owner, "read") == "read":
         writable = [user, *(org for org, role in roles.items() if role != "read")]
         raise ConfigError(
-            f"--push-to-hub: {user} may not write into {owner} on the hub",
+            f"upload: {user} may not write into {owner} on the hub",
             f"Give NAME below {', '.join(writable)}, or log in as someone else: {LOG_IN}.",
         )
     return name
@@ -122,7 +122,7 @@ def _check_visibility(destination: Destination, is_private: bool) -> None:
             "Make it public on its page, or leave --public out.",
         )
     raise ConfigError(
-        f"--push-to-hub: {destination.repository} is public, so everyone would see what is sent",
+        f"upload: {destination.repository} is public, so everyone would see what is sent",
         "Give --public if they shall, or another name.",
     )
 

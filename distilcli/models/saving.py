@@ -66,13 +66,33 @@ def save_model(
         ) from error
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, has_token_types: bool) -> None:
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    has_token_types: bool,
+    cut_at: int | None = None,
+) -> None:
     """Write the tokenizer for a model with or without token types.
+
+    What earlier calls have set, or the teacher's file, is not written with it: whoever reads
+    tokenizer.json without transformers would get padded texts, or texts cut at another length.
 
     A BERT's tokenizer gives token types, and a DistilBERT refuses them: in transformers 4
     `model(**tokenizer(text))` would be a TypeError. It also reads older names than those that
     transformers 5 writes.
+
+    Args:
+        tokenizer: of the model.
+        folder: where to.
+        has_token_types: whether the model takes token types.
+        cut_at: tokens at which tokenizer.json cuts a text; None: it cuts none.
     """
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    if cut_at is None:
+        backend.no_truncation()
+    else:
+        backend.enable_truncation(cut_at)
     try:
         tokenizer.save_pretrained(folder)
     except (TypeError, ValueError) as error:  # of settings that no tokenizer has

@@ -165,7 +165,7 @@ def missing_of(run: RunFacts) -> list[str]:
     if run.stages:
         found += _missing_of_stages(run)
     elif run.records and not keys_of(run.records, HELD_OUT):
-        found.append("No held-out scores were recorded while it trained: validation.every is 0.")
+        found.append("No held-out scores are on record: validation.every is 0, or was not reached.")
     if run.results is None and run.is_finished:
         found.append(f"It was not measured: distilcli eval {run.root} writes results.json.")
     elif run.results is not None:

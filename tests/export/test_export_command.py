@@ -102,7 +102,20 @@ def test_every_file_and_every_figure_is_there(exported, student):
     assert config["id2label"] == own["id2label"] == {"0": "no", "1": "yes"}
     weights = load_file(output / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
-    refuse_foreign(output)  # raises where a file is not as its mark says
+    refuse_foreign(output, "export")  # raises where a file is not as its mark says
+    cut = json.loads((output / "tokenizer.json").read_text(encoding="utf-8"))
+    assert cut["padding"] is None
+    assert cut["truncation"]["max_length"] == config["max_position_embeddings"]
+
+
+def test_a_student_is_not_replaced_by_an_export(student, config, tmp_path):
+    other = tmp_path / "student"
+    shutil.copytree(student, other)
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    words = [student, "--config", config, "--output", other, "--formats", "bf16"]
+    message = export(*words, code=2)["error"]["message"]
+    assert "of another kind (student, not export)" in message
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
 
 
 # Runs where torch, transformers and this package cannot be imported.

@@ -115,7 +115,7 @@ def test_a_name_that_is_none(hub):
 def test_nobody_is_logged_in(hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     error = refused("someone/new")
-    assert error.message == "--push-to-hub: nobody is logged in to the hub"
+    assert error.message == "upload: nobody is logged in to the hub"
     assert error.hint == f"Log in: {LOG_IN}."
     assert hub.asked == []
 
@@ -136,7 +136,7 @@ def test_a_token_that_the_hub_does_not_know(hub):
 def test_a_token_that_may_only_read(hub):
     hub.tokens[TOKEN] = "read"
     error = refused("someone/new")
-    assert error.message == "--push-to-hub: the token of someone may only read"
+    assert error.message == "upload: the token of someone may only read"
     assert "settings/tokens" in error.hint
 
 
@@ -144,7 +144,7 @@ def test_a_token_that_may_only_read(hub):
 def test_an_organisation_in_which_the_user_may_not_write(hub, role):
     hub.organisations = {"lab": "admin"} | ({"theirs": role} if role else {})
     error = refused("theirs/new")
-    assert error.message == "--push-to-hub: someone may not write into theirs on the hub"
+    assert error.message == "upload: someone may not write into theirs on the hub"
     assert error.hint == f"Give NAME below someone, lab, or log in as someone else: {LOG_IN}."
     assert hub.repositories == {}
 

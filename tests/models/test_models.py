@@ -255,6 +255,15 @@ def test_a_student_has_the_permissions_of_any_file_and_says_who_wrote_it(
     assert set(mark["files"]) == {path.name for path in files} - {"distilcli.json"}
 
 
+def test_a_tokenizer_is_written_without_the_padding_of_its_file(teacher, tokenizer, tmp_path):
+    tokenizer.backend_tokenizer.enable_padding(length=128)
+    tokenizer.backend_tokenizer.enable_truncation(128)
+    saving.save_model(students.copy_layers(teacher, [0]), tokenizer, tmp_path / "student")
+    written = json.loads((tmp_path / "student" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert written["padding"] is None
+    assert written["truncation"] is None
+
+
 def test_a_folder_with_anything_else_in_it_is_not_replaced(teacher, tokenizer, tmp_path):
     folder = tmp_path / "student"
     model = students.copy_layers(teacher, [0])
