@@ -85,8 +85,7 @@ def run(
             folder.publish_student()
             last = results[-1]
             held_out = last.held_out if last is not None else {}
-            only_missing = finished >= len(staged.stages)
-            write_student_card(folder.run, staged, held_out, console, only_missing=only_missing)
+            write_student_card(folder.run, staged, held_out, console)
     record = _show(folder, results, console)
     console.result(record if push is None else push.send(folder.run.student, record))
 

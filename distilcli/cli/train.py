@@ -160,10 +160,8 @@ def take(
                 goes_on=among.goes_on,
             )
         if accelerator.is_main_process and isinstance(experiment, KINDS):
-            only_missing = result.already_finished
-            write_student_card(
-                folder, experiment, result.held_out, console, only_missing=only_missing
-            )
+            had_ended = result.already_finished
+            write_student_card(folder, experiment, result.held_out, console, had_ended=had_ended)
         return result
 
 
