@@ -122,7 +122,7 @@ def _formats(words: str) -> list[Format]:
     """The formats that --formats names.
 
     Raises:
-        ConfigError: there is none of a name, or both would be one file.
+        ConfigError: a format is not known, or two of them would be the same file.
     """
     named = [word.strip() for word in words.split(",")]
     unknown = [word for word in named if word not in FORMATS]

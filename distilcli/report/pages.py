@@ -24,7 +24,7 @@ def page_of(folders: Sequence[Path], foot: list[str]) -> Page:
         foot: what it was made of, and by what.
 
     Raises:
-        ConfigError: a folder is none of these, or the results of a suite cannot be read.
+        ConfigError: a folder is not that of a run or a suite, or the results cannot be read.
     """
     if len(folders) == 1 and not is_run(folders[0]):
         return _page_of_many(folders[0], foot)
