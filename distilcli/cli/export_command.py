@@ -1,15 +1,27 @@
 """The command `export`, as it is typed; `export.py` does the work and is imported only then."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from distilcli.cli import guard
-from distilcli.cli.measure_commands import names_and_overrides
-from distilcli.cli.options import JsonOption, PublicOption, PushOption, config_path, push_of
+from distilcli.cli.options import (
+    DevOption,
+    DocumentsOption,
+    JsonOption,
+    PublicOption,
+    PushOption,
+    RunConfigOption,
+    TextOption,
+    config_path,
+    names_and_overrides,
+    other_data,
+    push_of,
+)
 from distilcli.errors import ConfigError
-from distilcli.files.paths import option_output, option_path
+from distilcli.files.paths import option_output
 
 
 def export(
@@ -42,39 +54,10 @@ def export(
             show_default=False,
         ),
     ] = 0.005,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            metavar="FILE",
-            help="Experiment file (default: that of the run).",
-        ),
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text",
-            metavar="FILE",
-            help="Measure on this text instead of held-out text; may be repeated.",
-        ),
-    ] = None,
-    documents: Annotated[
-        str | None,
-        typer.Option(
-            "--documents",
-            metavar="KIND",
-            help="What one document of --text is: file, line or blank-line (default: as the run).",
-        ),
-    ] = None,
-    dev: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dev",
-            metavar="FILE",
-            help="Measure on these examples instead of the task's; may be repeated.",
-        ),
-    ] = None,
+    config: RunConfigOption = None,
+    text: TextOption = None,
+    documents: DocumentsOption = None,
+    dev: DevOption = None,
     speed: Annotated[
         bool,
         typer.Option(
@@ -99,17 +82,9 @@ def export(
                 f"one student is needed, and {len(names) or 'none'} is given",
                 "Name one: distilcli export STUDENT --output DIR.",
             )
-        if documents not in (None, "file", "line", "blank-line"):
-            raise ConfigError(f"--documents {documents}: not file, line or blank-line")
+        asked = replace(other_data(text, documents, dev), speed=speed)
         from distilcli.cli import export as command
-        from distilcli.evaluation.asked import Asked
 
-        asked = Asked(
-            text=tuple(option_path("--text", word) for word in text or []),
-            documents=documents,
-            dev=tuple(option_path("--dev", word) for word in dev or []),
-            speed=speed,
-        )
         wanted = command.WantedExport(
             model=names[0],
             output=option_output("--output", output),

@@ -69,8 +69,8 @@ def _show_usage_error(error: Any, as_json: bool) -> int:
     if context is None or message == context.get_help():
         error.show()  # no command is named: the help is all there is to say
         return code
-    sys.stderr.write(f"{context.get_usage()}\nTry '{context.command_path} --help'.\n")
-    return _say_plainly(ConfigError(message), as_json)
+    sys.stderr.write(f"{context.get_usage()}\n")
+    return _say_plainly(ConfigError(message, f"Try '{context.command_path} --help'."), as_json)
 
 
 def _say_plainly(error: DistilError, as_json: bool = False) -> int:

@@ -7,6 +7,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,18 @@ import typer
 
 from distilcli.cli import guard
 from distilcli.cli.launch import relaunched
-from distilcli.cli.options import JsonOption, config_path
+from distilcli.cli.options import (
+    DevOption,
+    DocumentsOption,
+    JsonOption,
+    RunConfigOption,
+    TextOption,
+    config_path,
+    names_and_overrides,
+    other_data,
+)
 from distilcli.errors import ConfigError, Interrupted
-from distilcli.files.paths import is_override, option_output, option_path
+from distilcli.files.paths import option_output, option_path
 
 BUILTIN_SUITES = ("glue", "imdb", "squad", "tokens")
 
@@ -30,15 +40,7 @@ def evaluate(
             "to use instead of the file's.",
         ),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            metavar="FILE",
-            help="Experiment file (default: that of the first run folder).",
-        ),
-    ] = None,
+    config: RunConfigOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -64,30 +66,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text",
-            metavar="FILE",
-            help="Measure on this text instead of held-out text; may be repeated.",
-        ),
-    ] = None,
-    documents: Annotated[
-        str | None,
-        typer.Option(
-            "--documents",
-            metavar="KIND",
-            help="What one document of --text is: file, line or blank-line (default: as the run).",
-        ),
-    ] = None,
-    dev: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dev",
-            metavar="FILE",
-            help="Measure on these examples instead of the task's; may be repeated.",
-        ),
-    ] = None,
+    text: TextOption = None,
+    documents: DocumentsOption = None,
+    dev: DevOption = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -115,24 +96,13 @@ def evaluate(
         output = None if output is None else option_output("--output", output)
         config = None if config is None else config_path(config)
         teacher = None if teacher is None else option_path("--teacher", teacher)
-        text = [option_path("--text", word) for word in text or []]
-        dev = [option_path("--dev", word) for word in dev or []]
-        if documents not in (None, "file", "line", "blank-line"):
-            raise ConfigError(f"--documents {documents}: not file, line or blank-line")
+        asked = other_data(text, documents, dev)
         if teacher is not None and not text:
             raise ConfigError("--teacher can only be used with --text")
         from distilcli.cli import evaluate as command
         from distilcli.cli.models_to_measure import Wanted
-        from distilcli.evaluation.asked import Asked
 
-        asked = Asked(
-            text=tuple(text),
-            documents=documents,
-            dev=tuple(dev),
-            teacher=teacher,
-            num_sequences=num_sequences,
-            speed=speed,
-        )
+        asked = replace(asked, teacher=teacher, num_sequences=num_sequences, speed=speed)
         command.run(Wanted(names, asked, config, tuple(overrides), output), console)
 
 
@@ -149,15 +119,7 @@ def predict(
         Path,
         typer.Option(metavar="FILE", help="File to write, which ends in .jsonl or .parquet."),
     ],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            metavar="FILE",
-            help="Experiment file with the task (default: that of the run).",
-        ),
-    ] = None,
+    config: RunConfigOption = None,
     rows: Annotated[
         list[str] | None,
         typer.Option(
@@ -203,14 +165,6 @@ def predict(
         go_on = functools.partial(relaunched, sys.argv[1:])
         with guard.stopping(guard.GO_ON, go_on):
             command.run(wanted, console)
-
-
-def names_and_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The models among the words of a command line, and the overrides."""
-    given = words or []
-    overrides = [word for word in given if is_override(word)]
-    names = [option_path("MODEL", word) for word in given if not is_override(word)]
-    return names, overrides
 
 
 def _suite_instead(

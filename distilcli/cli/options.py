@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distilcli.errors import ConfigError
-from distilcli.files.paths import option_path
+from distilcli.files.paths import is_override, option_path
 
 if TYPE_CHECKING:
     from distilcli.cli.console import Console
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distilcli.config.experiment import MaskedLMExperiment
     from distilcli.config.kinds import AnyExperiment
     from distilcli.config.stages import StagedExperiment
+    from distilcli.evaluation.asked import Asked
 
 # What can be written and printed; tests hold them to the files and sections that there are.
 TASK_TEMPLATES = (
@@ -42,6 +43,12 @@ SCHEMAS = ("masked-lm", "task", "embedding", "suite", "ablation", "stages")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="Experiment file (YAML).")
 ]
+RunConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="Experiment file (default: that of the run)."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings to use instead of the file's."),
@@ -49,6 +56,30 @@ Overrides = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 SkipOption = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Leave out rows of a task that cannot be used.")
+]
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="Measure on this text instead of held-out text; may be repeated.",
+    ),
+]
+DocumentsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--documents",
+        metavar="KIND",
+        help="What one document of --text is: file, line or blank-line (default: as the run).",
+    ),
+]
+DevOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dev",
+        metavar="FILE",
+        help="Measure on these examples instead of the task's; may be repeated.",
+    ),
 ]
 PushOption = Annotated[
     str | None,
@@ -61,6 +92,29 @@ PushOption = Annotated[
 PublicOption = Annotated[
     bool, typer.Option("--public", help="Let everyone see what is sent to the hub.")
 ]
+
+
+def names_and_overrides(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The models among the words of a command line, and the overrides."""
+    given = words or []
+    overrides = [word for word in given if is_override(word)]
+    names = [option_path("MODEL", word) for word in given if not is_override(word)]
+    return names, overrides
+
+
+def other_data(text: list[str] | None, documents: str | None, dev: list[str] | None) -> "Asked":
+    """What --text, --documents and --dev ask to measure on.
+
+    Raises:
+        ConfigError: a path cannot be one, or --documents is no kind of document.
+    """
+    from distilcli.evaluation.asked import Asked
+
+    files = tuple(option_path("--text", word) for word in text or [])
+    rows = tuple(option_path("--dev", word) for word in dev or [])
+    if documents not in (None, "file", "line", "blank-line"):
+        raise ConfigError(f"--documents {documents}: not file, line or blank-line")
+    return Asked(text=files, documents=documents, dev=rows)
 
 
 def push_words(repository: str | None, public: bool) -> list[str]:

@@ -178,6 +178,7 @@ def test_usage_errors_in_words_and_as_json(capsys, words, message):
     assert "Try 'distilcli " in err
     assert json.loads(out)["error"]["code"] == 2
     assert json.loads(out)["error"]["message"].startswith(message)
+    assert json.loads(out)["error"]["hint"].startswith("Try 'distilcli ")
     code, out, _ = run(capsys, *words)
     assert (code, out) == (2, "")
 
