@@ -7,13 +7,11 @@ from typing import Any
 
 import yaml
 
-from distilcli.cards.sources import shown_folder
 from distilcli.config.experiment import BaseExperiment
 from distilcli.files.json_text import parse_json
+from distilcli.files.shown_paths import shown_tree
 from distilcli.training.run_folder import RunFolder
 
-# Keys whose values are paths, or names of the hub; of a path the last part is shown.
-_PATHS = {"model", "source", "like", "files", "hub", "store", "folder", "cache"}
 _NOT_SHOWN = {"output_dir", "card"}
 _SHOWN_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
 
@@ -89,20 +87,9 @@ def settings_of(experiments: Sequence[tuple[str, BaseExperiment]]) -> str:
     trees = []
     for name, experiment in experiments:
         tree = experiment.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_SHOWN)
-        trees.append(_shown({**tree, "name": name or experiment.name}))
+        trees.append(shown_tree({**tree, "name": name or experiment.name}))
     tree = trees[0] if len(trees) == 1 else {"stages": trees}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=90)
-
-
-def _shown(value: Any, key: str = "") -> Any:
-    """A value without the folders that lead to a file of this machine."""
-    if isinstance(value, dict):
-        return {name: _shown(one, name) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_shown(one, key) for one in value]
-    if isinstance(value, str) and key in _PATHS and value.startswith(("/", "~", "..")):
-        return shown_folder(value)
-    return value
 
 
 def losses_of(experiment: BaseExperiment) -> list[str]:

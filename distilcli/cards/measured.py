@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilcli.cards.sources import GLUE, shown_folder
+from distilcli.cards.sources import GLUE
 from distilcli.cards.usage import SIMILARITY
 from distilcli.config.data import FilesSource, HubSource, RowFiles, RowHub
 from distilcli.config.embedding import EmbeddingTask
@@ -18,6 +18,7 @@ from distilcli.config.kinds import AnyExperiment
 from distilcli.config.tasks import GlueTask
 from distilcli.evaluation.asked import TEACHER
 from distilcli.evaluation.result import number, percent
+from distilcli.files.shown_paths import short_name
 from distilcli.hub.names import may_be_of_hub
 
 # What the hub calls a metric, where that is another name than ours, and what it is of.
@@ -143,7 +144,7 @@ def _of_sources(sources: Sequence[FilesSource | HubSource | RowFiles | RowHub]) 
 
 def _of_files(names: Sequence[str]) -> dict[str, str]:
     """Files of this machine are no data set of the hub; their names are all that is said."""
-    shown = ", ".join(dict.fromkeys(shown_folder(name) for name in names)) or "own data"
+    shown = ", ".join(dict.fromkeys(short_name(name) for name in names)) or "own data"
     return {"type": "own-data", "name": shown}
 
 

@@ -1,7 +1,6 @@
 """What a student comes from: models and data sets, by their names on the hub where they have one.
 
-A path tells of the machine that it is on, and a card is for others: of a folder its name is said,
-and no more.
+Of a folder its name is said, and no more (`files/shown_paths.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,13 +15,13 @@ from distilcli.config.fields import Section
 from distilcli.config.tasks import GlueTask
 from distilcli.errors import ModelError
 from distilcli.files.paths import BUILTIN_PREFIX, resolve_path
+from distilcli.files.shown_paths import short_name
 from distilcli.hub.model_files import ModelFiles
 from distilcli.hub.names import cached_model, may_be_of_hub
 
 GLUE = "nyu-mll/glue"
 # Keys of what is measured on, not trained on.
 _MEASURED = {"dev", "held_out_sources", "retrieval"}
-_GENERIC = {"student", "initial-student", "model", "checkpoint", "final", "best"}
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,7 @@ def model_source(name: str, revision: str | None, place: str | None) -> Source:
         return Source(repository, repository, commit, _hub_card(repository, commit))
     if place is None and may_be_of_hub(name):
         return Source(name, name, None, _hub_card(name, revision or "main"))
-    return Source(shown_folder(name), metadata=metadata_of(folder / CARD))
-
-
-def shown_folder(name: str) -> str:
-    """What a folder is called, without those above it; of a run's student, with the run."""
-    if name.startswith(BUILTIN_PREFIX):
-        return name
-    path = Path(name)
-    parent = path.parent.name
-    return f"{parent}/{path.name}" if path.name in _GENERIC and parent else path.name
+    return Source(short_name(name), metadata=metadata_of(folder / CARD))
 
 
 def _hub_card(repository: str, revision: str) -> dict[str, Any]:

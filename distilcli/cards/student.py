@@ -168,8 +168,8 @@ def _made(facts: Facts) -> list[str]:
     settings = history.settings_of(facts.experiments)
     parts = ["## How it was made", lines] if lines else ["## How it was made"]
     parts.append(
-        "The experiment; what it leaves out is at its default. Of files and folders only the last "
-        "part of the name is shown where it began with `/`, `~` or `..`."
+        "The experiment; what it leaves out is at its default. Of files and folders outside the "
+        "working folder only the names are shown."
     )
     parts.append(f"```yaml\n{settings}```")
     if any("teacher" in key for key in facts.sources):

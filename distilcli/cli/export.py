@@ -23,6 +23,7 @@ from distilcli.export.opening import open_subject
 from distilcli.export.running import check_extra
 from distilcli.files.atomic import recover
 from distilcli.files.marks import refuse_foreign
+from distilcli.files.shown_paths import shown_text, shown_words
 from distilcli.training.environment import describe_environment
 from distilcli.training.folder_checks import check_apart, folders_read
 
@@ -73,10 +74,11 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
         push.check()
     subject = open_subject(kind, model, wanted.asked, console)
     identity = identity_of_model("model", model)
+    environment = describe_environment()
     facts = {
         "experiment": None if found is None else found.name,
         "identity": {key: one.digest for key, one in identity.items()},
-        "environment": describe_environment(),
+        "environment": environment | {"command": shown_words(environment["command"])},
     }
     source = Path(identity["model configuration"].place).parent
 
@@ -106,7 +108,7 @@ def _write_card(
     new: Path, exported: Exported, what: str, source: Path, student: str | None
 ) -> None:
     """README.md of an export: that of its student, with what was measured of its files."""
-    table = _shown(exported, what, new).table
+    table = _shown(exported, shown_text(what), new).table
     by_format = {one: exported.files[one] for one in ("int8", "onnx") if one in exported.files}
     card = card_of_export(
         facts_of_folder(source),

@@ -9,6 +9,7 @@ from distilcli import __version__
 from distilcli.cli.console import Console
 from distilcli.errors import ConfigError, DistilError, extra
 from distilcli.files.atomic import recover_all
+from distilcli.files.shown_paths import shown_path
 from distilcli.report.writing import check_target, write_report
 from distilcli.training.run_folder import RunFolder
 
@@ -84,7 +85,7 @@ def make(
 
 def _foot(folders: Sequence[Path]) -> list[str]:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    named = ", ".join(str(folder) for folder in folders)
+    named = ", ".join(shown_path(str(folder)) for folder in folders)
     return [f"Made of {named} by distilcli {__version__}, {now}."]
 
 

@@ -38,6 +38,7 @@ from distilcli.files.atomic import replacing, unwritten
 from distilcli.files.digests import sha256_of_file
 from distilcli.files.json_text import to_json
 from distilcli.files.marks import changed_files, refuse_foreign, write_mark
+from distilcli.files.shown_paths import shown_path, shown_text
 from distilcli.models.families import family_of, num_positions, takes_token_types
 from distilcli.models.inside import shape_of
 from distilcli.models.loading import quietly
@@ -241,8 +242,8 @@ class _Making:
         subject = self.subject
         return {
             "distilcli": __version__,
-            "model": subject.name,
-            "measured_on": subject.what,
+            "model": shown_path(subject.name),
+            "measured_on": shown_text(subject.what),
             "score": subject.score,
             "max_drop": self.max_drop,
             "scores": scores,

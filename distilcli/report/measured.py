@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distilcli.evaluation.asked import ALL_TEACHERS, TEACHER
+from distilcli.files.shown_paths import shown_path
 from distilcli.report.blocks import Grid
 from distilcli.report.words import DASH, count, percent, significant, title_of, value_of
 
@@ -60,7 +61,7 @@ def measured_models(results: Mapping[str, Any] | None) -> list[Measured]:
 def _measured(name: str, record: Mapping[str, Any]) -> Measured:
     latency, how = _latency(record)
     return Measured(
-        name=name,
+        name=shown_path(name),
         scores=dict(_scores(record)),
         kept=record.get("retained"),
         parameters=record.get("parameters"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from distilcli.errors import ConfigError
 from distilcli.files.json_text import parse_json
+from distilcli.files.shown_paths import shown_tree
 from distilcli.report.ablation_page import page_of_ablation
 from distilcli.report.blocks import Page
 from distilcli.report.comparison import page_of_runs
@@ -68,7 +69,7 @@ def _page_of_many(folder: Path, foot: list[str]) -> Page:
         return page_of_runs([read_run(run) for run in _runs_in(folder)], foot)
     make = page_of_ablation if "ablation" in record else page_of_suite
     try:
-        return make(record, foot)
+        return make(shown_tree(record), foot)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"{folder / _RESULTS}: is not as distilcli suite writes it ({error!r})",

@@ -10,6 +10,7 @@ from distilcli.config.yaml_tree import read_yaml
 from distilcli.errors import DistilError
 from distilcli.files.json_text import parse_json
 from distilcli.files.paths import BUILTIN_PREFIX, resolve_path
+from distilcli.files.shown_paths import shown_path, shown_text, shown_tree, shown_words
 from distilcli.report.model_facts import ModelFacts, facts_of_model
 from distilcli.training.run_folder import RunFolder
 
@@ -18,7 +19,7 @@ TEACHER_CONFIGURATION = "teacher.model configuration"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run, as far as its folder tells.
+    """One run, as far as its folder tells; paths in it are as others may see them.
 
     Attributes:
         root: its folder.
@@ -56,6 +57,11 @@ class RunFacts:
     def name(self) -> str:
         """What the run is called."""
         return str(self.tree.get("name") or self.root.resolve().name)
+
+    @property
+    def shown_root(self) -> str:
+        """Its folder, as others may see it."""
+        return shown_path(str(self.root))
 
     @property
     def is_finished(self) -> bool:
@@ -108,14 +114,18 @@ def read_run(root: Path) -> RunFacts:
     problems: list[str] = []
     tree = _tree(folder.experiment, problems)
     identity = _object(folder.identity, problems) or {}
+    environment = _object(folder.environment, problems) or {}
+    command = environment.get("command")
+    if isinstance(command, list):
+        environment["command"] = shown_words([str(word) for word in command])
     return RunFacts(
         root=root,
-        tree=tree,
-        settings=_settings(folder.experiment, tree),
-        environment=_object(folder.environment, problems) or {},
-        identity=identity,
+        tree=shown_tree(tree),
+        settings=shown_tree(_settings(folder.experiment, tree)),
+        environment=environment,
+        identity=shown_tree(identity),
         records=_records(folder.metrics, problems),
-        results=_object(folder.results, problems),
+        results=shown_tree(_object(folder.results, problems)),
         scores=_object(folder.scores, problems),
         exports=_exports(root, problems),
         teacher=_teacher(identity, folder, tree),
@@ -140,7 +150,7 @@ def _tree(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         return read_yaml(path)
     except DistilError as error:
-        problems.append(error.message)
+        problems.append(shown_text(error.message))
         return {}
 
 
@@ -159,7 +169,8 @@ def _read(path: Path, problems: list[str], use: Callable[[bytes], Any]) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        problems.append(f"{path.name} cannot be read ({' '.join(str(error).split())})")
+        reason = shown_text(" ".join(str(error).split()))
+        problems.append(f"{path.name} cannot be read ({reason})")
         return None
 
 

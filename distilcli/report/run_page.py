@@ -167,11 +167,11 @@ def missing_of(run: RunFacts) -> list[str]:
     elif run.records and not keys_of(run.records, HELD_OUT):
         found.append("No held-out scores are on record: validation.every is 0, or was not reached.")
     if run.results is None and run.is_finished:
-        found.append(f"It was not measured: distilcli eval {run.root} writes results.json.")
+        found.append(f"It was not measured: distilcli eval {run.shown_root} writes results.json.")
     elif run.results is not None:
         models = measured_models(run.results)
         if models and not any(one.latency_ms for one in models):
-            found.append(f"Speed was not measured: distilcli eval {run.root} --speed.")
+            found.append(f"Speed was not measured: distilcli eval {run.shown_root} --speed.")
     if run.teacher is None and run.teacher_name is not None and not run.stages:
         found.append(
             f"Its teacher, {run.teacher_name}, is not where it was when the run began: its shape "

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from distilcli.errors import CertificateError
 from distilcli.export import certificates, folder, int8
 from distilcli.export.certificates import Certificate, check_drop, check_same
 from distilcli.files.marks import refuse_foreign, write_mark
+from distilcli.files.shown_paths import short_name
 
 refused = functools.partial(tiny_suites.refused, command="export")
 LABELS = ["no", "yes"]
@@ -87,7 +89,10 @@ def test_every_file_and_every_figure_is_there(exported, student):
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    written = json.loads((output / "export.json").read_text(encoding="utf-8"))
+    text = (output / "export.json").read_text(encoding="utf-8")
+    assert not re.search(r'"[~/]', text)  # an export is for others: no path of this machine
+    written = json.loads(text)
+    assert written["model"] == short_name(str(student))
     assert record == written | {"output": str(output)}
     assert written["score"] == "accuracy"
     assert written["formats"]["onnx"]["difference"] < 1e-5

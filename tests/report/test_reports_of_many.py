@@ -32,8 +32,10 @@ def _quick(request, monkeypatch):
 def markdown(*folders: Path) -> str:
     """The Markdown of a page whose HTML is sound, with plain blanks and signs."""
     page = page_of(folders, ["Made of a test."])
-    assert_sound(html_of(page))
-    return markdown_of(page, {}).replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+    html, text = html_of(page), markdown_of(page, {})
+    assert_sound(html)
+    assert str(folders[0].parent.parent) not in html + text
+    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
 
 
 # Several runs

@@ -36,9 +36,11 @@ def _quick(request, monkeypatch):
 def pages(*runs: Path) -> tuple[str, str]:
     """The HTML, which is sound, and the Markdown of runs."""
     page = page_of(runs, ["Made of a test."])
-    html = html_of(page)
+    html, markdown = html_of(page), markdown_of(page, {})
     assert_sound(html)
-    return html, markdown_of(page, {})
+    for run in runs:  # whose settings, fingerprints and messages have it
+        assert str(run.parent.parent) not in html + markdown
+    return html, markdown
 
 
 @pytest.mark.slow
@@ -82,7 +84,7 @@ def test_the_layer_map_follows_the_settings(models, tmp_path, layers, said):
 def test_a_run_that_is_not_measured_says_how_to_measure_it(models, tmp_path):
     run = write_run(tmp_path, models)
     html, _ = pages(run)
-    assert f"distilcli eval {run}" in html
+    assert f"distilcli eval {run.name} writes" in html
     assert "Held-out scores of the last validation" in html
 
 
