@@ -14,7 +14,7 @@ from distilcli.config.experiment import BaseExperiment
 from distilcli.config.fields import Section
 from distilcli.config.tasks import GlueTask
 from distilcli.errors import ModelError
-from distilcli.files.paths import BUILTIN_PREFIX, resolve_path
+from distilcli.files.paths import resolve_path
 from distilcli.files.shown_paths import short_name
 from distilcli.hub.model_files import ModelFiles
 from distilcli.hub.names import cached_model, may_be_of_hub
