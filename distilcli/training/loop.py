@@ -366,7 +366,7 @@ def _interrupted(stop: StopSignals, when: str) -> Interrupted:
 def _take_steps(trainer: Trainer, stop: StopSignals) -> None:
     """From the present state to the last step; see `Trainer.run`."""
     try:
-        with trainer.stepper.naming_the_lost():
+        with trainer.stepper.hosts.naming_the_lost("after an exchange that failed"):
             trainer.run(stop)
     except (Interrupted, NonFiniteLossError):
         trainer.close()  # all ranks are here; trackers write out what they hold

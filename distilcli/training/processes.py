@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from distilcli.config.experiment import BaseExperiment
 from distilcli.errors import ConfigError, DistilError, ProcessLostError
 from distilcli.training.host_memory import settle_host_memory
+from distilcli.training.hosts import connect_when_needed, gloo_group
 from distilcli.training.tracking import check_trackers
 
 _Found = TypeVar("_Found")
@@ -32,6 +33,7 @@ def make_accelerator(experiment: BaseExperiment) -> Accelerator:
     _refuse_sharding(experiment)
     _check_gpus()
     check_trackers(experiment.train.trackers)
+    connect_when_needed()
     gradients = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     processes = InitProcessGroupKwargs(timeout=timedelta(seconds=experiment.train.timeout_seconds))
     with _joining(experiment.train.timeout_seconds):
@@ -150,7 +152,7 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
     if accelerator.num_processes == 1:
         yield
         return
-    patient = _gloo_group(_LONGEST_TIMEOUT)
+    patient = gloo_group(_LONGEST_TIMEOUT)
     if not accelerator.is_main_process:
         _meet(patient)
     yield
@@ -197,32 +199,3 @@ def of_main_process(accelerator: Accelerator, action: Callable[[], _Found]) -> _
         raise outcome[0]
     found: _Found = outcome[0]
     return found
-
-
-def group_of_hosts(
-    accelerator: Accelerator, timeout_seconds: float
-) -> torch.distributed.ProcessGroup | None:
-    """The group in which ranks exchange numbers in host memory; None for a single one.
-
-    A group of its own on CPUs too, so that it still works after an exchange of gradients has timed
-    out.
-
-    Raises:
-        DistilError: the hosts cannot reach one another.
-    """
-    if accelerator.num_processes == 1:
-        return None
-    return _gloo_group(timedelta(seconds=timeout_seconds))
-
-
-def _gloo_group(timeout: timedelta) -> torch.distributed.ProcessGroup:
-    try:
-        group: torch.distributed.ProcessGroup = torch.distributed.new_group(
-            backend="gloo", timeout=timeout
-        )
-    except RuntimeError as error:
-        raise DistilError(
-            f"the hosts of this job cannot reach one another over gloo ({error})",
-            "Name the network interface that joins them: GLOO_SOCKET_IFNAME=eth0.",
-        ) from error
-    return group

@@ -11,9 +11,8 @@ because the generator is seeded at every step. So a resume needs the step number
 import gc
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import torch
@@ -28,10 +27,10 @@ from distilcli.config.experiment import BaseExperiment
 from distilcli.config.training import TrainConfig
 from distilcli.distillation.loss_modules import LossSums
 from distilcli.distillation.objective import Objective
-from distilcli.errors import NonFiniteLossError, ProcessLostError
+from distilcli.errors import NonFiniteLossError
 from distilcli.models.placement import compile_layers, num_graphs, resolve_precision
+from distilcli.training.hosts import Hosts
 from distilcli.training.optimizer import learning_rate, make_optimizer
-from distilcli.training.processes import group_of_hosts
 
 _SEED_STRIDE = 1_000_003
 _SEED_LIMIT = 2**63
@@ -110,7 +109,7 @@ class Stepper:
             # PyTorch renames this option; accelerate knows the old name only.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model = accelerator.prepare_model(self.distillation)
-        self._hosts = group_of_hosts(accelerator, experiment.train.timeout_seconds)
+        self.hosts = Hosts(accelerator, experiment.train.timeout_seconds)
         self._is_spoilt = torch.zeros((), device=accelerator.device)
         self._unchecked: list[tuple[int, Tensor]] = []
 
@@ -142,8 +141,7 @@ class Stepper:
         Raises:
             ProcessLostError: another process does not come to the step.
         """
-        self._meet(f"step {step + 1}")
-        *counts, num_stopping, tokens = self._global_counts(batches, stop_requested)
+        *counts, num_stopping, tokens = self._global_counts(step, batches, stop_requested)
         sums = self.accumulate_gradient(step, batches, counts)
         parameters = [p for p in self.distillation.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.experiment.optim.max_grad_norm)
@@ -226,22 +224,6 @@ class Stepper:
                 self.accelerator.backward(total)
         return sums
 
-    @contextmanager
-    def naming_the_lost(self) -> Iterator[None]:
-        """When the processes wait for one another in vain during the block, say for whom.
-
-        That is over gloo. NCCL ends a process by itself when it has waited for too long.
-
-        Raises:
-            ProcessLostError: instead of gloo's error, if some process does not answer.
-        """
-        try:
-            yield
-        except RuntimeError as error:
-            if self.world_size > 1 and "gloo" in str(error):
-                self._meet("after an exchange that failed")
-            raise
-
     def _freeze_unused(self) -> None:
         """Freeze what the shortest sample shows to get no gradient, before anything is wrapped."""
         shortest = int(self.plan.lengths.argmin())
@@ -251,37 +233,20 @@ class Stepper:
         with self.autocast():
             self.distillation.freeze_unused(batch)
 
-    def _meet(self, when: str) -> None:
-        """Have the hosts of all processes meet.
+    def _global_counts(
+        self, step: int, batches: list[PackedSequences], stop_requested: bool
+    ) -> list[int]:
+        """Over all ranks: counts of each term, ranks that want to stop, tokens.
 
         Raises:
-            ProcessLostError: some do not come within `train.timeout_seconds`; the first process
-                names them.
+            ProcessLostError: another process does not come to the step.
         """
-        if self.world_size == 1:
-            return
-        timeout = timedelta(seconds=self.experiment.train.timeout_seconds)
-        try:
-            torch.distributed.monitored_barrier(self._hosts, timeout, wait_all_ranks=True)
-        except RuntimeError as error:
-            raise ProcessLostError(
-                f"{when}: not every process of {self.world_size} answers ({error})",
-                "Look at what the missing one logged, then --resume; train.timeout_seconds waits "
-                "longer.",
-            ) from error
-
-    def _global_counts(self, batches: list[PackedSequences], stop_requested: bool) -> list[int]:
-        """Over all ranks: counts of each term, ranks that want to stop, tokens."""
         counted = [batch for batch in batches if not batch.is_placeholder]
         counts = [self.distillation.counts(batch) for batch in counted]
         totals = [sum(column) for column in zip(*counts, strict=True)]
         totals = totals or [0] * len(self.distillation.terms)
         totals += [int(stop_requested), sum(batch.num_tokens for batch in counted)]
-        if self.world_size == 1:
-            return totals
-        reduced = torch.tensor(totals)
-        torch.distributed.all_reduce(reduced, group=self._hosts)
-        return list(reduced.tolist())
+        return self.hosts.add_up(totals, f"step {step + 1}")
 
     def _coefficients(self, counts: Sequence[int]) -> list[Tensor]:
         """alpha / count of each term, times the ranks over which DDP takes a mean."""
@@ -298,7 +263,7 @@ class Stepper:
         """Find the sequences that are to blame, on all ranks, then stop."""
         batches = self.step_batches[step]
         self.distillation.set_step(step, self.total_steps)
-        counts = self._global_counts(batches, stop_requested=False)[: len(self.distillation.terms)]
+        counts = self._global_counts(step, batches, stop_requested=False)[:-2]
         coefficients = self._coefficients(counts)
         looked_at: list[tuple[int, list[str]]] = []
         mine = self.plan.micro_batches(step, self.rank, self.world_size)

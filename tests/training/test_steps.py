@@ -82,7 +82,7 @@ def test_a_step_drops_the_same_on_a_gpu_when_it_is_taken_again(stepper):
     torch.testing.assert_close(losses(stepper), losses(again), rtol=1e-3, atol=0)
     # Another seed drops others: the losses of the same batches differ by more than rounding.
     batches = stepper.step_batches[2]
-    counts = stepper._global_counts(batches, stop_requested=False)[:-2]
+    counts = stepper._global_counts(0, batches, stop_requested=False)[:-2]
     batches = [batch.to(stepper.accelerator.device) for batch in batches]
     one, same, other = (stepper.accumulate_gradient(step, batches, counts) for step in (2, 2, 3))
     torch.testing.assert_close(one, same, rtol=1e-3, atol=0)
