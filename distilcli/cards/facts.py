@@ -40,6 +40,7 @@ class Facts:
         use: what it is there for.
         shape: what it is, in words.
         max_length: tokens of an input at most.
+        known_in_javascript: whether the pipelines of transformers.js take such models.
         experiments: that it was trained by: the stages of its run, by name; one without a name
             where it has no stages; none where nothing is known of a run.
         sources: the models that it comes from, by the keys of the experiment.
@@ -53,6 +54,7 @@ class Facts:
     use: Use
     shape: str
     max_length: int
+    known_in_javascript: bool = True
     experiments: Sequence[tuple[str, AnyExperiment]] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     measured: Measured | None = None
@@ -186,7 +188,8 @@ def _facts_of_model(folder: Path, experiment: BaseExperiment | None = None) -> F
     kept = own_metadata(folder)
     cached = cached_model(f"{folder.absolute()}/")
     name = folder.absolute().name if cached is None else cached[0]
-    return Facts(name, folder, use, shape, longest, metadata=kept)
+    in_javascript = family.known_in_javascript
+    return Facts(name, folder, use, shape, longest, in_javascript, metadata=kept)
 
 
 def _count(paths: Sequence[Path]) -> int:

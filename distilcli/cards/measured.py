@@ -27,6 +27,8 @@ _METRICS: dict[str, tuple[str, str]] = {
     "macro_f1": ("f1", "macro F1"),
     "entity_f1": ("f1", "F1 of entities"),
     "f1": ("f1", "F1"),
+    "accuracy_f1": ("accuracy_f1", "mean of accuracy and F1"),
+    "pearson_spearman": ("pearson_spearman", "mean of Pearson and Spearman correlation"),
     "accuracy": ("accuracy", "accuracy"),
     "matthews": ("matthews_correlation", "Matthews correlation"),
     "pearson": ("pearsonr", "Pearson correlation"),
@@ -56,6 +58,7 @@ class Measured:
         more: lines of the table beside scores: what, of the student, of the teacher.
         data: where they were measured; what the hub wants to know of a data set.
         by_training: whether they are those by which training chose the student.
+        positive: of two classes the one that F1 is of; None: there are none, or it is not known.
     """
 
     scores: Mapping[str, float]
@@ -63,6 +66,7 @@ class Measured:
     more: Sequence[tuple[str, str, str]]
     data: Mapping[str, str]
     by_training: bool = False
+    positive: str | None = None
 
 
 def from_results(
@@ -96,7 +100,10 @@ def from_results(
     more.append(("parameters", _counted(own), _counted(teacher)))
     other = record.get("dev") or (record.get("text") or {}).get("files")
     data = _of_files(other) if other else measured_data(experiment)
-    return Measured(scores, of_teacher, more if teacher else more[-1:], data)
+    positive = record.get("positive")
+    named = positive if isinstance(positive, str) else None
+    more = more if teacher else more[-1:]
+    return Measured(scores, of_teacher, more, data, positive=named)
 
 
 def from_training(held_out: Mapping[str, float], experiment: AnyExperiment) -> Measured | None:
@@ -184,7 +191,11 @@ def _counted(model: Mapping[str, Any]) -> str:
 def model_index(name: str, tag: str, measured: Measured) -> list[dict[str, Any]]:
     """The hub's model-index with one result: all scores on the data that they were measured on."""
     metrics = [
-        {"type": _named(score, tag)[0], "value": round(value, 6), "name": _named(score, tag)[1]}
+        {
+            "type": _named(score, tag)[0],
+            "value": round(value, 6),
+            "name": in_words(score, tag, measured.positive),
+        }
         for score, value in measured.scores.items()
     ]
     result = {"task": {"type": tag}, "dataset": dict(measured.data), "metrics": metrics}
@@ -200,7 +211,7 @@ def table_of(tag: str, measured: Measured) -> str:
     """The same for people, with the teacher's figures beside it, as Markdown."""
     rows = [
         [
-            _named(score, tag)[1],
+            in_words(score, tag, measured.positive),
             _figure(score, value),
             _figure(score, measured.of_teacher.get(score)),
         ]
@@ -239,6 +250,20 @@ def _named(score: str, tag: str) -> tuple[str, str]:
             (f"{kind}_{width}", f"{words}, the first {width} numbers") if width else (kind, words)
         )
     return _METRICS.get(score, (score, score.replace("_", " ")))
+
+
+def in_words(score: str, tag: str, positive: str | None = None) -> str:
+    """What people call a score.
+
+    Args:
+        score: as distilcli calls it.
+        tag: what the model is there for.
+        positive: of two classes the one that F1 is of; None: it is not known.
+    """
+    words = _named(score, tag)[1]
+    if tag == "text-classification" and score in ("f1", "accuracy_f1"):
+        words += " of the positive class" if positive is None else f" of class {positive}"
+    return words
 
 
 def _figure(score: str, value: float | None) -> str:

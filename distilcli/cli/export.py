@@ -1,27 +1,40 @@
 """`distilcli export`: a student as ONNX, int8 and half precision, certified."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from distilcli.cards.card import write_card
-from distilcli.cards.export import card_of_export
-from distilcli.cards.facts import facts_of_folder
+from distilcli.cards.export import Files, card_of_export
+from distilcli.cards.export_use import Texts
+from distilcli.cards.facts import Facts, facts_of_folder
+from distilcli.cards.measured import in_words
 from distilcli.cli.console import Console
 from distilcli.cli.evaluate import settings_of_models
+from distilcli.cli.export_table import notes_of, table_of
 from distilcli.cli.models_to_measure import Wanted, experiment_of, model_of
 from distilcli.cli.push import Push
-from distilcli.cli.results import settle_runs
-from distilcli.config.experiment import BaseExperiment
+from distilcli.cli.results import run_of, settle_runs
+from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
 from distilcli.distillation.identity import identity_of_model
 from distilcli.distillation.run_kinds import kind_of
-from distilcli.errors import ConfigError, either
+from distilcli.errors import ConfigError, DataError, ModelError, RunFolderError, either
 from distilcli.evaluation.asked import Asked
-from distilcli.evaluation.result import Result, Table
-from distilcli.export.folder import FORMATS, Exported, Format, refuse_changed, write_export
+from distilcli.evaluation.result import Result
+from distilcli.export.folder import (
+    FORMATS,
+    Earlier,
+    Exported,
+    Format,
+    refuse_changed,
+    write_export,
+)
 from distilcli.export.opening import open_subject
 from distilcli.export.running import check_extra
-from distilcli.files.atomic import recover
+from distilcli.export.subjects import OfVectors, Subject
+from distilcli.files.atomic import recover, why_not_writable
 from distilcli.files.marks import refuse_foreign
 from distilcli.files.shown_paths import shown_text, shown_words
 from distilcli.training.environment import describe_environment
@@ -64,15 +77,13 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
     kind = kind_of(experiment)
     kind.check_asked(wanted.asked)
     check_apart({"--output": wanted.output}, {"MODEL": model} | folders_read(experiment))
-    recover(wanted.output)
-    refuse_foreign(wanted.output, "export")
+    _check_output(wanted.output, console)
     check_extra()
-    if wanted.output.is_dir() and any(wanted.output.iterdir()):
-        console.note(f"{wanted.output}: the export that is there is replaced, all of its files")
     refuse_changed(model)
     if push is not None:
         push.check()
-    subject = open_subject(kind, model, wanted.asked, console)
+    with _paths_explained(wanted.model, experiment):
+        subject = open_subject(kind, model, wanted.asked, console)
     identity = identity_of_model("model", model)
     environment = describe_environment()
     facts = {
@@ -80,11 +91,11 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
         "identity": {key: one.digest for key, one in identity.items()},
         "environment": environment | {"command": shown_words(environment["command"])},
     }
-    source = Path(identity["model configuration"].place).parent
+    known = facts_of_folder(Path(identity["model configuration"].place).parent)
 
     def add_card(new: Path, exported: Exported) -> None:
         named_on_hub = None if Path(model).exists() else model
-        _write_card(new, exported, subject.what, source, named_on_hub)
+        _write_card(new, exported, subject, known, named_on_hub)
 
     exported = write_export(
         subject,
@@ -94,9 +105,10 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
         facts,
         console.note,
         with_speed=wanted.asked.speed is not False,
+        earlier=_earlier(known, wanted.asked),
         add_files=add_card,
     )
-    result = _shown(exported, subject.what, wanted.output)
+    result = _shown(exported, subject, wanted.output)
     console.show_to_people(result)
     record = result.record
     if push is not None:
@@ -104,19 +116,75 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
     console.result(record)
 
 
+def _check_output(output: Path, console: Console) -> None:
+    """Make sure that the export can be written, before anything is measured.
+
+    Raises:
+        RunFolderError: it cannot, or there is something else.
+    """
+    recover(output)
+    refuse_foreign(output, "export")
+    reason = why_not_writable(Path(os.path.realpath(output)).parent)
+    if reason is not None:
+        raise RunFolderError(
+            f"--output {output}: cannot be written ({reason})", "Name another folder."
+        )
+    if output.is_dir() and any(output.iterdir()):
+        console.note(f"{output}: the export that is there is replaced, all of its files")
+
+
+@contextmanager
+def _paths_explained(name: str, experiment: BaseExperiment) -> Iterator[None]:
+    """Where a run was trained in another folder than this one, what is not found may be there."""
+    try:
+        yield
+    except (ConfigError, DataError, ModelError) as error:
+        run = run_of(name)
+        if run is not None and _real(run.root) != _real(experiment.run_folder):
+            error.hint += (
+                " Relative paths of a run are those of the folder that it was trained in: go "
+                "there, or "
+            )
+            error.hint += (
+                "measure on other text: --text FILE."
+                if isinstance(experiment, MaskedLMExperiment)
+                else "say where rows are: --dev FILE, and settings such as task.train.files=FILE."
+            )
+        raise
+
+
+def _real(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def _earlier(facts: Facts, asked: Asked) -> Earlier:
+    """What `eval` has measured of a student and its teacher on the experiment's own data."""
+    own = facts.measured
+    if own is None or asked.is_other_data:
+        return Earlier()
+    return Earlier(own.scores, own.of_teacher)
+
+
 def _write_card(
-    new: Path, exported: Exported, what: str, source: Path, student: str | None
+    new: Path, exported: Exported, subject: Subject, facts: Facts, student: str | None
 ) -> None:
     """README.md of an export: that of its student, with what was measured of its files."""
-    table = _shown(exported, shown_text(what), new).table
-    by_format = {one: exported.files[one] for one in ("int8", "onnx") if one in exported.files}
-    card = card_of_export(
-        facts_of_folder(source),
-        table,
-        tuple(by_format.values()),
-        is_quantized="int8" in by_format,
-        student=student,
+    halves = [one for one in ("fp16", "bf16") if one in exported.files]
+    files = Files(
+        onnx=exported.files.get("onnx"),
+        int8=exported.files.get("int8"),
+        half=halves[0] if halves else None,
     )
+    texts = Texts()
+    if isinstance(subject, OfVectors):
+        reading = subject.encoding.reading
+        texts = Texts(reading.prompt, reading.lowers)
+
+    def title(score: str) -> str:
+        return in_words(score, facts.use.tag, subject.positive)
+
+    table = table_of(exported, shown_text(subject.what), title)
+    card = card_of_export(facts, table, notes_of(exported), files, texts, student)
     write_card(new, card)
 
 
@@ -126,7 +194,9 @@ def _formats(words: str) -> list[Format]:
     Raises:
         ConfigError: a format is not known, or two of them would be the same file.
     """
-    named = [word.strip() for word in words.split(",")]
+    named = [word.strip() for word in words.split(",") if word.strip()]
+    if not named:
+        raise ConfigError("--formats names no format", f"Use {either(FORMATS)}.")
     unknown = [word for word in named if word not in FORMATS]
     if unknown:
         raise ConfigError(
@@ -140,50 +210,9 @@ def _formats(words: str) -> list[Format]:
     return [one for one in FORMATS if one in named]
 
 
-def _shown(exported: Exported, what: str, output: Path) -> Result:
-    """A column for teacher, student and each export."""
-    certificates, speeds = exported.certificates, exported.speeds
-    names: list[str] = list(dict.fromkeys([*(speeds or ["student"]), *certificates]))
-    rows = [_row_of_scores(exported, name, names) for name in exported.scores]
-    first = next(iter(exported.scores))
-    one_by_one = {name: c.scores.get(1, {}).get(first) for name, c in certificates.items()}
-    if any(one_by_one.values()):
-        rows.append([f"{first}, one by one", *(_figure(one_by_one.get(name)) for name in names)])
-    drops = {name: f"{certificate.drop:.4f}" for name, certificate in certificates.items()}
-    rows.append(["falls by", *(drops.get(name, "-") for name in names)])
-    differences = {name: f"{one.difference:.1e}" for name, one in certificates.items()}
-    rows.append(["largest difference", *(differences.get(name, "-") for name in names)])
-    if speeds:
-        rows += _rows_of_speed(exported, names)
-    lines = [f"{one}: {exported.files[one]}" for one in certificates]
-    left_out = {name: one.left_out for name, one in certificates.items() if one.left_out}
-    lines += [f"{name}: {len(products)} products in fp32" for name, products in left_out.items()]
+def _shown(exported: Exported, subject: Subject, output: Path) -> Result:
+    """The table, what explains it, and the files."""
+    lines = [*notes_of(exported), *(f"{one}: {name}" for one, name in exported.files.items())]
     lines.append(f"written: {output}")
     record = exported.record | {"output": str(output)}
-    return Result(Table(f"measured on {what}", ["", *names], rows), lines, record)
-
-
-def _row_of_scores(exported: Exported, score: str, names: Sequence[str]) -> list[str]:
-    values: dict[str, float] = {"student": exported.scores[score]}
-    values |= {name: one.scores[32][score] for name, one in exported.certificates.items()}
-    return [score, *(_figure(values.get(name)) for name in names)]
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _rows_of_speed(exported: Exported, names: Sequence[str]) -> list[list[str]]:
-    """Sizes and times, and how many times as fast as the teacher each one is."""
-    columns = [asdict(exported.speeds[name]) if name in exported.speeds else None for name in names]
-    titles = {"mib": "MiB", "single_ms": "one input, ms", "batched_ms": "32 inputs, ms"}
-    rows = [
-        [title, *("-" if one is None else f"{one[key]:.1f}" for one in columns)]
-        for key, title in titles.items()
-    ]
-    if "teacher" in exported.speeds:
-        teacher = asdict(exported.speeds["teacher"])
-        for key, title in (("single_ms", "faster, one"), ("batched_ms", "faster, 32")):
-            times = ["-" if one is None else f"{teacher[key] / one[key]:.1f} x" for one in columns]
-            rows.append([title, *times])
-    return rows
+    return Result(table_of(exported, subject.what, subject.title), lines, record)

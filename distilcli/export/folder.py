@@ -10,9 +10,10 @@ All of it is there, or nothing: what does not pass its certificate is never give
 """
 
 import copy
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,7 +51,33 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 RECORD = "export.json"
 _ONNX, _INT8, _WEIGHTS = "onnx/model.onnx", "onnx/model_quantized.onnx", "model.safetensors"
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_BATCH = 32
+BATCH = 32  # of the scores that are shown, except one by one
+# Scores of one model on the same data, in two precisions perhaps.
+_SAME_SCORE = 0.002
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Scores that were measured before, by name.
+
+    Attributes:
+        student: of the model that is exported.
+        teacher: on the same data.
+    """
+
+    student: Mapping[str, float] = field(default_factory=dict)
+    teacher: Mapping[str, float] = field(default_factory=dict)
+
+    def of_teacher(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """The teacher's, if they are of the data that these scores of the student are of.
+
+        The student's first score tells: on other data, or of other weights, it is another one.
+        """
+        first = next(iter(scores))
+        before = self.student.get(first, math.inf)
+        if abs(before - scores[first]) > _SAME_SCORE:
+            return {}
+        return {name: self.teacher[name] for name in scores if name in self.teacher}
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,7 @@ class Exported:
 
     Attributes:
         scores: of the model in torch, by name; the one that exports are judged by first.
+        of_teacher: of its teacher, likewise; empty: not known.
         certificates: of each format.
         files: of each format, relative to the folder.
         speeds: by what they are called, teacher and student first; empty: not measured.
@@ -66,6 +94,7 @@ class Exported:
     """
 
     scores: dict[str, float]
+    of_teacher: dict[str, float]
     certificates: dict[str, Certificate]
     files: dict[str, str]
     speeds: dict[str, Speed]
@@ -95,6 +124,7 @@ def write_export(
     facts: dict[str, Any],
     on_note: Callable[[str], None],
     with_speed: bool = True,
+    earlier: Earlier | None = None,
     add_files: Callable[[Path, Exported], None] = lambda new, found: None,
 ) -> Exported:
     """Make all formats, measure them, and write them if all pass.
@@ -107,6 +137,7 @@ def write_export(
         facts: what else export.json says, such as the experiment.
         on_note: told what goes on.
         with_speed: whether speed is measured.
+        earlier: what was measured before; None: nothing.
         add_files: given the new folder and what was measured; writes what else belongs into it.
 
     Raises:
@@ -119,7 +150,7 @@ def write_export(
             refuse_foreign(folder, "export")
             (new / "onnx").mkdir(parents=True)
             made = _Making(subject, new, formats, max_drop, on_note)
-            found = made.everything(with_speed, facts)
+            found = made.everything(with_speed, facts, earlier or Earlier())
             (new / RECORD).write_text(to_json(found.record, indent=2) + "\n", encoding="utf-8")
             add_files(new, found)
             write_mark(new, "export")
@@ -139,13 +170,13 @@ class _Making:
     max_drop: float
     on_note: Callable[[str], None]
 
-    def everything(self, with_speed: bool, facts: dict[str, Any]) -> Exported:
+    def everything(self, with_speed: bool, facts: dict[str, Any], earlier: Earlier) -> Exported:
         """All files but the record."""
         start = time.perf_counter()
         subject, score = self.subject, self.subject.score
         self._write_settings(subject.model, self.folder)
         self.on_note(f"measuring {score} of {subject.name} on {subject.what}")
-        scores = subject.scores(by_torch(subject.graph), _BATCH, subject.name)
+        scores = subject.scores(by_torch(subject.graph), BATCH, subject.name)
         certificates: dict[str, Certificate] = {}
         runs: dict[str, tuple[Path, Run]] = {}
         if {"onnx", "int8"} & set(self.formats):
@@ -165,9 +196,10 @@ class _Making:
         if not any((self.folder / "onnx").iterdir()):
             (self.folder / "onnx").rmdir()
         files = {one: _file_of(one) for one in certificates}
+        of_teacher = earlier.of_teacher(scores)
         record = facts | self._record(scores, certificates, files, speeds)
-        record["seconds"] = round(time.perf_counter() - start, 1)
-        return Exported(scores, certificates, files, speeds, record)
+        record |= {"teacher_scores": of_teacher, "seconds": round(time.perf_counter() - start, 1)}
+        return Exported(scores, of_teacher, certificates, files, speeds, record)
 
     def _write_settings(self, model: PreTrainedModel, new: Path) -> None:
         """What lies beside the weights: configuration, tokenizer, and how vectors are made."""
@@ -198,8 +230,9 @@ class _Making:
         _, example = next(batches_of(subject.graph, inputs, samples, 2, subject.padding))
         write_onnx(subject.graph, example, path)
         run = by_onnxruntime(path)
-        self.on_note(f"measuring {subject.score} of {path.name}")
-        found = certificate(subject, run, reference, _ONNX, sizes=(_BATCH,))
+        of_which = "" if "onnx" in self.formats else ", which int8 is made from"
+        self.on_note(f"measuring {subject.score} of {path.name}{of_which}")
+        found = certificate(subject, run, reference, _ONNX, sizes=(BATCH,))
         check_same(subject, found, _ONNX)
         check_drop(found, self.max_drop, subject.score, reference, _ONNX)
         certificates: dict[str, Certificate] = {"onnx": found}
@@ -228,7 +261,7 @@ class _Making:
         else:
             graph = Graph(saved, graph.output_names)
         self.on_note(f"measuring {subject.score} in {half}")
-        found = certificate(subject, by_torch(graph), reference, half, sizes=(_BATCH,))
+        found = certificate(subject, by_torch(graph), reference, half, sizes=(BATCH,))
         check_drop(found, self.max_drop, subject.score, reference, half)
         return found
 
@@ -251,6 +284,7 @@ class _Making:
                 one: {"file": files[one], **_of_file(self.folder / files[one]), **found.record()}
                 for one, found in certificates.items()
             },
+            "threads": torch.get_num_threads(),
             "speed": {name: vars(speed) for name, speed in speeds.items()},
         }
 

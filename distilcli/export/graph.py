@@ -55,6 +55,12 @@ class Graph(nn.Module):
         """The outputs, in the order of their names."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         found = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
+        return self.outputs(found, attention_mask)
+
+    def outputs(
+        self, found: Any, attention_mask: Int[Tensor, "batch sequence"]
+    ) -> tuple[Tensor, ...]:
+        """The outputs among those of the model."""
         return tuple(getattr(found, name) for name in self.output_names)
 
 
@@ -71,15 +77,10 @@ class EncoderGraph(Graph):
         self._pooling: Pooling = encoding.pooling
         self._normalizes = encoding.normalizes
 
-    def forward(
-        self,
-        input_ids: Int[Tensor, "batch sequence"],
-        attention_mask: Int[Tensor, "batch sequence"],
-        token_type_ids: Int[Tensor, "batch sequence"] | None = None,
+    def outputs(
+        self, found: Any, attention_mask: Int[Tensor, "batch sequence"]
     ) -> tuple[Tensor, ...]:
         """Last hidden states, and one vector for each text."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
         hidden: Tensor = found.last_hidden_state
         vectors = pooled(hidden.float(), attention_mask, self._pooling)
         if self._normalizes:

@@ -74,6 +74,15 @@ class Subject(ABC):
         """
 
     @property
+    def positive(self) -> str | None:
+        """Of two classes the one that F1 is of; None where there are none."""
+        return None
+
+    def title(self, score: str) -> str:
+        """A score as tables name it."""
+        return score
+
+    @property
     def padding(self) -> int:
         """Id that fills up a batch."""
         return int(self.tokenizer.pad_token_id or 0)
@@ -159,6 +168,15 @@ class OfTask(Subject):
     def score(self) -> str:
         """That of the task."""
         return self.task.score
+
+    @property
+    def positive(self) -> str | None:
+        """As the task has it."""
+        return self.task.positive
+
+    def title(self, score: str) -> str:
+        """With the class that it is of, where it is of one."""
+        return self.task.title(score)
 
     def scores(self, run: Run, size: int, name: str) -> dict[str, float]:
         """What the task counts."""

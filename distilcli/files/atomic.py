@@ -107,6 +107,15 @@ def recover_all(folder: Path) -> None:
             recover(folder / scratch.name[1 : -len(_SUFFIX)])
 
 
+def why_not_writable(folder: Path) -> str | None:
+    """Why nothing can be made in a folder, be it there or not; None: nothing speaks against it."""
+    folder = folder.absolute()
+    nearest = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        return f"{nearest} is not a folder"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is not writable"
+
+
 def unwritten(what: str, error: Exception, otherwise: type[DistilError], hint: str) -> DistilError:
     """The error where something cannot be written.
 

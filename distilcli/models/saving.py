@@ -85,7 +85,8 @@ def save_tokenizer(
         tokenizer: of the model.
         folder: where to.
         has_token_types: whether the model takes token types.
-        cut_at: tokens at which tokenizer.json cuts a text; None: it cuts none.
+        cut_at: tokens at which tokenizer.json cuts a text, and others that are told to cut it;
+            None: it cuts none.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
@@ -104,6 +105,8 @@ def save_tokenizer(
     tree = json.loads(path.read_text(encoding="utf-8"))
     types = ["token_type_ids"] if has_token_types else []
     tree["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    if cut_at is not None:
+        tree["model_max_length"] = cut_at
     # Names that transformers 4 reads as well, which has no others for them.
     if tree.get("tokenizer_class") == "TokenizersBackend":
         tree["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -1,11 +1,10 @@
 """results.json: where `distilcli eval` and `distilcli suite` write what they measured."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from distilcli.errors import RunFolderError
-from distilcli.files.atomic import unwritten, write_atomically
+from distilcli.files.atomic import unwritten, why_not_writable, write_atomically
 from distilcli.files.json_text import parse_json, to_json
 from distilcli.training.run_folder import RunFolder, is_marked
 
@@ -26,11 +25,9 @@ def check_results(folder: Path) -> None:
         RunFolderError: it cannot, or another `results.json` than ours is there.
     """
     target = folder / "results.json"
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        reason = "not writable" if nearest.is_dir() else "not a folder"
+    if (reason := why_not_writable(folder)) is not None:
         raise RunFolderError(
-            f"{target}: cannot be written ({nearest} is {reason})",
+            f"{target}: cannot be written ({reason})",
             "Choose another folder with --output.",
         )
     # In the folder of a run, and of a suite, earlier versions wrote it without a mark.

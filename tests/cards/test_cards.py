@@ -17,9 +17,12 @@ from transformers import (
 )
 
 from distilcli.cards.card import CARD, Written, metadata_of, name_in_card, write_card
-from distilcli.cards.export import card_of_export
+from distilcli.cards.export import Files, card_of_export
+from distilcli.cards.export_use import Texts, javascript_code, python_code
 from distilcli.cards.facts import facts_of_folder, facts_of_run
+from distilcli.cards.measured import in_words
 from distilcli.cards.student import card_of
+from distilcli.cards.usage import Use
 from distilcli.evaluation.result import Table
 
 HUB_PLACE = (
@@ -302,18 +305,64 @@ def test_the_card_of_an_export_names_its_files_and_the_student(tmp_path):
     run = make_run(tmp_path / "demo", masked_lm())
     facts = facts_of_folder(run.student)
     assert facts.name == "demo"
-    table = Table("On held-out text", ["file", "MiB"], [["onnx/model.onnx", "1.0"]])
-    files = ("onnx/model_quantized.onnx", "onnx/model.onnx")
+    table = Table("measured on text", ["file", "MiB"], [["onnx/model.onnx", "1.0"]])
+    files = Files(onnx="onnx/model.onnx", int8="onnx/model_quantized.onnx")
     (tmp_path / "export").mkdir()
-    card = card_of_export(facts, table, files, is_quantized=True, student="someone/student")
+    card = card_of_export(facts, table, ["It rounds."], files, Texts(), "someone/student")
     write_card(tmp_path / "export", card)
     card = loaded(tmp_path / "export")
     assert card.data.base_model == ["someone/student"]
     assert card.data.base_model_relation == "quantized"
-    assert "onnx" in card.data.tags
+    assert {"onnx", "transformers.js"} <= set(card.data.tags)
+    assert card.data.library_name == "transformers.js"
+    assert "Measured on text:" in card.text
+    assert "It rounds." in card.text
+    assert 'pipeline("fill-mask", "path/to/this/folder", { dtype: "q8" })' in card.text
     assert 'InferenceSession("onnx/model_quantized.onnx")' in card.text
     assert "| onnx/model.onnx | 1.0 |" in card.text
-    write_card(tmp_path / "export", card_of_export(facts, table, files, is_quantized=True))
+    files = Files(onnx="onnx/model.onnx", half="bf16")
+    write_card(tmp_path / "export", card_of_export(facts, table, [], files, Texts()))
     card = loaded(tmp_path / "export")
     assert card.data.base_model == ["someone/a-bert"]
     assert card.data.get("base_model_relation") is None
+    assert card.data.library_name == "transformers"
+    assert "`model.safetensors` is in bf16" in card.text
+
+
+USES = [
+    (Use("fill-mask", mask="<mask>"), ["logits"], 'encode("The capital of France is <mask>.")'),
+    (Use("text-classification", ("a", "b")), ["logits"], "labels[str("),
+    (Use("text-classification", ("a", "b"), reads_pairs=True), ["logits"], '"The second."'),
+    (Use("text-classification", ("a", "b"), several=True), ["logits"], "logits[0] > 0"),
+    (Use("text-classification", ("a",)), ["logits"], "logits[0, 0]"),
+    (Use("text-ranking", ("a",), reads_pairs=True), ["logits"], '"The query.", "A document."'),
+    (Use("token-classification", ("a", "b")), ["logits"], "text.tokens"),
+    (Use("question-answering"), ["start_logits", "end_logits"], "starts[0]"),
+    (Use("sentence-similarity"), ["sentence_embedding"], 'encode("query: \\"a text.")'),
+    (Use("feature-extraction"), ["last_hidden_state"], "states.shape"),
+]
+
+
+@pytest.mark.parametrize(("use", "outputs", "said"), USES)
+def test_code_of_an_export_names_what_the_graph_gives(use, outputs, said):
+    """In Python; in JavaScript with a pipeline where there is one that says the same."""
+    texts = Texts('query: "', lowers=True)
+    code = python_code(use, "onnx/model.onnx", texts)
+    compile(code, "card", "exec")
+    assert f"session.run({outputs}, shown)".replace("'", '"') in code
+    assert said in code
+    of_numbers = use.gives_number or use.tag in ("sentence-similarity", "feature-extraction")
+    has_pipeline = not of_numbers and not use.reads_pairs
+    code = javascript_code(use, "someone/it", "fp32", texts, has_pipeline=True)
+    assert ("pipeline(" in code) == has_pipeline
+    for one in outputs:
+        assert (f"console.log({one}.tolist());" in code) != has_pipeline
+    assert "pipeline(" not in javascript_code(use, "it", "fp32", texts, has_pipeline=False)
+
+
+def test_f1_says_which_class_it_is_of():
+    assert in_words("f1", "text-classification", "yes") == "F1 of class yes"
+    assert in_words("accuracy_f1", "text-classification") == (
+        "mean of accuracy and F1 of the positive class"
+    )
+    assert in_words("f1", "question-answering", "yes") == "F1"

@@ -101,6 +101,8 @@ def test_every_file_and_every_figure_is_there(exported, student):
     assert set(written["formats"]["int8"]["scores"]) == {"1", "32"}
     assert 1e-3 < written["formats"]["int8"]["difference"] < 1.0
     assert set(written["speed"]) == {"student", "onnx", "int8"}
+    assert written["threads"] == torch.get_num_threads()
+    assert written["teacher_scores"] == {}
     assert written["speed"]["int8"]["mib"] < written["speed"]["onnx"]["mib"]
     own = json.loads((student / "config.json").read_text(encoding="utf-8"))
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
@@ -110,6 +112,8 @@ def test_every_file_and_every_figure_is_there(exported, student):
     refuse_foreign(output, "export")  # raises where a file is not as its mark says
     cut = json.loads((output / "tokenizer.json").read_text(encoding="utf-8"))
     assert cut["padding"] is None
+    settings = json.loads((output / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["model_max_length"] == config["max_position_embeddings"]
     assert cut["truncation"]["max_length"] == config["max_position_embeddings"]
 
 
@@ -133,7 +137,7 @@ class Forbidden:
             raise ImportError(name)
 
 sys.meta_path.insert(0, Forbidden())
-import json, pathlib, numpy, onnxruntime, tokenizers
+import json, os, pathlib, re, numpy, onnxruntime, tokenizers
 
 folder = pathlib.Path(sys.argv[1])
 tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -146,6 +150,8 @@ shown = {
 for name in ("model", "model_quantized"):
     session = onnxruntime.InferenceSession(folder / "onnx" / f"{name}.onnx")
     print(json.dumps(session.run(["logits"], shown)[0].tolist()))
+os.chdir(folder)
+exec(re.search("```python\\n(.*?)```", pathlib.Path("README.md").read_text(), re.S)[1])
 """
 
 
@@ -155,7 +161,9 @@ def test_a_process_without_torch_computes_the_same(exported, student):
     command = [sys.executable, "-c", _ELSEWHERE, str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    whole, quantized = (np.array(json.loads(line)) for line in done.stdout.splitlines())
+    *lines, of_the_card = done.stdout.splitlines()
+    whole, quantized = (np.array(json.loads(line)) for line in lines)
+    assert of_the_card in LABELS
     tokenizer = AutoTokenizer.from_pretrained(student)
     texts = tokenizer(["ga ge", "go"], ["ba bi", "do di du da"], padding=True, return_tensors="pt")
     model = AutoModelForSequenceClassification.from_pretrained(student)
@@ -256,7 +264,8 @@ def test_a_head_that_is_left_out_is_refused(student, config, tmp_path):
     ("formats", "message"),
     [
         ("onnx,int4", "'int4' is not a format"),
-        ("", "'' is not a format"),
+        ("", "--formats names no format"),
+        (" ,", "--formats names no format"),
         ("fp16,bf16", "fp16 and bf16 would both be model.safetensors"),
     ],
 )
@@ -273,6 +282,39 @@ def test_what_someone_else_wrote_is_not_replaced(student, config, tmp_path):
     words = str(student), "--config", str(config), "--output", str(other)
     assert f"{other}: not replaced" in refused(*words)
     assert os.listdir(other) == ["notes.txt"]
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_read(student, config, tmp_path):
+    """Below a file, where no folder can be."""
+    file = tmp_path / "file"
+    file.touch()
+    words = "--config", str(config), "--output", str(file / "deep" / "export")
+    message = refused(str(student), *words)
+    assert f"--output {file}/deep/export: cannot be written ({file} is not a folder)" in message
+    assert "examples" not in message
+
+
+def test_a_run_that_was_moved_is_told_where_its_paths_lead(student, tasks, tmp_path):
+    run = tmp_path / "moved"
+    shutil.copytree(student, run / "student")
+    (run / "student" / "distilcli.json").unlink()
+    task = tasks.task("classification") | {"train": {"files": ["data/train.tsv"]}}
+    source = {"kind": "checkpoint", "model": str(student)}
+    path = run / "experiment.yaml"
+    tasks.write_config(path, "classification", student=source, task=task)
+    error = export(run, "--output", tmp_path / "export", code=2)["error"]
+    assert error["message"] == "task.train.files: data/train.tsv matches no file"
+    assert "those of the folder that it was trained in" in error["hint"]
+    assert error["hint"].endswith("--dev FILE, and settings such as task.train.files=FILE.")
+
+
+def test_scores_of_the_teacher_are_those_of_the_same_data():
+    """By the score of the student, which eval may have measured in another precision."""
+    earlier = folder.Earlier({"f1": 0.8, "accuracy": 0.7}, {"f1": 0.9, "accuracy": 0.95, "x": 1.0})
+    scores = {"accuracy": 0.7015, "f1": 0.8}
+    assert earlier.of_teacher(scores) == {"accuracy": 0.95, "f1": 0.9}
+    assert earlier.of_teacher(scores | {"accuracy": 0.68}) == {}
+    assert folder.Earlier().of_teacher(scores) == {}
 
 
 def test_an_export_into_the_student_is_refused(student, config):

@@ -33,4 +33,5 @@ ERNIE = same_structure(
     student=None,
     embeddings=Embeddings(others=(_TASKS,)),
     inherited=(*BERT.inherited, "use_task_id", "task_type_vocab_size"),
+    known_in_javascript=False,
 )

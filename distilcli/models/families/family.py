@@ -232,6 +232,7 @@ class Family:
         check: given config.json and what opens an error message; raises ModelError where it says
             what this family's models cannot have, beyond what all are checked for.
         older_settings: of a configuration, what config.json must say too for transformers 4.
+        known_in_javascript: whether the pipelines of transformers.js take its models.
     """
 
     model_type: str
@@ -254,6 +255,7 @@ class Family:
     set_attention_dropout: Callable[[Any, float], None] = set_dropout_modules
     check: Callable[[Mapping[str, Any], str], None] = nothing_more
     older_settings: Callable[[Any], dict[str, Any]] = no_older_settings
+    known_in_javascript: bool = True
 
     @property
     def a_name(self) -> str:
