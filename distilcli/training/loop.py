@@ -32,12 +32,12 @@ from distilcli.models.variable_length import note_of_slow_attention
 from distilcli.signals import StopSignals, exit_signal
 from distilcli.training import checkpoints
 from distilcli.training.checkpoint_writer import CheckpointWriter
-from distilcli.training.optimizer import moments, restore_moments
+from distilcli.training.optimizer import moments
 from distilcli.training.processes import of_main_process
 from distilcli.training.records import Metrics
-from distilcli.training.resuming import step_to_go_on_from, take_projections, take_weights
+from distilcli.training.resuming import step_to_go_on_from, take_state, take_weights
 from distilcli.training.run_folder import RunFolder
-from distilcli.training.state import TrainState, from_record, to_record
+from distilcli.training.state import TrainState, to_record
 from distilcli.training.steps import Stepper
 from distilcli.training.tracking import Trackers
 from distilcli.training.train_result import TrainResult
@@ -206,14 +206,8 @@ class Trainer:
         if step is None:
             return False
         folder = checkpoints.checkpoint_folder(self.folder.checkpoints, step)
-        checkpoint = checkpoints.load(folder)
-        module = self.objective.module
-        take_weights(module.student, checkpoint)
-        if len(module.projections):
-            take_projections(module.projections, checkpoint)
-        moments_then = checkpoint.tensors("optimizer")
-        restore_moments(self.stepper.optimizer, module.trained(), moments_then)
-        self.state, _ = from_record(checkpoint.state)
+        module, optimizer = self.objective.module, self.stepper.optimizer
+        self.state = take_state(folder, module, optimizer, self.accelerator)
         return True
 
     def finish(self, already_finished: bool) -> TrainResult:

@@ -1,5 +1,7 @@
 """AdamW, its state by parameter name, and the learning-rate schedule."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,18 @@ def moments(
         for name, parameter in named_parameters.items()
         for moment, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def empty_moments(
+    named_parameters: dict[str, nn.Parameter], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Zeros for the tensors that `moments` gives under these names."""
+    found = {}
+    for name in names:
+        parameter, _, moment = name.rpartition(".")
+        is_count = moment == "step"  # 0-d, whatever is counted
+        found[name] = torch.zeros(()) if is_count else torch.zeros_like(named_parameters[parameter])
+    return found
 
 
 def restore_moments(

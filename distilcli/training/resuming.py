@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.plan import StepPlan
 from distilcli.distillation.identity import TEACHER_OUTPUTS, Identity, changed
+from distilcli.distillation.loss_modules import LossModule
 from distilcli.errors import RunFolderError
 from distilcli.training import checkpoints
+from distilcli.training.optimizer import empty_moments, moments, restore_moments
+from distilcli.training.processes import of_main_process
 from distilcli.training.run_folder import RunFolder
 from distilcli.training.state import TrainState, from_record
 
@@ -92,6 +97,43 @@ def _check_plan(state: TrainState, plan: StepPlan, total_steps: int, where: Path
             "Finish the run with the version named in environment.json, or start again with "
             "--force.",
         )
+
+
+def take_state(
+    folder: Path, module: LossModule, optimizer: torch.optim.AdamW, accelerator: Accelerator
+) -> TrainState:
+    """Put back weights, projections and moments, on all processes, and say how far they are.
+
+    The main process reads the checkpoint and checks it, and sends it to the others: were each of
+    them to read it, a file system would have to deliver it as many times as there are processes.
+
+    Args:
+        folder: of the checkpoint.
+        module: whose student and projections are trained.
+        optimizer: of these.
+        accelerator: names the processes; all of them must call this.
+
+    Raises:
+        RunFolderError: it is damaged, or of models of other shapes.
+    """
+
+    def take() -> tuple[dict[str, Any], list[str]]:
+        checkpoint = checkpoints.load(folder)
+        take_weights(module.student, checkpoint)
+        if len(module.projections):
+            take_projections(module.projections, checkpoint)
+        restore_moments(optimizer, module.trained(), checkpoint.tensors("optimizer"))
+        return checkpoint.state, list(moments(optimizer, module.trained()))
+
+    record, names = of_main_process(accelerator, take)
+    if not accelerator.is_main_process:
+        restore_moments(optimizer, module.trained(), empty_moments(module.trained(), names))
+    if accelerator.num_processes > 1:
+        kept = moments(optimizer, module.trained())
+        weights = (*module.student.parameters(), *module.projections.parameters())
+        for tensor in (*weights, *(kept[name] for name in names)):
+            torch.distributed.broadcast(tensor.detach(), src=0)
+    return from_record(record)[0]
 
 
 def take_weights(student: PreTrainedModel, checkpoint: checkpoints.Checkpoint) -> None:
