@@ -228,7 +228,7 @@ def _objective(start: Start, accelerator: Accelerator) -> tuple[Objective, Ident
 
     identity = of_main_process(accelerator, checked_identity)
     objective = kind.objective(parts, accelerator, console.note)
-    return objective, identity | objective.identity()
+    return objective, identity | of_main_process(accelerator, objective.identity)
 
 
 def show(result: TrainResult, console: Console) -> None:

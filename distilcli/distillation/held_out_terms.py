@@ -23,7 +23,7 @@ from distilcli.distillation.run_kind import Audience
 from distilcli.distillation.teachers import PlacedTeacher
 from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation.asked import Asked
-from distilcli.evaluation.held_out import DIVERGED
+from distilcli.evaluation.gathering import DIVERGED
 from distilcli.evaluation.result import Result, Table, number
 from distilcli.evaluation.speed import Speed, measure_speed
 from distilcli.evaluation.text import Text

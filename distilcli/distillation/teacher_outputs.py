@@ -136,11 +136,13 @@ class TeacherOutputs:
         if isinstance(teacher, PreTrainedModel):
             use_packed_attention(teacher)
         rank, world_size = accelerator.process_index, accelerator.num_processes
-        missing = [part for part in range(self.num_parts) if not self._path(part).exists()]
+        # As the main process sees it: another run may be at work on the same parts. And a file
+        # system that all share is asked once.
+        seen: list[list[int]] = [[]]
         if rank == 0:
+            parts = range(self.num_parts)
+            seen = [[part for part in parts if not self._path(part).exists()]]
             recover_all(self.folder)
-        # As the main process sees it: another run may be at work on the same parts.
-        seen = [missing]
         broadcast_object_list(seen)
         accelerator.wait_for_everyone()  # all have looked before anyone writes
         mine = seen[0][rank::world_size]

@@ -229,7 +229,7 @@ def run_once(
         other: see `CachedTeacher`.
     """
     name = "the teacher" if other is None else f"teacher.others.{other}"
-    is_complete = [outputs.is_complete]
+    is_complete = [accelerator.is_main_process and outputs.is_complete]
     broadcast_object_list(is_complete)  # another run may complete it between two looks
     if is_complete[0]:
         if accelerator.is_main_process:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.packing import by_length
-from distilcli.errors import NonFiniteLossError
-from distilcli.evaluation.held_out import DIVERGED
+from distilcli.evaluation.gathering import everywhere, gathered, scores_of, share_of
 from distilcli.models.attention import use_packed_attention
 from distilcli.models.padded_teacher import PaddedTeacher, TaskModel
 from distilcli.models.running import run_model
@@ -85,10 +83,13 @@ def dev_scores(
     Raises:
         NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
     """
-    outputs = dev_outputs(task, model, accelerator, tokens_per_micro_batch, name)
-    scores = [task.scores(outputs) if accelerator.is_main_process else {}]
-    broadcast_object_list(scores)
-    return TaskScores(scores[0], task.score)
+    outputs = {"dev": _dev_rows(task, model, accelerator, tokens_per_micro_batch)}
+    message = _NOT_FINITE.format(name)
+    scores = scores_of(outputs, lambda found: task.scores(found["dev"]), accelerator, message)
+    return TaskScores(scores, task.score)
+
+
+_NOT_FINITE = "{}: not all of its outputs for the dev examples are finite"
 
 
 def dev_outputs(
@@ -105,17 +106,17 @@ def dev_outputs(
     Raises:
         NonFiniteLossError: an output is NaN or infinite; its message opens with `name`.
     """
-    rank, world_size = accelerator.process_index, accelerator.num_processes
-    mine = np.arange(len(task.dev))[rank::world_size]
+    outputs = _dev_rows(task, model, accelerator, tokens_per_micro_batch)
+    return everywhere(outputs, accelerator, _NOT_FINITE.format(name))
+
+
+def _dev_rows(
+    task: OpenTask, model: TaskModel, accelerator: Accelerator, tokens_per_micro_batch: int
+) -> np.ndarray | None:
+    """The outputs of all dev inputs, on the main process; each runs its share of them."""
+    mine = share_of(len(task.dev), accelerator)
     found = outputs_of(model, task.dev, mine, accelerator.device, tokens_per_micro_batch)
-    everywhere: list[tuple[int, np.ndarray]] = gather_object(found)
-    outputs = np.concatenate([rows for _, rows in sorted(everywhere, key=lambda pair: pair[0])])
-    # The largest of NaNs is the first class: without this look they would get a score.
-    if not np.isfinite(outputs).all():
-        raise NonFiniteLossError(
-            f"{name}: not all of its outputs for the dev examples are finite", DIVERGED
-        )
-    return outputs
+    return gathered(found, task.dev.num_outputs_of, accelerator)
 
 
 @torch.no_grad()

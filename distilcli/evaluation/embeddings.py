@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from transformers import PreTrainedModel
 
 from distilcli.batches.packing import by_length, spread
-from distilcli.errors import NonFiniteLossError
 from distilcli.evaluation.asked import TEACHER, Asked
 from distilcli.evaluation.dev_examples import TaskScores
-from distilcli.evaluation.held_out import DIVERGED
+from distilcli.evaluation.gathering import everywhere, gathered, scores_of, share_of
 from distilcli.evaluation.result import Result, Table, percent
 from distilcli.evaluation.speed import Pass, measure_passes
 from distilcli.evaluation.task import lines_of_passes, rows_of_passes
@@ -53,10 +51,16 @@ def encoder_scores(
     Raises:
         NonFiniteLossError: a vector is NaN or infinite.
     """
-    vectors = encoder_vectors(data, model, encoding, accelerator, tokens_per_micro_batch, name)
-    scores = [scores_at(data, vectors, widths) if accelerator.is_main_process else {}]
-    broadcast_object_list(scores)
-    return TaskScores(scores[0], data.score)
+    vectors = _gathered_vectors(data, model, encoding, accelerator, tokens_per_micro_batch)
+
+    def score(found: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return scores_at(data, found, widths)
+
+    scores = scores_of(vectors, score, accelerator, _NOT_FINITE.format(name))
+    return TaskScores(scores, data.score)
+
+
+_NOT_FINITE = "{}: not all of its vectors of the texts measured on are finite"
 
 
 def scores_at(
@@ -85,18 +89,24 @@ def encoder_vectors(
     Raises:
         NonFiniteLossError: a vector is NaN or infinite; its message opens with `name`.
     """
+    vectors = _gathered_vectors(data, model, encoding, accelerator, tokens_per_micro_batch)
+    message = _NOT_FINITE.format(name)
+    return {what: everywhere(found, accelerator, message) for what, found in vectors.items()}
+
+
+def _gathered_vectors(
+    data: OpenEmbedding,
+    model: PreTrainedModel,
+    encoding: Encoding,
+    accelerator: Accelerator,
+    tokens_per_micro_batch: int,
+) -> dict[str, np.ndarray | None]:
+    """The vectors of all texts, on the main process; each runs its share of them."""
     found = {}
-    rank, world_size = accelerator.process_index, accelerator.num_processes
     for what, inputs in data.measured.items():
-        mine = np.arange(len(inputs))[rank::world_size]
+        mine = share_of(len(inputs), accelerator)
         own = _vectors_of(model, inputs, mine, encoding, accelerator, tokens_per_micro_batch)
-        everywhere: list[tuple[int, np.ndarray]] = gather_object(own)
-        vectors = np.stack([one for _, one in sorted(everywhere, key=lambda pair: pair[0])])
-        if not np.isfinite(vectors).all():
-            raise NonFiniteLossError(
-                f"{name}: not all of its vectors of the texts measured on are finite", DIVERGED
-            )
-        found[what] = vectors
+        found[what] = gathered(own, np.ones(len(inputs), dtype=np.int64), accelerator)
     return found
 
 
@@ -109,6 +119,7 @@ def _vectors_of(
     accelerator: Accelerator,
     tokens_per_micro_batch: int,
 ) -> list[tuple[int, np.ndarray]]:
+    """Each of these texts' index with its vector, float [1, width]."""
     was_training = model.training
     model.eval()
     found: list[tuple[int, np.ndarray]] = []
@@ -117,7 +128,7 @@ def _vectors_of(
         # In the precision of the weights: rounded to bf16, other texts may be the nearest.
         with torch.autocast(accelerator.device.type, enabled=False):
             vectors, _ = encode(model, batch, encoding)
-        found += zip(group, vectors.cpu().numpy(), strict=True)
+        found += zip(group, vectors.cpu().numpy()[:, None], strict=True)
     model.train(was_training)
     return found
 

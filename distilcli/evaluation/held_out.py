@@ -28,11 +28,11 @@ from distilcli.evaluation.calibration import (
     calibration_bins,
     expected_calibration_error,
 )
+from distilcli.evaluation.gathering import DIVERGED
 from distilcli.models.attention import Packing
 from distilcli.models.families import MaskedLM
 from distilcli.models.running import run_encoder, vocabulary_projection
 
-DIVERGED = "Use an earlier checkpoint, a lower optim.lr, or fp32 (train.precision=fp32)."
 MASK_SEED = 0
 _LOGIT_ELEMENTS = 1 << 24
 

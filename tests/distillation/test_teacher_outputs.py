@@ -81,11 +81,17 @@ def test_inputs_are_cut_where_parts_end(data):
     assert outputs.tolist() == expected.tolist()
 
 
-def test_processes_share_the_parts(small_parts, tmp_path):
-    """Each computes its own ones, after all have looked what is missing."""
+def test_processes_share_the_parts(small_parts, tmp_path, monkeypatch):
+    """Each computes its own ones, after the first has looked what is missing."""
     teacher, inputs = make_model("bert", "token"), make_inputs(LENGTHS, "token")
     barrier = threading.Barrier(2, timeout=600)
     said: dict[int, list] = {}
+    missing: list[int] = []
+
+    def broadcast(values: list) -> None:
+        missing.extend(values[0])  # the other process has nothing to say
+        barrier.wait()
+        values[0] = missing
 
     def work(rank: int) -> None:
         accelerator = SimpleNamespace(
@@ -99,11 +105,14 @@ def test_processes_share_the_parts(small_parts, tmp_path):
         assert own.is_complete
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with monkeypatch.context() as patch:
+        patch.setattr("distilcli.distillation.teacher_outputs.broadcast_object_list", broadcast)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert said == {0: [(1, 2), (2, 2)], 1: [(1, 1)]}
+    assert missing == [0, 1, 2]
     alone = TeacherOutputs(tmp_path / "alone", teacher, inputs, True)
     compute(alone, teacher)
     everything = list(range(len(LENGTHS)))

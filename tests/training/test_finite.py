@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -345,7 +346,8 @@ def test_outputs_that_are_not_finite_get_no_task_score(monkeypatch):
     """argmax of NaN is the first class: it would look like a score."""
     outputs = [(0, np.ones((1, 2), np.float32)), (1, np.full((1, 2), np.nan, np.float32))]
     monkeypatch.setattr(dev_examples, "outputs_of", lambda *_: outputs)
-    task = SimpleNamespace(dev=[0, 1], score="accuracy", scores=lambda _: {"accuracy": 0.9})
+    dev = MagicMock(num_outputs_of=np.ones(2, dtype=int), __len__=lambda _: 2)
+    task = SimpleNamespace(dev=dev, score="accuracy", scores=lambda _: {"accuracy": 0.9})
     with pytest.raises(NonFiniteLossError, match="student x: not all of its outputs for the dev"):
         dev_examples.dev_scores(task, None, Accelerator(cpu=True), 10, "student x")
     monkeypatch.setattr(dev_examples, "outputs_of", lambda *_: outputs[:1])
