@@ -148,7 +148,7 @@ def take(
         )
         with console.bar("train") as bar:
             log = TrainingLog(console, bar)
-            events = Events(console.note, console.warn, log.metrics)
+            events = Events(console.note, console.warn, log.metrics, _card_writer(start))
             result = train(
                 experiment,
                 objective,
@@ -159,10 +159,24 @@ def take(
                 tracked_as=among.tracked_as,
                 goes_on=among.goes_on,
             )
-        if accelerator.is_main_process and isinstance(experiment, KINDS):
-            had_ended = result.already_finished
-            write_student_card(folder, experiment, result.held_out, console, had_ended=had_ended)
         return result
+
+
+def _card_writer(start: Start) -> Callable[[TrainResult], None]:
+    """Writes the card of the student that a run came to."""
+
+    def write(result: TrainResult) -> None:
+        experiment = start.experiment
+        if isinstance(experiment, KINDS):
+            write_student_card(
+                start.folder,
+                experiment,
+                result.held_out,
+                start.console,
+                had_ended=result.already_finished,
+            )
+
+    return write
 
 
 def _sequences(count: int, unlabelled: int) -> str:

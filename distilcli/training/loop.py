@@ -50,6 +50,7 @@ class Events:
     on_note: Callable[[str], None] = lambda _: None
     on_warning: Callable[[str], None] = lambda _: None
     on_metrics: Callable[[dict[str, Any], int], None] = lambda _record, _total: None
+    on_student: Callable[[TrainResult], None] = lambda _: None  # it is whole; no tracker has it yet
 
 
 class Trainer:
@@ -325,6 +326,8 @@ def train(
             trainer.trackers.start(tracked_as or experiment.name, resumed=resume)
             _take_steps(trainer, stop)
         result = trainer.finish(already_finished)
+        if accelerator.is_main_process:
+            events.on_student(result)
         trainer.trackers.end(result.figures, result.steps, Path(result.student))
         if goes_on:
             trainer.refuse_to_go_on(stop)

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distilcli.cli.app import app
+from distilcli.training.tracker_kinds import TensorBoardRun
 
 
 @pytest.fixture
@@ -39,3 +40,17 @@ def test_a_card_that_was_edited_stays_and_nothing_removes_it(train, tmp_path):
     assert code == 2
     assert "did not write: README.md" in printed
     assert card.read_text().endswith("My own words.\n")
+
+
+def test_trackers_are_given_the_student_with_its_card(train, monkeypatch):
+    """What copies a student after training copies all of its folder."""
+    given: list[set[str]] = []
+    monkeypatch.setattr(
+        TensorBoardRun,
+        "student",
+        lambda _, folder, upload: given.append({path.name for path in folder.iterdir()}),
+    )
+    code, printed = train("train.trackers=[tensorboard]")
+    assert code == 0, printed
+    [names] = given
+    assert {"README.md", "model.safetensors", "tokenizer.json"} <= names
