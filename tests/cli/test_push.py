@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import hub_server
 import pytest
 from hub_contents import Repository
 from hub_server import hub_of
 from huggingface_hub import ModelCard, constants
+from tiny_experiments import start_function
 from typer.testing import CliRunner
 
 from distilcli.cli.app import app
@@ -153,6 +155,39 @@ def test_several_stages_send_the_student_of_the_last(hub, tiny_world, tmp_path):
     assert "Stage two: " in card.text
     assert record["hub"]["repository"] == "someone/tiny"
     assert [stage["stage"] for stage in record["stages"]] == ["one", "two"]
+
+
+@pytest.mark.slow
+def test_the_first_of_two_processes_sends_and_the_other_waits_for_nothing(
+    hub, tiny_world, tmp_path
+):
+    """What is refused before training ends both; an upload that fails is the first one's error."""
+    train = ["train", "--config", str(tiny_world.config), f"output_dir={tmp_path}/runs", "--json"]
+    train += ["train.max_steps=2", "validation.every=0", "--push-to-hub", "someone/tiny"]
+
+    def codes(*more: str) -> tuple[list[int | None], dict, str]:
+        words = [hub.endpoint, str(tmp_path / "cache"), TOKEN, *train, *more]
+        running = start_function(hub_server.command, words, 2)
+        finished = running.wait()
+        assert TOKEN not in finished.stdout + finished.stderr
+        return [one.exitcode for one in running.processes], finished.json, finished.stderr
+
+    hub.tokens[TOKEN] = "read"
+    assert codes()[0] == [2, 2]
+    assert not (tmp_path / "runs").exists()
+    hub.tokens[TOKEN] = "write"
+    hub.failures["POST .*/commit/"] = 9, (403, {})
+    found, record, errors = codes()
+    assert found == [1, 0]
+    assert record["error"]["message"] in errors
+    assert record["steps"] == 2
+    hub.failures.clear()
+    found, record, _ = codes("--resume")
+    assert found == [0, 0]
+    repository = hub.repositories["someone/tiny"]
+    assert record["hub"]["commit"].endswith(repository.head)
+    assert len(repository.messages) == 1
+    assert sum("repos/create" in request for request in hub.asked) == 1
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ and range, trees, who somebody is, making a repository, and a commit after its l
 
 import base64
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import datasets
 import pytest
+import tiny_experiments
 from hub_contents import COMMIT, LARGE, Repository, file_entry, folder_entry, oid_of
 from huggingface_hub import constants
 
@@ -371,7 +373,17 @@ def hub_of(folder: Path | None, cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     server = Hub(folder)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    endpoint = server.endpoint
+    use_hub(server.endpoint, cache, monkeypatch)
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def use_hub(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clients in this process ask a hub, by the names that they have read already."""
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -380,9 +392,10 @@ def hub_of(folder: Path | None, cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+
+def command(endpoint: str, cache: str, token: str, *arguments: str) -> None:
+    """A command in a process of its own, whose clients ask a hub."""
+    use_hub(endpoint, Path(cache), pytest.MonkeyPatch())
+    os.environ["HF_TOKEN"] = token
+    tiny_experiments._main(*arguments)
