@@ -18,13 +18,13 @@ from distilcli.report.measured import (
 )
 from distilcli.report.run_facts import RunFacts
 from distilcli.report.run_page import missing_of
-from distilcli.report.run_sections import (
+from distilcli.report.run_quality import (
     last_held_out,
     measured_on,
     reference_of,
-    sections_of_run,
     shown_scores,
 )
+from distilcli.report.run_sections import sections_of_run
 from distilcli.report.scatter import quality_picture, size_picture
 from distilcli.report.series import HELD_OUT, TOTAL, length_of, series_of
 from distilcli.report.words import (

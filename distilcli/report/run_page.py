@@ -5,7 +5,8 @@ from dataclasses import replace
 from distilcli.report.blocks import Block, KeyFigure, KeyFigures, Missing, Page
 from distilcli.report.measured import main_score, measured_models, the_student, the_teacher
 from distilcli.report.run_facts import RunFacts
-from distilcli.report.run_sections import measured_on, sections_of_run
+from distilcli.report.run_quality import measured_on
+from distilcli.report.run_sections import sections_of_run
 from distilcli.report.series import HELD_OUT, keys_of, length_of
 from distilcli.report.words import (
     ARROW,

@@ -1,0 +1,139 @@
+"""The models of a run: how large and fast they are, and what the student was made of."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from distilcli.config.models import TaskCopiedStudent
+from distilcli.errors import DistilError
+from distilcli.models.families import FAMILIES
+from distilcli.models.layers import layer_map
+from distilcli.report.blocks import Block, Grid, Paragraph
+from distilcli.report.drawing import STUDENT, TEACHER
+from distilcli.report.layer_drawing import layer_picture
+from distilcli.report.measured import (
+    AT_START,
+    Measured,
+    main_score,
+    measured_models,
+    the_student,
+    the_teacher,
+)
+from distilcli.report.run_facts import RunFacts
+from distilcli.report.scatter import quality_picture, size_picture
+from distilcli.report.words import compact, count, title_of
+
+
+def size_blocks(run: RunFacts, prefix: str) -> list[Block]:
+    """Quality against size and latency; sizes among those of the literature."""
+    models = measured_models(run.results)
+    blocks: list[Block] = []
+    score = main_score(run.results, models)
+    if score is not None:
+        picture = quality_picture(
+            f"{prefix}quality-by-size", _renamed(run, models), title_of(score)
+        )
+        blocks += [] if picture is None else [picture]
+    sizes = _own_sizes(run, models)
+    if sizes:
+        blocks.append(size_picture(f"{prefix}sizes", sizes))
+    return blocks
+
+
+def _renamed(run: RunFacts, models: Sequence[Measured]) -> list[Measured]:
+    """The run's own students by shorter names."""
+    names = {f"{run.name} at start": AT_START, f"{run.name} trained": "student"}
+    names[run.name] = "student"
+    return [replace(one, name=names.get(one.name, one.name)) for one in models]
+
+
+def _own_sizes(run: RunFacts, models: Sequence[Measured]) -> list[tuple[str, int, str]]:
+    """Teacher and student with their parameters, as measured or as their files say."""
+    teacher, student = the_teacher(models), the_student(models, run.name)
+    of_teacher = teacher.parameters if teacher else None
+    of_student = student.parameters if student else None
+    if of_teacher is None and run.teacher is not None:
+        of_teacher = run.teacher.parameters
+    if of_student is None:
+        made = run.student or run.initial
+        of_student = made.parameters if made else None
+    found = [("teacher", of_teacher, TEACHER), ("student", of_student, STUDENT)]
+    return [(name, size, colour) for name, size, colour in found if size]
+
+
+def layer_blocks(run: RunFacts, prefix: str) -> list[Block]:
+    """The shape of teacher and student, and which layers were copied."""
+    blocks: list[Block] = []
+    shapes = _shapes(run)
+    if shapes is not None:
+        blocks.append(shapes)
+    chosen = copied_layers(run)
+    if chosen is not None and run.teacher is not None:
+        blocks.append(
+            layer_picture(f"{prefix}layer-map", chosen, run.teacher.layers, "the teacher")
+        )
+    elif (start := start_in_words(run)) is not None:
+        blocks.append(Paragraph(start))
+    return blocks
+
+
+def _shapes(run: RunFacts) -> Grid | None:
+    made = run.student or run.initial
+    models = {"teacher": run.teacher, "student": made}
+    known = {name: one for name, one in models.items() if one is not None}
+    if not known:
+        return None
+    facts: dict[str, list[str]] = {
+        "architecture": [one.family for one in known.values()],
+        "layers": [count(one.layers) for one in known.values()],
+        "width of hidden states": [count(one.width) for one in known.values()],
+        "attention heads": [count(one.heads) for one in known.values()],
+        "width of feed-forward networks": [count(one.inner) for one in known.values()],
+        "tokens of the vocabulary": [count(one.vocabulary) for one in known.values()],
+        "parameters in its files": [count(one.parameters) for one in known.values()],
+    }
+    rows = [[name, *cells] for name, cells in facts.items()]
+    what = "both models" if len(known) > 1 else f"the {next(iter(known))}"
+    return Grid(f"The shape of {what}.", ["", *known], rows)
+
+
+def copied_layers(run: RunFacts) -> list[int] | None:
+    """The teacher's layer of each layer of the student; None where it is not made of these."""
+    student = run.settings.get("student")
+    if not isinstance(student, dict) or student.get("kind", "copied") != "copied":
+        return None
+    if student.get("source") is not None or run.teacher is None:
+        return None
+    config = run.teacher.config
+    try:
+        wanted = TaskCopiedStudent(
+            num_layers=student.get("num_layers"), layers=student.get("layers", "alternate")
+        )
+        return layer_map(
+            run.teacher.layers,
+            wanted.num_layers,
+            wanted.layers,
+            lambda depth: FAMILIES[config.model_type].layer_kinds(config, depth),
+        )
+    except (DistilError, ValueError):
+        return None
+
+
+def start_in_words(run: RunFacts) -> str | None:
+    """How the student started, where that cannot be drawn."""
+    student = run.settings.get("student")
+    if not isinstance(student, dict):
+        return None
+    kind = student.get("kind", "copied")
+    if kind == "checkpoint":
+        return f"The student started as the model {student.get('model')}."
+    if kind == "random":
+        return f"The student started with random weights{_like(student.get('like'))}."
+    source = student.get("source")
+    if source is not None:
+        return f"The student started with layers of {source}: {compact(student.get('layers'))}."
+    return None
+
+
+def _like(name: Any) -> str:
+    return f" in the shape of {name}" if name else ""
