@@ -8,7 +8,7 @@ from pathlib import Path
 from distilcli import __version__
 from distilcli.cli.console import Console
 from distilcli.errors import ConfigError, DistilError, extra
-from distilcli.files.atomic import recover_all
+from distilcli.files.atomic import recover, recover_all
 from distilcli.files.shown_paths import shown_path
 from distilcli.report.writing import check_target, write_report
 from distilcli.training.run_folder import RunFolder
@@ -19,11 +19,13 @@ def run(
 ) -> None:
     """Write the report of runs, and say where it is."""
     check_extra()
-    from distilcli.report.pages import check_runs
+    from distilcli.report.pages import check_folders
 
+    for folder in folders:
+        recover(folder)  # a folder that an export was replacing when it was killed
+    check_folders(folders)
     target = output or _default_target(folders)
     text = markdown or target.with_suffix(".md")
-    check_runs(folders)
     for folder in folders:
         recover_all(folder)
     check_target("--output", target, (".html", ".htm"))
@@ -90,9 +92,13 @@ def _foot(folders: Sequence[Path]) -> list[str]:
 
 
 def _default_target(folders: Sequence[Path]) -> Path:
-    if len(folders) > 1:
+    from distilcli.report.exports import is_export
+
+    others = [folder for folder in folders if not is_export(folder)]
+    if len(others) != 1:
+        what = "several runs" if others else "exports without their run"
         raise ConfigError(
-            "a report of several runs needs a place of its own",
+            f"a report of {what} needs a place of its own",
             "Give --output FILE.html, such as --output comparison.html.",
         )
-    return RunFolder(folders[0]).reports[0]
+    return RunFolder(others[0]).reports[0]

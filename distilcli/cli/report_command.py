@@ -13,7 +13,9 @@ from distilcli.files.paths import option_output, option_path
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Folders of runs."),
+        typer.Argument(
+            metavar="RUN|EXPORT...", help="Folders of runs, and of exports of their students."
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -35,11 +37,12 @@ def report(
 
     It writes one HTML file that needs no network, and the same as Markdown: what was distilled from
     what, losses and held-out scores over the steps, quality against size and latency, layers,
-    settings, versions and cost. Of several runs it shows first how they differ. Nothing is computed
-    anew, and what a run does not have yet is said.
+    settings, versions and cost. Of several runs it shows first how they differ. The folder of an
+    export is shown with the run whose student it was made of, or alone. Nothing is computed anew,
+    and what a run does not have yet is said.
     """
     with guard.console(json_output, "writing a report") as console:
-        names = [Path(option_path("RUN", word)) for word in runs]
+        names = [Path(option_path("RUN|EXPORT", word)) for word in runs]
         page = None if output is None else option_output("--output", output)
         text = None if markdown is None else option_output("--markdown", markdown)
         from distilcli.cli import report as command

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from distilcli.config.models import NamedTeacher
 from distilcli.corpus.store import TokenStore
-from distilcli.files.digests import file_digest, text_digest
+from distilcli.files.digests import text_digest
 from distilcli.files.json_text import to_json
 from distilcli.hub.model_files import CONFIG, model_files
-from distilcli.models.weights import weight_paths
+from distilcli.models.weights import weight_paths, weights_digest
 from distilcli.text.tokenizers import tokenizer_fingerprint
 
 # Of config.json: who wrote it, and from where; not what the model computes.
@@ -55,14 +55,13 @@ def identity_of_model(key: str, name: str, revision: str | None = None) -> Ident
     config = files.json_object(CONFIG) or {}
     config = {key: value for key, value in config.items() if key not in _NOT_COMPUTED}
     paths = weight_paths(files)
-    weights = [[path.name, file_digest(path)] for path in paths]
     folder = paths[0].parent
     place = str(paths[0]) if len(paths) == 1 else str(folder)
     return {
         f"{key} configuration": Fingerprint(
             str(folder / CONFIG), text_digest(to_json(config, sort_keys=True))
         ),
-        f"{key} weights": Fingerprint(place, text_digest(to_json(weights))),
+        f"{key} weights": Fingerprint(place, weights_digest(paths)),
     }
 
 

@@ -6,6 +6,7 @@ built: a wrong digit there must not cost the memory of the machine.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distilcli.errors import ModelError
+from distilcli.files.digests import file_digest, text_digest
+from distilcli.files.json_text import to_json
 from distilcli.hub.model_files import COPY_AGAIN, ModelFiles, is_offline, unreadable
 from distilcli.models.families import FAMILIES, Family, family_of
 
@@ -82,6 +85,26 @@ def weight_paths(files: ModelFiles) -> list[Path]:
             "Use a revision that has model.safetensors, or convert it first.",
         )
     raise ModelError(f"{files.where}: the folder has no {WEIGHTS}", COPY_AGAIN)
+
+
+def weights_digest(paths: Sequence[Path]) -> str:
+    """Digest of the files that the weights of a model are in; hexadecimal.
+
+    Args:
+        paths: from `weight_paths`; all of them are read.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    return text_digest(to_json([[path.name, file_digest(path)] for path in paths]))
+
+
+def digest_of_model(folder: Path) -> str | None:
+    """`weights_digest` of the model in a folder; None where there is none that can be read."""
+    try:
+        return weights_digest(weight_paths(ModelFiles(str(folder), folder)))
+    except (ModelError, OSError):
+        return None
 
 
 def _shard_names(index: dict[str, Any], where: str) -> list[str]:

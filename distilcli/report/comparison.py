@@ -8,6 +8,7 @@ from typing import Any
 from distilcli.report.blocks import Block, Grid, Missing, Page, Paragraph, Picture, Section
 from distilcli.report.curves import Curve, Panel, loss_panel, over_steps, score_panel
 from distilcli.report.drawing import SERIES
+from distilcli.report.export_sections import compared_grid, drawn_exports, timed
 from distilcli.report.measured import (
     Measured,
     main_score,
@@ -25,7 +26,7 @@ from distilcli.report.run_quality import (
     shown_scores,
 )
 from distilcli.report.run_sections import sections_of_run
-from distilcli.report.scatter import quality_picture, size_picture
+from distilcli.report.scatter import drawn_models, quality_picture, size_picture
 from distilcli.report.series import HELD_OUT, TOTAL, length_of, series_of
 from distilcli.report.words import (
     DASH,
@@ -60,6 +61,7 @@ def page_of_runs(runs: Sequence[RunFacts], foot: list[str]) -> Page:
         Section("quality", "Quality", quality_blocks(runs)),
         Section("training", "Training", training_blocks(runs)),
         Section("size", "Size and speed", size_blocks(runs)),
+        Section("exports", "Exports", _export_blocks(runs)),
         Section("cost", "Cost", [cost_grid(runs)]),
     ]
     sections = [section for section in sections if section.blocks]
@@ -343,7 +345,17 @@ def size_blocks(runs: Sequence[RunFacts]) -> list[Block]:
     pictures: list[Picture | None] = []
     score = _common_score(runs)
     if score is not None:
-        pictures.append(quality_picture("quality-by-size", list(models.values()), title_of(score)))
+        how = next((one.speed_how for one in models.values() if one.speed_how), "")
+        drawn = drawn_models(list(models.values()))
+        colours = {one.name: one for one in drawn}
+        for run in runs:
+            one = colours.get(run.name)
+            for export in run.exports:
+                if one is not None and export.score == score:
+                    drawn += drawn_exports(export, one.kept, one.colour, f"{run.name} ")
+        drawn, of_exports = timed(drawn, {run.name: one for run in runs for one in run.exports[:1]})
+        key, what = "quality-by-size", title_of(score)
+        pictures.append(quality_picture(key, drawn, what, how or of_exports))
     sizes = [
         (run.name, made.parameters, SERIES[place % len(SERIES)])
         for place, run in enumerate(runs)
@@ -352,6 +364,13 @@ def size_blocks(runs: Sequence[RunFacts]) -> list[Block]:
     if sizes:
         pictures.append(size_picture("sizes", sizes, "these runs"))
     return [picture for picture in pictures if picture is not None]
+
+
+def _export_blocks(runs: Sequence[RunFacts]) -> list[Block]:
+    exports = [
+        (run.name, export) for run in runs for one in (run, *run.stages) for export in one.exports
+    ]
+    return [compared_grid(exports)] if exports else []
 
 
 def cost_grid(runs: Sequence[RunFacts]) -> Grid:

@@ -10,6 +10,9 @@ from distilcli.files.shown_paths import shown_tree
 from distilcli.report.ablation_page import page_of_ablation
 from distilcli.report.blocks import Page
 from distilcli.report.comparison import page_of_runs
+from distilcli.report.export_owners import with_exports
+from distilcli.report.export_page import page_of_exports
+from distilcli.report.exports import is_export, read_export
 from distilcli.report.run_facts import is_run, read_run
 from distilcli.report.run_page import page_of_run
 from distilcli.report.suite_page import page_of_suite
@@ -18,25 +21,30 @@ _RESULTS = "results.json"
 
 
 def page_of(folders: Sequence[Path], foot: list[str]) -> Page:
-    """The page about runs, about a suite or about an ablation.
+    """The page about runs, exports, a suite or an ablation.
 
     Args:
-        folders: of runs, or one of a suite or an ablation, finished or not.
+        folders: of runs and of exports of their students; of exports alone; or one of a suite or an
+            ablation, finished or not.
         foot: what it was made of, and by what.
 
     Raises:
-        ConfigError: a folder is not that of a run or a suite, or the results cannot be read.
+        ConfigError: a folder is none of these, an export is of none of the runs, or what was
+            written down cannot be read.
     """
-    if len(folders) == 1 and not is_run(folders[0]):
-        return _page_of_many(folders[0], foot)
-    check_runs(folders)
-    if len(folders) == 1:
-        return page_of_run(read_run(folders[0]), foot)
-    return page_of_runs([read_run(folder) for folder in folders], foot)
+    check_folders(folders)
+    exports = [read_export(folder) for folder in folders if is_export(folder)]
+    others = [folder for folder in folders if not is_export(folder)]
+    if not others:
+        return page_of_exports(exports, foot)
+    if not is_run(others[0]):
+        return _page_of_many(others[0], foot)
+    runs = with_exports([read_run(folder) for folder in others], exports)
+    return page_of_run(runs[0], foot) if len(runs) == 1 else page_of_runs(runs, foot)
 
 
-def check_runs(folders: Sequence[Path]) -> None:
-    """Make sure that folders are those of runs, or one is of a suite or an ablation.
+def check_folders(folders: Sequence[Path]) -> None:
+    """Make sure that folders are those of runs and exports, or one is of a suite or an ablation.
 
     Raises:
         ConfigError: naming the first that is not, or that is named twice.
@@ -47,26 +55,29 @@ def check_runs(folders: Sequence[Path]) -> None:
                 f"{folder}: there is no such folder", "Name a run folder, such as runs/NAME."
             )
         if folder.resolve() in [other.resolve() for other in folders[:place]]:
-            raise ConfigError(f"{folder} is named twice", "Name each run once.")
-        if is_run(folder) or (len(folders) == 1 and (_record(folder) or _runs_in(folder))):
+            raise ConfigError(f"{folder} is named twice", "Name each folder once.")
+        is_suite = _record(folder) is not None
+        if is_run(folder) or is_export(folder):
             continue
-        if _record(folder):
+        if len(folders) == 1 and (is_suite or _runs_in(folder)):
+            continue
+        if is_suite:
             raise ConfigError(
                 f"{folder}: is the folder of a suite, which has a report of its own",
                 "Name it alone, or name run folders.",
             )
         raise ConfigError(
-            f"{folder}: is not the folder of a run, a suite or an ablation",
-            "Name a folder with experiment.yaml in it, or one whose results.json is of a suite.",
+            f"{folder}: is not the folder of a run, an export, a suite or an ablation",
+            "Name a folder with experiment.yaml or export.json in it, or one whose results.json is "
+            "of a suite.",
         )
 
 
 def _page_of_many(folder: Path, foot: list[str]) -> Page:
     """The page about a suite or an ablation; before its end that about its runs."""
-    check_runs([folder])
     record = _record(folder)
     if record is None:
-        return page_of_runs([read_run(run) for run in _runs_in(folder)], foot)
+        return page_of_runs(with_exports([read_run(run) for run in _runs_in(folder)], []), foot)
     make = page_of_ablation if "ablation" in record else page_of_suite
     try:
         return make(shown_tree(record), foot)

@@ -11,6 +11,7 @@ from distilcli.errors import DistilError
 from distilcli.files.json_text import parse_json
 from distilcli.files.paths import BUILTIN_PREFIX, resolve_path
 from distilcli.files.shown_paths import shown_path, shown_text, shown_tree, shown_words
+from distilcli.report.exports import Export
 from distilcli.report.model_facts import ModelFacts, facts_of_model
 from distilcli.training.run_folder import RunFolder
 
@@ -30,12 +31,12 @@ class RunFacts:
         records: of each step, as metrics.jsonl has them.
         results: what `eval` measured; None: nothing.
         scores: what a suite wrote beside its student; None: nothing.
-        exports: what was measured of exported students, by the folder's name.
         teacher: the teacher's shape; None: it cannot be known.
         initial: that of the student before training.
         student: that of the trained student; None: there is none yet.
         stages: the runs of its stages.
         problems: what could not be read, a sentence each.
+        exports: of its student; see `export_owners.py`.
     """
 
     root: Path
@@ -46,12 +47,12 @@ class RunFacts:
     records: list[dict[str, Any]]
     results: dict[str, Any] | None
     scores: dict[str, Any] | None
-    exports: dict[str, dict[str, Any]]
     teacher: ModelFacts | None
     initial: ModelFacts | None
     student: ModelFacts | None
     stages: "list[RunFacts]" = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    exports: list[Export] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -127,7 +128,6 @@ def read_run(root: Path) -> RunFacts:
         records=_records(folder.metrics, problems),
         results=shown_tree(_object(folder.results, problems)),
         scores=_object(folder.scores, problems),
-        exports=_exports(root, problems),
         teacher=_teacher(identity, folder, tree),
         initial=facts_of_model(folder.initial_student),
         student=facts_of_model(folder.student),
@@ -200,16 +200,6 @@ def _records(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     if broken:
         problems.append(f"{broken} of the {len(lines):,} lines of {path.name} cannot be read")
     return records
-
-
-def _exports(root: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
-    """export.json of the folders that were exported into the run folder."""
-    found = {}
-    for path in sorted(root.glob("*/export.json")):
-        record = _object(path, problems)
-        if record is not None:
-            found[path.parent.name] = record
-    return found
 
 
 def _teacher(

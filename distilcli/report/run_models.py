@@ -10,6 +10,7 @@ from distilcli.models.families import FAMILIES
 from distilcli.models.layers import layer_map
 from distilcli.report.blocks import Block, Grid, Paragraph
 from distilcli.report.drawing import STUDENT, TEACHER
+from distilcli.report.export_sections import drawn_exports, timed
 from distilcli.report.layer_drawing import layer_picture
 from distilcli.report.measured import (
     AT_START,
@@ -20,7 +21,7 @@ from distilcli.report.measured import (
     the_teacher,
 )
 from distilcli.report.run_facts import RunFacts
-from distilcli.report.scatter import quality_picture, size_picture
+from distilcli.report.scatter import Drawn, drawn_models, quality_picture, size_picture
 from distilcli.report.words import compact, count, title_of
 
 
@@ -30,14 +31,26 @@ def size_blocks(run: RunFacts, prefix: str) -> list[Block]:
     blocks: list[Block] = []
     score = main_score(run.results, models)
     if score is not None:
-        picture = quality_picture(
-            f"{prefix}quality-by-size", _renamed(run, models), title_of(score)
-        )
+        how = next((one.speed_how for one in models if one.speed_how), "")
+        first = {"student": run.exports[0]} if run.exports else {}
+        drawn, of_export = timed(_drawn(run, models, score), first)
+        key, what = f"{prefix}quality-by-size", title_of(score)
+        picture = quality_picture(key, drawn, what, how or of_export)
         blocks += [] if picture is None else [picture]
     sizes = _own_sizes(run, models)
     if sizes:
         blocks.append(size_picture(f"{prefix}sizes", sizes))
     return blocks
+
+
+def _drawn(run: RunFacts, models: Sequence[Measured], score: str) -> list[Drawn]:
+    """The run's models and its exports that were measured by the same score."""
+    drawn = drawn_models(_renamed(run, models))
+    student = the_student(models, run.name)
+    for export in run.exports:
+        if student is not None and export.score == score:
+            drawn += drawn_exports(export, student.kept, STUDENT)
+    return drawn
 
 
 def _renamed(run: RunFacts, models: Sequence[Measured]) -> list[Measured]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from distilcli.report.blocks import Block, KeyFigure, KeyFigures, Missing, Page
+from distilcli.report.export_sections import export_figure, in_words
 from distilcli.report.measured import main_score, measured_models, the_student, the_teacher
 from distilcli.report.run_facts import RunFacts
 from distilcli.report.run_quality import measured_on
@@ -18,6 +19,8 @@ from distilcli.report.words import (
     title_of,
     value_of,
 )
+
+_MOST_FIGURES = 4
 
 
 def page_of_run(run: RunFacts, foot: list[str]) -> Page:
@@ -57,7 +60,8 @@ def has_teacher(run: RunFacts) -> bool:
 
 def lede_of(run: RunFacts) -> str:
     """What was distilled from what, and what came of it."""
-    return " ".join(part for part in (_what_from_what(run), _what_came(run)) if part)
+    parts = (_what_from_what(run), _what_came(run), _what_is_exported(run))
+    return " ".join(part for part in parts if part)
 
 
 def _what_from_what(run: RunFacts) -> str:
@@ -112,6 +116,10 @@ def _what_came(run: RunFacts) -> str:
     return f"{joined([text, *parts])}."
 
 
+def _what_is_exported(run: RunFacts) -> str:
+    return in_words(run.exports[-1]) if run.exports else ""
+
+
 def key_figures(run: RunFacts) -> list[KeyFigure]:
     """The four numbers that come first, as far as they are known."""
     models = measured_models(run.results)
@@ -127,11 +135,13 @@ def key_figures(run: RunFacts) -> list[KeyFigure]:
         elif score is not None and score in student.scores:
             found.append(KeyFigure(value_of(score, student.scores[score]), title_of(score)))
     found += _size_figures(run)
+    if run.exports and (figure := export_figure(run.exports[-1])) is not None:
+        found.append(figure)
     length = length_of(run.all_records)
     if length.steps:
         note = f"{short_count(length.tokens)} tokens, {length.steps:,} steps"
         found.append(KeyFigure(duration(length.seconds), "of training", note))
-    return found
+    return found[:_MOST_FIGURES]
 
 
 def _size_figures(run: RunFacts) -> list[KeyFigure]:
@@ -171,7 +181,8 @@ def missing_of(run: RunFacts) -> list[str]:
         found.append(f"It was not measured: distilcli eval {run.shown_root} writes results.json.")
     elif run.results is not None:
         models = measured_models(run.results)
-        if models and not any(one.latency_ms for one in models):
+        is_timed = any(one.latency_ms for one in models) or any(one.times for one in run.exports)
+        if models and not is_timed:
             found.append(f"Speed was not measured: distilcli eval {run.shown_root} --speed.")
     if run.teacher is None and run.teacher_name is not None and not run.stages:
         found.append(

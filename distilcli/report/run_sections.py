@@ -1,6 +1,7 @@
 """The sections of one run, in their order."""
 
 from distilcli.report.blocks import Section
+from distilcli.report.export_sections import export_blocks
 from distilcli.report.run_facts import RunFacts
 from distilcli.report.run_making import cost_blocks, made_blocks
 from distilcli.report.run_models import layer_blocks, size_blocks
@@ -20,6 +21,7 @@ def sections_of_run(run: RunFacts, prefix: str = "") -> list[Section]:
         Section(f"{prefix}quality", "Quality", quality_blocks(run), of),
         Section(f"{prefix}training", "Training", training_blocks(run, prefix), of),
         Section(f"{prefix}size", "Size and speed", size_blocks(run, prefix), of),
+        Section(f"{prefix}exports", "Exports", export_blocks(run.exports, prefix), of),
         Section(f"{prefix}layers", "The student", layer_blocks(run, prefix), of),
         Section(f"{prefix}cost", "Cost", cost_blocks(run), of),
         Section(f"{prefix}made", "How it was made", made_blocks(run), of),

@@ -1,8 +1,9 @@
 """Figures of quality against size and latency, and of size among published models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log10
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,28 +28,51 @@ from distilcli.report.drawing import (
 )
 from distilcli.report.measured import Measured
 from distilcli.report.published import MODELS, REFERENCE, SOURCE
-from distilcli.report.words import count, percent, short_count
+from distilcli.report.words import DASH, NO_BREAK, count, percent, short_count, significant
 
 _LARGEST = 400e9
+_MIB_OF_PARAMETER = 4 / 2**20  # in fp32, of which the published models are
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One model in a figure.
+
+    Attributes:
+        name: beside it.
+        kept: the share of the teacher's score that it has.
+        colour: of it.
+        parameters: how many; None: not known.
+        mib: of its weights or its file; None: not known.
+        latency: as a share of the teacher's; None: not measured.
+        mark: how it is drawn: a circle, or a square for an export.
+    """
+
+    name: str
+    kept: float
+    colour: str
+    parameters: float | None
+    mib: float | None
+    latency: float | None
+    mark: Literal["o", "s"] = "o"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is one of the literature."""
+        return self.colour == GREY
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model.
+    """A model in one panel.
 
     Attributes:
-        name: beside it.
+        model: it.
         x: its size, or its latency.
-        y: the share of the teacher's score that it has.
-        colour: of it.
-        is_published: whether it is one of the literature.
     """
 
-    name: str
+    model: Drawn
     x: float
-    y: float
-    colour: str
-    is_published: bool = False
 
 
 def colour_of(one: Measured, place: int, several: bool) -> str:
@@ -66,82 +90,116 @@ def colour_of(one: Measured, place: int, several: bool) -> str:
     return SERIES[place % len(SERIES)] if several else STUDENT
 
 
-def quality_picture(key: str, models: Sequence[Measured], what: str) -> Picture | None:
-    """Quality against size and, where it was measured, latency; None where quality is not known.
+def drawn_models(models: Sequence[Measured]) -> list[Drawn]:
+    """The models of results.json of which is known what they keep."""
+    teacher = next((one for one in models if one.kept == 1.0 and one.is_teacher), None)
+    of_teacher = teacher.latency_ms if teacher is not None else None
+    students = [one for one in models if not one.is_teacher and not one.is_untrained]
+    return [
+        Drawn(
+            name=one.name,
+            kept=one.kept,
+            colour=colour_of(one, students.index(one) if one in students else 0, len(students) > 1),
+            parameters=one.parameters,
+            mib=one.size_mib,
+            latency=one.latency_ms / of_teacher if one.latency_ms and of_teacher else None,
+        )
+        for one in models
+        if one.kept is not None
+    ]
+
+
+def _published_models() -> list[Drawn]:
+    assert REFERENCE.glue is not None
+    assert REFERENCE.seconds is not None
+    return [
+        Drawn(
+            name=one.name,
+            kept=one.glue / REFERENCE.glue,
+            colour=GREY,
+            parameters=one.parameters,
+            mib=_MIB_OF_PARAMETER * one.parameters,
+            latency=one.seconds / REFERENCE.seconds,
+        )
+        for one in MODELS
+        if one.glue is not None and one.seconds is not None
+    ]
+
+
+def quality_picture(key: str, own: Sequence[Drawn], what: str, how: str) -> Picture | None:
+    """Quality against size and, where it was measured, latency; None where sizes are not known.
+
+    Sizes are parameters, or MiB where exports are among the models, whose numbers are smaller.
 
     Args:
         key: its id.
-        models: that were measured.
+        own: the models, those of the literature not among them.
         what: the score that is kept.
+        how: how latency was measured, for the caption.
     """
-    sizes, latencies = _points(models)
-    if not sizes:
+    in_mib = any(one.mark == "s" for one in own)
+    models = [*own, *_published_models()]
+    found = [(one, one.mib if in_mib else one.parameters) for one in models]
+    sizes = [Point(one, x) for one, x in found if x]
+    if all(point.model.is_published for point in sizes):
         return None
+    latencies = [Point(one, one.latency) for one in models if one.latency is not None]
+    if all(point.model.is_published for point in latencies):
+        latencies = []
+    shown = _mib if in_mib else short_count
     title = "Quality against size" + (" and latency" if latencies else "")
+    unit = "" if in_mib else " parameters"
     described = [
-        f"{one.name}: {percent(one.y)} of the teacher's {what}, {short_count(one.x)} parameters"
+        f"{one.model.name}: {percent(one.model.kept)} of the teacher's {what}, {shown(one.x)}{unit}"
         for one in sizes
     ]
-    described += [f"{one.name}: {percent(one.x)} of the teacher's latency" for one in latencies]
+    described += [
+        f"{one.model.name}: {percent(one.x)} of the teacher's latency" for one in latencies
+    ]
     description = f"{'; '.join(described)}."
 
     def paint(figure: Figure, is_narrow: bool) -> None:
         every = panels(figure, 1 + bool(latencies), 1 if is_narrow else 2)
         _scatter(every[0], sizes)
-        _size_axis(every[0], sizes)
+        _size_axis(every[0], sizes, shown)
+        every[0].set_xlabel("MiB of weights" if in_mib else "parameters")
+        every[0].set_title(f"{what} kept, by size")
         if latencies:
             _scatter(every[1], latencies)
             every[1].set_xlabel("latency, share of the teacher's")
             every[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
             every[1].xaxis.set_major_locator(MaxNLocator(4))
-        every[0].set_title(f"{what} kept, by size")
-        if latencies:
             every[1].set_title(f"{what} kept, by latency")
         for axes, points in zip(every, (sizes, latencies), strict=False):
-            named = [Named(p.name, p.x, p.y, SOFT if p.is_published else p.colour) for p in points]
-            name_points(axes, named)
+            name_points(axes, [_named(point) for point in points])
 
     height = 300
     wide = draw(f"{key}-wide", title, description, (WIDE, height), paint)
     tall = height * (1 + bool(latencies)) - 20
     narrow = draw(f"{key}-narrow", title, description, (NARROW, tall), paint)
-    how = next((one.speed_how for one in models if one.speed_how), "")
-    caption = f"Up is better, left is smaller or faster. {SOURCE}"
-    caption += f" Latency of this run's models: {how}." if latencies else ""
-    return Picture(key, title, caption, description, wide, narrow, _data(sizes, latencies, what))
+    caption = f"Up is better, left is smaller or faster. {'Squares: exports. ' if in_mib else ''}"
+    caption += f"{SOURCE}{' In MiB they are in fp32.' if in_mib else ''}"
+    caption += f" Latency of this run's models: {how}." if latencies and how else ""
+    data = _data(sizes, latencies, what, "MiB" if in_mib else "parameters", shown)
+    return Picture(key, title, caption, description, wide, narrow, data)
 
 
-def _points(models: Sequence[Measured]) -> tuple[list[Point], list[Point]]:
-    teacher = next((one for one in models if one.kept == 1.0 and one.is_teacher), None)
-    students = [one for one in models if not one.is_teacher and not one.is_untrained]
-    several = len(students) > 1
-    sizes, latencies = [], []
-    for one in models:
-        if one.kept is None:
-            continue
-        colour = colour_of(one, students.index(one) if one in students else 0, several)
-        if one.parameters:
-            sizes.append(Point(one.name, one.parameters, one.kept, colour))
-        if one.latency_ms and teacher is not None and teacher.latency_ms:
-            share = one.latency_ms / teacher.latency_ms
-            latencies.append(Point(one.name, share, one.kept, colour))
-    assert REFERENCE.glue is not None
-    assert REFERENCE.seconds is not None
-    for known in MODELS:
-        if known.glue is None or known.seconds is None or not sizes:
-            continue
-        kept = known.glue / REFERENCE.glue
-        sizes.append(Point(known.name, known.parameters, kept, GREY, True))
-        if latencies:
-            latencies.append(Point(known.name, known.seconds / REFERENCE.seconds, kept, GREY, True))
-    return sizes, latencies
+def _mib(size: float) -> str:
+    return f"{significant(size)}{NO_BREAK}MiB"
+
+
+def _named(point: Point) -> Named:
+    colour = SOFT if point.model.is_published else point.model.colour
+    return Named(point.model.name, point.x, point.model.kept, colour)
 
 
 def _scatter(axes: Axes, points: Sequence[Point]) -> None:
     for one in points:
-        size = 6 if one.is_published else 9
-        axes.plot([one.x], [one.y], "o", color=one.colour, markersize=size, zorder=3)
-    low, high = min(one.y for one in points), max(one.y for one in points)
+        size = 6 if one.model.is_published else 9
+        size -= one.model.mark == "s"
+        mark, colour = one.model.mark, one.model.colour
+        axes.plot([one.x], [one.model.kept], mark, color=colour, markersize=size, zorder=3)
+    low, high = min(one.model.kept for one in points), max(one.model.kept for one in points)
     room = max(0.06, 0.12 * (high - low))
     axes.set_ylim(low - room, high + room)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -149,23 +207,30 @@ def _scatter(axes: Axes, points: Sequence[Point]) -> None:
     axes.margins(x=0.16)
 
 
-def _size_axis(axes: Axes, points: Sequence[Point]) -> None:
+def _size_axis(axes: Axes, points: Sequence[Point], shown: Callable[[float], str]) -> None:
     low, high = min(one.x for one in points), max(one.x for one in points)
     axes.set_xscale("log")
     axes.set_xlim(low / 2.5, high * 2.5)
-    decades = [m * 10**e for e in range(3, 13) for m in (1, 3)]
+    decades = [m * 10.0**e for e in range(-3, 13) for m in (1, 3)]
     axes.xaxis.set_major_locator(FixedLocator([x for x in decades if low / 2.5 < x < high * 2.5]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_count(x)))
-    axes.set_xlabel("parameters")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: shown(x).removesuffix("MiB").strip()))
 
 
-def _data(sizes: Sequence[Point], latencies: Sequence[Point], what: str) -> Grid:
-    shares = {one.name: percent(one.x) for one in latencies}
-    rows = [
-        [one.name, short_count(one.x), percent(one.y), shares.get(one.name, "")] for one in sizes
-    ]
-    return Grid("The points", ["model", "parameters", f"{what} kept", "latency"], rows)
+def _data(
+    sizes: Sequence[Point],
+    latencies: Sequence[Point],
+    what: str,
+    size: str,
+    shown: Callable[[float], str],
+) -> Grid:
+    shares = {one.model.name: percent(one.x) for one in latencies}
+    rows = [[one.model.name, shown(one.x), percent(one.model.kept)] for one in sizes]
+    columns = ["model", size, f"{what} kept"]
+    if latencies:
+        columns.append("latency, share of the teacher's")
+        rows = [[*row, shares.get(row[0], DASH)] for row in rows]
+    return Grid("The points", columns, rows)
 
 
 def size_picture(

@@ -14,9 +14,11 @@ from tiny_models import make_bert, word_tokenizer
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.reading import dump
 from distilcli.files.json_text import to_json
+from distilcli.files.marks import write_mark
 from distilcli.models.copying import copy_layers
 from distilcli.models.saving import save_model
-from distilcli.report import curves, intervals, layer_drawing, scatter
+from distilcli.models.weights import digest_of_model
+from distilcli.report import curves, export_sections, intervals, layer_drawing, scatter
 
 ENVIRONMENT = {
     "distilcli": "0.2.0",
@@ -133,6 +135,52 @@ def write_run(
     return root
 
 
+def write_export(
+    folder: Path, student: Path | None, *, name: str = "tiny", teacher: bool = True, **changes: Any
+) -> Path:
+    """The folder of an export as far as reports read it.
+
+    Args:
+        folder: to make.
+        student: whose weights were exported; None: they are nobody's.
+        name: of the run.
+        teacher: whether the teacher's speed was measured.
+        changes: other values of export.json.
+    """
+    digest = "0" * 32 if student is None else digest_of_model(student)
+    speed = {"teacher": _speed(40.0, 16.0), "student": _speed(20.0, 8.0)}
+    if not teacher:
+        del speed["teacher"]
+    record = {
+        "experiment": name,
+        "identity": {"model weights": digest},
+        "environment": ENVIRONMENT,
+        "model": f"{folder.parent}/runs/{name}/student",
+        "measured_on": "1,000 masked tokens",
+        "score": "accuracy",
+        "scores": {"accuracy": 0.45, "loss": 2.0},
+        "formats": {
+            "onnx": _format("onnx/model.onnx", 8.0, {"32": 0.45}, 9e-07),
+            "int8": _format("onnx/model_quantized.onnx", 2.0, {"1": 0.448, "32": 0.446}, 0.03),
+        },
+        "speed": speed | {"onnx": _speed(10.0, 8.0), "int8": _speed(5.0, 2.0)},
+    }
+    folder.mkdir(parents=True)
+    (folder / "export.json").write_text(to_json(record | changes), encoding="utf-8")
+    write_mark(folder, "export")
+    return folder
+
+
+def _speed(single_ms: float, mib: float) -> dict[str, float]:
+    return {"single_ms": single_ms, "batched_ms": 32 * single_ms, "mib": mib}
+
+
+def _format(file: str, mib: float, accuracy: dict[str, float], difference: float) -> dict[str, Any]:
+    scores = {size: {"accuracy": one, "loss": 2.0} for size, one in accuracy.items()}
+    record = {"file": file, "bytes": int(mib * 2**20), "sha256": "ab" * 32, "scores": scores}
+    return record | {"drop": 0.0, "difference": difference, "left_out": []}
+
+
 def settings_of(run: Path) -> dict[str, Any]:
     """The settings that a run folder has."""
     found: dict[str, Any] = yaml.safe_load((run / "experiment.yaml").read_text(encoding="utf-8"))
@@ -155,7 +203,7 @@ def plain_picture(key: str, title: str, description: str, size: tuple[int, int],
 
 def draw_nothing(monkeypatch: Any) -> None:
     """Take `plain_picture` for every figure."""
-    for module in (curves, intervals, layer_drawing, scatter):
+    for module in (curves, export_sections, intervals, layer_drawing, scatter):
         monkeypatch.setattr(module, "draw", plain_picture)
 
 

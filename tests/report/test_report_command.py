@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from report_runs import assert_sound, draw_nothing, results, write_models, write_run
+from report_runs import assert_sound, draw_nothing, results, write_export, write_models, write_run
 from tiny_experiments import environment
 from typer.testing import CliRunner
 
@@ -64,7 +64,7 @@ def refused(*words: object) -> str:
 def test_what_is_no_run_is_refused(models, tmp_path):
     assert "there is no such folder" in refused(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "is not the folder of a run, a suite" in refused(tmp_path / "empty")
+    assert "is not the folder of a run, an export, a suite" in refused(tmp_path / "empty")
     run = write_run(tmp_path, models)
     assert "named twice" in refused(run, run, "--output", tmp_path / "page.html")
 
@@ -74,6 +74,16 @@ def test_several_runs_need_a_place(models, tmp_path):
     assert "--output" in refused(one, other)
     assert report(one, other, "--output", tmp_path / "both.html").exit_code == 0
     assert_sound((tmp_path / "both.html").read_text(encoding="utf-8"))
+
+
+def test_a_run_with_an_export_has_its_place_and_an_export_alone_needs_one(models, tmp_path):
+    run = write_run(tmp_path, models)
+    export = write_export(tmp_path / "out", run / "student")
+    assert "--output" in refused(export)
+    assert report(run, export).exit_code == 0
+    assert "The export out" in (run / "report.md").read_text(encoding="utf-8")
+    assert report(export, "--output", tmp_path / "page.html").exit_code == 0
+    assert_sound((tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
