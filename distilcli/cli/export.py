@@ -82,7 +82,7 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
     refuse_changed(model)
     if push is not None:
         push.check()
-    with _paths_explained(wanted.model, experiment):
+    with _paths_explained(model, None if wanted.config else experiment):
         subject = open_subject(kind, model, wanted.asked, console)
     identity = identity_of_model("model", model)
     environment = describe_environment()
@@ -134,13 +134,20 @@ def _check_output(output: Path, console: Console) -> None:
 
 
 @contextmanager
-def _paths_explained(name: str, experiment: BaseExperiment) -> Iterator[None]:
-    """Where a run was trained in another folder than this one, what is not found may be there."""
+def _paths_explained(model: str, experiment: BaseExperiment | None) -> Iterator[None]:
+    """Where a run was trained in another folder than this one, what is not found may be there.
+
+    Args:
+        model: of the run; what is said of it has nothing to do with that.
+        experiment: of the run; None: another one is named.
+    """
     try:
         yield
     except (ConfigError, DataError, ModelError) as error:
-        run = run_of(name)
-        if run is not None and _real(run.root) != _real(experiment.run_folder):
+        run = run_of(model)
+        if run is None or experiment is None or model in error.message:
+            raise
+        if _real(run.root) != _real(experiment.run_folder):
             error.hint += (
                 " Relative paths of a run are those of the folder that it was trained in: go "
                 "there, or "

@@ -16,6 +16,7 @@ MOST_DIFFERENT = 1e-4  # outputs of a graph in fp32 from those of the model
 BATCH_SIZES = (1, 32)  # dynamic int8 rounds by what else is in a batch, so both are measured
 _COMPARED = 64  # inputs all of whose outputs are compared
 _LOGIT_ELEMENTS = 1 << 25
+_ROUNDED_SCORE = 1e-6  # what a score may change by in fp32, where no decision is another one
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,18 @@ def check_same(subject: Subject, found: Certificate, name: str) -> None:
         )
 
 
+def falls_too_far(drop: float, most: float) -> bool:
+    """Whether a score has fallen by more than is allowed, or it is not known how far."""
+    return not drop <= most + _ROUNDED_SCORE
+
+
 def check_drop(found: Certificate, most: float, score: str, reference: float, name: str) -> None:
     """Refuse an export whose score is too far below the model's.
 
     Raises:
         CertificateError: it is, or it is not known.
     """
-    if not found.drop <= most:
+    if falls_too_far(found.drop, most):
         raise CertificateError(
             f"{name}: its {score} is {reference - found.drop:.4f}, the model's {reference:.4f}: it "
             f"falls by {found.drop:.4f}, and --max-drop allows {most:g}; nothing is written",

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from distilcli.errors import extra
-from distilcli.export.certificates import Certificate, certificate
+from distilcli.errors import counted, extra
+from distilcli.export.certificates import Certificate, certificate, falls_too_far
 from distilcli.export.graph import NEEDS, quietly, transpose_weights
 from distilcli.export.running import batches_of, by_onnxruntime, by_torch, evenly_spaced
 from distilcli.export.subjects import Subject
@@ -75,13 +75,14 @@ def certified_int8(
     write_int8(source, target)
     on_note(f"measuring {subject.score} of {target.name}")
     found = certificate(subject, by_onnxruntime(target), reference, target.name)
-    if found.drop <= most:
+    if not falls_too_far(found.drop, most):
         return found
     ranked = _by_disturbance(subject, source, target, on_note)
     count = 1
-    while not found.drop <= most and count <= len(ranked) // 2:
+    while falls_too_far(found.drop, most) and count <= len(ranked) // 2:
         left_out = tuple(ranked[:count])
-        on_note(f"{subject.score} falls by {found.drop:.4f}: {count} products stay in fp32")
+        of_those = counted(count, "product")
+        on_note(f"{subject.score} falls by {found.drop:.4f}: trying with {of_those} in fp32")
         write_int8(source, target, left_out)
         run = by_onnxruntime(target)
         found = certificate(subject, run, reference, target.name, left_out=left_out)

@@ -69,7 +69,7 @@ def _compared(folder: Path, dtype: str, modules: Path) -> str:
     session = onnxruntime.InferenceSession(folder / "onnx" / FILES[dtype])
     largest = 0.0
     for texts, found in zip(TEXTS, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        encoded = tokenizer.encode(*texts)
+        encoded = tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None)
         if texts is TEXTS[-1] and len(encoded) == len(found["ids"]):
             continue
         if encoded.ids != found["ids"]:
