@@ -123,8 +123,8 @@ _PYTHON: dict[str, tuple[tuple[str, ...], str, str]] = {
     "fill-mask": (
         ("logits",),
         "[logits]",
-        'best = logits[0, text.tokens.index("[MASK]")].argmax()\n'
-        "print(tokenizer.id_to_token(int(best)))",
+        'place = text.ids.index(tokenizer.token_to_id("[MASK]"))\n'
+        "print(tokenizer.id_to_token(int(logits[0, place].argmax())))",
     ),
     "text-classification": (
         ("logits",),

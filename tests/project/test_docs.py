@@ -213,7 +213,7 @@ def test_a_forge_can_show_it(page: Path) -> None:
     text = text_of(page)
     assert not re.search(r"^(```|:::)\s*\{", text, flags=re.MULTILINE)
     languages = set(re.findall(r"^```(\S+)$", text, flags=re.MULTILINE))
-    assert languages <= {"bash", "math", "python", "text", "yaml"}
+    assert languages <= {"bash", "js", "math", "python", "text", "yaml"}
     assert len(re.findall(r"(?m)^```", text)) % 2 == 0
 
 
