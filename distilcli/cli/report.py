@@ -46,15 +46,21 @@ def check_at_start(folder: Path) -> None:
     check_target("--report", text, (".md",))
 
 
-def write_at_end(folder: Path, console: Console) -> None:
-    """Write the report of a run that is finished: the main process, and without failing the run."""
+def write_at_end(folder: Path, console: Console) -> dict[str, str | None]:
+    """Write the report of a run that is finished: the main process, and without failing the run.
+
+    Returns:
+        For programs: where both files are; None where they could not be written.
+    """
     if os.environ.get("RANK", "0") != "0":
-        return
+        return {}
     page, text = RunFolder(folder).reports
     try:
         make([folder], page, text, console)
     except DistilError as error:
         console.warn(f"no report: {error.message}")
+        return {"report": None, "markdown": None}
+    return {"report": str(page), "markdown": str(text)}
 
 
 def check_extra() -> None:

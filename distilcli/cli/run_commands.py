@@ -296,6 +296,7 @@ def train(
             from distilcli.cli import report as reports
 
             reports.check_at_start(experiment.run_folder)
+            written = functools.partial(reports.write_at_end, experiment.run_folder, console)
         command = _training_of(experiment)
         if dry_run:
             if push is not None:
@@ -307,9 +308,14 @@ def train(
             return
         try:
             with guard.stopping(guard.GO_ON, go_on):
-                command.run(experiment, resume=resume, force=force, console=console, push=push)
-                if report:
-                    reports.write_at_end(experiment.run_folder, console)
+                command.run(
+                    experiment,
+                    resume=resume,
+                    force=force,
+                    console=console,
+                    push=push,
+                    at_end=written if report else dict,
+                )
         except Interrupted as interrupted:
             interrupted.hint = go_on()
             raise

@@ -54,8 +54,9 @@ def run(
     force: bool,
     console: Console,
     push: Push | None = None,
+    at_end: Callable[[], dict[str, Any]] = dict,
 ) -> None:
-    """Train all stages, or those that are not finished, and send the student if it is asked for."""
+    """Train all stages, or those that are not finished; see `train.run`."""
     for stage in staged.stages:
         check_places(stage.experiment)
     accelerator = make_accelerator(staged.stages[0].experiment)
@@ -86,7 +87,7 @@ def run(
             last = results[-1]
             held_out = last.held_out if last is not None else {}
             write_student_card(folder.run, staged, held_out, console)
-    record = _show(folder, results, console)
+    record = _show(folder, results, console) | at_end()
     console.result(record if push is None else push.send(folder.run.student, record))
 
 

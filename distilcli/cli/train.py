@@ -112,13 +112,23 @@ def run(
     force: bool,
     console: Console,
     push: Push | None = None,
+    at_end: Callable[[], dict[str, Any]] = dict,
 ) -> None:
-    """Train the experiment's student, and send it to the hub if it is asked for."""
+    """Train the experiment's student, and send it to the hub if it is asked for.
+
+    Args:
+        experiment: what is run.
+        resume: whether it may go on.
+        force: whether it may remove what ran there.
+        console: told what goes on.
+        push: where the student is sent; None: nowhere.
+        at_end: called when the student is there; adds to the result for programs.
+    """
     folder = RunFolder(experiment.run_folder)
     among = AmongOthers(on_enter=push.check if push is not None else lambda: None)
     result = take(experiment, folder, among, resume=resume, force=force, console=console)
     show(result, console)
-    record = asdict(result)
+    record = asdict(result) | at_end()
     if push is not None:
         record = push.send(Path(result.student), record)
     console.result(record)

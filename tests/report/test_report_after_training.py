@@ -1,5 +1,7 @@
 """`train --report`: the page is there when training ends, and goes with the run."""
 
+import json
+
 import pytest
 from report_runs import assert_sound
 from shell_commands import done
@@ -11,9 +13,10 @@ def test_training_writes_its_report_at_the_end(tiny_world, tmp_path):
     """One that another command wrote is replaced; --force removes it with what it was about."""
     words = [f"output_dir={tmp_path}", "train.max_steps=2", "train.log_every=1"]
     config = ["--config", str(tiny_world.config), *words]
-    finished = done("train", *config, "--report")
+    finished = done("train", *config, "--report", "--json")
     page, text = tmp_path / "tiny" / "report.html", tmp_path / "tiny" / "report.md"
-    assert f"written: {page}" in finished.stdout
+    told = json.loads(finished.stdout)
+    assert (told["report"], told["markdown"]) == (str(page), str(text))
     html = page.read_text(encoding="utf-8")
     assert_sound(html)
     assert "Training has not begun" not in html
