@@ -10,7 +10,13 @@ from distilcli.cli.console import Console
 from distilcli.errors import ConfigError, DistilError, extra
 from distilcli.files.atomic import recover, recover_all
 from distilcli.files.shown_paths import shown_path
-from distilcli.report.writing import check_target, write_report
+from distilcli.report.writing import (
+    check_figures,
+    check_target,
+    figures_folder,
+    write_figures,
+    write_report,
+)
 from distilcli.training.run_folder import RunFolder
 
 
@@ -30,6 +36,7 @@ def run(
         recover_all(folder)
     check_target("--output", target, (".html", ".htm"))
     check_target("--markdown", text, (".md", ".markdown"))
+    check_figures(text)
     console.result(make(folders, target, text, console))
 
 
@@ -44,6 +51,7 @@ def check_at_start(folder: Path) -> None:
     page, text = RunFolder(folder).reports
     check_target("--report", page, (".html",))
     check_target("--report", text, (".md",))
+    check_figures(text)
 
 
 def write_at_end(folder: Path, console: Console) -> dict[str, str | None]:
@@ -76,19 +84,25 @@ def check_extra() -> None:
 
 def make(
     folders: Sequence[Path], target: Path, markdown: Path, console: Console
-) -> dict[str, str | list[str]]:
-    """Make both files of a report; what is said of it to programs."""
+) -> dict[str, str | list[str] | None]:
+    """Make the files of a report; what is said of it to programs."""
+    from distilcli.report.drawing import as_file
     from distilcli.report.html_page import html_of
     from distilcli.report.markdown_page import markdown_of
     from distilcli.report.pages import page_of
 
     page = page_of(folders, _foot(folders))
-    text = markdown_of(page, {})
     write_report("--output", target, html_of(page))
-    write_report("--markdown", markdown, text)
-    console.say(f"written: {target}")
-    console.say(f"written: {markdown}")
-    return {"report": str(target), "markdown": str(markdown), "runs": [str(one) for one in folders]}
+    links = write_figures(markdown, {one.key: as_file(one.wide) for one in page.pictures})
+    write_report("--markdown", markdown, markdown_of(page, links))
+    for path in (target, markdown):
+        console.say(f"written: {path}")
+    return {
+        "report": str(target),
+        "markdown": str(markdown),
+        "figures": str(figures_folder(markdown)) if links else None,
+        "runs": [str(one) for one in folders],
+    }
 
 
 def _foot(folders: Sequence[Path]) -> list[str]:

@@ -28,7 +28,8 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The same as Markdown, which ends in .md (default: report.md beside the page).",
+            help="The same as Markdown, which ends in .md; its figures go into a folder beside it "
+            "(default: report.md beside the page).",
         ),
     ] = None,
     json_output: JsonOption = False,

@@ -18,6 +18,7 @@ from distilcli.files.signed_text import is_signed_file
 MARK = "distilcli.json"
 # By which a file is known as a report, in HTML or Markdown, and how far from its beginning.
 REPORT_MARK, REPORT_MARK_IN_MARKDOWN = "distilcli report", "<!-- distilcli report -->"
+FIGURES = "report figures"  # the kind of folder that those of a report in Markdown lie in
 _REPORT_OPENING = 2000  # characters
 _SHOWN = 5  # foreign files that a message names
 

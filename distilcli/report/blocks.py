@@ -148,3 +148,9 @@ class Page:
     opening: Sequence[Block]
     sections: Sequence[Section]
     foot: Sequence[str] = field(default=())
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All figures, in their order."""
+        blocks = [*self.opening, *(one for part in self.sections for one in part.blocks)]
+        return [one for one in blocks if isinstance(one, Picture)]

@@ -14,11 +14,10 @@ from distilcli.report.drawing import (
     STUDENT,
     TEACHER,
     WIDE,
-    Label,
     draw,
-    label_ends,
     panels,
 )
+from distilcli.report.labels import Label, label_ends
 from distilcli.report.series import Series
 from distilcli.report.words import count, significant, tick_of, title_of, value_of
 

@@ -8,9 +8,8 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from distilcli.report.palette import PALETTE, palette_css
 
 # Roles of colours: what matplotlib is told, and the variable of the page that it stands for.
 INK, SOFT, RULE, PAPER, GREY = "#010101", "#010102", "#010103", "#010104", "#010105"
@@ -74,6 +75,9 @@ _STYLE: Any = {  # matplotlib's types name each of its settings
     "lines.linewidth": 2.0,
     "lines.solid_capstyle": "round",
 }
+_PROPERTY = re.compile(r"([\w-]+):var\(--([\w-]+)\)")
+_ROOM = 12  # pixels around a figure in a file
+_FONTS = "system-ui, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 Draw = Callable[[Figure, bool], None]
 
 
@@ -152,6 +156,41 @@ def _own_ids(root: ElementTree.Element, key: str) -> None:
                 element.set(name, value.replace("url(#", f"url(#{key}-"))
 
 
+def as_file(svg: str) -> str:
+    """A figure as a file of its own, on a ground of its own and with some room around it.
+
+    In light and dark it follows the reader's system. What knows no custom properties, as many
+    converters do not, takes the light colours, which stand before them.
+    """
+    root = ElementTree.fromstring(svg)
+    kind = root.tag.removesuffix("svg")
+    for element in root.iter():
+        if "style" in element.attrib:
+            element.set("style", _PROPERTY.sub(_with_light, element.attrib["style"]))
+    _, _, width, height = (float(number) for number in root.attrib["viewBox"].split())
+    width, height = width + 2 * _ROOM, height + 2 * _ROOM
+    box = {"x": f"{-_ROOM}", "y": f"{-_ROOM}", "width": f"{width:g}", "height": f"{height:g}"}
+    root.attrib |= {
+        "width": box["width"],
+        "height": box["height"],
+        "style": f"font-family:{_FONTS}",
+    }
+    root.set("viewBox", " ".join(box.values()))
+    if not kind:
+        root.set("xmlns", _NAMESPACE)
+    style = ElementTree.Element(f"{kind}style")
+    style.text = palette_css()
+    ground = ElementTree.Element(f"{kind}rect", box)
+    ground.set("style", _PROPERTY.sub(_with_light, "fill:var(--paper)"))
+    root[2:2] = [style, ground]  # after title and description
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _with_light(match: re.Match[str]) -> str:
+    """A declaration with a custom property, and before it one with the light colour."""
+    return f"{match[1]}:{PALETTE[match[2]][0]};{match[0]}"
+
+
 def _style(style: str) -> str:
     for colour, name in _VARIABLES.items():
         style = style.replace(colour, f"var(--{name})")
@@ -163,161 +202,6 @@ def _style(style: str) -> str:
 def _font(match: re.Match[str]) -> str:
     weight = f"font-weight: {match[1].strip()}; " if match[1] else ""
     return f"{weight}font-size: {match[2]}px"
-
-
-# What figures have in common
-
-
-@dataclass(frozen=True)
-class Label:
-    """A name at the end of a line or beside a point.
-
-    Attributes:
-        text: what it says.
-        y: where it would stand.
-        colour: of what it names.
-    """
-
-    text: str
-    y: float
-    colour: str
-
-
-def label_ends(axes: Axes, x: float, labels: Sequence[Label], gap_pixels: float = 14.0) -> None:
-    """Names at the right end of lines, of one or two lines, moved apart where they would overlap.
-
-    Call it when the limits of the axes are settled.
-    """
-    if not labels:
-        return
-    low, high = axes.get_ylim()
-    figure = axes.get_figure()
-    assert figure is not None
-    figure.draw_without_rendering()  # type: ignore[union-attr]
-    gap_pixels *= 1 + max(label.text.count("\n") for label in labels)
-    gap = gap_pixels / max(1.0, axes.bbox.height * 72 / figure.dpi) * (high - low)
-    placed = spread_apart([label.y for label in labels], gap, low, high)
-    for label, y in zip(labels, placed, strict=True):
-        axes.annotate(
-            label.text,
-            (x, y),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            color=label.colour,
-            fontsize=SMALL,
-            linespacing=1.1,
-            annotation_clip=False,
-        )
-
-
-def spread_apart(
-    wanted: Sequence[float], gap: float, low: float = float("-inf"), high: float = float("inf")
-) -> list[float]:
-    """Places at least `gap` apart, in the order of the wanted ones and as near as is simple."""
-    order = sorted(range(len(wanted)), key=lambda place: wanted[place])
-    placed = [wanted[place] for place in order]
-    for _ in range(50):
-        moved = False
-        for i in range(1, len(placed)):
-            lack = gap - (placed[i] - placed[i - 1])
-            if lack > 1e-9 * max(1.0, abs(gap)):
-                placed[i - 1] -= lack / 2
-                placed[i] += lack / 2
-                moved = True
-        if not moved:
-            break
-    if placed and placed[-1] > high:
-        placed[-1] = high
-        for i in reversed(range(len(placed) - 1)):
-            placed[i] = min(placed[i], placed[i + 1] - gap)
-    if placed and placed[0] < low:
-        placed[0] = low
-        for i in range(1, len(placed)):
-            placed[i] = max(placed[i], placed[i - 1] + gap)
-    found = [0.0] * len(wanted)
-    for place, y in zip(order, placed, strict=True):
-        found[place] = y
-    return found
-
-
-@dataclass(frozen=True)
-class Named:
-    """A point with a name beside it.
-
-    Attributes:
-        text: the name.
-        x: of the point.
-        y: of the point.
-        colour: of the name.
-    """
-
-    text: str
-    x: float
-    y: float
-    colour: str
-
-
-_Box = tuple[float, float, float, float]
-# Where a name may stand beside its point: shifts in pixels, and how it is aligned there.
-_BESIDE = (
-    (9, 0, "left", "center"),
-    (0, 8, "center", "bottom"),
-    (-9, 0, "right", "center"),
-    (0, -8, "center", "top"),
-    (7, 9, "left", "bottom"),
-    (7, -9, "left", "top"),
-    (-7, 9, "right", "bottom"),
-    (-7, -9, "right", "top"),
-)
-
-
-def name_points(axes: Axes, points: Sequence[Named]) -> None:
-    """Names beside points, each where it is in the way of as little as can be.
-
-    Call it when the limits of the axes are settled.
-    """
-    figure: Any = axes.get_figure()
-    figure.draw_without_rendering()
-    places = [axes.transData.transform((one.x, one.y)) * 72 / figure.dpi for one in points]
-    taken: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    left, bottom, right, top = axes.bbox.extents * 72 / figure.dpi
-    for one, (x, y) in zip(points, places, strict=True):
-        width, height = 6.2 * len(one.text), 13.0
-        boxes = [_box_of(x + dx, y + dy, width, height, ha, va) for dx, dy, ha, va in _BESIDE]
-
-        def cost(place: int, boxes: list[_Box] = boxes) -> float:
-            box = boxes[place]
-            outside: float = max(0, left - box[0]) + max(0, box[2] - right - 4)
-            outside += max(0, bottom - box[1]) + max(0, box[3] - top - 4)
-            return sum(_shared(box, other) for other in taken) + 40 * outside + place
-
-        best = min(range(len(boxes)), key=cost)
-        taken.append(boxes[best])
-        dx, dy, ha, va = _BESIDE[best]
-        axes.annotate(
-            one.text,
-            (one.x, one.y),
-            xytext=(dx, dy),
-            textcoords="offset points",
-            ha=ha,
-            va=va,
-            color=one.colour,
-            fontsize=SMALL,
-            annotation_clip=False,
-        )
-
-
-def _box_of(x: float, y: float, width: float, height: float, ha: str, va: str) -> _Box:
-    x0 = x - {"left": 0.0, "center": width / 2, "right": width}[ha]
-    y0 = y - {"bottom": 0.0, "center": height / 2, "top": height}[va]
-    return x0, y0, x0 + width, y0 + height
-
-
-def _shared(one: _Box, other: _Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return width * height if width > 0 and height > 0 else 0.0
 
 
 def panels(figure: Figure, count: int, columns: int) -> list[Axes]:

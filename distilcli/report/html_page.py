@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from distilcli.files.marks import REPORT_MARK
 from distilcli.report.blocks import Block, Page, Section
+from distilcli.report.palette import palette_css
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -39,7 +40,7 @@ def html_of(page: Page) -> str:
         name = f"table-{next(numbers)}"
         return blocks.render(block=block, name=name).strip()
 
-    style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    style = palette_css() + (_TEMPLATES / "page.css").read_text(encoding="utf-8")
     page_html = environment.get_template("page.html").render(
         page=page, parts=_parts(page), show=show, style=style, mark=REPORT_MARK
     )

@@ -1,4 +1,7 @@
-"""A page as Markdown: the same words and tables, and each figure as what it shows."""
+"""A page as Markdown: the same words, tables and figures; figures are files beside it.
+
+A figure within the text would have to be a data URL, which forges do not show.
+"""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +24,8 @@ def markdown_of(page: Page, pictures: Mapping[str, str]) -> str:
 
     Args:
         page: what is shown.
-        pictures: the file of each figure, by its key.
+        pictures: the file of each figure as a link, by its key; without one its description stands
+            in its place.
     """
     lines = [REPORT_MARK_IN_MARKDOWN, "", f"# {_text(page.title)}", "", _text(page.kicker)]
     if page.lede:
@@ -61,10 +65,15 @@ def _block(block: Block, pictures: Mapping[str, str]) -> list[str]:
 
 
 def _picture(block: Picture, pictures: Mapping[str, str]) -> list[str]:
-    lines = []
+    said = f"**{_text(block.title)}.** {_text(block.caption)}"
     if block.key in pictures:
-        lines += [f"![{_text(block.title)}]({pictures[block.key]})", ""]
-    lines.append(f"**{_text(block.title)}.** {_text(block.caption)} {_text(block.description)}")
+        text = _text(f"{block.title}. {block.description}")
+        lines = [said, "", f"![{text}]({pictures[block.key]})"]
+    else:
+        lines = [f"{said} {_text(block.description)}"]
+    if block.data is not None:
+        opening = ["<details>", "<summary>The values as a table</summary>"]
+        lines += ["", *opening, "", *_grid(block.data), "", "</details>"]
     return lines
 
 

@@ -20,12 +20,10 @@ from distilcli.report.drawing import (
     STUDENT,
     TEACHER,
     WIDE,
-    Named,
     draw,
-    name_points,
     panels,
-    spread_apart,
 )
+from distilcli.report.labels import Named, name_points, spread_apart
 from distilcli.report.measured import Measured
 from distilcli.report.published import MODELS, REFERENCE, SOURCE
 from distilcli.report.words import DASH, NO_BREAK, count, percent, short_count, significant
@@ -198,7 +196,8 @@ def _scatter(axes: Axes, points: Sequence[Point]) -> None:
         size = 6 if one.model.is_published else 9
         size -= one.model.mark == "s"
         mark, colour = one.model.mark, one.model.colour
-        axes.plot([one.x], [one.model.kept], mark, color=colour, markersize=size, zorder=3)
+        order = 3 if one.model.is_published else 4
+        axes.plot([one.x], [one.model.kept], mark, color=colour, markersize=size, zorder=order)
     low, high = min(one.model.kept for one in points), max(one.model.kept for one in points)
     room = max(0.06, 0.12 * (high - low))
     axes.set_ylim(low - room, high + room)

@@ -22,7 +22,7 @@ from distilcli.distillation.identity import Identity, from_tree, to_tree
 from distilcli.errors import ConfigError, RunFolderError, WriteError
 from distilcli.files.atomic import recover_all, remove_folder, unwritten, write_atomically
 from distilcli.files.json_text import parse_json, to_json
-from distilcli.files.marks import is_report, refuse_foreign
+from distilcli.files.marks import FIGURES, is_report, refuse_foreign
 from distilcli.training import checkpoints
 from distilcli.training.environment import describe_environment
 from distilcli.training.run_lock import locked_run
@@ -71,6 +71,7 @@ class RunFolder:
         self.results = root / "results.json"
         self.scores = root / "scores.json"
         self.reports = (root / "report.html", root / "report.md")
+        self.report_figures = root / "report-figures"
         self.trackers = root / "trackers.json"
 
     @property
@@ -192,6 +193,10 @@ class RunFolder:
         files += [path for path in self.reports if is_report(path)]
         for file in files:
             file.unlink(missing_ok=True)
+        with suppress(RunFolderError):  # raised where something else lies there, which stays
+            refuse_foreign(self.report_figures, FIGURES)
+            if self.report_figures.exists():
+                remove_folder(self.report_figures)
 
     def _refuse_foreign(self, force: bool) -> None:
         """Refuse to replace, or with `force` to remove, what this tool did not write."""

@@ -21,9 +21,11 @@ def test_training_writes_its_report_at_the_end(tiny_world, tmp_path):
     assert_sound(html)
     assert "Training has not begun" not in html
     assert text.exists()
+    assert (tmp_path / "tiny" / "report-figures" / "losses.svg").exists()
     done("train", *config, "--force")
     assert not page.exists()
     assert not text.exists()
+    assert not (tmp_path / "tiny" / "report-figures").exists()
     page.write_text("<p>of someone else</p>", encoding="utf-8")
     refused = run("train", *config, "--resume", "--report")
     assert refused.code == 2

@@ -1,8 +1,10 @@
 """`distilcli report` as it is typed: where it writes, what it refuses, what it says."""
 
 import json
+import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 from report_runs import assert_sound, draw_nothing, results, write_export, write_models, write_run
@@ -33,17 +35,41 @@ def test_the_page_lies_in_the_run_folder(models, tmp_path):
     told = json.loads(finished.stdout)
     assert told["report"] == str(run / "report.html")
     assert told["markdown"] == str(run / "report.md")
+    assert told["figures"] == str(run / "report-figures")
     assert_sound((run / "report.html").read_text(encoding="utf-8"))
     assert (run / "report.md").read_text(encoding="utf-8").startswith("<!-- distilcli report -->")
+
+
+def test_figures_of_the_markdown_lie_beside_it(models, tmp_path):
+    """All that it names and no others, each a well-formed SVG that is right in light and dark."""
+    run = write_run(tmp_path, models, measured=results())
+    text = tmp_path / "a text.md"
+    assert report(run, "--markdown", text).exit_code == 0
+    folder = tmp_path / "a text-figures"
+    named = re.findall(r"!\[(?:[^\]\\]|\\.)+\]\((\S+)\)", text.read_text(encoding="utf-8"))
+    assert len(named) == 6
+    files = {path.name for path in folder.glob("*.svg")}
+    assert {f"a%20text-figures/{name}" for name in files} == set(named)
+    for path in folder.glob("*.svg"):
+        svg = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+        assert float(svg.attrib["width"]) > 700
+        style = "".join(found.text or "" for found in svg.iter() if found.tag.endswith("style"))
+        assert "prefers-color-scheme:dark" in style
+    assert "<summary>The values as a table</summary>" in text.read_text(encoding="utf-8")
 
 
 def test_a_report_takes_the_place_of_the_one_before(models, tmp_path):
     run = write_run(tmp_path, models)
     assert report(run).exit_code == 0
+    assert (run / "report-figures" / "losses.svg").exists()
     before = (run / "report.html").read_text(encoding="utf-8")
     (run / "results.json").write_text(json.dumps(results()), encoding="utf-8")
     assert report(run).exit_code == 0
     assert (run / "report.html").read_text(encoding="utf-8") != before
+    (run / "metrics.jsonl").unlink()
+    assert report(run).exit_code == 0
+    assert not (run / "report-figures" / "losses.svg").exists()
 
 
 def test_files_go_where_they_are_asked_for(models, tmp_path):
@@ -99,6 +125,13 @@ def test_what_others_wrote_is_not_replaced(models, tmp_path):
     (run / "report.md").write_text("# My own notes\n", encoding="utf-8")
     assert "nothing in it says that distilcli wrote it" in refused(run)
     assert (run / "report.md").read_text(encoding="utf-8") == "# My own notes\n"
+    assert not (run / "report.html").exists()
+    (run / "report.md").unlink()
+    mine = run / "report-figures" / "mine.svg"
+    mine.parent.mkdir()
+    mine.write_text("<svg/>", encoding="utf-8")
+    assert "nothing in it says that distilcli wrote it" in refused(run)
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.svg"]
     assert not (run / "report.html").exists()
     (tmp_path / "folder.html").mkdir()
     assert "is a folder" in refused(run, "--output", tmp_path / "folder.html")

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from distilcli.losses.table import EMBEDDING_TERMS, MASKED_LM_TERMS, TASK_TERMS
-from distilcli.report.drawing import spread_apart
+from distilcli.report.labels import spread_apart
 from distilcli.report.series import Length, Series, length_of, series_of, terms_of
 from distilcli.report.words import (
     change_of,

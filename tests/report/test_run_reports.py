@@ -1,5 +1,6 @@
 """The page about one run: what stands on it, whatever the run folder has or lacks."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from report_runs import (
 )
 
 from distilcli.files.json_text import to_json
+from distilcli.report.drawing import as_file
 from distilcli.report.html_page import html_of
 from distilcli.report.layer_drawing import layer_picture
 from distilcli.report.markdown_page import markdown_of
@@ -186,4 +188,10 @@ def test_a_long_run_is_drawn_thinned(models, tmp_path):
 
 def test_a_figure_is_drawn_alike_each_time():
     """Ids and all, so that two reports of one run differ in their date alone."""
-    assert layer_picture("a", [0, 2], 4, "x") == layer_picture("a", [0, 2], 4, "x")
+    picture = layer_picture("a", [0, 2], 4, "x")
+    assert picture == layer_picture("a", [0, 2], 4, "x")
+    # A file of its own has each colour as a plain one, too, for what knows no custom properties.
+    svg = as_file(picture.wide)
+    assert 'viewBox="-12 -12 784 214"' in svg
+    assert "var(--student)" in svg
+    assert svg.count("var(--") == len(re.findall(r"([\w-]+):#[0-9a-f]{6};\1:var\(--", svg))
