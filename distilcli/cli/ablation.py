@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from distilcli.cli.console import Console, duration
+from distilcli.cli.console import Console
 from distilcli.cli.results import show_and_write
 from distilcli.config.ablation import BASE, Ablation
 from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.distillation.task_rows import look_at_rows
 from distilcli.errors import DistilError
-from distilcli.evaluation.result import is_share
+from distilcli.evaluation.result import duration, is_share
 from distilcli.files.json_text import to_json
 from distilcli.suites.ablation_results import ablation_table
 from distilcli.suites.ablations import load_ablation, plan_ablation, plan_probes

@@ -148,16 +148,3 @@ class Bar:
             share = f"{100 * done / total:.0f} %" if total else ""
             said = ", ".join(part for part in (share, text) if part)
             self._console.note(f"{self._description}: {said}")
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people say it: 42 s, 7 min, 3 h 05 min, 2 d 4 h."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = minutes // 60
-    if hours < 48:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{hours // 24} d {hours % 24} h"

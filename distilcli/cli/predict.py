@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from distilcli.cli.console import Console, duration
+from distilcli.cli.console import Console
 from distilcli.cli.models_to_measure import Wanted, experiment_of, model_of
 from distilcli.cli.results import settle_runs
 from distilcli.config.experiment import TaskExperiment
@@ -24,6 +24,7 @@ from distilcli.distillation.teacher_outputs import remove_outputs
 from distilcli.distillation.teachers import run_once
 from distilcli.errors import ConfigError, DistilError, RunFolderError, counted
 from distilcli.evaluation.asked import Asked
+from distilcli.evaluation.result import duration
 from distilcli.files.atomic import locked, replacing, unwritten
 from distilcli.training.folder_checks import check_apart, folders_read
 from distilcli.training.processes import main_process_first, make_accelerator, of_main_process

@@ -15,13 +15,14 @@ from typing import Any
 
 from distilcli.cli import train as one
 from distilcli.cli.cards import write_student_card
-from distilcli.cli.console import Console, duration
+from distilcli.cli.console import Console
 from distilcli.cli.push import Push
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.kinds import AnyExperiment
 from distilcli.config.stages import Stage, StagedExperiment
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.errors import DistilError, Interrupted
+from distilcli.evaluation.result import duration
 from distilcli.models.loading import read_config
 from distilcli.models.saving import save_model
 from distilcli.training.folder_checks import check_places

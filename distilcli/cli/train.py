@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from distilcli.cli.cards import write_student_card
-from distilcli.cli.console import Console, duration
+from distilcli.cli.console import Console
 from distilcli.cli.push import Push
 from distilcli.cli.training_log import NOT_SAID, TrainingLog
 from distilcli.config.experiment import BaseExperiment
@@ -17,7 +17,7 @@ from distilcli.config.kinds import KINDS
 from distilcli.distillation.identity import Identity, identity_of_model
 from distilcli.distillation.objective import Objective
 from distilcli.distillation.run_kinds import kind_of
-from distilcli.evaluation.result import number
+from distilcli.evaluation.result import duration, number
 from distilcli.training.folder_checks import check_places
 from distilcli.training.loop import Events, train
 from distilcli.training.preflight import Preflight, preflight

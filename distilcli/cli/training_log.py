@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from distilcli.cli.console import Bar, Console, duration
+from distilcli.cli.console import Bar, Console
+from distilcli.evaluation.result import duration
 
 _HELD_OUT = {
     "held_out/loss": "held-out",

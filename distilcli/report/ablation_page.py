@@ -109,9 +109,10 @@ def _change_blocks(changes: Changes) -> list[Block]:
         for name, one in changes.items()
         if one.get("settings")
     ]
-    return (
-        [Grid("Settings of each change.", ["change", "settings"], rows, words=True)] if rows else []
-    )
+    if not rows:
+        return []
+    rows.insert(0, [_BASE, "the experiment as it is, with which all changes are compared"])
+    return [Grid("Settings of each change.", ["change", "settings"], rows, words=True)]
 
 
 def _difference(name: str, change: Mapping[str, Any], score: str) -> Difference:
@@ -128,7 +129,7 @@ def _difference_blocks(record: Mapping[str, Any], scores: Sequence[str]) -> list
         return []
     drawn = [
         Score(
-            f"{title_of(score)}{', points' if _is_share(score) else ''}",
+            f"{title_of(score)}, {'points' if _is_share(score) else 'lower is better'}",
             [_difference(name, one, score) for name, one in changes.items()],
             partial(change_of, score),
             100.0 if _is_share(score) else 1.0,
@@ -136,7 +137,7 @@ def _difference_blocks(record: Mapping[str, Any], scores: Sequence[str]) -> list
         for score in scores
     ]
     caption = (
-        "Differences to the base, seed by seed: the mean and its 95 % interval (Student's t). "
+        "Seed by seed: the mean and its 95 % interval (Student's t). "
         "Blue: the interval leaves out 0. Grey: these seeds do not show a difference."
     )
     blocks: list[Block] = [difference_picture("differences-to-base", drawn, caption)]

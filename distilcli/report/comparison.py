@@ -18,6 +18,7 @@ from distilcli.report.measured import (
     the_teacher,
 )
 from distilcli.report.run_facts import RunFacts
+from distilcli.report.run_models import parameters_of
 from distilcli.report.run_page import missing_of
 from distilcli.report.run_quality import (
     last_held_out,
@@ -357,9 +358,9 @@ def size_blocks(runs: Sequence[RunFacts]) -> list[Block]:
         key, what = "quality-by-size", title_of(score)
         pictures.append(quality_picture(key, drawn, what, how or of_exports))
     sizes = [
-        (run.name, made.parameters, SERIES[place % len(SERIES)])
+        (run.name, size, SERIES[place % len(SERIES)])
         for place, run in enumerate(runs)
-        if (made := run.student or run.initial) is not None and made.parameters
+        if (size := parameters_of(run)[1])
     ]
     if sizes:
         pictures.append(size_picture("sizes", sizes, "these runs"))

@@ -39,6 +39,16 @@ class Difference:
     interval: tuple[float, float] | None
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """What has to be on the axis of it."""
+        return self.interval or (self.mean or 0.0, self.mean or 0.0)
+
+    @property
+    def reach(self) -> float:
+        """How far it goes from 0."""
+        return max(map(abs, self.ends))
+
+    @property
     def is_clear(self) -> bool:
         """Whether the interval leaves out 0."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
@@ -61,6 +71,19 @@ class Score:
     scale: float = 1.0
 
 
+_FAR = 4.0  # times as far as all others: off the axis, so that these can be told apart
+
+
+def far_out(differences: Sequence[Difference]) -> list[Difference]:
+    """The few that are so far from 0 that on one axis with them all others would be one point."""
+    known = sorted((one for one in differences if one.mean is not None), key=lambda one: one.reach)
+    for number in range(1, len(known) // 2 + 1):
+        others, far = known[:-number], known[-number:]
+        if far[0].reach > _FAR * others[-1].reach > 0:
+            return far
+    return []
+
+
 def difference_picture(key: str, scores: Sequence[Score], caption: str) -> Picture:
     """Differences to the base with their intervals, a panel for each score."""
     title = "Differences to the base"
@@ -69,6 +92,8 @@ def difference_picture(key: str, scores: Sequence[Score], caption: str) -> Pictu
         f"{score.title}: {'; '.join(_said(one, score) for one in score.differences)}."
         for score in scores
     )
+    if any(far_out(score.differences) for score in scores):
+        caption += " Arrow: the mean is outside the axis; the number is its value."
 
     def paint(figure: Figure, is_narrow: bool) -> None:
         every = panels(figure, len(scores), 1 if is_narrow else len(scores))
@@ -94,10 +119,18 @@ def _draw_differences(axes: Axes, score: Score, names: Sequence[str] | None) -> 
     axes.set_title(score.title)
     axes.grid(visible=False)
     axes.axvline(0.0, color=RULE, linewidth=1.2)
+    far = far_out(score.differences)
+    ends = [x for one in score.differences if one not in far for x in one.ends]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    room = 0.12 * (high - low) or 1.0
+    axes.set_xlim(low - room, high + room)
     for row, one in enumerate(score.differences):
         if one.mean is None:
             continue
         colour = STUDENT if one.is_clear or one.interval is None else GREY
+        if one in far:
+            _draw_arrow(axes, row, one.mean, score.shown(one.mean), colour)
+            continue
         if one.interval is not None:
             axes.plot(one.interval, [row, row], color=colour, linewidth=2.0)
         axes.plot([one.mean], [row], "o", color=colour, markersize=7)
@@ -106,10 +139,28 @@ def _draw_differences(axes: Axes, score: Score, names: Sequence[str] | None) -> 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: significant(score.scale * x)))
 
 
+def _draw_arrow(axes: Axes, row: int, mean: float, text: str, colour: str) -> None:
+    """At the edge of the axis, with the number beside it."""
+    left = mean < 0
+    x = axes.get_xlim()[0 if left else 1]
+    mark = "<" if left else ">"
+    axes.plot([x], [row], mark, color=colour, markersize=7, clip_on=False)
+    axes.annotate(
+        text,
+        (x, row),
+        xytext=(9 if left else -9, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="center",
+        color=colour,
+        fontsize=SMALL,
+    )
+
+
 def _rows(axes: Axes, count: int, names: Sequence[str] | None) -> None:
     axes.set_ylim(count - 0.4, -0.6)
     axes.set_yticks(range(count), names or [""] * count)
-    axes.tick_params(axis="y", labelcolor=INK, labelsize=SMALL)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=SMALL, pad=8)
     axes.tick_params(axis="x", labelsize=SMALL)
 
 

@@ -37,7 +37,7 @@ def size_blocks(run: RunFacts, prefix: str) -> list[Block]:
         key, what = f"{prefix}quality-by-size", title_of(score)
         picture = quality_picture(key, drawn, what, how or of_export)
         blocks += [] if picture is None else [picture]
-    sizes = _own_sizes(run, models)
+    sizes = _own_sizes(run)
     if sizes:
         blocks.append(size_picture(f"{prefix}sizes", sizes))
     return blocks
@@ -60,16 +60,26 @@ def _renamed(run: RunFacts, models: Sequence[Measured]) -> list[Measured]:
     return [replace(one, name=names.get(one.name, one.name)) for one in models]
 
 
-def _own_sizes(run: RunFacts, models: Sequence[Measured]) -> list[tuple[str, int, str]]:
-    """Teacher and student with their parameters, as measured or as their files say."""
+def parameters_of(run: RunFacts) -> tuple[int | None, int | None]:
+    """Parameters of teacher and student: those that they compute with, where they were measured.
+
+    Files may hold more, such as a pooler that a sentence encoder does not use.
+    """
+    models = measured_models(run.results)
     teacher, student = the_teacher(models), the_student(models, run.name)
     of_teacher = teacher.parameters if teacher else None
     of_student = student.parameters if student else None
+    made = run.student or run.initial
     if of_teacher is None and run.teacher is not None:
         of_teacher = run.teacher.parameters
-    if of_student is None:
-        made = run.student or run.initial
-        of_student = made.parameters if made else None
+    if of_student is None and made is not None:
+        of_student = made.parameters
+    return of_teacher, of_student
+
+
+def _own_sizes(run: RunFacts) -> list[tuple[str, int, str]]:
+    """Teacher and student with their parameters and colours."""
+    of_teacher, of_student = parameters_of(run)
     found = [("teacher", of_teacher, TEACHER), ("student", of_student, STUDENT)]
     return [(name, size, colour) for name, size, colour in found if size]
 
@@ -96,6 +106,7 @@ def _shapes(run: RunFacts) -> Grid | None:
     known = {name: one for name, one in models.items() if one is not None}
     if not known:
         return None
+    used = dict(zip(models, parameters_of(run), strict=True))
     facts: dict[str, list[str]] = {
         "architecture": [one.family for one in known.values()],
         "layers": [count(one.layers) for one in known.values()],
@@ -103,11 +114,16 @@ def _shapes(run: RunFacts) -> Grid | None:
         "attention heads": [count(one.heads) for one in known.values()],
         "width of feed-forward networks": [count(one.inner) for one in known.values()],
         "tokens of the vocabulary": [count(one.vocabulary) for one in known.values()],
-        "parameters in its files": [count(one.parameters) for one in known.values()],
+        "parameters": [count(used[name]) for name in known],
     }
+    in_files = {name: one.parameters for name, one in known.items()}
+    note = ""
+    if any(in_files[name] != used[name] for name in known):
+        facts["numbers in its files"] = [count(one) for one in in_files.values()]
+        note = "Files may hold numbers that a model does not compute with, such as a pooler."
     rows = [[name, *cells] for name, cells in facts.items()]
     what = "both models" if len(known) > 1 else f"the {next(iter(known))}"
-    return Grid(f"The shape of {what}.", ["", *known], rows)
+    return Grid(f"The shape of {what}.", ["", *known], rows, note)
 
 
 def copied_layers(run: RunFacts) -> list[int] | None:

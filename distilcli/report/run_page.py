@@ -6,6 +6,7 @@ from distilcli.report.blocks import Block, KeyFigure, KeyFigures, Missing, Page
 from distilcli.report.export_sections import export_figure, in_words
 from distilcli.report.measured import main_score, measured_models, the_student, the_teacher
 from distilcli.report.run_facts import RunFacts
+from distilcli.report.run_models import parameters_of
 from distilcli.report.run_quality import measured_on
 from distilcli.report.run_sections import sections_of_run
 from distilcli.report.series import HELD_OUT, keys_of, length_of
@@ -66,9 +67,10 @@ def lede_of(run: RunFacts) -> str:
 
 def _what_from_what(run: RunFacts) -> str:
     made = run.student or run.initial
+    of_teacher, of_student = parameters_of(run)
     student = "A student"
     if made is not None:
-        size = f" and {short_count(made.parameters)} parameters" if made.parameters else ""
+        size = f" and {short_count(of_student)} parameters" if of_student else ""
         student = f"A {made.family} of {made.layers} layers{size}"
     verb = "distilled" if run.is_finished else "being distilled"
     if run.stages:
@@ -86,8 +88,8 @@ def _what_from_what(run: RunFacts) -> str:
     teacher = run.teacher_name
     if run.teacher is not None:
         teacher += f", a {run.teacher.family} of {run.teacher.layers} layers"
-        if run.teacher.parameters:
-            teacher += f" and {short_count(run.teacher.parameters)} parameters"
+        if of_teacher:
+            teacher += f" and {short_count(of_teacher)} parameters"
     others = (run.settings.get("teacher") or {}).get("others") or []
     more = f" and {len(others)} more" if others else ""
     return f"{student}, {verb} from {teacher}{more}."
@@ -148,11 +150,7 @@ def _size_figures(run: RunFacts) -> list[KeyFigure]:
     models = measured_models(run.results)
     teacher, student = the_teacher(models), the_student(models, run.name)
     found = []
-    made = run.student or run.initial
-    parameters = student.parameters if student else (made.parameters if made else None)
-    of_teacher = (
-        teacher.parameters if teacher else (run.teacher.parameters if run.teacher else None)
-    )
+    of_teacher, parameters = parameters_of(run)
     if parameters:
         note = f"{percent(parameters / of_teacher, 0)} of the teacher's" if of_teacher else ""
         found.append(KeyFigure(short_count(parameters), "parameters", note))

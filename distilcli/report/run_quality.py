@@ -48,6 +48,10 @@ def _note_on(models: Sequence[Measured]) -> str:
         parts.append("Retained: the share of the teacher's score.")
     if "agreement" in names:
         parts.append("Agreement: predictions that are the teacher's.")
+    if "flips" in names:
+        parts.append("Flips: predictions that are not the teacher's.")
+    if "right_to_wrong" in names:
+        parts.append("Right to wrong: the teacher is right and the student is not.")
     if "ece" in names:
         parts.append("ECE: expected calibration error.")
     how = next((one.speed_how for one in models if one.speed_how), "")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import floor, log10
 
+from distilcli.evaluation import result
 from distilcli.evaluation.calibration import RELIABILITY_TITLES
 from distilcli.evaluation.result import is_share
 
@@ -122,15 +123,7 @@ def factor(ratio: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """A length of time: 42 s, 7 min, 3 h 05 min, 2 d 4 h."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f}{NO_BREAK}s"
-    if minutes < 60:
-        return f"{minutes}{NO_BREAK}min"
-    hours = minutes // 60
-    if hours < 48:
-        return f"{hours}{NO_BREAK}h {minutes % 60:02d}{NO_BREAK}min"
-    return f"{hours // 24}{NO_BREAK}d {hours % 24}{NO_BREAK}h"
+    return result.duration(seconds).replace(" ", NO_BREAK)
 
 
 def joined(words: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from distilcli.losses.table import EMBEDDING_TERMS, MASKED_LM_TERMS, TASK_TERMS
+from distilcli.report.intervals import Difference, far_out
 from distilcli.report.labels import spread_apart
 from distilcli.report.series import Length, Series, length_of, series_of, terms_of
 from distilcli.report.words import (
@@ -110,6 +111,24 @@ def test_thinning_keeps_the_last_value():
     thinned = line.thinned(100)
     assert len(thinned) <= 101
     assert thinned.steps[-1] == 999
+
+
+@pytest.mark.parametrize(
+    ("means", "far"),
+    [
+        ([-2.4, 0.0, 0.3, -23.1], [-23.1]),
+        ([1.0, 2.0, 3.0, 9.0], []),
+        ([0.1, -0.2, 30.0, -40.0], [30.0, -40.0]),
+        ([0.1, 30.0, 31.0], []),  # more than half of them
+        ([0.1, 5.0], [5.0]),
+        ([0.0, 5.0], []),
+        ([None, 5.0], []),
+        ([], []),
+    ],
+)
+def test_what_is_far_from_all_others_is_off_the_axis(means, far):
+    """Four times as far as they are, and never more than half of them."""
+    assert [one.mean for one in far_out([Difference("", mean, None) for mean in means])] == far
 
 
 @pytest.mark.parametrize("wanted", [[0.0, 0.1, 0.2], [1.0, 1.0, 1.0], [0.5], [], [0.9, 0.0, 1.0]])

@@ -20,6 +20,7 @@ from distilcli.report.drawing import as_file
 from distilcli.report.html_page import html_of
 from distilcli.report.layer_drawing import layer_picture
 from distilcli.report.markdown_page import markdown_of
+from distilcli.report.model_facts import facts_of_model
 from distilcli.report.pages import page_of
 
 
@@ -67,6 +68,19 @@ def test_numbers_are_those_on_the_disk(models, tmp_path):
     assert "| accuracy | 60.0 % | 15.0 % | 45.0 % |" in markdown.replace("\xa0", " ")
     assert "| tokens trained on | 3,000 |" in markdown.replace("\xa0", " ")
     assert "is 2.0 times as fast" in markdown
+
+
+def test_a_model_has_one_number_of_parameters(models, tmp_path):
+    """That of what was measured; what its files hold beside it is said once."""
+    _, markdown = pages(write_run(tmp_path, models, measured=results()))
+    markdown = markdown.replace("\xa0", " ")
+    assert "a BERT of 4 layers and 4 M parameters" in markdown
+    assert "**2 M** parameters (50 % of the teacher's)" in markdown
+    assert "| parameters | 4,000,000 | 2,000,000 |" in markdown
+    teacher, student = (facts_of_model(models / name) for name in ("teacher", "student"))
+    numbers = f"{teacher.parameters:,} | {student.parameters:,}"
+    assert f"| numbers in its files | {numbers} |" in markdown
+    assert f"{teacher.parameters:,}" not in markdown.replace(numbers, "")
 
 
 def test_layers_are_those_that_were_copied(models, tmp_path):
