@@ -50,22 +50,17 @@ class GroupedPlan(StepPlan):
                 f"Raise it to {largest}, or lower task.group_size or task.max_length.",
             )
 
+    @property
+    def num_dealt(self) -> int:
+        """What a step deals out whole to the processes: its groups."""
+        return self.global_batch_size // self.samples_per_group
+
     def micro_batches(self, step: int, rank: int, world_size: int) -> list[Draws]:
         """The micro-batches of `rank` in one step, of whole groups; see `StepPlan.micro_batches`.
 
         Within a micro-batch groups keep the order in which they were drawn, so that a smaller one
         is the last.
-
-        Raises:
-            ConfigError: a step has fewer groups than there are processes.
         """
-        num_groups = self.global_batch_size // self.samples_per_group
-        if num_groups < world_size:
-            raise ConfigError(
-                f"train.global_batch_size {self.global_batch_size} gives {num_groups} groups, "
-                f"fewer than the {world_size} processes of this run",
-                "Raise train.global_batch_size, lower task.group_size or use fewer processes.",
-            )
         draws = self.draws(step)
         starts = np.arange(0, len(draws), self.samples_per_group)
         tokens = np.add.reduceat(self.lengths[draws.samples].astype(np.int64), starts)

@@ -146,21 +146,18 @@ class StepPlan:
             self._epoch = epoch
         return self._permutation
 
+    @property
+    def num_dealt(self) -> int:
+        """What a step deals out whole to the processes: its sequences."""
+        return self.global_batch_size
+
     def micro_batches(self, step: int, rank: int, world_size: int) -> list[Draws]:
         """The micro-batches of `rank` in one step, as many as every other rank has.
 
-        Some are empty where there are fewer sequences than micro-batches: in a last, smaller step,
-        or where long sequences need more micro-batches than usual.
-
-        Raises:
-            ConfigError: a batch has fewer sequences than there are processes.
+        Some are empty where there are fewer sequences than micro-batches: among more processes
+        than a step has sequences, in a last, smaller step, or where long sequences need more
+        micro-batches than usual.
         """
-        if self.global_batch_size < world_size:
-            raise ConfigError(
-                f"train.global_batch_size {self.global_batch_size} gives fewer sequences than the "
-                f"{world_size} processes of this run",
-                "Raise train.global_batch_size or use fewer processes.",
-            )
         draws = self.draws(step)
         lengths = self.lengths[draws.samples]
         bins = balanced_bins(lengths, self.tokens_per_micro_batch, world_size)

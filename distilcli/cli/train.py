@@ -25,6 +25,7 @@ from distilcli.training.processes import main_process_first, make_accelerator, o
 from distilcli.training.profiling import Profile, profile_steps
 from distilcli.training.resuming import check_identity
 from distilcli.training.run_folder import RunFolder
+from distilcli.training.steps import note_of_idle
 from distilcli.training.train_result import TrainResult
 
 # Seconds for a run whose launcher is gone to take its last step; a second run that was started by
@@ -202,6 +203,9 @@ def dry_run(experiment: BaseExperiment, console: Console) -> None:
         folder.check(experiment, resume=False, force=False)
     accelerator = make_accelerator(experiment)
     objective = unsaved_objective(experiment, accelerator, console)
+    plan = objective.step_plan(experiment.train, experiment.seed)
+    if (idle := note_of_idle(plan, accelerator.num_processes)) is not None:
+        console.warn(idle)
     report = preflight(experiment, objective, accelerator)
     accelerator.end_training()
     console.result(show_preflight(report, experiment, console))

@@ -38,7 +38,7 @@ from distilcli.training.records import Metrics
 from distilcli.training.resuming import step_to_go_on_from, take_state, take_weights
 from distilcli.training.run_folder import RunFolder
 from distilcli.training.state import TrainState, to_record
-from distilcli.training.steps import Stepper
+from distilcli.training.steps import Stepper, note_of_idle
 from distilcli.training.tracking import Trackers
 from distilcli.training.train_result import TrainResult
 
@@ -317,6 +317,9 @@ def train(
     already_finished = trainer.finished
     if not already_finished and accelerator.is_main_process:
         events.on_note(f"steps: {trainer.stepper.plan.describe(trainer.stepper.total_steps)}")
+        idle = note_of_idle(trainer.stepper.plan, accelerator.num_processes)
+        if idle is not None:
+            events.on_warning(idle)
         slow = note_of_slow_attention(objective.student, accelerator.device, trainer.stepper.dtype)
         if slow is not None:
             events.on_note(slow)

@@ -76,6 +76,17 @@ def num_steps(train: TrainConfig, plan: StepPlan) -> int:
     return train.max_steps or plan.num_steps or 0
 
 
+def note_of_idle(plan: StepPlan, num_processes: int) -> str | None:
+    """What to say where there are more processes than a step has work for; None: there are not."""
+    idle = num_processes - plan.num_dealt
+    if idle <= 0:
+        return None
+    return (
+        f"{idle} of {num_processes} processes have nothing to do: a step of "
+        f"train.global_batch_size {plan.global_batch_size} is dealt out in {plan.num_dealt}"
+    )
+
+
 class Stepper:
     """Takes optimiser steps; holds the wrapped module, the optimiser and the step plan.
 

@@ -208,12 +208,12 @@ def test_bins_stay_empty_where_sequences_are_few():
     assert balanced_bins(np.array([5]), 64, 3) == [[0], [], []]
 
 
-def test_fewer_sequences_than_processes_are_refused():
-    plan = StepPlan(np.full(20, 10), 7, 100, seed=0)
-    with pytest.raises(ConfigError, match="fewer sequences than the 8 processes") as caught:
-        plan.micro_batches(0, 0, 8)
-    assert "train.global_batch_size 7" in caught.value.message
-    assert "fewer processes" in caught.value.hint
+def test_among_more_processes_than_sequences_some_have_none():
+    plan = StepPlan(np.full(20, 10), 5, 100, seed=0)
+    parts = [plan.micro_batches(0, rank, 8) for rank in range(8)]
+    assert [[len(part) for part in parts_of_one] for parts_of_one in parts] == [[1]] * 5 + [[0]] * 3
+    drawn = np.concatenate([part.samples for [part] in parts])
+    assert sorted(drawn) == sorted(plan.samples(0))
 
 
 def test_a_sequence_over_the_bound_is_refused():

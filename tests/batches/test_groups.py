@@ -86,6 +86,7 @@ def test_a_group_of_two_epochs_may_have_the_longest_sample_twice():
     GroupedPlan(lengths[:4], 2, 41, 0, None, 2)  # epochs of whole groups
 
 
-def test_more_processes_than_groups_are_refused():
-    with pytest.raises(ConfigError, match="gives 6 groups, fewer than the 7 processes"):
-        plan().micro_batches(0, 0, 7)
+def test_among_more_processes_than_groups_some_have_none():
+    parts = [plan().micro_batches(0, rank, 8) for rank in range(8)]
+    assert [bool(len(part)) for [part] in parts] == [True] * 6 + [False] * 2
+    assert plan().num_dealt == 6

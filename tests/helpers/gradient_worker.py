@@ -60,6 +60,7 @@ def work(folder: str, config: str, *overrides: str) -> None:
         "num_processes": accelerator.num_processes,
         "tokens": [batch.num_tokens for batch in stepper.step_batches[0]],
         "masked": [batch.num_masked for batch in stepper.step_batches[0]],
+        "placeholders": [batch.is_placeholder for batch in stepper.step_batches[0]],
     }
     save_file(gradient_of_step(stepper, 0), Path(folder) / f"gradient-{rank}.safetensors")
     save_file(weights_of(stepper), Path(folder) / f"weights-{rank}.safetensors")

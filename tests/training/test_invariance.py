@@ -139,10 +139,13 @@ def _present_gradient(stepper: Stepper) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_processes", [2, 8])
+@pytest.mark.parametrize(
+    ("positions", "num_processes"), [("all", 2), ("masked", 8), ("{sample: 0.3}", 2)]
+)
 def test_processes_do_not_change_the_gradient(
     tiny_world, tmp_path, stepper_of, positions, in_eight, num_processes
 ):
+    positions = f"loss.positions={positions}"
     alone = stepper_of(positions, in_eight)
     tokens = [batch.num_tokens for batch in alone.step_batches[0]]
     masked = [batch.num_masked for batch in alone.step_batches[0]]
@@ -179,6 +182,24 @@ def test_two_processes_of_one_micro_batch(tiny_world, tmp_path, stepper_of):
     together = ranks(tmp_path / "ranks", tiny_world, [*SETTINGS, ALL_TOKENS], 2)
     assert [len(record["tokens"]) for record in together.records] == [1, 1]
     assert relative_difference(together.gradients[0], gradient) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_more_processes_than_sequences_have_the_gradient_of_one(tiny_world, tmp_path, stepper_of):
+    """Three of eight have nothing to learn from; the batch takes part in clipping, too."""
+    settings = ["train.global_batch_size=5", ALL_TOKENS, "optim.max_grad_norm=0.5"]
+    alone = stepper_of(*settings)
+    gradient = gradient_worker.gradient_of_step(alone, 0)
+    weights = gradient_worker.weights_of(alone)
+    norm = sum(tensor.double().square().sum() for tensor in gradient.values()) ** 0.5
+    assert float(norm) == pytest.approx(0.5, rel=1e-4)
+    together = ranks(tmp_path / "ranks", tiny_world, [*SETTINGS, *settings], 8)
+    is_idle = [record["placeholders"] for record in together.records]
+    assert is_idle == [[False]] * 5 + [[True]] * 3
+    for found in together.gradients:
+        assert relative_difference(found, gradient) < TOLERANCE
+    for found in together.weights:
+        assert relative_difference(found, weights) < TOLERANCE
 
 
 @pytest.mark.slow

@@ -4,16 +4,19 @@ import copy
 from dataclasses import replace
 
 import gradient_worker
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from distilcli.batches.masked import PackedBatch
+from distilcli.batches.plan import StepPlan
 from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.errors import NonFiniteLossError
 from distilcli.training.optimizer import make_optimizer
 from distilcli.training.processes import make_accelerator
+from distilcli.training.steps import note_of_idle
 
 
 @pytest.fixture
@@ -122,3 +125,11 @@ def test_good_gradients_pass(stepper):
     stepper.check_finite()
     after = gradient_worker.weights_of(stepper)
     assert all(not torch.equal(after[name], before[name]) for name in before)
+
+
+def test_more_processes_than_work_are_told():
+    plan = StepPlan(np.full(20, 10), 5, 100, seed=0)
+    assert note_of_idle(plan, 5) is None
+    assert note_of_idle(plan, 8) == (
+        "3 of 8 processes have nothing to do: a step of train.global_batch_size 5 is dealt out in 5"
+    )
