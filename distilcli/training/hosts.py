@@ -158,8 +158,8 @@ class Hosts:
         try:
             lost = self._missing(timeout)
         except (RuntimeError, ValueError) as error:
-            where = "process 0, or whoever launched it, is gone"
-            raise _lost(f"{when}: {where} ({error})") from error
+            first = "no answer from rank 0, which calls the roll"
+            raise _lost(f"{when}: of {self._number} processes, {first} ({error})") from error
         if lost:
             names = ", ".join(map(str, lost[:_MOST_NAMED]))
             more = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""

@@ -1,6 +1,7 @@
 """One rank of `test_invariance.py`: takes one optimiser step and writes down what it saw."""
 
 import json
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch.distributed import GradBucket
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from distilcli.config.experiment import MaskedLMExperiment
 from distilcli.config.reading import load_masked_lm_experiment
@@ -51,7 +50,7 @@ def weights_of(stepper: Stepper) -> dict[str, torch.Tensor]:
 
 
 def work(folder: str, config: str, *overrides: str) -> None:
-    """What one rank does: a step for its gradient and weights, and one to count reductions."""
+    """What one rank does: a step for its gradient and weights, and some to count exchanges."""
     experiment = load_masked_lm_experiment(Path(config), overrides)
     accelerator = make_accelerator(experiment)
     rank = accelerator.process_index
@@ -66,7 +65,7 @@ def work(folder: str, config: str, *overrides: str) -> None:
     save_file(weights_of(stepper), Path(folder) / f"weights-{rank}.safetensors")
     record["released"] = _is_released(stepper)
     counter = make_stepper(experiment, accelerator)
-    record["reductions"] = _count_reductions(counter)
+    record["exchanges"] = _exchanges_of_a_step(counter)
     counter.close()
     (Path(folder) / f"{rank}.json").write_text(json.dumps(record), encoding="utf-8")
     accelerator.end_training()
@@ -106,14 +105,13 @@ def _is_released(stepper: Stepper) -> bool:
     return wraps_another and module() is None
 
 
-def _count_reductions(stepper: Stepper) -> int:
-    """How often a step reduces the gradient over ranks; the tiny student fits one bucket."""
-    calls = []
+def _exchanges_of_a_step(stepper: Stepper) -> list[list[Any]]:
+    """Phase, place, operation, calls and bytes of the third step: DDP arranges itself before."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"))
+    from exchanges import Counts, counting
 
-    def counted(group: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-        calls.append(bucket.index())
-        return allreduce_hook(group, bucket)
-
-    stepper.model.register_comm_hook(None, counted)
-    stepper.take(0, stepper.step_batches[0])
-    return len(calls)
+    counts = Counts()
+    with counting(counts):
+        for step in range(3):
+            stepper.take(step, stepper.step_batches[step])
+    return [row for row in counts.rows() if row[0] in ("step", "gradient")]
