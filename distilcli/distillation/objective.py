@@ -17,6 +17,7 @@ from distilcli.config.training import TrainConfig
 from distilcli.distillation.identity import Identity
 from distilcli.distillation.loss_modules import LossModule
 from distilcli.models.saving import save_model
+from distilcli.text.tokenizer_checks import refuse_unknown
 
 
 class Scores(Protocol):
@@ -73,6 +74,14 @@ class Objective(ABC):
             # A number of steps is reached in whatever epoch that may be; so is one of tokens.
             train.num_epochs if train.ends_with_epochs else None,
         )
+
+    def refuse_unknown_text(self) -> None:
+        """Refuse text that the tokenizer does not know.
+
+        Raises:
+            DataError: most of the tokens to train on are [UNK].
+        """
+        refuse_unknown(self.unknown_share, self.tokenizer)
 
     def save_student(self, folder: Path) -> None:
         """Write the student as it is now, as a plain transformers folder.

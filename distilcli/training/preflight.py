@@ -17,7 +17,6 @@ from distilcli.distillation.loss_modules import LossModule
 from distilcli.distillation.objective import Objective
 from distilcli.errors import DistilError, RunFolderError
 from distilcli.models.families import num_parameters
-from distilcli.text.tokenizer_checks import refuse_unknown
 from distilcli.training.records import Metrics
 from distilcli.training.run_folder import RunFolder
 from distilcli.training.steps import Stepper
@@ -76,7 +75,7 @@ def preflight(
         DistilError: the ranks' weights differ after the same steps.
         ProcessLostError: another process does not come to a step.
     """
-    refuse_unknown(objective.unknown_share, objective.tokenizer)
+    objective.refuse_unknown_text()
     stepper = Stepper(experiment, objective, accelerator)
     disk_needed, disk_free = _disk(experiment, objective.module, stepper.total_steps)
     teacher = objective.check_teacher(accelerator)
