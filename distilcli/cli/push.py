@@ -6,6 +6,8 @@ from typing import Any
 from distilcli.cards.card import CARD, name_in_card
 from distilcli.cli.console import Console
 from distilcli.cli.launch import is_main_process
+from distilcli.config.experiment import BaseExperiment
+from distilcli.config.stages import StagedExperiment
 from distilcli.errors import ConfigError, DistilError
 from distilcli.hub.model_files import CONFIG
 from distilcli.hub.uploading import Destination, checked_destination, upload
@@ -27,13 +29,22 @@ class Push:
         self.wanted = Destination(repository, is_public)
         self.console = console
 
-    def check(self, *, may_create: bool = True) -> None:
+    def check(
+        self,
+        experiment: BaseExperiment | StagedExperiment | None = None,
+        *,
+        may_create: bool = True,
+    ) -> None:
         """Find out whether this user may send something there; see `checked_destination`.
 
         Args:
+            experiment: whose student will be sent.
             may_create: make the repository where there is none.
         """
-        self.wanted = checked_destination(self.wanted, may_create=may_create)
+        if isinstance(experiment, StagedExperiment):
+            experiment = experiment.stages[-1].experiment
+        card = experiment.card.model_dump(exclude_defaults=True) if experiment else {}
+        self.wanted = checked_destination(self.wanted, may_create=may_create, card=card)
         kind = "public" if self.wanted.is_public else "private"
         self.console.note(f"to be sent to {self.wanted.address} ({kind})")
 
@@ -77,6 +88,11 @@ def _folder_of(path: Path) -> Path:
     Raises:
         ConfigError: there is none.
     """
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: there is no such run or folder",
+            "Give a run, such as runs/NAME, or a model's folder; then its name on the hub.",
+        )
     run = RunFolder(path)
     folder = run.student if run.experiment.exists() else path
     if not (folder / CONFIG).is_file():

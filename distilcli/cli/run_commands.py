@@ -300,7 +300,7 @@ def train(
         command = _training_of(experiment)
         if dry_run:
             if push is not None:
-                push.check(may_create=False)
+                push.check(experiment, may_create=False)
             command.dry_run(experiment, console)
             return
         if profile:

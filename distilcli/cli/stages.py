@@ -65,7 +65,7 @@ def run(
     folder.check(resume=resume, force=force)
     accelerator.wait_for_everyone()  # all have checked the folder before anyone writes to it
     if push is not None:
-        of_main_process(accelerator, push.check)
+        of_main_process(accelerator, functools.partial(push.check, staged))
     with ExitStack() as held:
         finished = of_main_process(
             accelerator, lambda: _enter(folder, held, resume=resume, force=force, console=console)

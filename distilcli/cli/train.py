@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,9 @@ def run(
         at_end: called when the student is there; adds to the result for programs.
     """
     folder = RunFolder(experiment.run_folder)
-    among = AmongOthers(on_enter=push.check if push is not None else lambda: None)
+    among = AmongOthers()
+    if push is not None:
+        among = AmongOthers(on_enter=partial(push.check, experiment))
     result = take(experiment, folder, among, resume=resume, force=force, console=console)
     show(result, console)
     record = asdict(result) | at_end()

@@ -28,6 +28,11 @@ def hub_answer(error: BaseException, revision: str, kind: str) -> tuple[str, str
     )
 
     answers = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
+    if is_of_large_files(error):
+        return (
+            "its storage for large files (Xet) does not answer here",
+            "HF_HUB_DISABLE_XET=1 does without it.",
+        )
     error = next(
         (cause for cause in _causes(error) if isinstance(cause, answers) or _status(cause)), error
     )
@@ -66,6 +71,14 @@ def hub_answer(error: BaseException, revision: str, kind: str) -> tuple[str, str
     if status is not None and status >= 500:
         return f"the hub had a server error ({status})", "Try again later, or give a folder."
     return None
+
+
+def is_of_large_files(error: BaseException) -> bool:
+    """Whether it is the hub's storage for large files that did not answer, and not the hub.
+
+    The client goes there wherever hf_xet is installed, and mirrors do not all have one.
+    """
+    return any("/xet-" in str(cause) for cause in _causes(error))
 
 
 def status_of(error: BaseException) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from distilcli.errors import ModelError
 from distilcli.files.paths import resolve_path
-from distilcli.hub.answers import hub_answer
+from distilcli.hub.answers import hub_answer, is_of_large_files
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -212,7 +212,9 @@ def _fetched(repository: str, name: str, revision: str, where: str) -> Path | No
             return Path(in_cache) if isinstance(in_cache, str) else None
         with _quiet_retries() if name in _FIRST else nullcontext():
             return Path(hf_hub_download(repository, name, revision=revision))
-    except RemoteEntryNotFoundError:
+    except RemoteEntryNotFoundError as error:
+        if is_of_large_files(error):
+            raise hub_refusal(error, revision, where) from error
         return None
     except Exception as error:  # network, hub and file errors share no base class
         if is_offline() and name not in _FIRST:

@@ -4,13 +4,16 @@ The token comes from the hub's client (`hf auth login`, HF_TOKEN); nothing here 
 An upload that is cut off is taken up by the next one: what the hub has already is not sent again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from distilcli.errors import ConfigError, DistilError
+from distilcli.files.json_text import parse_json
 from distilcli.hub.answers import LOG_IN, hub_answer, status_of
 from distilcli.hub.model_files import first_line, is_offline
 from distilcli.hub.names import is_repository_name
@@ -45,16 +48,20 @@ class Destination:
         return f"{constants.ENDPOINT}/{self.repository}"
 
 
-def checked_destination(destination: Destination, *, may_create: bool) -> Destination:
+def checked_destination(
+    destination: Destination, *, may_create: bool, card: Mapping[str, Any] | None = None
+) -> Destination:
     """The destination with its full name, if this user may write there.
 
     Args:
         destination: as it was typed.
         may_create: make the repository where there is none: that alone shows that it can be made.
+        card: of what the card will say as metadata, what is known; the hub may refuse it, as it
+            does a licence that it does not know.
 
     Raises:
         ConfigError: the name is none, nobody is logged in, the token may only read or may not write
-            there, or the repository is public where it should not be.
+            there, the hub refuses the card, or the repository is public where it should not be.
         UploadError: the hub does not answer.
     """
     from huggingface_hub import HfApi, get_token
@@ -76,6 +83,7 @@ def checked_destination(destination: Destination, *, may_create: bool) -> Destin
     api = HfApi()
     with _in_words(name, ConfigError):
         found = Destination(_full_name(name, api.whoami()), destination.is_public)
+        _check_card(found, card or {})
         try:
             there: Any = api.model_info(found.repository)
         except RepositoryNotFoundError:
@@ -125,6 +133,33 @@ def _check_visibility(destination: Destination, is_private: bool) -> None:
         f"upload: {destination.repository} is public, so everyone would see what is sent",
         "Give --public if they shall, or another name.",
     )
+
+
+def _check_card(destination: Destination, card: Mapping[str, Any]) -> None:
+    """Ask the hub whether it takes this metadata.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from huggingface_hub import ModelCard
+
+    if not card:
+        return
+    try:
+        ModelCard(f"---\n{yaml.safe_dump(dict(card), allow_unicode=True)}---\n").validate()
+    except ValueError as error:  # with the body of the hub's answer
+        raise ConfigError(
+            f"{destination.repository} on the hub: it refuses the card ({_reasons(error)})",
+            "Correct section card.",
+        ) from None
+
+
+def _reasons(error: ValueError) -> str:
+    """Why the hub does not take a card."""
+    try:
+        return "; ".join(str(one["message"]) for one in parse_json(str(error))["errors"])
+    except (ValueError, LookupError, TypeError):
+        return first_line(error)
 
 
 def upload(folder: Path, destination: Destination, message: str) -> str:

@@ -90,6 +90,12 @@ def test_what_stands_in_the_way_is_found_before_anything_is_made(hub, train, tmp
     assert not (tmp_path / "runs").exists()
     code, _, _ = train("--push-to-hub", "someone/tiny", "--dry-run")
     assert code == 2
+    hub.tokens[TOKEN] = "write"
+    for more in ([], ["--dry-run"]):
+        code, record, _ = train("--push-to-hub", "someone/tiny", "card.license=invented", *more)
+        assert code == 2
+        assert "it refuses the card" in record["error"]["message"]
+    assert hub.repositories == {}
     code, record, _ = train("--public")
     assert code == 2
     assert "--push-to-hub" in record["error"]["message"]
@@ -122,6 +128,10 @@ def test_a_folder_without_a_model_is_not_sent(hub, tmp_path):
     code, record, _ = run("push", tmp_path, "someone/tiny")
     assert code == 2
     assert "there is no model in it" in record["error"]["message"]
+    code, record, _ = run("push", "someone/tiny", tmp_path)  # the wrong way round
+    assert code == 2
+    assert record["error"]["message"] == "someone/tiny: there is no such run or folder"
+    assert "then its name on the hub" in record["error"]["hint"]
     assert hub.asked == []
 
 

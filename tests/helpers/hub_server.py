@@ -42,6 +42,7 @@ class Hub(ThreadingHTTPServer):
         user: whose they are.
         organisations: of the user, with the role there.
         large: what was uploaded before a commit, by its SHA-256.
+        says_xet: whether it sends clients to a storage for large files, which it does not have.
     """
 
     daemon_threads = True
@@ -60,6 +61,7 @@ class Hub(ThreadingHTTPServer):
         self.user = "someone"
         self.organisations: dict[str, str] = {}
         self.large: dict[str, bytes] = {}
+        self.says_xet = False
 
     @property
     def endpoint(self) -> str:
@@ -190,6 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         else:
             headers = {"X-Repo-Commit": commit, "ETag": f'"{sha256(content).hexdigest()}"'}
+            if self.server.says_xet and file.endswith(LARGE):
+                token = f"{self.server.endpoint}/api/models/{name}/xet-read-token/{commit}"
+                headers |= {"X-Xet-Hash": "0" * 64, "Link": f'<{token}>; rel="xet-auth"'}
             self._send_content(content, headers | {"Accept-Ranges": "bytes"})
 
     def _send_content(self, content: bytes, headers: dict[str, str]) -> None:

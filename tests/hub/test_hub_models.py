@@ -69,6 +69,22 @@ def test_a_download_that_breaks_is_taken_up_where_it_broke(hub, teacher, ids, mo
     assert hub.ranges
 
 
+def test_large_files_come_by_plain_http_where_the_hub_has_no_other_storage_for_them(
+    hub, teacher, ids, monkeypatch
+):
+    """With hf_xet installed, too; a hub that only says that it has one is told apart."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    model = loading.load_masked_lm("someone/some-bert")
+    assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
+    hub.says_xet = True
+    with pytest.raises(ModelError, match=r"\(Xet\) does not answer here") as caught:
+        loading.load_masked_lm("someone/other-bert")
+    assert caught.value.hint == "HF_HUB_DISABLE_XET=1 does without it."
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    model = loading.load_masked_lm("someone/other-bert")
+    assert torch.equal(model(input_ids=ids).logits, teacher(ids).logits)
+
+
 def test_a_gated_model_and_a_private_one_say_what_to_do(hub, saved):
     files = {COMMIT: {path.name: path.read_bytes() for path in saved.iterdir()}}
     hub.repositories["lab/gated"] = Repository(files, is_gated=True)

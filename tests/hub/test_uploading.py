@@ -192,6 +192,28 @@ def test_a_card_that_the_hub_refuses_is_said_before_anything_is_sent(hub, studen
     assert not [request for request in hub.asked if "PUT" in request]
 
 
+def test_metadata_that_the_hub_refuses_is_said_before_a_repository_is_made(hub):
+    with pytest.raises(ConfigError) as caught:
+        checked_destination(
+            Destination("someone/new"), may_create=True, card={"license": "invented"}
+        )
+    assert caught.value.message == (
+        'someone/new on the hub: it refuses the card ("license" must be one of [...])'
+    )
+    assert hub.repositories == {}
+    checked_destination(Destination("someone/new"), may_create=True, card={"license": "mit"})
+    assert hub.repositories.keys() == {"someone/new"}
+
+
+def test_a_hub_without_a_storage_for_large_files_says_what_to_set(hub, student, monkeypatch):
+    """With hf_xet, the client sends large files there, whatever hub it is."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    found = checked_destination(Destination("someone/new"), may_create=True)
+    with pytest.raises(UploadError, match=r"\(Xet\) does not answer here") as caught:
+        upload(student, found, "A student")
+    assert caught.value.hint == "HF_HUB_DISABLE_XET=1 does without it."
+
+
 def test_what_an_error_says_of_the_token_is_taken_out(hub, student, monkeypatch):
     def fail(*_args, **_more):
         raise OSError(f"Authorization: Bearer {TOKEN}")
