@@ -27,7 +27,8 @@ def page_of_exports(exports: Sequence[Export], foot: list[str]) -> Page:
         if (made := export_blocks([one], f"of-{number}-"))
     ]
     sections.append(Section("files", "Files", [files_grid(exports)]))
-    sections.append(Section("made", "How they were made", [_made_grid(exports)]))
+    made_title = "How it was made" if is_one else "How they were made"
+    sections.append(Section("made", made_title, [_made_grid(exports)]))
     return Page(
         title=joined(names),
         kicker="Export of a student" if is_one else f"{len(exports)} exports of students",

@@ -240,14 +240,19 @@ def export_figure(export: Export) -> KeyFigure | None:
 
 def files_grid(exports: Sequence[Export]) -> Grid:
     """The files of exports with their digests."""
+    several = len(exports) > 1
     rows = [
-        [one.path, export.name, one.title, f"{one.mib:,.1f}", one.sha256[:_DIGITS]]
+        [
+            f"{export.name}/{one.path}" if several else one.path,
+            one.title,
+            f"{one.mib:,.1f}",
+            one.sha256[:_DIGITS],
+        ]
         for export in exports
         for one in export.files
     ]
-    columns = ["file", "of", "format", "MiB", "SHA-256"]
     caption = f"Files, with the first {_DIGITS} digits of their digests."
-    return Grid(caption, columns, rows, words=True)
+    return Grid(caption, ["file", "format", "MiB", "SHA-256"], rows)
 
 
 def compared_grid(exports: Sequence[tuple[str, Export]]) -> Grid:

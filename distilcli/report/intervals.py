@@ -12,8 +12,10 @@ from distilcli.report.drawing import (
     GREY,
     INK,
     NARROW,
+    PAPER,
     RULE,
     SMALL,
+    START,
     STUDENT,
     WIDE,
     draw,
@@ -209,7 +211,9 @@ def suite_picture(
             axes.axhline(row, color=RULE, linewidth=0.8, zorder=0)
             for place, one in enumerate(found):
                 y = row + 0.5 * ((place + 0.5) / len(found) - 0.5)
-                axes.plot(one.values, [y] * len(one.values), "o", color=one.colour, markersize=5)
+                inside = PAPER if one.colour == START else one.colour
+                at = [y] * len(one.values)
+                axes.plot(one.values, at, "o", color=one.colour, markersize=5, mfc=inside)
                 axes.plot([one.median] * 2, [y - 0.1, y + 0.1], color=one.colour, linewidth=2.5)
         _rows(axes, len(tasks), [task for task, _ in tasks])
         axes.set_ylim(len(tasks) - 0.4, -0.9)

@@ -1,7 +1,6 @@
 """The models of a run: how large and fast they are, and what the student was made of."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from distilcli.config.models import TaskCopiedStudent
@@ -13,7 +12,6 @@ from distilcli.report.drawing import STUDENT, TEACHER
 from distilcli.report.export_sections import drawn_exports, timed
 from distilcli.report.layer_drawing import layer_picture
 from distilcli.report.measured import (
-    AT_START,
     Measured,
     main_score,
     measured_models,
@@ -21,6 +19,7 @@ from distilcli.report.measured import (
     the_teacher,
 )
 from distilcli.report.run_facts import RunFacts
+from distilcli.report.run_quality import renamed
 from distilcli.report.scatter import Drawn, drawn_models, quality_picture, size_picture
 from distilcli.report.words import compact, count, title_of
 
@@ -45,19 +44,12 @@ def size_blocks(run: RunFacts, prefix: str) -> list[Block]:
 
 def _drawn(run: RunFacts, models: Sequence[Measured], score: str) -> list[Drawn]:
     """The run's models and its exports that were measured by the same score."""
-    drawn = drawn_models(_renamed(run, models))
+    drawn = drawn_models(renamed(run, models))
     student = the_student(models, run.name)
     for export in run.exports:
         if student is not None and export.score == score:
             drawn += drawn_exports(export, student.kept, STUDENT)
     return drawn
-
-
-def _renamed(run: RunFacts, models: Sequence[Measured]) -> list[Measured]:
-    """The run's own students by shorter names."""
-    names = {f"{run.name} at start": AT_START, f"{run.name} trained": "student"}
-    names[run.name] = "student"
-    return [replace(one, name=names.get(one.name, one.name)) for one in models]
 
 
 def parameters_of(run: RunFacts) -> tuple[int | None, int | None]:

@@ -1,9 +1,10 @@
 """How good a run's student is: what eval measured, or the held-out scores of training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from distilcli.report.blocks import Block, Grid
-from distilcli.report.measured import Measured, main_score, measured_models, results_grid
+from distilcli.report.measured import AT_START, Measured, main_score, measured_models, results_grid
 from distilcli.report.run_facts import RunFacts
 from distilcli.report.series import HELD_OUT, keys_of
 from distilcli.report.words import compact, title_of, value_of
@@ -31,7 +32,7 @@ def quality_blocks(run: RunFacts) -> list[Block]:
     if models:
         score = main_score(run.results, models)
         caption = f"Teacher and student on {measured_on(run)}."
-        return [results_grid(models, score, caption, _note_on(models))]
+        return [results_grid(renamed(run, models), score, caption, _note_on(models))]
     last = last_held_out(run)
     if not last:
         return []
@@ -39,6 +40,13 @@ def quality_blocks(run: RunFacts) -> list[Block]:
     rows = [[title_of(name), value_of(name, last.get(name))] for name in names]
     caption = "Held-out scores of the last validation during training."
     return [Grid(caption, ["", run.name], rows, strong=(0,))]
+
+
+def renamed(run: RunFacts, models: Sequence[Measured]) -> list[Measured]:
+    """The run's own students by shorter names."""
+    names = {f"{run.name} at start": AT_START, f"{run.name} trained": "student"}
+    names[run.name] = "student"
+    return [replace(one, name=names.get(one.name, one.name)) for one in models]
 
 
 def _note_on(models: Sequence[Measured]) -> str:

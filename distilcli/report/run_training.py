@@ -88,5 +88,5 @@ def pace_picture(run: RunFacts, prefix: str) -> Picture | None:
             panels.append(Panel(title, significant, [Curve("", series, rough=rough)]))
     if not panels:
         return None
-    caption = "The optimiser and the pace. The norm is that of the gradient before it is clipped."
+    caption = "The norm is that of the gradient before it is clipped."
     return over_steps(f"{prefix}pace", "Optimiser and pace", caption, panels, 3)

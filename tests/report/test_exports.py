@@ -109,7 +109,7 @@ def test_an_export_alone_has_a_page(models, tmp_path):
     text = markdown(export)
     assert "# out\n" in text
     assert "4.0 times as fast as its student in torch" in text.replace("  ", " ")
-    assert "| onnx/model\\_quantized.onnx | out | ONNX in int8 | 2.0 | abababababababab |" in text
+    assert "| onnx/model\\_quantized.onnx | ONNX in int8 | 2.0 | abababababababab |" in text
     quick = write_export(tmp_path / "quick", models / "student", speed={})
     text = markdown(export, quick)
     assert "2 exports of students" in text
