@@ -67,8 +67,12 @@ class Facts:
         return self.experiments[-1][1] if self.experiments else None
 
 
-def facts_of_folder(folder: Path) -> Facts:
+def facts_of_folder(folder: Path, measured_by: BaseExperiment | None = None) -> Facts:
     """What is known of any model's folder; of a run's student with all that its run tells.
+
+    Args:
+        folder: of the model.
+        measured_by: an experiment that may not have made it, and knows what it is asked.
 
     Raises:
         ModelError: there is no model of transformers in the folder.
@@ -76,7 +80,7 @@ def facts_of_folder(folder: Path) -> Facts:
     run = RunFolder(folder.absolute().parent)
     if run.experiment.exists() and folder.absolute() == run.student:
         return facts_of_run(run)
-    return _facts_of_model(folder)
+    return _facts_of_model(folder, measured_by, was_made_by=False)
 
 
 def facts_of_run(
@@ -169,7 +173,9 @@ def _training(run: RunFolder, stages: Sequence[tuple[str, AnyExperiment]]) -> li
     return [*lines, *history.machine_of(folders[-1])]
 
 
-def _facts_of_model(folder: Path, experiment: BaseExperiment | None = None) -> Facts:
+def _facts_of_model(
+    folder: Path, experiment: BaseExperiment | None, was_made_by: bool = True
+) -> Facts:
     task = experiment.task if isinstance(experiment, TaskExperiment) else None
     pairs = isinstance(task, TextTask) and task.text_pair is not None
     pairs = pairs or (isinstance(task, GlueTask) and task.name not in ("CoLA", "SST-2"))
@@ -184,7 +190,7 @@ def _facts_of_model(folder: Path, experiment: BaseExperiment | None = None) -> F
         f"{family.a_name} of {layers} layers and width {width:,} with {_count(paths):,} parameters"
     )
     said = read_folder(where, None, "student").max_length if use.tag == SIMILARITY else None
-    longest = said or _longest(experiment) or num_positions(config)
+    longest = said or (_longest(experiment) if was_made_by else None) or num_positions(config)
     kept = own_metadata(folder)
     cached = cached_model(f"{folder.absolute()}/")
     name = folder.absolute().name if cached is None else cached[0]

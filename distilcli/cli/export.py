@@ -20,7 +20,7 @@ from distilcli.cli.results import run_of, settle_runs
 from distilcli.config.experiment import BaseExperiment, MaskedLMExperiment
 from distilcli.distillation.identity import identity_of_model
 from distilcli.distillation.run_kinds import kind_of
-from distilcli.errors import ConfigError, DataError, ModelError, RunFolderError, either
+from distilcli.errors import ConfigError, DataError, ModelError, RunFolderError, counted, either
 from distilcli.evaluation.asked import Asked
 from distilcli.evaluation.result import Result
 from distilcli.export.folder import (
@@ -39,6 +39,8 @@ from distilcli.files.marks import refuse_foreign
 from distilcli.files.shown_paths import shown_text, shown_words
 from distilcli.training.environment import describe_environment
 from distilcli.training.folder_checks import check_apart, folders_read
+
+_FEW = 30  # inputs that a score is measured on
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
         push.check()
     with _paths_explained(model, None if wanted.config else experiment):
         subject = open_subject(kind, model, wanted.asked, console)
+    if (count := len(subject.first_inputs)) < _FEW:
+        console.warn(f"a score on {counted(count, 'input')} says little of an export")
     identity = identity_of_model("model", model)
     environment = describe_environment()
     facts = {
@@ -91,7 +95,7 @@ def run(wanted: WantedExport, console: Console, push: Push | None = None) -> Non
         "identity": {key: one.digest for key, one in identity.items()},
         "environment": environment | {"command": shown_words(environment["command"])},
     }
-    known = facts_of_folder(Path(identity["model configuration"].place).parent)
+    known = facts_of_folder(Path(identity["model configuration"].place).parent, experiment)
 
     def add_card(new: Path, exported: Exported) -> None:
         named_on_hub = None if Path(model).exists() else model

@@ -32,8 +32,8 @@ def table_of(exported: Exported, what: str, title: Callable[[str], str]) -> Tabl
     if any(value is not None for value in one_by_one.values()):
         figures = (_figure(one_by_one.get(name)) for name in names)
         rows.append([f"{title(first)}, one by one", *figures])
-    drops = {name: f"{one.drop:.4f}" for name, one in certificates.items()}
-    rows.append([f"{title(first)} falls by", *(drops.get(name, "-") for name in names)])
+    drops = {name: round(one.drop, 4) + 0.0 for name, one in certificates.items()}  # no -0.0
+    rows.append([f"{title(first)} falls by", *(_figure(drops.get(name)) for name in names)])
     differences = {name: f"{one.difference:.1e}" for name, one in certificates.items()}
     rows.append(["outputs, furthest apart", *(differences.get(name, "-") for name in names)])
     if speeds:

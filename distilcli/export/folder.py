@@ -30,14 +30,14 @@ from distilcli.export.certificates import (
     check_drop,
     check_same,
 )
-from distilcli.export.graph import EncoderGraph, Graph, write_onnx
+from distilcli.export.graph import EncoderGraph, Graph, data_of, files_of, write_onnx
 from distilcli.export.int8 import certified_int8
 from distilcli.export.running import Run, batches_of, by_onnxruntime, by_torch, evenly_spaced
 from distilcli.export.speeds import Speed, measure_speeds
 from distilcli.export.subjects import OfVectors, Subject
 from distilcli.files.atomic import replacing, unwritten
 from distilcli.files.digests import sha256_of_file
-from distilcli.files.json_text import to_json
+from distilcli.files.json_text import parse_json, to_json
 from distilcli.files.marks import changed_files, refuse_foreign, write_mark
 from distilcli.files.shown_paths import shown_path, shown_text
 from distilcli.models.families import family_of, num_positions, takes_token_types
@@ -190,12 +190,13 @@ class _Making:
             speeds = measure_speeds(subject, subject.teacher(), runs)
         runs.clear()
         if "onnx" not in self.formats:
-            for path in (self.folder / "onnx").glob("model.onnx*"):
+            for path in files_of(self.folder / _ONNX):
                 path.unlink()
             certificates.pop("onnx", None)
         if not any((self.folder / "onnx").iterdir()):
             (self.folder / "onnx").rmdir()
         files = {one: _file_of(one) for one in certificates}
+        self._tell_of_data()
         of_teacher = earlier.of_teacher(scores)
         record = facts | self._record(scores, certificates, files, speeds)
         record |= {"teacher_scores": of_teacher, "seconds": round(time.perf_counter() - start, 1)}
@@ -216,6 +217,16 @@ class _Making:
         if isinstance(subject, OfVectors):
             width = shape_of(model).width
             write_encoder_files(new, subject.encoding, width)
+
+    def _tell_of_data(self) -> None:
+        """In config.json, which graphs have their weights beside them: transformers.js asks."""
+        graphs = [self.folder / one for one in (_ONNX, _INT8)]
+        named = {one.name: 1 for one in graphs if data_of(one).exists()}
+        if named:
+            path = self.folder / "config.json"
+            tree = parse_json(path.read_bytes())
+            tree["transformers.js_config"] = {"use_external_data_format": named}
+            path.write_text(to_json(tree, indent=2) + "\n", encoding="utf-8")
 
     def _graphs(
         self, reference: float, runs: dict[str, tuple[Path, Run]]
@@ -281,7 +292,7 @@ class _Making:
             "max_drop": self.max_drop,
             "scores": scores,
             "formats": {
-                one: {"file": files[one], **_of_file(self.folder / files[one]), **found.record()}
+                one: {"file": files[one], **_of_files(self.folder / files[one]), **found.record()}
                 for one, found in certificates.items()
             },
             "threads": torch.get_num_threads(),
@@ -293,5 +304,10 @@ def _file_of(one: str) -> str:
     return {"onnx": _ONNX, "int8": _INT8}.get(one, _WEIGHTS)
 
 
-def _of_file(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+def _of_files(path: Path) -> dict[str, Any]:
+    """Size and digest; with those of a file of weights beside it."""
+    found: dict[str, Any] = {}
+    for one in files_of(path):
+        of_it = {"bytes": one.stat().st_size, "sha256": sha256_of_file(one)}
+        found |= of_it if one == path else {"data": {"file": one.name, **of_it}}
+    return found

@@ -141,8 +141,18 @@ def write_onnx(graph: Graph, example: Mapping[str, Tensor], path: Path) -> None:
             ) from error
     assert program is not None
     model = program.model_proto
+    _forget_origin(model)
     transpose_weights(model, those_read_twice=False)
     save(model, path)
+
+
+def _forget_origin(model: Any) -> None:
+    """Leave out what the exporter says of each operator: lines of code, and in which folders."""
+    graph = model.graph
+    notes = (graph.node, graph.value_info, graph.input, graph.output, graph.initializer)
+    for one in (model, graph, *(one for some in notes for one in some)):
+        one.ClearField("metadata_props")
+        one.ClearField("doc_string")
 
 
 def save(model: Any, path: Path) -> None:
@@ -153,9 +163,25 @@ def save(model: Any, path: Path) -> None:
     """
     with extra("export", NEEDS):
         import onnx
-    num_bytes = sum(len(one.raw_data) for one in model.graph.initializer)
-    is_large = num_bytes > _LONGEST_IN_ONE_FILE
-    onnx.save(model, path, save_as_external_data=is_large, location=f"{path.name}.data")
+    data = data_of(path)
+    data.unlink(missing_ok=True)  # what is there would be added to
+    is_large = is_too_long(sum(len(one.raw_data) for one in model.graph.initializer))
+    onnx.save(model, path, save_as_external_data=is_large, location=data.name)
+
+
+def is_too_long(num_bytes: int) -> bool:
+    """Whether weights are too large to be in the file of the graph."""
+    return num_bytes > _LONGEST_IN_ONE_FILE
+
+
+def data_of(path: Path) -> Path:
+    """Where the weights of a large graph are; transformers.js looks for no other name."""
+    return path.with_name(f"{path.name}_data")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file of a graph, and that of its weights where there is one."""
+    return [one for one in (path, data_of(path)) if one.exists()]
 
 
 def transpose_weights(model: Any, *, those_read_twice: bool) -> None:

@@ -7,13 +7,21 @@ left in fp32, as few of them as it takes.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from distilcli.errors import counted, extra
 from distilcli.export.certificates import Certificate, certificate, falls_too_far
-from distilcli.export.graph import NEEDS, quietly, transpose_weights
+from distilcli.export.graph import (
+    NEEDS,
+    data_of,
+    is_too_long,
+    quietly,
+    save,
+    transpose_weights,
+)
 from distilcli.export.running import batches_of, by_onnxruntime, by_torch, evenly_spaced
 from distilcli.export.subjects import Subject
 
@@ -37,6 +45,7 @@ def write_int8(source: Path, target: Path, left_out: Sequence[str] = ()) -> None
         from onnxruntime.quantization import QuantType, quantize_dynamic
     model = onnx.load(source)
     transpose_weights(model, those_read_twice=True)
+    is_large = is_too_long(_bytes_in_int8(model, left_out))
     with quietly():
         quantize_dynamic(
             model,
@@ -48,7 +57,22 @@ def write_int8(source: Path, target: Path, left_out: Sequence[str] = ()) -> None
             reduce_range=True,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(left_out),
+            use_external_data_format=is_large,
         )
+    if is_large:  # under another name, and to be added to by the next one
+        written = onnx.load(target)
+        target.with_name(f"{target.name}.data").unlink()
+        save(written, target)
+    else:
+        data_of(target).unlink(missing_ok=True)
+
+
+def _bytes_in_int8(model: Any, left_out: Sequence[str]) -> int:
+    """About how long the weights are when all products but some are in int8."""
+    sizes = {one.name: len(one.raw_data) for one in model.graph.initializer}
+    nodes = (node for node in model.graph.node if node.name in set(left_out))
+    in_fp32 = sum(sizes.get(name, 0) for node in nodes for name in node.input)
+    return in_fp32 + (sum(sizes.values()) - in_fp32) // 4
 
 
 def certified_int8(

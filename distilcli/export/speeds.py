@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distilcli.evaluation.speed import median_seconds
-from distilcli.export.graph import EncoderGraph, Graph
+from distilcli.export.graph import EncoderGraph, Graph, files_of
 from distilcli.export.running import Run, batches_of, evenly_spaced
 from distilcli.export.subjects import OfVectors, Subject
 from distilcli.models.families import size_mib
@@ -61,7 +61,10 @@ def measure_speeds(
         one_by_one = _batches(subject, subject.graph, samples[few], 1)
         together = _batches(subject, subject.graph, samples, _BATCH)
         passes[name] = [_over(run, one_by_one), _over(run, together)]
-    mib |= {name: path.stat().st_size / 2**20 for name, (path, _) in files.items()}
+    mib |= {
+        name: sum(one.stat().st_size for one in files_of(path)) / 2**20
+        for name, (path, _) in files.items()
+    }
     seconds = []
     for which in (0, 1):
         actions = {name: both[which] for name, both in passes.items()}

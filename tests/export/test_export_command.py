@@ -20,6 +20,7 @@ from task_models import make_model
 from tiny_tasks import TinyTasks, make_tasks, pair_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from distilcli.cli import export as command
 from distilcli.errors import CertificateError
 from distilcli.export import certificates, folder
 from distilcli.export.certificates import Certificate, check_drop, check_same
@@ -109,6 +110,8 @@ def test_every_file_and_every_figure_is_there(exported, student):
     assert config["id2label"] == own["id2label"] == {"0": "no", "1": "yes"}
     weights = load_file(output / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert 'tokenizer.encode("The first text.", "The second.")' in card  # as the experiment has it
     refuse_foreign(output, "export")  # raises where a file is not as its mark says
     cut = json.loads((output / "tokenizer.json").read_text(encoding="utf-8"))
     assert cut["padding"] is None
@@ -158,8 +161,8 @@ exec(re.search("```python\\n(.*?)```", pathlib.Path("README.md").read_text(), re
 @pytest.mark.slow
 def test_a_process_without_torch_computes_the_same(exported, student):
     output, _ = exported
-    command = [sys.executable, "-c", _ELSEWHERE, str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", _ELSEWHERE, str(output)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     *lines, of_the_card = done.stdout.splitlines()
     whole, quantized = (np.array(json.loads(line)) for line in lines)
@@ -186,9 +189,12 @@ def test_a_graph_of_other_weights_is_refused(student, config, tmp_path, monkeypa
             bias -= 2e-4
 
     monkeypatch.setattr(folder, "write_onnx", spoilt)
-    output = tmp_path / "export"
-    record = export(student, "--config", config, "--output", output, code=1)
-    message = record["error"]["message"]
+    monkeypatch.setattr(command, "_FEW", 61)
+    words = [student, "--config", config, "--output", tmp_path / "export", "--json"]
+    result = tiny_suites.invoke(*map(str, words), command="export")
+    assert result.exit_code == 1
+    assert "warning: a score on 60 inputs says little of an export" in result.stderr
+    message = json.loads(result.stdout)["error"]["message"]
     assert message.startswith("onnx/model.onnx: its outputs are up to 0.0002 away")
     assert "0.0001 is allowed; nothing is written" in message
     assert os.listdir(tmp_path) == []

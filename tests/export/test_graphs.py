@@ -93,6 +93,7 @@ def test_outputs_are_those_of_the_model(family, head, tmp_path):
     write_onnx(graph, batch_of(model, 2, 9), path)
     read = onnx.load(path)
     assert [entry.version for entry in read.opset_import if not entry.domain] == [OPSET]
+    assert b".py" not in path.read_bytes()  # no lines of code, whose folders are of this machine
     run, expected = by_onnxruntime(path), by_torch(graph)
     for size, length in SHAPES:
         batch = batch_of(model, size, length)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from task_models import make_model
@@ -13,12 +14,12 @@ from distilcli.config.experiment import TaskExperiment
 from distilcli.distillation.run_kinds import kind_of
 from distilcli.errors import CertificateError
 from distilcli.evaluation.asked import Asked
-from distilcli.export import int8
+from distilcli.export import graph, int8
 from distilcli.export.certificates import Certificate, check_drop
-from distilcli.export.graph import write_onnx
-from distilcli.export.int8 import certified_int8, products_of
+from distilcli.export.graph import OPSET, save, write_onnx
+from distilcli.export.int8 import certified_int8, products_of, write_int8
 from distilcli.export.opening import open_subject
-from distilcli.export.running import batches_of, by_torch
+from distilcli.export.running import batches_of, by_onnxruntime, by_torch
 from distilcli.export.subjects import Subject
 
 LABELS = ["no", "yes"]
@@ -42,6 +43,42 @@ def test_products_that_lose_most_stay_in_fp32(monkeypatch, tmp_path):
     found = int8.certified_int8(subject, source, source, 0.9, 0.005, lambda _: None)
     assert tried == [(), ("a",), ("a", "b")]
     assert found.left_out == ("a", "b")
+
+
+def test_weights_that_are_too_large_for_one_file_lie_beside_it(tmp_path, monkeypatch):
+    """In fp32 and in int8, under the name that others look for; later they may fit again."""
+    monkeypatch.setattr(graph, "_LONGEST_IN_ONE_FILE", 50_000)
+    draw = np.random.default_rng(0)
+    weights = {"table": draw.normal(size=(90, 128)), "matrix": draw.normal(size=(128, 90))}
+    tensors = [
+        onnx.numpy_helper.from_array(value.astype(np.float32), name)
+        for name, value in weights.items()
+    ]
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "ids"], ["vectors"], name="gather"),
+        onnx.helper.make_node("MatMul", ["vectors", "matrix"], ["logits"], name="product"),
+    ]
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["length"])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["length", 90])
+    whole = onnx.helper.make_graph(nodes, "g", [ids], [logits], tensors)
+    opset = [onnx.helper.make_opsetid("", OPSET)]
+    source, target = tmp_path / "model.onnx", tmp_path / "model_quantized.onnx"
+    save(onnx.helper.make_model(whole, opset_imports=opset, ir_version=10), source)
+    batch = {"ids": torch.tensor([3, 80, 3])}
+    expected = by_onnxruntime(source)(batch)["logits"]
+    np.testing.assert_allclose(expected, (weights["table"] @ weights["matrix"])[[3, 80, 3]], 1e-4)
+    found = {}
+    for name, left_out in (("whole", ()), ("half", ("product",)), ("whole again", ())):
+        write_int8(source, target, left_out)
+        logits = by_onnxruntime(target)(batch)["logits"]
+        found[name] = sorted(path.name for path in tmp_path.iterdir())
+        np.testing.assert_allclose(logits, expected, atol=1.5)  # of up to 30
+    alone = ["model.onnx", "model.onnx_data", "model_quantized.onnx"]
+    assert found == {
+        "whole": alone,
+        "half": [*alone, "model_quantized.onnx_data"],
+        "whole again": alone,
+    }
 
 
 def with_an_outlier(folder: Path) -> Path:
