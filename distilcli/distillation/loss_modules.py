@@ -22,6 +22,7 @@ from distilcli.losses.fused_head import Mixture, Projection, fused_vocabulary_lo
 from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
 from distilcli.models.attention import Packing, use_packed_attention
+from distilcli.models.dropout import use_few_bits
 from distilcli.models.families import MaskedLM
 from distilcli.models.inside import Inside
 from distilcli.models.running import run_encoder, run_model, vocabulary_projection
@@ -76,6 +77,7 @@ class LossModule(nn.Module, ABC):
         width = None if teacher is None else teacher.width
         self.projections = Projections(terms, student, width, seed)
         use_packed_attention(student)
+        use_few_bits(student)
 
     def compilable(self) -> list[PreTrainedModel]:
         """The models whose layers `train.compile` compiles."""

@@ -5,7 +5,7 @@ must be called with `packing=Packing(...)`. Shapes: B=1 H=heads T=tokens of all 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -18,10 +18,14 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
 from distilcli.errors import ModelError
+from distilcli.models.dropout import can_drop
+from distilcli.models.grouped_attention import Groups, grouped_attention
 from distilcli.models.variable_length import has_kernel, variable_length_attention
 from distilcli.models.windowed_attention import windowed_attention
 
 PACKED = "distilcli_packed"
+# Tokens up to which products in groups are faster than PyTorch's own kernel, sequence by sequence.
+_LONGEST_GROUPED = 256
 # By the modules that call attention. Compiled layers know nothing of them (`is_listened_to`).
 _LISTENERS: WeakKeyDictionary[nn.Module, list[Callable[[Tensor, Tensor], None]]] = (
     WeakKeyDictionary()
@@ -41,12 +45,20 @@ class Packing:
     runs: tuple[tuple[int, int], ...]
     boundaries: Int[Tensor, " sequences_plus_1"]
     max_length: int
+    _groups: dict[int, Groups] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, batch: PackedSequences) -> "Packing":
         """The packing of a batch."""
         runs = tuple((len(list(group)), length) for length, group in groupby(batch.lengths))
         return cls(runs, batch.boundaries, max(batch.lengths))
+
+    def groups(self, num_heads: int) -> Groups:
+        """The sequences in groups of similar length, made once for all layers."""
+        if num_heads not in self._groups:
+            lengths = [length for count, length in self.runs for _ in range(count)]
+            self._groups[num_heads] = Groups.of(lengths, num_heads)
+        return self._groups[num_heads]
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
@@ -157,15 +169,37 @@ def packed_attention(
         bounds = packing.boundaries, packing.max_length
         output = variable_length_attention(query, key, value, *bounds, dropout, scaling, radius)
         return output, None
+    if radius is None and _is_grouped(query, key, value, packing, dropout):
+        groups = packing.groups(query.shape[1])
+        return grouped_attention(query, key, value, groups, dropout, scaling), None
     in_bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if in_bf16 and query.requires_grad and dropout == 0.0:
+    if in_bf16 and _has_gradient(query, key, value):
         # In bf16 a CPU's backward pass makes kernels anew for every length, which takes longer
-        # than fp32 does. With dropout PyTorch goes over to fp32 by itself.
+        # than fp32 does.
         with torch.autocast("cpu", enabled=False):  # which would make it bf16 again
             exact = query.float(), key.float(), value.float()
             output = _attention_by_sequence(*exact, packing, dropout, scaling, radius)
         return output.to(query.dtype), None
     return _attention_by_sequence(query, key, value, packing, dropout, scaling, radius), None
+
+
+def _is_grouped(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float
+) -> bool:
+    """Whether attention is computed in groups, which is faster on a CPU.
+
+    Only in training: how a group rounds depends on what else is in the micro-batch, and what a
+    teacher says of a sequence must not.
+    """
+    if query.device.type != "cpu" or not _has_gradient(query, key, value):
+        return False
+    if dropout:
+        return can_drop(query, dropout)
+    return query.dtype == torch.bfloat16 and packing.max_length <= _LONGEST_GROUPED
+
+
+def _has_gradient(*tensors: Tensor) -> bool:
+    return any(tensor.requires_grad for tensor in tensors)
 
 
 _untraced_attention = torch.compiler.disable(packed_attention)
