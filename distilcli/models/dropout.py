@@ -56,7 +56,7 @@ class KeptBits:
     def apply(self, tensor: Tensor) -> Tensor:
         """A copy of a tensor with 0 for what is dropped, and the rest as it is, not yet scaled."""
         integers = _INTEGERS[tensor.dtype]
-        kept = tensor.contiguous().view(integers) & self._bits.to(integers)
+        kept: Tensor = tensor.contiguous().view(integers) & self._bits.to(integers)
         return kept.view(tensor.dtype)
 
 
@@ -66,12 +66,14 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, share: float) -> Tensor:
         ctx.kept = KeptBits(inputs.shape, share)
-        return ctx.kept.apply(inputs).mul_(ctx.kept.scale)
+        kept: KeptBits = ctx.kept
+        return kept.apply(inputs).mul_(kept.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.kept.apply(gradient).mul_(ctx.kept.scale), None
+        kept: KeptBits = ctx.kept
+        return kept.apply(gradient).mul_(kept.scale), None
 
 
 class FewBitsDropout(nn.Dropout):
