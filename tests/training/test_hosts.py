@@ -17,7 +17,7 @@ class Letters:
     """Carries numbers between threads that stand for processes, as `Hosts._swap` does."""
 
     def __init__(self) -> None:
-        self.boxes: dict[tuple[int, int], queue.Queue[Tensor]] = defaultdict(queue.Queue)
+        self.boxes: dict[tuple[int, int], queue.Queue[Tensor]] = {}
         self.rounds: dict[int, int] = defaultdict(int)
 
     def swap(
@@ -31,8 +31,12 @@ class Letters:
     ) -> Tensor:
         self.rounds[hosts._rank] += 1
         if sends:
-            self.boxes[hosts._rank, other].put(numbers.clone())
-        return self.boxes[other, hosts._rank].get(timeout=60) if receives else numbers
+            self._box(hosts._rank, other).put(numbers.clone())
+        return self._box(other, hosts._rank).get(timeout=60) if receives else numbers
+
+    def _box(self, sender: int, receiver: int) -> queue.Queue[Tensor]:
+        # In one step: of two threads that both find none, both would make one.
+        return self.boxes.setdefault((sender, receiver), queue.Queue())
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8, 13, 64, 100])
