@@ -193,7 +193,10 @@ def _lede(runs: Sequence[RunFacts], differing: Mapping[str, Sequence[str]]) -> s
         what = f"in {joined(keys)}"
     else:
         what = f"in {joined([*keys[:3], f'{len(keys) - 3} more settings'])}"
-    text = f"These runs differ {what}."
+    teachers = {run.teacher_name for run in runs}
+    teacher = teachers.pop() if len(teachers) == 1 else None
+    who = "These runs" if teacher is None else f"These students of {teacher}"
+    text = f"{who} differ {what}."
     best = _best(runs)
     return f"{text} {best}" if best else text
 

@@ -203,6 +203,8 @@ def suite_picture(
         "Scores on the dev examples: a dot for each seed, and a line at the median. Colours: "
         f"those of the names above it ({', '.join(models)})."
     )
+    if START in models.values():
+        caption += " Hollow: the student that was fine-tuned on the labels alone."
 
     def paint(figure: Figure, is_narrow: bool) -> None:
         axes = figure.subplots()

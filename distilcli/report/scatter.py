@@ -177,7 +177,7 @@ def quality_picture(key: str, own: Sequence[Drawn], what: str, how: str) -> Pict
     narrow = draw(f"{key}-narrow", title, description, (NARROW, tall), paint)
     caption = f"Up is better, left is smaller or faster. {'Squares: exports. ' if in_mib else ''}"
     caption += f"{SOURCE}{' In MiB they are in fp32.' if in_mib else ''}"
-    caption += f" Latency of this run's models: {how}." if latencies and how else ""
+    caption += f" Latency of the models here: {how}." if latencies and how else ""
     data = _data(sizes, latencies, what, "MiB" if in_mib else "parameters", shown)
     return Picture(key, title, caption, description, wide, narrow, data)
 

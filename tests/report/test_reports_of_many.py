@@ -48,6 +48,7 @@ def test_how_runs_differ_comes_first(models, tmp_path):
     other = write_run(tmp_path, models, name="other", measured=measured, optim=optim, seed=7)
     text = markdown(one, other)
     assert text.index("How they differ") < text.index("## Quality")
+    assert "These students of teacher differ in seed and optim.lr." in text
     assert "| optim.lr | 0.0005 | 0.001 |" in text
     assert "| seed | 42 | 7 |" in text
     assert "loss.temperature" not in text.partition("## Quality")[0]
