@@ -68,13 +68,15 @@ def machine_of(run: RunFolder) -> list[str]:
         return []
     devices = [str(one.get("name")) for one in found.get("cuda_devices") or []]
     cores = found.get("cpu_cores_usable")
-    machine = f"{found.get('cpu')}, {cores} core{'' if cores == 1 else 's'}"
+    machine = f"Machine: {found.get('cpu')}, {cores} core{'' if cores == 1 else 's'}"
     if devices:
-        machine = f"{len(devices)} x {devices[0]}"
+        machine = f"Machine: {len(devices)} x {devices[0]}"
+    known = devices or found.get("cpu")  # earlier versions did not write it down
     packages = found.get("packages") or {}
     versions = [f"{name} {packages[name]}" for name in _SHOWN_PACKAGES if name in packages]
     own = [f"distilcli {found.get('distilcli')}", f"Python {found.get('python')}"]
-    return [f"Machine: {machine}", f"Versions: {', '.join([*own, *versions])}"]
+    lines = [machine] if known else []
+    return [*lines, f"Versions: {', '.join([*own, *versions])}"]
 
 
 def settings_of(experiments: Sequence[tuple[str, BaseExperiment]]) -> str:

@@ -1,5 +1,7 @@
 """Cards of students: what the hub reads of them, what is said, and that nobody's words are lost."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from transformers import (
     BertForTokenClassification,
 )
 
-from distilcli.cards.card import CARD, Written, metadata_of, name_in_card, write_card
+from distilcli.cards.card import CARD, HERE, Written, metadata_of, name_in_card, write_card
 from distilcli.cards.export import Files, card_of_export
 from distilcli.cards.export_use import Texts, javascript_code, python_code
 from distilcli.cards.facts import facts_of_folder, facts_of_run
@@ -55,6 +57,14 @@ def loaded(folder: Path) -> ModelCard:
     return card
 
 
+def run_code(card: ModelCard, student: Path) -> str:
+    """What the code of a card prints, as it stands but for the name of the folder."""
+    code = card.text.split("```python\n")[1].split("```")[0]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code.replace(HERE, str(student)), {})
+    return printed.getvalue()
+
+
 def written(run) -> ModelCard:
     assert write_card(run.student, card_of(facts_of_run(run))) is Written.WRITTEN
     return loaded(run.student)
@@ -85,6 +95,7 @@ def test_masked_lm_training_from_the_hub_is_said_as_the_hub_wants_it(tmp_path):
     assert "2 steps, 200 tokens, 4 s" in card.text
     assert "A CPU, 2 cores" in card.text
     assert 'pipeline("fill-mask"' in card.text
+    assert "token_str" in run_code(card, run.student)
     assert "alice" not in card.content
     assert card.data.license is None
 
@@ -163,7 +174,7 @@ def test_each_kind_of_task_has_its_tag_and_its_code(task, student, score, tag, s
     assert result.task_type == tag
     assert said in card.text
     assert "secret" not in card.content
-    compile(card.text.split("```python\n")[1].split("```")[0], "card", "exec")
+    assert run_code(card, run.student)
 
 
 def test_glue_is_glue_wherever_its_files_lie(tmp_path):
@@ -191,6 +202,15 @@ def test_what_the_author_says_comes_before_what_the_teacher_says(tmp_path):
     card = written(make_run(tmp_path / "two", masked_lm(str(teacher)) | {"card": said}))
     assert (card.data.language, card.data.license) == (["en", "fr"], "apache-2.0")
     assert card.data.datasets == ["wikimedia/wikipedia", "someone/text"]
+
+
+def test_of_a_machine_that_nobody_wrote_down_nothing_is_said(tmp_path):
+    """Runs of earlier versions know the packages alone."""
+    run = make_run(tmp_path / "demo", masked_lm())
+    run.environment.write_text(json.dumps({"distilcli": "0.1.0", "python": "3.11.7"}))
+    card = written(run)
+    assert "Machine" not in card.text
+    assert "- Versions: distilcli 0.1.0, Python 3.11.7" in card.text
 
 
 def test_the_card_of_before_is_not_forgotten(tmp_path):
