@@ -1,14 +1,15 @@
 """What the processes of a run tell one another: counted in a real run, and reckoned for more.
 
-    python scripts/benchmarks/exchanges.py [--processes 4] [--json] --config FILE [KEY=VALUE ...]
+    python scripts/benchmarks/exchanges.py --config FILE [--processes 4] [--json] [KEY=VALUE ...]
+    python scripts/benchmarks/exchanges.py --size base --processes 2
 
-Trains FILE in gloo processes of one thread, with a folder of its own for the run, and resumes it
-once. Every exchange is counted where PyTorch dispatches it, also those that DistributedDataParallel
-makes by itself: in which phase of the run, from where in the package, how often, with how many
-bytes. From that follow, for 1, 8, 64 and 1,024 processes, the bytes that the busiest one sends (of
-a gather: receives), and how many messages wait for one another: by the algorithms of gloo, which
-`ALGORITHMS` names. The experiment should take a few steps, validate, and write a checkpoint before
-its end.
+Trains FILE, or a student of a BERT of that size with random weights, in gloo processes of one
+thread, with a folder of its own for the run, and resumes it once. Every exchange is counted where
+PyTorch dispatches it, also those that DistributedDataParallel makes by itself: in which phase of
+the run, from where in the package, how often, with how many bytes. From that follow, for 1, 8, 64
+and 1,024 processes, the bytes that the busiest one sends (of a gather: receives), and how many
+messages wait for one another: by the algorithms of gloo, which `ALGORITHMS` names. FILE should take
+a few steps, validate, and write a checkpoint before its end.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from workload import SHAPES, Task, write_teacher, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = str(ROOT / "distilcli")
@@ -172,6 +175,30 @@ def work(config: str, overrides: Sequence[str], folder: str, *, resume: bool) ->
     (Path(folder) / name).write_text(json.dumps(counts.rows()), encoding="utf-8")
 
 
+def write_experiment(folder: Path, size: str) -> str:
+    """An experiment of a few small steps; its student has half the layers of a BERT of a size."""
+    task = Task(
+        size=size,
+        teacher=write_teacher(folder, size, max_length=128),
+        text=write_text(folder, None, num_lines=100),
+        folder=str(folder),
+        device="cpu",
+        threads=1,
+        sequences=8,
+        max_length=32,
+        micro_batch=64,
+        dropout=0.1,
+        rounds=3,
+        compile=False,
+    )
+    tree = task.experiment("all")
+    tree["data"]["held_out_fraction"] = 0.1
+    tree["train"] |= {"precision": "fp32", "save_every": 2, "log_every": 2}
+    path = folder / "experiment.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")  # which is YAML, too
+    return str(path)
+
+
 def count(config: str, overrides: Sequence[str], processes: int) -> list[dict[str, Any]]:
     """Run and resume; what each exchange came to, of the process that has the most of it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -247,13 +274,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, choices=(2, 4, 8), default=4)
     parser.add_argument("--json", action="store_true", help="print one object")
-    parser.add_argument("--config", required=True, help="experiment file")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--config", help="experiment file")
+    wanted.add_argument("--size", choices=sorted(SHAPES), help="of a BERT with random weights")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to replace")
     options = parser.parse_args(arguments)
     if options.worker:
         work(options.config, options.overrides, options.worker, resume=options.resume)
         return
-    rows = count(options.config, options.overrides, options.processes)
+    with tempfile.TemporaryDirectory() as folder:
+        config = options.config or write_experiment(Path(folder), options.size)
+        rows = count(config, options.overrides, options.processes)
     found = report(rows, options.processes)
     if options.json:
         print(json.dumps(found))

@@ -6,6 +6,9 @@ The same optimiser steps as one process with all cores and as one process for ea
 each time started anew under torchrun; medians over rounds. The share of a step that adding up
 gradients takes is measured within the same processes: steps whose gradients stay where they are,
 beside steps whose gradients are added up. Some 4 minutes on 2 cores with --size base.
+
+No more processes than cores: they would take turns, and their times would say nothing of a machine
+that has a core for each. What more processes exchange is counted by `exchanges.py`.
 """
 
 import argparse
