@@ -202,7 +202,9 @@ def _lede(runs: Sequence[RunFacts], differing: Mapping[str, Sequence[str]]) -> s
 
 
 def _best(runs: Sequence[RunFacts]) -> str:
-    """Which run has the highest score, where all have one of the same kind."""
+    """Which run has the highest score, where all have one of the same kind on the same examples."""
+    if len({_digests(run).get("task.dev rows") for run in runs}) > 1:
+        return ""
     found = [(run, *_quality(run)) for run in runs]
     scores = {score for _, score, _ in found}
     if len(scores) != 1 or None in scores or len({measured_on(run) for run in runs}) > 1:

@@ -56,6 +56,15 @@ def test_how_runs_differ_comes_first(models, tmp_path):
     assert "The best accuracy is that of other, 50.0 %." in text
 
 
+def test_scores_on_other_examples_are_not_compared(models, tmp_path):
+    runs = [write_run(tmp_path, models, name=name, measured=results(name)) for name in "ab"]
+    assert "The best accuracy" in markdown(*runs)
+    for number, run in enumerate(runs):
+        rows = {"task.dev rows": {"place": "dev.tsv", "digest": str(number) * 32}}
+        (run / "identity.json").write_text(to_json(rows), encoding="utf-8")
+    assert "The best accuracy" not in markdown(*runs)
+
+
 def test_seeds_alone_give_means_and_deviations(models, tmp_path):
     """0.3, 0.4 and 0.5: mean 0.4, deviation 0.1."""
     runs = [
