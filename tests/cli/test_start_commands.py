@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -239,7 +240,7 @@ def test_env_has_what_a_bug_report_needs():
     assert found["distilcli"] == distilcli.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     packages = found["packages"]
-    assert packages["torch"] == torch.__version__
+    assert packages["torch"] == version("torch")
     assert {"transformers", "datasets", "accelerate", "tokenizers", "typer", "pydantic"} <= set(
         packages
     )
@@ -247,7 +248,7 @@ def test_env_has_what_a_bug_report_needs():
     assert found["cpu_cores"] >= found["cpu_cores_usable"] >= 1
     assert found["cpu_bf16"] in (True, False)
     assert found["problem"] is None
-    for fact in (f"torch {torch.__version__}", found["cpu"], str(found["memory_gib"]), "GPU"):
+    for fact in (f"torch {version('torch')}", found["cpu"], str(found["memory_gib"]), "GPU"):
         assert fact in shown
 
 
@@ -282,7 +283,7 @@ def test_env_shows_a_broken_installation(monkeypatch):
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert found["problem"] == "OSError: libgomp.so.1: cannot open shared object file"
-    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["torch"] == version("torch")
     assert "cannot be used (OSError: libgomp" in invoke("env").stderr
 
 
