@@ -14,6 +14,9 @@ from distilcli.export.subjects import MaskedText, Subject
 
 MOST_DIFFERENT = 1e-4  # outputs of a graph in fp32 from those of the model
 BATCH_SIZES = (1, 32)  # dynamic int8 rounds by what else is in a batch, so both are measured
+# The two round by themselves. Of a masked-LM model with logits up to 22, onnxruntime was twice as far
+# from fp64 as torch, so that three times could come together, and there are other processors.
+_ROUNDED = 4.0
 _COMPARED = 64  # inputs all of whose outputs are compared
 _LOGIT_ELEMENTS = 1 << 25
 _ROUNDED_SCORE = 1e-6  # what a score may change by in fp32, where no decision is another one
@@ -98,8 +101,9 @@ def largest_difference(subject: Subject, run: Run) -> float:
 def check_same(subject: Subject, found: Certificate, name: str) -> None:
     """Refuse a graph in fp32 whose outputs are others than the model's.
 
-    `MOST_DIFFERENT` is allowed. Where outputs are large, fp32 itself may not reach that: then twice
-    as much is allowed as the model's own outputs are away from what it computes in fp64.
+    `MOST_DIFFERENT` is allowed. Where outputs are large, fp32 itself may not reach that: then
+    `_ROUNDED` times as much is allowed as the model's own outputs are away from what it computes in
+    fp64.
 
     Raises:
         CertificateError: they are further away.
@@ -107,7 +111,7 @@ def check_same(subject: Subject, found: Certificate, name: str) -> None:
     if found.difference <= MOST_DIFFERENT:
         return
     exact = Graph.double(copy.deepcopy(subject.graph))
-    allowed = max(MOST_DIFFERENT, 2.0 * largest_difference(subject, by_torch(exact)))
+    allowed = max(MOST_DIFFERENT, _ROUNDED * largest_difference(subject, by_torch(exact)))
     if not found.difference <= allowed:
         raise CertificateError(
             f"{name}: its outputs are up to {found.difference:.2g} away from the model's, and "
