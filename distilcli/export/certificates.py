@@ -14,8 +14,8 @@ from distilcli.export.subjects import MaskedText, Subject
 
 MOST_DIFFERENT = 1e-4  # outputs of a graph in fp32 from those of the model
 BATCH_SIZES = (1, 32)  # dynamic int8 rounds by what else is in a batch, so both are measured
-# The two round by themselves. Of a masked-LM model with logits up to 22, onnxruntime was twice as far
-# from fp64 as torch, so that three times could come together, and there are other processors.
+# The two round by themselves. Of a masked-LM model with logits up to 22, onnxruntime was twice as
+# far from fp64 as torch: together that may be three times, and there are other processors.
 _ROUNDED = 4.0
 _COMPARED = 64  # inputs all of whose outputs are compared
 _LOGIT_ELEMENTS = 1 << 25
