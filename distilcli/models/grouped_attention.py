@@ -64,12 +64,13 @@ class Groups:
             group = torch.nn.utils.rnn.pad_sequence(
                 [tokens[index] for index in members], batch_first=True, padding_value=-1
             )
-            if lengths[members[0]] != lengths[members[-1]]:
+            is_padded = lengths[members[0]] != lengths[members[-1]]
+            if is_padded:
                 filling = -group.shape[1] % _MULTIPLE
                 group = torch.nn.functional.pad(group, (0, filling), value=-1)
             is_padding = group < 0
             bias = None
-            if is_padding.any():
+            if is_padded:
                 bias = torch.zeros(group.shape).masked_fill_(is_padding, -torch.inf)
                 bias = bias.repeat_interleave(num_heads, dim=0)[:, None]
             rows = group[:, None] * num_heads + heads

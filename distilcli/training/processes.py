@@ -153,6 +153,8 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
         yield
         return
     patient = gloo_group(_LONGEST_TIMEOUT)
+    # Now, while all are here: who connects to a process that has ended waits as long as the group.
+    _meet(patient)
     if not accelerator.is_main_process:
         _meet(patient)
     yield

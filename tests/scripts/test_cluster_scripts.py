@@ -136,7 +136,7 @@ def test_two_nodes_one_of_which_dies(tmp_path, played, arguments):
     """The other ends by itself; the same lines go on, on one machine too."""
     folder = tmp_path / "runs" / "tiny"
     there = held(played, tmp_path, 9)
-    first, second = start_nodes(there, *arguments, "train.timeout_seconds=120")
+    first, second = start_nodes(there, *arguments, "train.timeout_seconds=30")
     wait_for_step(folder, 9, first, second)
     kill_family(second)
     (tmp_path / "gate").touch()
