@@ -23,6 +23,8 @@ from distilcli.errors import DistilError, ProcessLostError
 # Whoever has waited in vain calls the roll, as do all others at about the same time.
 _LONGEST_ROLL_CALL = timedelta(seconds=60)
 _MOST_NAMED = 8
+# What gloo and the system say of a connection whose other end is gone.
+_ENDED = ("closed by peer", "reset by peer", "Broken pipe")
 
 
 def connect_when_needed() -> None:
@@ -83,11 +85,8 @@ class Hosts:
         if self._number == 1:
             return list(numbers)
         sums = torch.tensor(numbers)
-        try:
+        with self.naming_the_lost(when):
             self._add_in_pairs(sums)
-        except RuntimeError:
-            self.call_the_roll(when)
-            raise
         return list(sums.tolist())
 
     def _add_in_pairs(self, sums: Tensor) -> None:
@@ -133,14 +132,19 @@ class Hosts:
     def naming_the_lost(self, when: str) -> Iterator[None]:
         """When the processes wait for one another in vain during the block, say for whom.
 
-        That is over gloo. NCCL ends a process by itself when it has waited for too long.
+        That is over gloo. NCCL ends a process by itself when it has waited for too long. A process
+        that has ended closes its connections: then nobody is waited for, for it may have been the
+        one that calls the roll.
 
         Raises:
-            ProcessLostError: instead of gloo's error, if some process does not answer.
+            ProcessLostError: instead of gloo's error, if some process has ended or does not answer.
         """
         try:
             yield
         except RuntimeError as error:
+            if self._number > 1 and any(words in str(error) for words in _ENDED):
+                ended = f"{when}: one of {self._number} processes has ended ({error})"
+                raise _lost(ended) from error
             if self._number > 1 and "gloo" in str(error):
                 self.call_the_roll(when)
             raise
