@@ -29,8 +29,8 @@ def page_of(folders: Sequence[Path], foot: list[str]) -> Page:
         foot: what it was made of, and by what.
 
     Raises:
-        ConfigError: a folder is neither a run nor an export, suite or ablation; an export belongs to
-            no run that is given; or what was written down cannot be read.
+        ConfigError: a folder is neither a run, an export, a suite nor an ablation; an export is
+            that of no run that is given; or what was written down cannot be read.
     """
     check_folders(folders)
     exports = [read_export(folder) for folder in folders if is_export(folder)]
