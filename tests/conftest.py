@@ -23,6 +23,9 @@ jaxtyping.install_import_hook(
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A made-up name of a model is not looked up: where there is no network, that takes half a minute.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Threads of OpenMP that wait would spin, and take the core from what they wait for: more tests than
+# one run at a time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A suite under nohup ignores SIGHUP, one in the background of a script SIGINT; what it starts would
 # ignore them, too.
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:

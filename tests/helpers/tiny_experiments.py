@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ ENVIRONMENT = {
 }
 _PRELOADED = ["forked_imports"]
 _TIMEOUT_SECONDS = 900.0
-_SECONDS_TO_HANG = 600.0  # then a process says where it hangs, and ends
+SECONDS_TO_HANG = 600.0  # then a process says where it hangs, and ends
 _SECONDS_FOR_THE_OTHERS = 120.0  # to end by themselves, once one of them has failed
 
 
@@ -291,9 +291,7 @@ def start_function(
     function: Callable[..., None], arguments: Sequence[str], num_processes: int = 1
 ) -> Running:
     """Call an importable function in processes of their own, on several ranks as torchrun would."""
-    server = multiprocessing.get_context("forkserver")
-    _let_import(str(Path(__file__).parent))
-    server.set_forkserver_preload(_PRELOADED)
+    server = fork_server()
     folder = Path(tempfile.mkdtemp(prefix="distilcli-test-"))
     running = Running(folder)
     if num_processes > 1:
@@ -317,6 +315,14 @@ def start_function(
     return running
 
 
+def fork_server() -> ForkServerContext:
+    """What processes are forked from; it starts with the first of them."""
+    server = multiprocessing.get_context("forkserver")
+    _let_import(str(Path(__file__).parent))
+    server.set_forkserver_preload(_PRELOADED)
+    return server
+
+
 def _let_import(folder: str) -> None:
     """Let the server, which has a path of its own, import from the folder of these tests."""
     before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -331,7 +337,7 @@ def _call(
         file = os.open(name, os.O_WRONLY | os.O_TRUNC)
         os.dup2(file, descriptor)
         os.close(file)
-    faulthandler.dump_traceback_later(_SECONDS_TO_HANG, exit=True)
+    faulthandler.dump_traceback_later(SECONDS_TO_HANG, exit=True)
     multiprocessing.current_process()._config["daemon"] = False  # prepare has workers of its own
     os.environ.update(ENVIRONMENT | ranks)
     torch.set_num_threads(1)

@@ -4,13 +4,13 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny_experiments import ENVIRONMENT, MAX_LENGTH, relative_difference, start_function
+from forked_scripts import forked
+from tiny_experiments import ENVIRONMENT, MAX_LENGTH, relative_difference
 
 from distilcli.config.reading import load_masked_lm_experiment
 from distilcli.distillation.masked_lm_parts import assemble_unsaved
@@ -24,7 +24,6 @@ import same_speed  # noqa: E402
 import scaling  # noqa: E402
 from contestants import Packed, Padded, PaddedBf16, TextBrewer  # noqa: E402
 from same_speed import Times, figures  # noqa: E402
-from workload import Task  # noqa: E402
 
 SEQUENCES = 8
 SETTINGS = [
@@ -112,6 +111,7 @@ def printed(monkeypatch, capsys):
 def test_one_object(tiny_world, printed, monkeypatch):
     """`bench.py --json` prints one object with a table and the ratios of its rows."""
     monkeypatch.setattr(bench, "_contestants", lambda device: ["padded", "all", "masked"])
+    monkeypatch.setattr(bench, "subprocess", forked)
     arguments = ["--teacher", str(tiny_world.teacher), "--text", str(tiny_world.text)]
     arguments += ["--max-length", str(MAX_LENGTH), "--micro-batch", "200", "--sequences", "4"]
     arguments += ["--rounds", "2", "--threads", "1", "--dropout", "0"]
@@ -128,30 +128,10 @@ def test_one_object(tiny_world, printed, monkeypatch):
     assert work["masked"] < work["all"] == work["padded"]
 
 
-def one_rank(task: str, num_steps: str) -> None:
-    scaling.work(Task(**json.loads(task)), int(num_steps))
-
-
-def measured_in_forks(task: Task, num_processes: int, num_steps: int) -> dict:
-    """What `scaling.measure` gives, without the seconds that every rank would take to import."""
-    arguments = (json.dumps(asdict(task)), str(num_steps))
-    finished = start_function(one_rank, arguments, num_processes).wait()
-    assert finished.code == 0, finished.stderr
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
 @pytest.mark.slow
 def test_scaling_of_processes(printed, monkeypatch):
     """`scaling.py --json` compares one process, under torchrun, with two on the same steps."""
-    under_torchrun = scaling.measure
-    monkeypatch.setattr(
-        scaling,
-        "measure",
-        lambda task, number, steps: (under_torchrun if number == 1 else measured_in_forks)(
-            task, number, steps
-        ),
-    )
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # two threads need not have two cores
+    monkeypatch.setattr(scaling, "subprocess", forked)
     arguments = ["--size", "small", "--cores", "2", "--rounds", "1", "--steps", "1"]
     arguments += ["--sequences", "4"]
     report = printed(scaling.main, arguments)
@@ -173,10 +153,46 @@ def test_ratios_of_two_checkouts_are_those_of_their_medians():
 
 
 @pytest.mark.slow
-def test_two_checkouts_take_steps_in_turns(printed):
+def test_two_checkouts_take_steps_in_turns(printed, monkeypatch):
     """`same_speed.py --json` compares a checkout with itself, and leaves no process behind."""
+    monkeypatch.setattr(same_speed, "subprocess", forked)
+    monkeypatch.setattr(same_speed, "NUM_LINES", 400)
+    monkeypatch.setattr(same_speed, "SEQUENCES", 4)
     root = str(SCRIPTS.parent)
     arguments = [root, root, "--sizes", "small", "--rounds", "2"]
     found = printed(same_speed.main, arguments)["sizes"]["small"]
     assert all(seconds > 0 for seconds in found["cpu_seconds"] + found["wall_seconds"])
     assert found["peak_gib"][0] == pytest.approx(found["peak_gib"][1], rel=0.1)
+
+
+# Stands for the package in a checkout.
+STUB = """
+import sys, time
+from pathlib import Path
+settings = dict(word.split("=") for word in sys.argv if "=" in word)
+metrics = Path(settings["output_dir"]) / settings["name"] / "metrics.jsonl"
+metrics.parent.mkdir()
+held = b'x' * MEMORY
+while True:
+    end = time.process_time() + SECONDS
+    while time.process_time() < end:
+        pass
+    with metrics.open("a") as file:
+        file.write("{}\\n")
+"""
+
+
+def test_each_checkout_runs_its_own_package(tmp_path, printed, monkeypatch):
+    """The second one takes steps of a tenth of the time, and holds more memory."""
+    for name, seconds, memory in (("before", 0.2, 0), ("after", 0.02, 2**27)):
+        package = tmp_path / name / "distilcli"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        stub = STUB.replace("SECONDS", str(seconds)).replace("MEMORY", str(memory))
+        (package / "__main__.py").write_text(stub, encoding="utf-8")
+    monkeypatch.setattr(same_speed, "write_teacher", lambda *_: "T")
+    arguments = [str(tmp_path / name) for name in ("before", "after")]
+    arguments += ["--sizes", "small", "--rounds", "3"]
+    found = printed(same_speed.main, arguments)["sizes"]["small"]
+    assert found["cpu_seconds_ratio"] > 1
+    assert found["peak_gib"][1] - found["peak_gib"][0] > 0.1

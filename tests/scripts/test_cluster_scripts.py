@@ -29,6 +29,8 @@ exit $code""",
     "nvidia-smi": "exit 9",
 }
 
+SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
+
 # What every Python reads at its start; in a training process it has a run held: held_steps.py.
 HOLDING = """
 import sys
@@ -133,7 +135,7 @@ def arguments(tiny_world, tmp_path) -> list[str]:
 
 @pytest.mark.slow
 def test_two_nodes_one_of_which_dies(tmp_path, played, arguments):
-    """The other ends by itself; the same lines go on, on one machine too."""
+    """The other ends by itself; on one machine the run goes on."""
     folder = tmp_path / "runs" / "tiny"
     there = held(played, tmp_path, 9)
     first, second = start_nodes(there, *arguments, "train.timeout_seconds=30")
@@ -144,23 +146,17 @@ def test_two_nodes_one_of_which_dies(tmp_path, played, arguments):
     assert first.returncode != 0
     assert "one of 2 processes has ended" in errors
     assert last_step(folder) == 9
-    played["MASTER_PORT"] = str(free_port())
-    nodes = start_nodes(played, *arguments, "train.max_steps=24")
-    errors = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], errors
-    assert any("resumed after step" in text for text in errors)
-    assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
     again = start("launch.sh", *arguments, **played)
     _, errors = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, errors
-    assert "this run is finished" in errors
+    assert "resumed after step" in errors
+    assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
 
 
 @pytest.mark.slow
 def test_a_job_that_runs_out_of_time_goes_back_into_the_queue(tmp_path, played, arguments):
     folder = tmp_path / "runs" / "tiny"
-    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
-    job = start("slurm.sbatch", *arguments, **(held(played, tmp_path, 6) | slurm))
+    job = start("slurm.sbatch", *arguments, **(held(played, tmp_path, 6) | SLURM))
     wait_for_step(folder, 6, job)
     os.kill(job.pid, signal.SIGUSR1)  # as Slurm does with B:USR1
     wait_for(tmp_path / "gate.told")
@@ -170,21 +166,26 @@ def test_a_job_that_runs_out_of_time_goes_back_into_the_queue(tmp_path, played, 
     assert Path(played["CALLS"]).read_text(encoding="utf-8") == "requeue 4711\n"
     assert "stopped by SIGUSR1 after step" in errors
     assert last_step(folder) < STEPS
-    job = start("slurm.sbatch", *arguments, **(played | slurm))
-    _, errors = job.communicate(timeout=PATIENCE)
-    assert job.returncode == 0, errors
-    assert Path(played["CALLS"]).read_text(encoding="utf-8") == "requeue 4711\n"
+    finished = run("train", "--resume", *arguments)
+    assert finished.code == 0, finished.stderr
     assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
 
 
-@pytest.mark.slow
-def test_a_failing_job_is_not_put_back(tmp_path, played):
-    slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "a,b", "SLURM_JOB_NUM_NODES": "2"}
-    job = start("slurm.sbatch", "--config", str(tmp_path / "missing.yaml"), **(played | slurm))
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_job_that_ends_is_not_put_back(tmp_path, played, code):
+    """Whether it comes to its end or fails; each node has started its processes, to go on."""
+    torchrun = tmp_path / "bin" / "torchrun"
+    torchrun.write_text(f'#!/bin/sh\necho "$*" >>"$CALLS"\nexit {code}\n', encoding="utf-8")
+    torchrun.chmod(0o755)
+    job = start("slurm.sbatch", "--config", "a b.yaml", **(played | SLURM))
     _, errors = job.communicate(timeout=PATIENCE)
-    assert job.returncode != 0
-    assert "missing.yaml" in errors
-    assert not Path(played["CALLS"]).exists()
+    assert job.returncode == code, errors
+    port = 20000 + 4711
+    there = f"--nproc_per_node 1 --master_addr 127.0.0.1 --master_port {port}"
+    assert sorted(Path(played["CALLS"]).read_text(encoding="utf-8").splitlines()) == [
+        f"--nnodes 2 --node_rank {rank} {there} -m distilcli train --resume --config a b.yaml"
+        for rank in range(2)
+    ]
 
 
 @pytest.mark.parametrize(

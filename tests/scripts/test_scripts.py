@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_scripts import forked
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
@@ -79,7 +80,6 @@ def make_bert(folder: Path) -> None:
     BertModel(settings).save_pretrained(folder)
 
 
-@pytest.mark.slow
 def test_pruned_vocabulary_keeps_rows_and_spells_every_word(tmp_path: Path) -> None:
     source, pruned = tmp_path / "source", tmp_path / "pruned"
     make_bert(source)
@@ -87,7 +87,9 @@ def test_pruned_vocabulary_keeps_rows_and_spells_every_word(tmp_path: Path) -> N
     corpus = write_corpus(tmp_path / "texts.jsonl.gz", texts)
     script = ROOT / "scripts" / "development" / "prune_vocabulary.py"
     arguments = ["--size", "28", "--output", pruned]
-    run(sys.executable, script, "--model", source, "--texts", corpus, *arguments)
+    words = [script, "--model", source, "--texts", corpus, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    assert forked.run([sys.executable, *map(str, words)], env=environment).returncode == 0
 
     old, new = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(pruned)
     old_rows = AutoModel.from_pretrained(source).get_input_embeddings().weight
@@ -150,41 +152,3 @@ def test_builtin_text_ships_with_its_card() -> None:
     }
     articles = [d for d in documents if d["source"].startswith("https://en.wikipedia.org/")]
     assert f"| {len(articles)} | {sum(len(d['text']) for d in articles):,} |" in card
-
-
-# Measurements
-
-
-def measure(script: str, *arguments: str) -> dict:
-    return json.loads(
-        run(sys.executable, ROOT / "scripts" / "benchmarks" / script, "--json", *arguments)
-    )
-
-
-@pytest.mark.slow
-def test_losses_need_no_memory_for_full_logits() -> None:
-    peak = measure("loss_memory.py", "--tokens", "2048")["peak_gib"]
-    logits = 2048 * 30522 * 4 / 2**30
-    assert peak["fused"] < peak["full logits"] / 2
-    assert peak["full logits"] > 3 * logits  # else it measured something else
-
-
-@pytest.mark.slow
-def test_what_a_loss_costs_is_measured_beside_the_default_ones() -> None:
-    """Without logits over the vocabulary a micro-batch needs less memory."""
-    arguments = ["--size", "small", "--rounds", "1", "--micro-batch", "512"]
-    found = measure("loss_cost.py", *arguments, "--only", "attention_relations")["losses"]
-    names = ["the default losses", "+ attention_relations", "attention_relations alone"]
-    assert list(found) == names
-    assert len({figures["tokens"] for figures in found.values()}) == 1
-    assert min(figures["microseconds_per_token"] for figures in found.values()) > 0
-    default, _, alone = (figures["peak_kib_per_token"] for figures in found.values())
-    assert 0 < alone < 0.8 * default
-
-
-@pytest.mark.slow
-def test_prepare_is_measured_beside_the_release() -> None:
-    arguments = ["--repeats", "1", "--num-proc", "1", "--rounds", "1", "--keep", "4000"]
-    speeds = measure("bench_prepare.py", *arguments)["tokens_per_second"]
-    assert len(speeds) == 4
-    assert min(speeds.values()) > 0

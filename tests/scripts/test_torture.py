@@ -1,21 +1,26 @@
 """The short form of scripts/development/torture.sh."""
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from forked_scripts import forked
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "development" / "torture.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "development"))
+
+import torture
 
 
 @pytest.mark.slow
-def test_a_tortured_run_ends_as_an_undisturbed_one():
-    command = [sys.executable, str(SCRIPT), "--kills", "3", "--seed", "4", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+def test_a_tortured_run_ends_as_an_undisturbed_one(monkeypatch, capsys):
+    """Ranks are forked, and so need less time to start."""
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setattr(torture, "subprocess", forked)
+    monkeypatch.setattr(torture, "STARTING", 1.0)
+    torture.main(["--kills", "3", "--seed", "4", "--json"])
+    report = json.loads(capsys.readouterr().out)
     assert report["kills"] == sum(report["kills_by_phase"].values()) == 3
     assert report["bitwise_equal"] is True
     assert report["equal_records"] is True
