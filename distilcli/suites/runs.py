@@ -190,7 +190,8 @@ class _Job:
     def finish(self) -> dict[str, float] | None:
         """The scores, written beside the student; None if the run failed."""
         assert self.process.stdout is not None
-        said = self.process.stdout.read()
+        with self.process.stdout as output:
+            said = output.read()
         if self.process.returncode != 0:
             return None
         held_out = parse_json(said)["held_out"]

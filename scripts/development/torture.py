@@ -38,8 +38,6 @@ SAVE_EVERY, VALIDATE_EVERY = 2, 5
 STEPS_PER_KILL = 3
 # Seconds; a run that has not come to the instant of its kill by then hangs.
 PATIENCE = 300.0
-# Seconds in which processes start; one that is killed while it starts gets the kill within them.
-STARTING = 8.0
 # How often torchrun alone is killed: its processes then stop by themselves, and the next start
 # must wait for them.
 LAUNCHER_ALONE = 0.2
@@ -168,7 +166,7 @@ def instants(run: Run, draw: random.Random) -> dict[str, Callable[[], bool]]:
     """For each phase of a run that starts now: whether its kill is due."""
     started = time.monotonic()
     first = run.last_step()
-    starting = draw.uniform(0.0, STARTING)
+    starting = draw.uniform(0.0, 8.0)
     steps = draw.randint(1, 2 * STEPS_PER_KILL)
     checkpoints = run.output / "checkpoints"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 import held_steps
+from forked_scripts import ROOT, ForkedPopen
 from held_steps import start_held
 from tiny_experiments import (
     Finished,
@@ -34,14 +35,14 @@ def run_folder(folder: Path) -> Path:
 
 def start_torchrun(
     step: int, gate: Path, command: list[str], stderr: int | IO[str] = subprocess.DEVNULL
-) -> subprocess.Popen[bytes]:
-    """The command as two processes of a real torchrun, which wait for a gate before a step."""
-    return subprocess.Popen(
+) -> ForkedPopen:
+    """The command as two processes of torchrun, which wait for a gate before a step."""
+    return ForkedPopen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc_per_node", "2", held_steps.__file__, str(step), str(gate), *command),
         ],
-        env=environment(),
+        env=environment() | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=stderr,
     )

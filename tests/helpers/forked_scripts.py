@@ -3,10 +3,14 @@
 A new Python takes some 5 seconds of CPU to import PyTorch and transformers before it does anything.
 """
 
+import contextlib
+import ctypes
 import faulthandler
 import multiprocessing
 import os
 import runpy
+import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +23,7 @@ from typing import IO, Any
 import torch
 from tiny_experiments import SECONDS_TO_HANG, fork_server
 
+PR_SET_PDEATHSIG = 1
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,7 +40,7 @@ class ForkedPopen:
         env: dict[str, str],
         stdin: int | None = None,
         stdout: int | IO[Any] | None = None,
-        stderr: IO[Any] | None = None,
+        stderr: int | IO[Any] | None = None,
         text: bool = False,
         cwd: Path | None = None,
     ) -> None:
@@ -54,9 +59,9 @@ class ForkedPopen:
             own, streams[1] = Pipe(duplex=False)
             self.stdout = os.fdopen(os.dup(own.fileno()), f"r{mode}")
         elif stdout is not None:
-            streams[1] = Connection(os.dup(stdout.fileno()), readable=False)
+            streams[1] = _writing(stdout)
         if stderr is not None:
-            streams[2] = Connection(os.dup(stderr.fileno()), readable=False)
+            streams[2] = _writing(stderr)
         self.process = fork_server().Process(
             target=_become, args=(tuple(words[1:]), env, streams), daemon=True
         )
@@ -70,12 +75,19 @@ class ForkedPopen:
     def poll(self) -> int | None:
         return self.process.exitcode
 
-    def wait(self) -> int | None:
-        self.process.join()
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still running after {timeout} s"
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def __enter__(self) -> "ForkedPopen":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
 
     def communicate(self) -> tuple[Any, None]:
         if self.stdin is not None:
@@ -86,6 +98,13 @@ class ForkedPopen:
             self.stdout.close()
         self.wait()
         return output, None
+
+
+def _writing(target: int | IO[Any]) -> Connection:
+    if target == subprocess.DEVNULL:
+        return Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
+    assert not isinstance(target, int)
+    return Connection(os.dup(target.fileno()), readable=False)
 
 
 def run(words: Sequence[str], check: bool = False, **named: Any) -> SimpleNamespace:
@@ -110,6 +129,9 @@ def _become(words: tuple[str, ...], env: dict[str, str], streams: dict[int, Conn
     faulthandler.dump_traceback_later(SECONDS_TO_HANG, exit=True)
     os.environ.clear()
     os.environ.update(env)
+    from torch.distributed import run as torchrun
+
+    torchrun.elastic_launch = partial(_launch_forks, torchrun.elastic_launch)
     _run(*words)
 
 
@@ -119,10 +141,7 @@ def _run(*words: str) -> None:
     if words[0] == "-u":
         words = words[1:]
     if words[:2] == ("-m", "torch.distributed.run"):
-        from torch.distributed import run as torchrun
-
-        torchrun.elastic_launch = partial(_launch_forks, torchrun.elastic_launch)
-        torchrun.main(list(words[2:]))
+        sys.modules["torch.distributed.run"].main(list(words[2:]))
     elif words[0] == "-m":
         sys.argv = list(words[1:])
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
@@ -135,4 +154,21 @@ def _run(*words: str) -> None:
 def _launch_forks(launch: Any, config: Any, entrypoint: str) -> Any:
     assert entrypoint == sys.executable
     config.start_method = "fork"
-    return launch(config, _run)
+    return launch(config, _run_rank)
+
+
+def _run_rank(*words: str) -> None:
+    """What `python WORDS` does below torchrun: it notices by itself when that is killed."""
+    torchrun, control = os.getppid(), ctypes.CDLL(None).prctl
+    control(PR_SET_PDEATHSIG, 0)  # not by the signal that forked ranks get
+    for name in os.listdir("/proc/self/fd"):  # and torchrun's sockets are not open here, too
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                os.close(int(name))
+    try:
+        _run(*words)
+    finally:
+        # Forked ranks wait until torchrun has read what they return.
+        control(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != torchrun:
+            os._exit(0)

@@ -2,12 +2,12 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny_experiments
 from scheduled_runs import Forked, started_as
 from tiny_experiments import listing, metrics
 from tiny_suites import invoke, plain_score, regression_model, suite_file
@@ -53,13 +53,13 @@ class Flow:
         self.again = self.take()
         self.after_again = listing(self.folder)
         shutil.rmtree(self.folder / "numbers" / "student-1")
-        self.removed = self.take("--json")
+        self.removed = self.take("--json", popen=subprocess.Popen)
         self.after_removed = listing(self.folder)
         self.changed = self.take("optim.lr=0.1")
 
-    def take(self, *more: str) -> Result:
+    def take(self, *more: str, popen: type = Forked) -> Result:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runs, "subprocess", started_as(Forked))
+            patch.setattr(runs, "subprocess", started_as(popen))
             patch.setenv("COLUMNS", "160")
             return invoke(str(self.file), "--seeds", "1", *more)
 
@@ -187,6 +187,7 @@ def test_a_suite_that_is_done_does_nothing_but_show(flow):
 
 
 def test_a_run_whose_folder_is_gone_is_taken_again_alone(flow):
+    """As a user has it taken: by a Python of its own."""
     assert flow.removed.exit_code == 0, flow.removed.stderr
     assert "3 runs are done, 1 are to do" in flow.removed.stderr
     assert flow.changed_between(flow.after_again, flow.after_removed) == {"student-1"}
@@ -200,24 +201,6 @@ def test_changed_settings_are_refused(flow):
     assert "optim.lr" in flow.changed.stderr
     assert flow.changed.stdout == ""
     assert flow.changed_between(flow.after_removed, listing(flow.folder)) == set()
-
-
-@pytest.mark.slow
-def test_runs_are_processes_of_their_own(tmp_path, tasks):
-    """As a user starts it, with nothing in place of anything."""
-    file = suite_file(tmp_path / "suite.yaml", tasks, "regression")
-    arguments = ["suite", str(file), "--seeds", "1", "--jobs", "2", "--json"]
-    first = tiny_experiments.run(*arguments)
-    assert first.code == 0, first.stderr
-    folder = tmp_path / "runs" / "whole"
-    for name, summary in first.json["tasks"]["regression"]["models"].items():
-        student = folder / "regression" / f"{name}-1" / "student"
-        assert summary["median"] == pytest.approx(plain_score(student, tasks), abs=1e-3)
-    before = listing(folder / "regression")
-    again = tiny_experiments.run(*arguments)
-    assert again.json == first.json
-    assert "3 runs are done, 0 are to do" in again.stderr
-    assert listing(folder / "regression") == before
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
+from forked_scripts import ROOT, ForkedPopen
 from tiny_experiments import listing, metrics, run, start_function, weights
 
 from distilcli.cli.app import main
@@ -254,17 +255,16 @@ def test_accelerate_launch_with_fsdp_is_refused(tiny_world, tmp_path):
         "use_cpu: true\nfsdp_config: {fsdp_version: 2}\n",
         encoding="utf-8",
     )
-    launched = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)),
-            *("-m", "distilcli", "train"),
-            *("--config", str(tiny_world.config), f"output_dir={tmp_path / 'runs'}"),
-        ],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert launched.returncode != 0
-    assert "accelerate is configured for FSDP" in launched.stderr
+    words = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)),
+        *("-m", "distilcli", "train"),
+        *("--config", str(tiny_world.config), f"output_dir={tmp_path / 'runs'}"),
+    ]
+    python_path = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    with (
+        (tmp_path / "stderr").open("w") as stream,
+        ForkedPopen(words, env=os.environ | python_path, stderr=stream) as launched,
+    ):
+        assert launched.wait() != 0
+    assert "accelerate is configured for FSDP" in (tmp_path / "stderr").read_text()
     assert not (tmp_path / "runs").exists()
