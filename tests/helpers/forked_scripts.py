@@ -137,7 +137,7 @@ def _become(words: tuple[str, ...], env: dict[str, str], streams: dict[int, Conn
 
 def _run(*words: str) -> None:
     """What `python WORDS` does."""
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if words[0] == "-u":
         words = words[1:]
     if words[:2] == ("-m", "torch.distributed.run"):
