@@ -6,7 +6,7 @@ the other. The hardware deals out whole groups, so no partition changes what is 
 
 import numpy as np
 
-from distilcli.batches.plan import Draws, StepPlan, balanced_bins
+from distilcli.batches.plan import Draws, StepPlan, bins_of_rank
 from distilcli.errors import ConfigError
 
 
@@ -64,8 +64,8 @@ class GroupedPlan(StepPlan):
         draws = self.draws(step)
         starts = np.arange(0, len(draws), self.samples_per_group)
         tokens = np.add.reduceat(self.lengths[draws.samples].astype(np.int64), starts)
-        bins = balanced_bins(tokens, self.tokens_per_micro_batch, world_size)
-        return [draws.at(self._places(groups, len(draws))) for groups in bins[rank::world_size]]
+        bins = bins_of_rank(tokens, self.tokens_per_micro_batch, rank, world_size)
+        return [draws.at(self._places(groups, len(draws))) for groups in bins]
 
     def _places(self, groups: list[int], num_draws: int) -> list[int]:
         size = self.samples_per_group

@@ -160,8 +160,23 @@ class StepPlan:
         """
         draws = self.draws(step)
         lengths = self.lengths[draws.samples]
-        bins = balanced_bins(lengths, self.tokens_per_micro_batch, world_size)
-        return [draws.at(places) for places in bins[rank::world_size]]
+        bins = bins_of_rank(lengths, self.tokens_per_micro_batch, rank, world_size)
+        return [draws.at(places) for places in bins]
+
+
+def bins_of_rank(
+    lengths: np.ndarray, tokens_per_bin: int, rank: int, world_size: int
+) -> list[list[int]]:
+    """Places in `lengths` of each micro-batch of a rank, as many as every other rank has.
+
+    Every rank has as many tokens as the others and sequences of all lengths, and each of its
+    micro-batches those of similar length.
+
+    Raises:
+        ConfigError: one sequence alone is over the bound.
+    """
+    bins = balanced_bins(lengths, tokens_per_bin, world_size)[rank::world_size]
+    return of_similar_lengths(bins, lengths, tokens_per_bin)
 
 
 def balanced_bins(lengths: np.ndarray, tokens_per_bin: int, multiple: int) -> list[list[int]]:
@@ -200,3 +215,30 @@ def balanced_bins(lengths: np.ndarray, tokens_per_bin: int, multiple: int) -> li
         if max(heap)[0] <= tokens_per_bin:
             return bins
         rounds += 1
+
+
+def of_similar_lengths(
+    bins: list[list[int]], lengths: np.ndarray, tokens_per_bin: int
+) -> list[list[int]]:
+    """What some bins hold, dealt to as many that each hold sequences of similar length.
+
+    On a CPU, attention computes sequences of similar length together, and what runs on padded
+    batches has less to pad. The bins differ in their tokens by less than the longest sequence. The
+    old ones stay where a new one would be empty or over the bound.
+
+    Args:
+        bins: of one process; places in `lengths`.
+        lengths: tokens of each sequence.
+        tokens_per_bin: bound on the tokens in one bin.
+    """
+    places = np.array([place for one in bins for place in one], dtype=np.int64)
+    places = places[np.lexsort((places, -lengths[places]))]
+    ends = np.cumsum(lengths[places])
+    # Cut where the tokens so far come nearest to an equal share.
+    middles = ends - lengths[places] / 2
+    shares = int(lengths[places].sum()) / len(bins) * np.arange(1, len(bins))
+    dealt = np.split(places, np.searchsorted(middles, shares))
+    sums = [int(lengths[one].sum()) for one in dealt]
+    if min(sums) == 0 or max(sums) > tokens_per_bin:
+        return bins
+    return [one.tolist() for one in dealt]

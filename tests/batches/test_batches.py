@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from packed_batches import CLS, SEP, make_masker, random_split
 
 from distilcli.batches.masked import PackedBatch, held_out_batches, pack_masked
-from distilcli.batches.plan import STEP_PLAN, Draws, StepPlan, balanced_bins
+from distilcli.batches.plan import (
+    STEP_PLAN,
+    Draws,
+    StepPlan,
+    balanced_bins,
+    bins_of_rank,
+    of_similar_lengths,
+)
 from distilcli.errors import ConfigError
 from distilcli.text.row import IGNORE_INDEX
 
@@ -206,6 +213,41 @@ def test_bins_stay_empty_where_sequences_are_few():
     """Three sequences that pair badly need two rounds of two processes."""
     assert balanced_bins(np.full(3, 40), 64, 2) == [[0], [1], [2], []]
     assert balanced_bins(np.array([5]), 64, 3) == [[0], [], []]
+
+
+@given(
+    st.lists(st.integers(1, 64), min_size=1, max_size=40),
+    st.integers(64, 200),
+    st.sampled_from(WORLD_SIZES),
+)
+def test_a_rank_has_as_many_tokens_as_the_others(sizes, bound, world_size):
+    """And as many micro-batches, none over the bound, and none empty that need not be."""
+    sizes = np.array(sizes, np.int32)
+    by_rank = [bins_of_rank(sizes, bound, rank, world_size) for rank in range(world_size)]
+    bins = [one for of_rank in by_rank for one in of_rank]
+    assert len({len(of_rank) for of_rank in by_rank}) == 1
+    assert sorted(place for one in bins for place in one) == list(range(len(sizes)))
+    assert max(int(sizes[one].sum()) for one in bins) <= bound
+    assert sum(map(bool, bins)) == min(len(bins), len(sizes))
+    for one in bins:
+        assert sizes[one].tolist() == sorted(sizes[one], reverse=True)
+
+
+def test_each_micro_batch_holds_sequences_of_similar_length():
+    sizes = np.array([10, 40, 20, 39, 20, 11, 10, 50])
+    assert bins_of_rank(sizes, 120, 0, 1) == [[7, 1], [3, 2, 4, 5, 0, 6]]
+    # Of two ranks, each has long ones and short ones.
+    by_rank = [bins_of_rank(sizes, 60, rank, 2) for rank in range(2)]
+    assert by_rank == [[[7], [3, 5]], [[1], [2, 4, 0, 6]]]
+
+
+def test_bins_that_would_be_too_full_or_empty_stay_as_they_are():
+    """By length the first of two bins would hold 50 and 40 tokens, or nothing."""
+    sizes = np.array([50, 40, 30, 30])
+    assert of_similar_lengths([[0, 3], [1, 2]], sizes, 90) == [[0, 1], [2, 3]]
+    assert of_similar_lengths([[0, 3], [1, 2]], sizes, 89) == [[0, 3], [1, 2]]
+    assert of_similar_lengths([[0], [1], [2]], np.array([90, 2, 1]), 90) == [[0], [1], [2]]
+    assert of_similar_lengths([[0], []], np.array([5]), 90) == [[0], []]
 
 
 def test_among_more_processes_than_sequences_some_have_none():
