@@ -24,8 +24,8 @@ from distilcli.models.variable_length import has_kernel, variable_length_attenti
 from distilcli.models.windowed_attention import windowed_attention
 
 PACKED = "distilcli_packed"
-# Tokens up to which products in groups are faster than PyTorch's own kernel, sequence by sequence.
-_LONGEST_GROUPED = 256
+# Tokens of a sequence up to which training without dropout keeps all probabilities of attention.
+_LONGEST_KEPT = 512
 # By the modules that call attention. Compiled layers know nothing of them (`is_listened_to`).
 _LISTENERS: WeakKeyDictionary[nn.Module, list[Callable[[Tensor, Tensor], None]]] = (
     WeakKeyDictionary()
@@ -186,16 +186,14 @@ def packed_attention(
 def _is_grouped(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float
 ) -> bool:
-    """Whether attention is computed in groups, which is faster on a CPU.
-
-    Only in training: how a group rounds depends on what else is in the micro-batch, and what a
-    teacher says of a sequence must not.
-    """
-    if query.device.type != "cpu" or not _has_gradient(query, key, value):
+    """Whether attention is computed in groups, which is faster on a CPU but keeps probabilities."""
+    if query.device.type != "cpu":
         return False
     if dropout:
         return can_drop(query, dropout)
-    return query.dtype == torch.bfloat16 and packing.max_length <= _LONGEST_GROUPED
+    if query.dtype != torch.bfloat16:
+        return False
+    return packing.max_length <= _LONGEST_KEPT or not _has_gradient(query, key, value)
 
 
 def _has_gradient(*tensors: Tensor) -> bool:

@@ -1,14 +1,15 @@
 """Attention over packed sequences on a CPU, in groups of similar length.
 
 A call for each length would cost more than its arithmetic, and in bf16 make kernels for every
-length anew. So sequences of similar length are padded to the longest of them, within attention
-alone, and a micro-batch becomes a handful of products. Products run in the precision of what they
-are given; scores and their softmax are in fp32 at least.
-Shapes: H=heads T=tokens of all sequences D=head N=sequences of a group L=their padded length
-P=places of all groups, each a head of a token or of padding.
+length anew. So sequences are padded to a multiple of some tokens, within attention alone, and a
+micro-batch becomes a handful of products. Products run in the precision of what they are given;
+scores and their softmax are in fp32 at least.
+Shapes: H=heads T=tokens of all sequences D=head R=heads of the sequences of a group L=their padded
+length P=places of all groups, each a head of a token or of padding.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,23 +20,24 @@ from torch.autograd.function import once_differentiable
 
 from distilcli.models.dropout import KeptBits
 
-# A sequence joins a group if it is longer than this share of its longest.
-_SHORTEST = 0.75
-# Padded lengths are multiples of it: few lengths need few kernels.
-_MULTIPLE = 8
+# Lengths are rounded up to a multiple of the first number, from the second on of twice that. Few
+# lengths mean few calls and few kernels; a sequence of 64 tokens more computes half as much again.
+_MULTIPLE, _LONG = 16, 128
+# Scores that a thread computes at once: few enough for a cache, enough for large products.
+_SCORES = 1 << 19
 
 
 @dataclass(frozen=True)
 class Group:
-    """Sequences of similar length.
+    """Heads of sequences that are padded to one length: as many as are computed at once.
 
     Attributes:
-        shape: N x H, L.
+        shape: R, L.
         bias: added to the scores: 0 for tokens, -inf for padding; none where nothing is padded.
     """
 
     shape: tuple[int, int]
-    bias: Float[Tensor, "NxH 1 L"] | None
+    bias: Float[Tensor, "R 1 L"] | None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Groups:
     """A micro-batch, divided.
 
     Attributes:
-        groups: from the longest sequences to the shortest.
+        groups: those of one length follow each other.
         places: of the T x H rows of tokens and heads the one at each place; T x H for padding.
         rows: the place of each of these rows.
     """
@@ -56,42 +58,43 @@ class Groups:
     def of(cls, lengths: Sequence[int], num_heads: int) -> "Groups":
         """Of sequences of these lengths, end to end."""
         tokens = torch.arange(sum(lengths)).split(list(lengths))
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         heads = torch.arange(num_heads)[None, :, None]
         padding = sum(lengths) * num_heads
         groups, places = [], []
-        for members in _similar(order, lengths):
+        for padded, members in _by_padded_length(lengths).items():
             group = torch.nn.utils.rnn.pad_sequence(
                 [tokens[index] for index in members], batch_first=True, padding_value=-1
             )
-            is_padded = lengths[members[0]] != lengths[members[-1]]
-            if is_padded:
-                filling = -group.shape[1] % _MULTIPLE
-                group = torch.nn.functional.pad(group, (0, filling), value=-1)
+            group = torch.nn.functional.pad(group, (0, padded - group.shape[1]), value=-1)
             is_padding = group < 0
             bias = None
-            if is_padded:
+            if is_padding.any():
                 bias = torch.zeros(group.shape).masked_fill_(is_padding, -torch.inf)
                 bias = bias.repeat_interleave(num_heads, dim=0)[:, None]
             rows = group[:, None] * num_heads + heads
             places.append(rows.masked_fill_(is_padding[:, None], padding).flatten())
-            groups.append(Group((len(members) * num_heads, group.shape[1]), bias))
+            at_once = max(1, _SCORES * torch.get_num_threads() // padded**2)
+            for first in range(0, len(members) * num_heads, at_once):
+                part = slice(first, min(first + at_once, len(members) * num_heads))
+                of_part = None if bias is None else bias[part]
+                groups.append(Group((part.stop - part.start, padded), of_part))
         place_of = torch.cat(places)
         row_places = torch.empty(padding + 1, dtype=torch.int64)
         row_places[place_of] = torch.arange(len(place_of))
         return cls(tuple(groups), place_of, row_places[:padding])
 
 
-def _similar(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Sequences, longest first, cut where one is too short for its group."""
-    members: list[int] = []
-    for index in order:
-        if members and lengths[index] <= _SHORTEST * lengths[members[0]]:
-            yield members
-            members = []
-        members.append(index)
-    if members:
-        yield members
+def _by_padded_length(lengths: Sequence[int]) -> dict[int, list[int]]:
+    """Indices of sequences by the length that they are padded to.
+
+    It is a matter of a sequence's own length alone, whatever else is in the micro-batch: what a
+    teacher says of a sequence must not depend on its neighbours.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        multiple = _MULTIPLE if length <= _LONG else 2 * _MULTIPLE
+        groups.setdefault(-(-length // multiple) * multiple, []).append(index)
+    return groups
 
 
 def grouped_attention(
@@ -114,7 +117,8 @@ def grouped_attention(
     """
     num_heads, num_tokens, size = query.shape[1:]
     scaling = size**-0.5 if scaling is None else scaling
-    rows = [tensor[0].transpose(0, 1).reshape(-1, size) for tensor in (query, key, value)]
+    # squeeze, not [0]: its backward would copy the gradient into zeros.
+    rows = [tensor.squeeze(0).transpose(0, 1).reshape(-1, size) for tensor in (query, key, value)]
     output: Tensor = _GroupedAttention.apply(*rows, groups, dropout, scaling)
     return output.view(1, num_tokens, num_heads, size)
 
@@ -138,9 +142,12 @@ class _GroupedAttention(torch.autograd.Function):
             padded = [rows.index_select(0, places) for rows in (query, key, value)]
             outputs = torch.empty_like(padded[0])
             kept = []
-            parts = (_parts(tensor, groups) for tensor in (*padded, outputs))
+            # Scores are in fp32 at least, as those of some size need it.
+            dtype = torch.promote_types(query.dtype, torch.float32)
+            exact = (rows.to(dtype) for rows in padded[:2])
+            parts = (_parts(tensor, groups) for tensor in (*exact, padded[2], outputs))
             for group, q, k, v, output in zip(groups.groups, *parts, strict=True):
-                probabilities = _probabilities(q, k, group.bias, scaling).to(v.dtype)
+                probabilities = _probabilities(q, k, group.bias, scaling, v.dtype).to(v.dtype)
                 bits = KeptBits(probabilities.shape, dropout) if dropout else None
                 if needs_gradient:
                     kept.append((probabilities, bits))
@@ -183,19 +190,38 @@ class _GroupedAttention(torch.autograd.Function):
 
 
 def _probabilities(
-    query: Float[Tensor, "NxH L D"],
-    key: Float[Tensor, "NxH L D"],
-    bias: Float[Tensor, "NxH 1 L"] | None,
+    query: Float[Tensor, "R L D"],
+    key: Float[Tensor, "R L D"],
+    bias: Float[Tensor, "R 1 L"] | None,
     scaling: float,
-) -> Float[Tensor, "NxH L L"]:
-    """In fp32 at least, as scores of some size need it."""
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    q, k = query.to(dtype) * scaling, key.to(dtype).transpose(1, 2)
-    scores = torch.bmm(q, k) if bias is None else torch.baddbmm(bias.to(dtype), q, k)
+    comes_from: torch.dtype,
+) -> Float[Tensor, "R L L"]:
+    """Of queries and keys that come from another precision."""
+    keys = key.transpose(1, 2)
+    with _bf16_products() if comes_from == torch.bfloat16 else nullcontext():
+        if bias is None:
+            scores = torch.baddbmm(query.new_empty(()), query, keys, beta=0, alpha=scaling)
+        else:
+            scores = torch.baddbmm(bias.to(query.dtype), query, keys, alpha=scaling)
     return torch.softmax(scores, dim=-1)
 
 
-def _parts(tensor: Float[Tensor, "P D"], groups: Groups) -> list[Float[Tensor, "NxH L D"]]:
+@contextmanager
+def _bf16_products() -> Iterator[None]:
+    """Have products of fp32 made by instructions for bf16, if there are any.
+
+    Of numbers that come from bf16 this loses nothing: products and sums are in fp32 as before.
+    """
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def _parts(tensor: Float[Tensor, "P D"], groups: Groups) -> list[Float[Tensor, "R L D"]]:
     """The places of each group."""
     shapes = [group.shape for group in groups.groups]
     parts = tensor.split([rows * length for rows, length in shapes])

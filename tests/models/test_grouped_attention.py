@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from distilcli.models import grouped_attention as grouped_module
 from distilcli.models.dropout import KeptBits
 from distilcli.models.grouped_attention import Groups, grouped_attention
 
@@ -31,15 +32,52 @@ def gradients(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Te
     return list(torch.autograd.grad((output * weights.to(output.dtype)).sum(), inputs))
 
 
-def test_sequences_are_grouped_with_those_of_similar_length():
-    groups = Groups.of((4, 8, 7, 8, 20), 2)
-    shapes = [group.shape for group in groups.groups]
-    assert shapes == [(2, 20), (6, 8), (2, 4)]
-    assert [group.bias is None for group in groups.groups] == [True, False, True]
-    # Of the 7 tokens one place is padding, in each head.
-    assert groups.groups[1].bias.isinf().sum() == 2
-    assert (groups.places == 2 * 47).sum() == 2
-    assert torch.equal(groups.places[groups.rows], torch.arange(2 * 47))
+def test_sequences_are_grouped_by_the_length_they_are_padded_to():
+    groups = Groups.of((4, 16, 7, 16, 20, 32, 129), 2)
+    assert [group.shape for group in groups.groups] == [(8, 16), (4, 32), (2, 160)]
+    assert Groups.of((16, 16), 2).groups[0].bias is None
+    # Of the 4, 7, 20 and 129 tokens 12, 9, 12 and 31 places are padding, in each head.
+    assert [int(group.bias.isinf().sum()) for group in groups.groups] == [42, 24, 62]
+    assert (groups.places == 2 * 224).sum() == 2 * 64
+    assert torch.equal(groups.places[groups.rows], torch.arange(2 * 224))
+
+
+def test_no_more_scores_are_computed_at_once_than_a_cache_holds(monkeypatch):
+    """And never less than those of one head."""
+    monkeypatch.setattr(grouped_module, "_SCORES", 3 * 16 * 16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    shapes = [group.shape for group in Groups.of((16, 9, 12, 40), 4).groups]
+    assert shapes == [(6, 16), (6, 16), (1, 48), (1, 48), (1, 48), (1, 48)]
+
+
+@pytest.mark.parametrize("scores", [1, 1000])
+def test_groups_may_be_cut_anywhere(monkeypatch, scores):
+    """The same numbers are dropped, however many threads there are."""
+    inputs = random_inputs(torch.float64)
+    torch.manual_seed(3)
+    whole = grouped_attention(*inputs, Groups.of(LENGTHS, NUM_HEADS), 0.3, None)
+    monkeypatch.setattr(grouped_module, "_SCORES", scores)
+    cut = Groups.of(LENGTHS, NUM_HEADS)
+    assert len(cut.groups) > 2
+    torch.manual_seed(3)
+    found = grouped_attention(*inputs, cut, 0.3, None)
+    torch.testing.assert_close(found, whole, rtol=1e-13, atol=1e-13)
+    for one, other in zip(gradients(found, inputs), gradients(whole, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_is_said_of_a_sequence_does_not_depend_on_its_neighbours(dtype):
+    """To the last bit: a sequence of another group, or of another length in its own."""
+    inputs = [tensor.detach() for tensor in random_inputs(dtype)]
+    together = grouped_attention(*inputs, Groups.of(LENGTHS, NUM_HEADS), 0.0, None)
+    first = 0
+    for length in LENGTHS:
+        place = slice(first, first + length)
+        alone = [tensor[:, :, place] for tensor in inputs]
+        found = grouped_attention(*alone, Groups.of([length], NUM_HEADS), 0.0, None)
+        assert torch.equal(found, together[:, place])
+        first += length
 
 
 @pytest.mark.parametrize("scaling", [None, 0.5])
@@ -63,10 +101,13 @@ def test_in_bf16_products_are_rounded_and_scores_are_not():
         inputs[0] *= 4
         inputs[1] *= 4
     exact = exact_copies(inputs)
+    before = torch.backends.mkldnn.matmul.fp32_precision
     with torch.autocast("cpu", torch.bfloat16):
         found = grouped_attention(*inputs, Groups.of(LENGTHS, NUM_HEADS), 0.0, None)
     expected = by_sequence(exact)
     assert found.dtype == torch.bfloat16
+    # What was changed for the products of scores is as before.
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
     pairs = [(found, expected)]
     pairs += zip(gradients(found, inputs), gradients(expected, exact), strict=True)
     for one, other in pairs:
