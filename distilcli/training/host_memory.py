@@ -17,8 +17,9 @@ import os
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _BYTES = 2**30
-# The layers of a micro-batch share some twenty shapes.
-_NUM_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
+# The layers of a micro-batch share some twenty shapes of their own, and five for each length that
+# sequences are padded to in attention.
+_NUM_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 
 
 def settle_host_memory() -> bool:
