@@ -1,9 +1,12 @@
 """The terms on logits over the vocabulary, for all tokens of a micro-batch, without full logits.
 
 `fused_vocabulary_losses` goes through the tokens chunk by chunk, forward and backward in one pass,
-so [tokens, vocabulary] never exists. The logits of a chunk lie as [vocabulary, tokens], cut into
-blocks of the vocabulary: matrix products with a vocabulary's width run at half their speed on a
-CPU, and what is done to a block is done while a cache holds it.
+so [tokens, vocabulary] never exists.
+
+The logits of a chunk lie side by side for each token (`one_pass.py`). On a CPU, what is done to
+them is done to a block of tokens at a time, while a cache holds it. Its products in fp32 run at
+half their speed with a vocabulary's width, so there logits lie as [vocabulary, tokens], cut into
+blocks of the vocabulary.
 
 What is computed of the logits is a matter of the terms (`terms.py`), which are shown every chunk,
 and then every block of it.
@@ -26,11 +29,13 @@ from distilcli.losses.one_pass import (
 )
 from distilcli.losses.terms import VocabularyTerm
 
-# Logits of a chunk: few enough for memory, enough to spend little time on adding up gradients.
-_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
+# Bytes of a model's logits of a chunk: few enough for memory, enough to spend little time on adding
+# up gradients.
+_CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}
 _MIN_CHUNK_TOKENS = 64
-# Rows of the vocabulary in a block. A GPU has no use for blocks.
-_BLOCK_ROWS = {"cpu": 1024}
+# Rows of the vocabulary in a block, and logits in a block of tokens. A GPU has no use for blocks.
+_BLOCK_ROWS = 1024
+_BLOCK_ELEMENTS = {"cpu": 1 << 19}
 
 
 class Projection(NamedTuple):
@@ -84,20 +89,22 @@ def fused_vocabulary_losses(
         terms: what is computed of the logits.
         coefficients: of each term, weight over global count.
         chunk_tokens: tokens whose logits are held at once; None: by the vocabulary and device.
-        block_rows: rows of the vocabulary whose logits are made at once; None: by the device, 0:
-            all of them, as on a GPU (`one_pass.py`).
+        block_rows: rows of the vocabulary whose logits are made at once; None: by the device and
+            precision, 0: all of them (`one_pass.py`).
         compiled: whether what is done to logits is compiled, where all rows are made at once.
 
     Returns:
         total = sum over terms of coefficient * sum, and the sums.
     """
-    vocab_size = student.weight.shape[0]
     device_type = student.features.device.type
+    logit_bytes = _compute_dtype(student.features).itemsize
     if block_rows is None:
-        block_rows = _BLOCK_ROWS.get(device_type, 0)
+        in_rows = isinstance(teacher, Mixture) or logit_bytes > 2
+        block_rows = _BLOCK_ROWS if in_rows and device_type == "cpu" else 0
     if chunk_tokens is None:
-        elements = _CHUNK_ELEMENTS.get(device_type, _CHUNK_ELEMENTS["cuda"])
-        chunk_tokens = max(_MIN_CHUNK_TOKENS, elements // vocab_size)
+        token_bytes = logit_bytes * student.weight.shape[0]
+        of_chunk = _CHUNK_BYTES.get(device_type, _CHUNK_BYTES["cuda"])
+        chunk_tokens = max(_MIN_CHUNK_TOKENS, of_chunk // token_bytes)
     total, sums = _FusedVocabularyLosses.apply(
         *student, teacher, labels, terms, coefficients, chunk_tokens, block_rows, compiled
     )
@@ -131,9 +138,11 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         sums = torch.zeros(len(terms), dtype=sum_dtype, device=features.device)
         gradients: _Gradients | None = None
         if any(ctx.needs_input_grad[:3]):
+            # What the first chunk writes need not be zeros.
+            new = torch.empty_like if len(features) else torch.zeros_like
             gradients = (
-                torch.zeros_like(features, dtype=sum_dtype),
-                torch.zeros_like(weight, dtype=sum_dtype),
+                new(features, dtype=sum_dtype),
+                new(weight, dtype=sum_dtype),
                 torch.zeros_like(bias, dtype=sum_dtype),
             )
 
@@ -164,8 +173,12 @@ class _FusedVocabularyLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *((gradient * grad_total).to(dtype) for gradient, dtype in gradients), *([None] * 7)
+        gradients = ctx.saved_tensors
+        # In training it is 1, but a GPU would have to be waited for to know.
+        if grad_total.is_cuda or grad_total != 1:
+            gradients = [gradient * grad_total for gradient in gradients]
+        found = zip(gradients, ctx.dtypes, strict=True)
+        return *(gradient.to(dtype) for gradient, dtype in found), *([None] * 7)
 
 
 class _Projection(NamedTuple):
@@ -272,8 +285,9 @@ class _Head(NamedTuple):
             of_features, of_weight, of_bias = gradients
             of_bias[rows] += gradient.sum(dim=1)
             gradient = gradient.to(inputs.dtype)
-            _add_product(of_weight[rows], gradient, inputs)
-            _add_product(of_features[tokens], gradient.T, self.student.weight[rows])
+            _put_product(of_weight[rows], gradient, inputs, tokens.start == 0)
+            weight = self.student.weight[rows]
+            _put_product(of_features[tokens], gradient.T, weight, rows.start == 0)
 
     def at_once(
         self,
@@ -291,24 +305,31 @@ class _Head(NamedTuple):
         if self.teacher is not None:
             teacher, teacher_bias = self.teacher.product(tokens)
         compute = compiled_chunk_losses() if compiled else chunk_losses
-        found = compute(
-            self.student.product(inputs),
-            self.student.bias,
-            teacher,
-            teacher_bias,
-            labels,
-            vocab_size,
-            self.terms,
-            self.coefficients,
-        )
-        sums += found.sums
+        student = self.student.product(inputs)
+        of_logits = torch.empty_like(student)
+        elements = _BLOCK_ELEMENTS.get(features.device.type, student.numel())
+        for some in _slices(len(inputs), max(1, elements // student.shape[1])):
+            found = compute(
+                student[some],
+                self.student.bias,
+                None if teacher is None else teacher[some],
+                teacher_bias,
+                labels[some],
+                vocab_size,
+                self.terms,
+                self.coefficients,
+            )
+            sums += found.sums
+            if gradients is not None:
+                of_logits[some] = found.gradient
+                # Of what has been rounded, as the gradients of weight and features are.
+                gradients[2].add_(found.gradient.sum(dim=0, dtype=sums.dtype)[:vocab_size])
         if gradients is not None:
-            of_features, of_weight, of_bias = gradients
-            # Of what has been rounded, as the gradients of weight and features are.
-            of_bias += found.gradient.sum(dim=0, dtype=of_bias.dtype)[:vocab_size]
+            of_features, of_weight, _ = gradients
             # Filled as it is, for the sake of strides: the products with what fills up are 0.
-            of_weight += (found.gradient.T @ inputs)[:vocab_size]
-            _add_product(of_features[tokens], found.gradient, self.student.weight)
+            of_filled = of_logits.T @ inputs
+            _put(of_weight, of_filled[:vocab_size], tokens.start == 0)
+            _put_product(of_features[tokens], of_logits, self.student.weight, True)
 
 
 def _losses_of(
@@ -344,14 +365,25 @@ def _slices(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _add_product(
-    target: Float[Tensor, "a b"], one: Float[Tensor, "a c"], other: Float[Tensor, "c b"]
+def _put_product(
+    target: Float[Tensor, "a b"],
+    one: Float[Tensor, "a c"],
+    other: Float[Tensor, "c b"],
+    is_first: bool,
 ) -> None:
-    """Add one @ other in place, in the target's precision."""
+    """Write one @ other, or add it to what was written first, in the target's precision."""
     if one.dtype == target.dtype:
-        target.addmm_(one, other)
+        target.addmm_(one, other, beta=0 if is_first else 1)
     else:
-        target += one @ other
+        _put(target, one @ other, is_first)
+
+
+def _put(target: Tensor, part: Tensor, is_first: bool) -> None:
+    """Write a part, or add it to what was written first."""
+    if is_first:
+        target.copy_(part)
+    else:
+        target.add_(part)
 
 
 def _compute_dtype(features: Tensor) -> torch.dtype:

@@ -22,6 +22,7 @@ class Logits:
     def __init__(self, blocks: list[Tensor]) -> None:
         self._blocks = blocks
         self._log_sums: dict[tuple[float, bool], Tensor] = {}
+        self._probs: dict[tuple[float, bool], Tensor] = {}
 
     @property
     def blocks(self) -> list[Tensor]:
@@ -45,8 +46,12 @@ class Logits:
         # Not the number itself: a compiler that sees it as a key takes it for a constant.
         key = temperature, first is None
         if key not in self._log_sums:
-            sums = [_log_sum_exp(block[:, :first], 1.0 / temperature) for block in self.blocks]
-            self._log_sums[key] = _log_sum_of(sums)
+            parts = [block[:, :first] for block in self.blocks]
+            if _is_softmax_fast(parts):
+                self._log_sums[key], self._probs[key] = _softmax(parts[0], 1.0 / temperature)
+            else:
+                sums = [_log_sum_exp(part, 1.0 / temperature) for part in parts]
+                self._log_sums[key] = _log_sum_of(sums)
         return self._log_sums[key]
 
     def log_probs(
@@ -63,7 +68,9 @@ class Logits:
         self, index: int, temperature: float = 1.0, first: int | None = None
     ) -> Float[Tensor, "rows tokens"]:
         """Probabilities in block `index`, as a tensor of their own."""
-        return self.log_probs(index, temperature, first).exp_()
+        self.log_sum(temperature, first)
+        found = self._probs.pop((temperature, first is None), None)
+        return self.log_probs(index, temperature, first).exp_() if found is None else found
 
 
 class MixedLogits(Logits):
@@ -98,6 +105,12 @@ class MixedLogits(Logits):
     ) -> Float[Tensor, "rows tokens"]:
         """See `Logits.log_probs`."""
         return self.at(temperature).log_probs(index, temperature, first)
+
+    def probs(
+        self, index: int, temperature: float = 1.0, first: int | None = None
+    ) -> Float[Tensor, "rows tokens"]:
+        """See `Logits.probs`."""
+        return self.at(temperature).probs(index, temperature, first)
 
 
 class Mixing:
@@ -147,6 +160,27 @@ def sum_of_products(
     if not one.is_contiguous():
         one, other = one.T, other.T
     return torch.dot(one.reshape(-1), other.reshape(-1))
+
+
+def _is_softmax_fast(blocks: list[Tensor]) -> bool:
+    """Whether a CPU has the logits of each token side by side.
+
+    PyTorch's softmax along memory then takes less time than the exponentials alone.
+    """
+    if torch.compiler.is_compiling() or len(blocks) > 1 or not blocks[0].numel():
+        return False
+    return blocks[0].device.type == "cpu" and blocks[0].T.is_contiguous()
+
+
+def _softmax(
+    logits: Float[Tensor, "rows tokens"], scale: float
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "rows tokens"]]:
+    """logsumexp(scale * logits) over the rows, and the softmax that it normalises."""
+    scaled = logits.T * scale
+    probs = torch.softmax(scaled, dim=-1)
+    # Of the largest logit, whose probability cannot be rounded to 0.
+    log_sum = scaled.amax(dim=-1).sub_(probs.amax(dim=-1).log_())
+    return log_sum, probs.T
 
 
 def _log_sum_exp(logits: Float[Tensor, "rows tokens"], scale: float) -> Float[Tensor, " tokens"]:

@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from live_elements import LiveElements
 from torch import Tensor
 
+from distilcli.losses import fused_head
 from distilcli.losses.fused_head import Projection
+from distilcli.losses.logits import Logits
 from distilcli.losses.masked_lm import MaskedLM
 from distilcli.losses.soft_targets import SoftTargets, soft_target_kl
 from distilcli.losses.terms import Divergence
@@ -52,6 +54,35 @@ def test_fused_head_is_the_formulas(with_teacher, num_masked, chunk_tokens, bloc
         gradients(1.7 * found.total, student), gradients(1.7 * expected[0], student), strict=True
     ):
         close(one, other)
+
+
+@pytest.mark.parametrize("num_masked", [0, 4, TOKENS])
+@pytest.mark.parametrize("chunk_tokens", [5, None])
+def test_blocks_of_tokens_are_the_formulas(monkeypatch, num_masked, chunk_tokens):
+    """Blocks of two tokens, of which one may have a label and the other none."""
+    monkeypatch.setattr(fused_head, "_BLOCK_ELEMENTS", {"cpu": 128})
+    student, teacher = projections()
+    labels = labels_of(num_masked)
+    found = fused(student, teacher, labels, list(TERMS), 2.0, chunk_tokens, block_rows=0)
+    expected = plain(student, teacher, labels, list(TERMS), 2.0)
+    for one, other in zip(found, expected, strict=True):
+        close(one, other.detach())
+    of_found, of_expected = gradients(found.total, student), gradients(expected[0], student)
+    for one, other in zip(of_found, of_expected, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("first", [None, 2])
+def test_softmax_of_tokens_that_lie_side_by_side(first):
+    """Whatever the logits are, and though the probabilities may be changed by who gets them."""
+    values = torch.stack([randn(VOCAB), 1e3 * randn(VOCAB), randn(VOCAB)])
+    values[0, 3:] = -1e30  # as ids that fill up have it
+    logits = Logits([values.T])
+    expected = values[:first].mul(0.5).softmax(dim=-1).T
+    for _ in range(2):
+        close(logits.log_sum(2.0, first), values[:first].mul(0.5).logsumexp(dim=-1))
+        close(logits.probs(0, 2.0, first), expected)
+        logits.probs(0, 2.0, first).zero_()
 
 
 @each_term
@@ -224,6 +255,25 @@ def test_the_temperature_must_be_positive():
 )
 def test_full_logits_are_never_made(tokens, vocab, chunk_tokens):
     """Alive are the logits of student and teacher, of one chunk, and a few blocks."""
+    alive = most_alive(tokens, vocab, chunk_tokens)
+    in_chunk = chunk_tokens or max(64, (1 << 23) // vocab)
+    logits = 2 * in_chunk * vocab
+    assert logits < alive < logits + 8 * 1_024 * in_chunk + 4 * 4 * (tokens + vocab)
+    assert alive < 2 * tokens * vocab
+
+
+@pytest.mark.slow
+def test_full_logits_are_never_made_in_bf16():
+    """Alive are the logits of student and teacher and their gradient, of one chunk."""
+    tokens, vocab = 1_500, 30_522
+    with torch.autocast("cpu", torch.bfloat16):
+        alive = most_alive(tokens, vocab, None)
+    of_chunk = 3 * (1 << 24)
+    assert 0.95 * of_chunk < alive < of_chunk + 12 * (1 << 19) + 12 * 4 * (tokens + vocab)
+
+
+def most_alive(tokens: int, vocab: int, chunk_tokens: int | None) -> int:
+    """Elements that are alive at most while all terms are computed, forward and backward."""
     student, teacher = (
         Projection(torch.randn(tokens, 4), torch.randn(vocab, 4), torch.randn(vocab))
         for _ in range(2)
@@ -235,10 +285,7 @@ def test_full_logits_are_never_made(tokens, vocab, chunk_tokens):
         fused(
             student, teacher, labels, list(TERMS), 2.0, chunk_tokens, dtype=torch.float32
         ).total.backward()
-    in_chunk = chunk_tokens or max(64, (1 << 23) // vocab)
-    logits = 2 * in_chunk * vocab
-    assert logits < elements.peak < logits + 8 * 1_024 * in_chunk + 4 * 4 * (tokens + vocab)
-    assert elements.peak < 2 * tokens * vocab
+    return elements.peak
 
 
 def test_the_memory_check_would_notice():
