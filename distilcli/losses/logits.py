@@ -176,7 +176,7 @@ def _softmax(
     logits: Float[Tensor, "rows tokens"], scale: float
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "rows tokens"]]:
     """logsumexp(scale * logits) over the rows, and the softmax that it normalises."""
-    scaled = logits.T * scale
+    scaled = logits.T if scale == 1.0 else logits.T * scale
     probs = torch.softmax(scaled, dim=-1)
     # Of the largest logit, whose probability cannot be rounded to 0.
     log_sum = scaled.amax(dim=-1).sub_(probs.amax(dim=-1).log_())
