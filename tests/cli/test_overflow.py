@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("alone_and_offline")
 @pytest.fixture
 def poisoned(tiny_world, tmp_path) -> Path:
     """An experiment whose teacher overflows on one word, which one line of text has."""
-    lines = documents()
-    lines[200] = lines[200].replace(".", f"{RARE_WORD} {RARE_WORD} {RARE_WORD} .")
+    lines = documents(60)
+    lines[30] = lines[30].replace(".", f"{RARE_WORD} {RARE_WORD} {RARE_WORD} .")
     text = tmp_path / "poisoned.txt"
     text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     teacher = bert(tie_word_embeddings=False)

@@ -135,7 +135,7 @@ def arguments(tiny_world, tmp_path) -> list[str]:
 
 @pytest.mark.slow
 def test_two_nodes_one_of_which_dies(tmp_path, played, arguments):
-    """The other ends by itself; on one machine the run goes on."""
+    """The other ends by itself; a single process goes on."""
     folder = tmp_path / "runs" / "tiny"
     there = held(played, tmp_path, 9)
     first, second = start_nodes(there, *arguments, "train.timeout_seconds=30")
@@ -146,10 +146,9 @@ def test_two_nodes_one_of_which_dies(tmp_path, played, arguments):
     assert first.returncode != 0
     assert "one of 2 processes has ended" in errors
     assert last_step(folder) == 9
-    again = start("launch.sh", *arguments, **played)
-    _, errors = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, errors
-    assert "resumed after step" in errors
+    finished = run("train", "--resume", *arguments)
+    assert finished.code == 0, finished.stderr
+    assert "resumed after step" in finished.stderr
     assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
 
 
@@ -171,12 +170,29 @@ def test_a_job_that_runs_out_of_time_goes_back_into_the_queue(tmp_path, played, 
     assert_same_student(folder, tmp_path / "undisturbed" / "tiny")
 
 
+def play_torchrun(folder: Path, code: int) -> None:
+    """One that writes down what it is told, and ends."""
+    torchrun = folder / "bin" / "torchrun"
+    torchrun.write_text(f'#!/bin/sh\necho "$*" >>"$CALLS"\nexit {code}\n', encoding="utf-8")
+    torchrun.chmod(0o755)
+
+
+@pytest.mark.parametrize(("given", "number"), [({}, 1), ({"NUM_PROCESSES": "3"}, 3)])
+def test_one_machine(tmp_path, played, given, number):
+    """There is no GPU, so one process unless it is told."""
+    play_torchrun(tmp_path, 3)
+    launched = start("launch.sh", "--config", "a b.yaml", "name=c", **(played | given))
+    launched.communicate(timeout=PATIENCE)
+    assert launched.returncode == 3
+    words = "-m distilcli train --resume --config a b.yaml name=c"
+    expected = f"--standalone --nproc_per_node {number} {words}\n"
+    assert Path(played["CALLS"]).read_text(encoding="utf-8") == expected
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_job_that_ends_is_not_put_back(tmp_path, played, code):
     """Whether it comes to its end or fails; each node has started its processes, to go on."""
-    torchrun = tmp_path / "bin" / "torchrun"
-    torchrun.write_text(f'#!/bin/sh\necho "$*" >>"$CALLS"\nexit {code}\n', encoding="utf-8")
-    torchrun.chmod(0o755)
+    play_torchrun(tmp_path, code)
     job = start("slurm.sbatch", "--config", "a b.yaml", **(played | SLURM))
     _, errors = job.communicate(timeout=PATIENCE)
     assert job.returncode == code, errors

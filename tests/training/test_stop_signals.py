@@ -5,7 +5,6 @@ Real processes and real signals, which arrive before a step that is held until t
 
 import shlex
 import signal
-import subprocess
 import sys
 import time
 
@@ -20,6 +19,7 @@ from disturbed_runs import (
     stop_at,
     wait_for_step,
 )
+from forked_scripts import ROOT, ForkedPopen
 from held_steps import start_held
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_experiments import environment, last_step, metrics
@@ -31,9 +31,9 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tiny_world, undisturb
     arguments = command(tiny_world, tmp_path, "train.save_every=1000", "train.log_every=1")
     errors, gate = tmp_path / "stderr", tmp_path / "gate"
     with errors.open("w") as stream:
-        process = subprocess.Popen(
+        process = ForkedPopen(
             [sys.executable, held_steps.__file__, "6", str(gate), *arguments],
-            env=environment(),
+            env=environment() | {"PYTHONPATH": str(ROOT)},
             stderr=stream,
         )
         while last_step(run_folder(tmp_path)) < 4 and process.poll() is None:
