@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from report_runs import assert_sound, draw_nothing, results, write_export, write_models, write_run
-from tiny_experiments import environment
+from tiny_experiments import _main, start_function
 from typer.testing import CliRunner
 
 from distilcli.cli.app import app
@@ -137,22 +136,17 @@ def test_what_others_wrote_is_not_replaced(models, tmp_path):
     assert "is a folder" in refused(run, "--output", tmp_path / "folder.html")
 
 
-WITHOUT = """
-import sys
-sys.modules[sys.argv.pop(1)] = None
-from distilcli.cli.app import main
-main()
-"""
+def without(package: str, *arguments: str) -> None:
+    sys.modules[package] = None
+    _main(*arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_a_missing_package_is_named_with_its_extra(models, tmp_path, package):
     """In a process of its own, which has not imported it yet."""
     run = write_run(tmp_path, models)
-    words = [sys.executable, "-c", WITHOUT, package, "report", str(run)]
-    finished = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
-    assert finished.returncode == 2, finished.stderr
+    finished = start_function(without, [package, "report", str(run)]).wait()
+    assert finished.code == 2, finished.stderr
     assert package in finished.stderr
     assert "pip install 'distilcli[report]'" in finished.stderr
     assert not (run / "report.html").exists()
