@@ -121,7 +121,6 @@ def without(allowed: set[str], text: str) -> str:
     return text
 
 
-@pytest.mark.slow
 def test_files_outside_know_no_family() -> None:
     found = []
     for path in OUTSIDE:
