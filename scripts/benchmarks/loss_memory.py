@@ -22,8 +22,9 @@ def peak_gib(way: str, tokens: int) -> float:
     """Peak of resident memory of one forward and backward pass."""
     import torch
 
-    from distilcli.losses.fused_head import Projection, fused_vocabulary_losses
+    from distilcli.losses.fused_head import fused_vocabulary_losses
     from distilcli.losses.masked_lm import MaskedLM, masked_lm_cross_entropy
+    from distilcli.losses.projections import Projection
     from distilcli.losses.soft_targets import SoftTargets, soft_target_kl
 
     torch.manual_seed(0)

@@ -14,9 +14,11 @@ from tiny_experiments import fork_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"))
 
+import attention_ways
 import bench_prepare
 import loss_cost
 import loss_memory
+import torch
 
 Measure = Callable[..., dict]
 
@@ -72,6 +74,22 @@ def test_what_a_loss_costs_is_measured_beside_the_default_ones(measure: Measure)
     assert min(figures["microseconds_per_token"] for figures in found.values()) > 0
     default, _, alone = (figures["peak_kib_per_token"] for figures in found.values())
     assert 0 < alone < 0.8 * default
+
+
+def test_attention_in_groups_is_measured_beside_the_kernel(measure: Measure) -> None:
+    found = measure(attention_ways, "--lengths", "8,40", "--tokens", "80", "--rounds", "1")
+    assert list(found["microseconds"]) == ["8", "40"]
+    for times in found["microseconds"].values():
+        assert times["train, ratio"] == times["train, kernel"] / times["train, groups"] > 0
+
+
+def test_both_ways_of_attention_compute_the_same() -> None:
+    ways = attention_ways.ways(length=20, count=3)
+    tolerance = {"rtol": 0.02, "atol": 0.02}  # a few roundings to bf16
+    torch.testing.assert_close(ways["run, groups"](), ways["run, kernel"](), **tolerance)
+    pairs = zip(ways["train, groups"](), ways["train, kernel"](), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one.float(), other, **tolerance)
 
 
 def test_prepare_is_measured_beside_the_release(measure: Measure, monkeypatch) -> None:
