@@ -19,7 +19,7 @@ _M_MMAP_THRESHOLD = -3
 _BYTES = 2**30
 # The layers of a micro-batch share some twenty shapes of their own, and five for each length that
 # sequences are padded to in attention.
-_NUM_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+_NUM_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 
 def settle_host_memory() -> bool:
