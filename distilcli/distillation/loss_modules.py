@@ -18,7 +18,8 @@ from distilcli.batches.masked import PackedBatch
 from distilcli.config.losses import LossConfig, TaskLossConfig
 from distilcli.distillation.inner_terms import Looks, Projections
 from distilcli.distillation.teachers import ALONE, Ensemble, ModelTeacher, Teacher
-from distilcli.losses.fused_head import Mixture, Projection, fused_vocabulary_losses
+from distilcli.losses.fused_head import fused_vocabulary_losses
+from distilcli.losses.projections import Mixture, Projection
 from distilcli.losses.table import MASKED_LM_TERMS, TASK_TERMS, wanted_terms
 from distilcli.losses.terms import Counts, HiddenTerm, OutputTerm, Rows, Term, VocabularyTerm
 from distilcli.models.attention import Packing, use_packed_attention

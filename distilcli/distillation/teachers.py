@@ -21,7 +21,7 @@ from distilcli.batches.packing import PackedSequences
 from distilcli.distillation.identity import TEACHER_OUTPUTS, Fingerprint, Identity
 from distilcli.distillation.teacher_outputs import TeacherOutputs
 from distilcli.files.atomic import recover_all
-from distilcli.losses.fused_head import Projection
+from distilcli.losses.projections import Projection
 from distilcli.models.attention import Packing, use_packed_attention
 from distilcli.models.families import MaskedLM
 from distilcli.models.inside import shape_of

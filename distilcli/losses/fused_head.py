@@ -20,13 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distilcli.losses.logits import Block, BlockGradient, Chunk, Logits, Mixing
-from distilcli.losses.one_pass import (
-    chunk_losses,
-    compiled_chunk_losses,
-    filled_bias,
-    filled_weight,
-)
+from distilcli.losses.logits import Block, BlockGradient, Chunk
+from distilcli.losses.one_pass import chunk_losses, compiled_chunk_losses
+from distilcli.losses.projections import CastProjection, Mixture, Projection, TeacherLogits
 from distilcli.losses.terms import VocabularyTerm
 
 # Bytes of a model's logits of a chunk: few enough for memory, enough to spend little time on adding
@@ -36,30 +32,6 @@ _MIN_CHUNK_TOKENS = 64
 # Rows of the vocabulary in a block, and logits in a block of tokens. A GPU has no use for blocks.
 _BLOCK_ROWS = 1024
 _BLOCK_ELEMENTS = {"cpu": 1 << 19}
-
-
-class Projection(NamedTuple):
-    """Features and the vocabulary projection that turns them into logits."""
-
-    features: Float[Tensor, "tokens hidden"]
-    weight: Float[Tensor, "vocab hidden"]
-    bias: Float[Tensor, " vocab"]
-
-    def of_rows(self, rows: Int[Tensor, " rows"]) -> "Projection":
-        """The projection to some ids alone: a softmax over its logits is renormalised over them."""
-        return Projection(self.features, self.weight[rows], self.bias[rows])
-
-
-class Mixture(NamedTuple):
-    """Several models of one vocabulary, as one whose distribution is the mean of theirs.
-
-    Attributes:
-        projections: of each, for the same tokens; their widths may differ.
-        shares: of each in the mean; they add up to 1.
-    """
-
-    projections: Sequence[Projection]
-    shares: Sequence[float]
 
 
 class VocabularyLosses(NamedTuple):
@@ -147,8 +119,10 @@ class _FusedVocabularyLosses(torch.autograd.Function):
             )
 
         with torch.autocast(features.device.type, enabled=False):
-            projection = _Projection(weight.to(compute_dtype), bias, sum_dtype)
-            taught = None if teacher is None else _Teacher(teacher, terms, compute_dtype, sum_dtype)
+            projection = CastProjection(weight.to(compute_dtype), bias, sum_dtype)
+            taught = (
+                None if teacher is None else TeacherLogits(teacher, terms, compute_dtype, sum_dtype)
+            )
             head = _Head(projection, taught, terms, coefficients)
             at_once = not block_rows and not isinstance(teacher, Mixture)
             if at_once:
@@ -181,84 +155,16 @@ class _FusedVocabularyLosses(torch.autograd.Function):
         return *(gradient.to(dtype) for gradient, dtype in found), *([None] * 7)
 
 
-class _Projection(NamedTuple):
-    """A projection in the precision of its products; its logits come in that of the sums."""
-
-    weight: Float[Tensor, "vocab hidden"]
-    bias: Float[Tensor, " vocab"]
-    sum_dtype: torch.dtype
-
-    def filled(self) -> "_Projection":
-        """With ids that nothing predicts, so many that products have even strides."""
-        bias = filled_bias(self.bias.to(self.sum_dtype))
-        return _Projection(filled_weight(self.weight), bias, self.sum_dtype)
-
-    def product(self, features: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
-        """All logits, without the bias and in the precision of the product."""
-        return features.to(self.weight.dtype) @ self.weight.T
-
-    def logits(self, features: Float[Tensor, "tokens hidden"], blocks: list[slice]) -> Logits:
-        """The logits of each block."""
-        inputs = features.to(self.weight.dtype).T
-        bias = self.bias.to(self.sum_dtype)[:, None]
-        return Logits([torch.add(bias[rows], self.weight[rows] @ inputs) for rows in blocks])
-
-
-class _Teacher:
-    """Makes the logits that the student is compared with, of one teacher or of several.
-
-    Args:
-        teacher: their features and projections.
-        terms: say at which temperatures a mixture is asked for in this step.
-        compute_dtype: of the products of what is in fp32; what is in less is left so.
-        sum_dtype: of the logits.
-    """
-
-    def __init__(
-        self,
-        teacher: Projection | Mixture,
-        terms: Sequence[VocabularyTerm],
-        compute_dtype: torch.dtype,
-        sum_dtype: torch.dtype,
-    ) -> None:
-        self._shares = teacher.shares if isinstance(teacher, Mixture) else None
-        self._temperatures = {term.temperature for term in terms if term.needs_teacher}
-        self._members = []
-        projections = teacher.projections if isinstance(teacher, Mixture) else [teacher]
-        for features, weight, bias in projections:
-            dtype = compute_dtype if weight.dtype == torch.float32 else weight.dtype
-            self._members.append((features, _Projection(weight.to(dtype), bias, sum_dtype)))
-
-    def fill(self) -> None:
-        """See `_Projection.filled`."""
-        self._members = [(features, of.filled()) for features, of in self._members]
-
-    def product(self, tokens: slice) -> tuple[Float[Tensor, "tokens vocab"], Tensor]:
-        """Of a single teacher all logits without the bias, and the bias."""
-        ((features, projection),) = self._members
-        return projection.product(features[tokens]), projection.bias
-
-    def logits(self, tokens: slice, blocks: list[slice]) -> Logits:
-        """Of a chunk of tokens; beside a mixture lie the logits of one teacher at a time."""
-        if self._shares is None:
-            ((features, projection),) = self._members
-            return projection.logits(features[tokens], blocks)
-        mixing = Mixing(self._temperatures)
-        for (features, projection), share in zip(self._members, self._shares, strict=True):
-            mixing.add(projection.logits(features[tokens], blocks), share)
-        return mixing.result()
-
-
 class _Head(NamedTuple):
     """Both models' projections, and what is computed of their logits."""
 
-    student: _Projection
-    teacher: _Teacher | None
+    student: CastProjection
+    teacher: TeacherLogits | None
     terms: Sequence[VocabularyTerm]
     coefficients: Sequence[Tensor]
 
     def filled(self) -> "_Head":
-        """For `at_once`; see `_Projection.filled`."""
+        """For `at_once`; see `CastProjection.filled`."""
         if self.teacher is not None:
             self.teacher.fill()
         return self._replace(student=self.student.filled())
@@ -301,35 +207,54 @@ class _Head(NamedTuple):
     ) -> None:
         """The same of the whole vocabulary at once, which has been filled up."""
         inputs = features[tokens].to(self.student.weight.dtype)
-        teacher, teacher_bias = None, None
-        if self.teacher is not None:
-            teacher, teacher_bias = self.teacher.product(tokens)
-        compute = compiled_chunk_losses() if compiled else chunk_losses
-        student = self.student.product(inputs)
-        of_logits = torch.empty_like(student)
-        elements = _BLOCK_ELEMENTS.get(features.device.type, student.numel())
-        for some in _slices(len(inputs), max(1, elements // student.shape[1])):
-            found = compute(
-                student[some],
-                self.student.bias,
-                None if teacher is None else teacher[some],
-                teacher_bias,
-                labels[some],
-                vocab_size,
-                self.terms,
-                self.coefficients,
-            )
-            sums += found.sums
-            if gradients is not None:
-                of_logits[some] = found.gradient
-                # Of what has been rounded, as the gradients of weight and features are.
-                gradients[2].add_(found.gradient.sum(dim=0, dtype=sums.dtype)[:vocab_size])
+        logits = self.student.product(inputs)
+        teacher = None if self.teacher is None else self.teacher.product(tokens)
+        of_bias = None if gradients is None else gradients[2][:vocab_size]
+        of_logits = self._by_tokens(logits, teacher, labels, vocab_size, sums, of_bias, compiled)
         if gradients is not None:
             of_features, of_weight, _ = gradients
             # Filled as it is, for the sake of strides: the products with what fills up are 0.
             of_filled = of_logits.T @ inputs
             _put(of_weight, of_filled[:vocab_size], tokens.start == 0)
             _put_product(of_features[tokens], of_logits, self.student.weight, True)
+
+    def _by_tokens(
+        self,
+        logits: Float[Tensor, "tokens filled"],
+        teacher: tuple[Float[Tensor, "tokens filled"], Float[Tensor, " filled"]] | None,
+        labels: Int[Tensor, " labelled"],
+        vocab_size: int,
+        sums: Float[Tensor, " terms"],
+        of_bias: Float[Tensor, " vocab"] | None,
+        compiled: bool,
+    ) -> Float[Tensor, "tokens filled"]:
+        """The gradient of the logits of a chunk, which may take their place.
+
+        Of both models they come without the bias. Added to are the sums of the terms and the
+        gradient of the bias.
+        """
+        compute = compiled_chunk_losses() if compiled else chunk_losses
+        elements = _BLOCK_ELEMENTS.get(logits.device.type, logits.numel())
+        blocks = _slices(len(logits), max(1, elements // logits.shape[1]))
+        for some in blocks:
+            found = compute(
+                logits[some],
+                self.student.bias,
+                None if teacher is None else teacher[0][some],
+                None if teacher is None else teacher[1],
+                labels[some],
+                vocab_size,
+                self.terms,
+                self.coefficients,
+            )
+            sums += found.sums
+            if of_bias is not None:
+                # Of what has been rounded, as the gradients of weight and features are.
+                of_bias += found.gradient.sum(dim=0, dtype=of_bias.dtype)[: len(of_bias)]
+            if len(blocks) == 1:
+                return found.gradient
+            logits[some] = found.gradient
+        return logits
 
 
 def _losses_of(

@@ -1,9 +1,10 @@
-"""The terms on a whole chunk of logits at once, as a function that can be compiled: for a GPU.
+"""The terms on the logits of all ids at once, as a function that can be compiled.
 
-A GPU has no cache to keep blocks of logits in. What counts there is how often logits go through
-memory. Run as it is, every operation of every term reads and writes them once, in fp32; compiled
-(`train.compile`), the logits are read in the precision of the products a few times, and only their
-gradient is written.
+A CPU in bf16 calls it for a few tokens at a time, whose logits a cache holds. A GPU has no such
+cache, and is given a whole chunk. What counts there is how often logits go through memory. Run as
+it is, every operation of every term reads and writes them once, in fp32. Compiled, as
+`train.compile` has it, the logits are read a few times in the precision of the products, and only
+their gradient is written.
 
 The logits of a token lie side by side, so that what is summed over the vocabulary is summed along
 memory. The vocabulary is filled up to a multiple of `_ALIGNED` with ids of no weight and no

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilcli.batches.packing import PackedSequences
-from distilcli.losses.fused_head import Projection
+from distilcli.losses.projections import Projection
 from distilcli.models.attention import Packing
 from distilcli.models.families import (
     MaskedLM,

@@ -6,12 +6,8 @@ import formulas
 import torch
 from torch import Tensor
 
-from distilcli.losses.fused_head import (
-    Mixture,
-    Projection,
-    VocabularyLosses,
-    fused_vocabulary_losses,
-)
+from distilcli.losses.fused_head import VocabularyLosses, fused_vocabulary_losses
+from distilcli.losses.projections import Mixture, Projection
 from distilcli.losses.table import MASKED_LM_TERMS
 from distilcli.losses.terms import VocabularyTerm
 

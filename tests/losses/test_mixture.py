@@ -18,7 +18,8 @@ from fused_terms import (
 from live_elements import LiveElements
 from torch import Tensor
 
-from distilcli.losses.fused_head import Mixture, Projection, fused_vocabulary_losses
+from distilcli.losses.fused_head import fused_vocabulary_losses
+from distilcli.losses.projections import Mixture, Projection
 from distilcli.losses.soft_targets import SoftTargets
 from distilcli.losses.terms import Divergence, Rows
 from distilcli.tasks.outputs import AnyOf, Number, OneOf, Spans

@@ -14,7 +14,8 @@ SCRIPT = """
 import sys
 import torch
 from distilcli.losses import one_pass
-from distilcli.losses.fused_head import Projection, fused_vocabulary_losses
+from distilcli.losses.fused_head import fused_vocabulary_losses
+from distilcli.losses.projections import Projection
 from distilcli.losses.jensen_shannon import JensenShannon
 from distilcli.losses.logit_mse import LogitMSE
 from distilcli.losses.masked_lm import MaskedLM

@@ -24,9 +24,9 @@ from live_elements import LiveElements
 from torch import Tensor
 
 from distilcli.losses import fused_head
-from distilcli.losses.fused_head import Projection
 from distilcli.losses.logits import Logits
 from distilcli.losses.masked_lm import MaskedLM
+from distilcli.losses.projections import Projection
 from distilcli.losses.soft_targets import SoftTargets, soft_target_kl
 from distilcli.losses.terms import Divergence
 
@@ -264,11 +264,11 @@ def test_full_logits_are_never_made(tokens, vocab, chunk_tokens):
 
 @pytest.mark.slow
 def test_full_logits_are_never_made_in_bf16():
-    """Alive are the logits of student and teacher and their gradient, of one chunk."""
+    """Alive are the logits of student and teacher, of one chunk, and some blocks."""
     tokens, vocab = 1_500, 30_522
     with torch.autocast("cpu", torch.bfloat16):
         alive = most_alive(tokens, vocab, None)
-    of_chunk = 3 * (1 << 24)
+    of_chunk = 2 * (1 << 24)
     assert 0.95 * of_chunk < alive < of_chunk + 12 * (1 << 19) + 12 * 4 * (tokens + vocab)
 
 
