@@ -61,6 +61,8 @@ class Flow:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(runs, "subprocess", started_as(popen))
             patch.setenv("COLUMNS", "160")
+            # A fork takes one thread, a Python of its own all: sums would be rounded otherwise.
+            patch.setenv("OMP_NUM_THREADS", "1")
             return invoke(str(self.file), "--seeds", "1", *more)
 
     def changed_between(self, before: dict[str, int], after: dict[str, int]) -> set[str]:
