@@ -147,12 +147,8 @@ class _FusedVocabularyLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.saved_tensors
-        # In training it is 1, but a GPU would have to be waited for to know.
-        if grad_total.is_cuda or grad_total != 1:
-            gradients = [gradient * grad_total for gradient in gradients]
-        found = zip(gradients, ctx.dtypes, strict=True)
-        return *(gradient.to(dtype) for gradient, dtype in found), *([None] * 7)
+        gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return *((gradient * grad_total).to(dtype) for gradient, dtype in gradients), *([None] * 7)
 
 
 class _Head(NamedTuple):

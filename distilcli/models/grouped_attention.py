@@ -68,7 +68,7 @@ class Groups:
             group = torch.nn.functional.pad(group, (0, padded - group.shape[1]), value=-1)
             is_padding = group < 0
             bias = None
-            if is_padding.any():
+            if any(lengths[index] < padded for index in members):
                 bias = torch.zeros(group.shape).masked_fill_(is_padding, -torch.inf)
                 bias = bias.repeat_interleave(num_heads, dim=0)[:, None]
             rows = group[:, None] * num_heads + heads
