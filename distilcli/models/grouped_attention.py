@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from distilcli.models.dropout import KeptBits
 
-# Lengths are rounded up to a multiple of the first number, from the second on of twice that. Few
-# lengths mean few calls and few kernels; a sequence of 64 tokens more computes half as much again.
+# Tokens that lengths are padded to a multiple of; over `_LONG` tokens to twice that. Few lengths
+# mean few calls and few kernels, and more padding.
 _MULTIPLE, _LONG = 16, 128
 # Scores that a thread computes at once: few enough for a cache, enough for large products.
 _SCORES = 1 << 19

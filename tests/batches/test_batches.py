@@ -220,14 +220,16 @@ def test_bins_stay_empty_where_sequences_are_few():
     st.integers(64, 200),
     st.sampled_from(WORLD_SIZES),
 )
-def test_a_rank_has_as_many_tokens_as_the_others(sizes, bound, world_size):
-    """And as many micro-batches, none over the bound, and none empty that need not be."""
+def test_ranks_share_tokens_and_micro_batches_evenly(sizes, bound, world_size):
+    """As far as whole sequences allow; no micro-batch is over the bound or needlessly empty."""
     sizes = np.array(sizes, np.int32)
     by_rank = [bins_of_rank(sizes, bound, rank, world_size) for rank in range(world_size)]
     bins = [one for of_rank in by_rank for one in of_rank]
     assert len({len(of_rank) for of_rank in by_rank}) == 1
     assert sorted(place for one in bins for place in one) == list(range(len(sizes)))
     assert max(int(sizes[one].sum()) for one in bins) <= bound
+    totals = [sum(int(sizes[one].sum()) for one in of_rank) for of_rank in by_rank]
+    assert max(totals) - min(totals) <= len(by_rank[0]) * sizes.max()
     assert sum(map(bool, bins)) == min(len(bins), len(sizes))
     for one in bins:
         assert sizes[one].tolist() == sorted(sizes[one], reverse=True)
